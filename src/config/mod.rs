@@ -1,0 +1,338 @@
+//! The validated configuration: a [`Config`] cannot be wrong.
+//!
+//! `raw` is what the YAML says, `validate` turns it into a [`Config`] or into the list of everything that is wrong with it.
+//! Stages compile what they need from the snapshot when they are built; no request parses anything. Fields are `pub(crate)`
+//! so that a knob nobody reads is a compiler warning.
+
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
+
+/// One consistent snapshot of the configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) listen: Listen,
+    pub(crate) workers: usize,
+    pub(crate) capacity: Capacity,
+    /// Highest first: `high`, `standard`, `best-effort`, then others in the file's order.
+    pub(crate) tiers: Vec<Tier>,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) models: Vec<Model>,
+    pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
+    pub(crate) features: Features,
+    pub(crate) drain: Drain,
+    pub(crate) metrics_aliases: bool,
+    /// What the file sets and this version accepts without acting on it yet, as `path.to.key: words`.
+    pub(crate) notices: Vec<String>,
+}
+
+/// Where Weir listens. All of it takes a restart to change.
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    pub(crate) http: SocketAddr,
+    /// `None`: gRPC is served on the HTTP port only.
+    pub(crate) grpc: Option<SocketAddr>,
+    pub(crate) admin: SocketAddr,
+    pub(crate) admin_token: Option<Secret>,
+    /// Largest request body, default 64 MiB; over it is 413.
+    pub(crate) max_body: u64,
+    /// How long a client may take to send a request's head, default 10 s.
+    pub(crate) header_timeout: Duration,
+    /// A connection older than this is asked to close, default 10 min; evens out long-lived HTTP/2 connections.
+    pub(crate) max_connection_age: Duration,
+}
+
+/// A value that prints as `***`.
+#[derive(Clone)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The gateway's own concurrency.
+#[derive(Clone, Debug)]
+pub(crate) struct Capacity {
+    pub(crate) slots: u32,
+    /// Share of the slots that any tier may borrow.
+    pub(crate) shared: f64,
+    pub(crate) burst_pool: Option<PoolId>,
+}
+
+/// A class of service.
+#[derive(Clone, Debug)]
+pub(crate) struct Tier {
+    pub(crate) name: Arc<str>,
+    pub(crate) pool: Option<PoolId>,
+    /// Share of `capacity.slots` only this tier uses.
+    pub(crate) reserved: f64,
+    /// Share it may reach by borrowing.
+    pub(crate) max: f64,
+    pub(crate) queue: u32,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) low_priority: bool,
+}
+
+/// A set of endpoints with one policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    pub(crate) name: Arc<str>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) health: Health,
+    pub(crate) breaker: Breaker,
+    pub(crate) retry: Retry,
+    /// Share of extra load that retries and hedges may cause together.
+    pub(crate) retry_budget: f64,
+    pub(crate) attempt_timeout: Option<Duration>,
+    /// TCP connect timeout of one connection, default 1 s.
+    pub(crate) connect_timeout: Duration,
+    /// Requests an endpoint may have in flight; `None`: no limit.
+    pub(crate) max_in_flight: Option<u32>,
+}
+
+/// One server: an address a port.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) http: Option<Upstream>,
+    pub(crate) grpc: Option<Upstream>,
+}
+
+/// A plain-text upstream `host:port`; resolved when a connection is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    /// As sent in `host` / `:authority`, e.g. `fraud.ml.svc:8080`.
+    pub(crate) authority: Arc<str>,
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
+}
+
+/// Active health checks of a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    pub(crate) path: Arc<str>,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+/// When a breaker trips and how it closes.
+#[derive(Clone, Debug)]
+pub(crate) struct Breaker {
+    pub(crate) failure_threshold: u32,
+    pub(crate) window: Duration,
+    pub(crate) open_for: Duration,
+    pub(crate) half_open_requests: u32,
+    pub(crate) success_threshold: u32,
+}
+
+/// A retry profile: `delay = min(max_delay, initial · multiplier^attempt) · (1 ± jitter)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Retry {
+    pub(crate) max_retries: u32,
+    pub(crate) initial_delay: Duration,
+    pub(crate) max_delay: Duration,
+    pub(crate) multiplier: f64,
+    pub(crate) jitter: f64,
+}
+
+/// A model: what it is called, where it runs, what it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) name: Arc<str>,
+    pub(crate) tier: TierId,
+    pub(crate) pool: PoolId,
+    /// The name at the pool.
+    pub(crate) upstream: Arc<str>,
+    /// The deadline where the caller gives none (default 5 s), and the longest a caller may ask for.
+    pub(crate) timeout: Duration,
+    /// Joined views; empty: the body is forwarded byte for byte.
+    pub(crate) joins: Vec<Join>,
+    /// What the model receives; `None` where nothing is joined.
+    pub(crate) inputs: Option<Inputs>,
+    pub(crate) explainer: Option<PoolId>,
+    /// Least share of the deadline kept for the fallback.
+    pub(crate) reserve: f64,
+}
+
+/// One view joined to a model's requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Join {
+    pub(crate) view: ViewId,
+    /// For each of the view's join keys, in the view's (sorted) order: the tensor, instance key or parameter that carries it.
+    pub(crate) sources: Vec<Arc<str>>,
+    /// Positions in the view's features, in the order selected.
+    pub(crate) select: Vec<usize>,
+    /// Left out at level 1.
+    pub(crate) optional: bool,
+}
+
+/// What a model with joins receives.
+#[derive(Clone, Debug)]
+pub(crate) enum Inputs {
+    /// One tensor, a row an instance; list features take as many columns as they are long.
+    Matrix {
+        /// The tensor's name.
+        name: Arc<str>,
+        /// Its element type; every column is converted to it.
+        datatype: Datatype,
+        /// What each column holds.
+        columns: Vec<Column>,
+    },
+    /// One tensor a feature, beside the request's own tensors.
+    Columns {
+        /// In the order they are appended. Request columns in it are entity tensors to keep.
+        columns: Vec<NamedColumn>,
+    },
+}
+
+/// Where a column's values come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Column {
+    /// A tensor (V2), instance key (V1) or parameter of the request.
+    Request(Arc<str>),
+    /// A joined feature.
+    Feature {
+        /// Position in the model's `joins`.
+        join: usize,
+        /// Position in that join's `select`.
+        select: usize,
+    },
+}
+
+/// A column and the tensor name it is sent under.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedColumn {
+    pub(crate) name: Arc<str>,
+    pub(crate) column: Column,
+}
+
+/// The feature store.
+#[derive(Clone, Debug)]
+pub(crate) struct Features {
+    /// The Feast project: the suffix of every Redis key.
+    pub(crate) project: Arc<str>,
+    pub(crate) views: Vec<Arc<View>>,
+    pub(crate) l1: L1,
+    pub(crate) l2: L2,
+    pub(crate) l3: Option<L3>,
+    pub(crate) retry: Retry,
+    pub(crate) breaker: Breaker,
+}
+
+/// A feature view.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) id: ViewId,
+    pub(crate) name: Arc<str>,
+    /// Join keys sorted by name as UTF-8 bytes, the order of the serialized key.
+    pub(crate) entities: Vec<(Arc<str>, EntityType)>,
+    pub(crate) features: Vec<Feature>,
+    /// How long a cached copy is good.
+    pub(crate) ttl: Duration,
+    /// How old a row's event may be; `None`: any age.
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) consistency: Consistency,
+}
+
+/// A feature of a view.
+#[derive(Clone, Debug)]
+pub(crate) struct Feature {
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: FeatureType,
+    /// What stands in for a missing value: as configured, else the type's zero (an empty list for lists).
+    pub(crate) default: Value,
+}
+
+/// How changes of a view reach its cached rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Consistency {
+    /// They expire.
+    Ttl,
+    /// A push is acknowledged when no gateway serves the old row.
+    WriteThrough,
+    /// They never change: no TTL.
+    Immutable,
+}
+
+/// The in-process cache.
+#[derive(Clone, Debug)]
+pub(crate) struct L1 {
+    /// Bytes.
+    pub(crate) capacity: u64,
+    pub(crate) ttl: Duration,
+    pub(crate) stale_for: Duration,
+}
+
+/// The distributed store.
+#[derive(Clone, Debug)]
+pub(crate) enum L2 {
+    /// Feast's Redis.
+    Redis(Redis),
+    /// A store of this process's own; `None`: in memory.
+    Embedded {
+        /// The database file.
+        path: Option<PathBuf>,
+        /// How long a row that Weir wrote back lives.
+        ttl: Duration,
+    },
+}
+
+/// How Redis is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Redis {
+    /// `redis://` or `rediss://` URLs; seeds in cluster mode. May hold a password: never printed.
+    pub(crate) urls: Vec<Secret>,
+    pub(crate) mode: RedisMode,
+    pub(crate) ttl: Duration,
+    /// Longest wait for one round trip.
+    pub(crate) timeout: Duration,
+}
+
+/// What kind of Redis it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RedisMode {
+    /// One server.
+    Single,
+    /// Redis Cluster.
+    Cluster,
+}
+
+/// The lookup files on an object store.
+#[derive(Clone, Debug)]
+pub(crate) struct L3 {
+    /// `s3://bucket/prefix`, `gs://`, `az://` or `file:///folder`.
+    pub(crate) url: String,
+    pub(crate) timeout: Duration,
+}
+
+/// What happens on SIGTERM.
+#[derive(Clone, Debug)]
+pub(crate) struct Drain {
+    /// Not ready, still accepting.
+    pub(crate) delay: Duration,
+    /// Then requests in flight have this long.
+    pub(crate) deadline: Duration,
+}
+
+impl Config {
+    /// The model of that name.
+    pub(crate) fn model_id(&self, name: &str) -> Option<ModelId> {
+        self.model_ids.get(name).copied()
+    }
+
+    /// The model with that id.
+    pub(crate) fn model(&self, id: ModelId) -> &Model {
+        &self.models[id.index()]
+    }
+
+    /// The pool with that id.
+    pub(crate) fn pool(&self, id: PoolId) -> &Pool {
+        &self.pools[id.index()]
+    }
+
+    /// The view with that id.
+    pub(crate) fn view(&self, id: ViewId) -> &Arc<View> {
+        &self.features.views[id.index()]
+    }
+}

@@ -1,0 +1,46 @@
+//! What the feature stage hands to `enrich`: a usable value for every joined feature of every row, and the truth about them.
+
+use std::sync::Arc;
+
+use super::Row;
+use crate::{
+    config::View,
+    infer::{CacheEvent, Degradation, Level, Value},
+};
+
+/// The joined rows of one request. Only `features` builds it.
+#[derive(Debug, Default)]
+pub struct FeatureSet {
+    pub(super) joins: Vec<Joined>,
+    pub(super) degraded: Vec<Degradation>,
+    pub(super) caches: Vec<CacheEvent>,
+    pub(super) level: Option<Level>,
+}
+
+/// One join's rows, in the request's order of instances.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) view: Arc<View>,
+    /// Positions in the view's features.
+    pub(super) select: Arc<[usize]>,
+    /// `None`: no usable row (absent, too old, store unavailable): defaults.
+    pub(super) rows: Vec<Option<Arc<Row>>>,
+}
+
+impl FeatureSet {
+    /// The value of feature `select` of join `join` for instance `row`: the stored one, else the configured default.
+    pub(crate) fn value(&self, join: usize, select: usize, row: usize) -> &Value {
+        let joined = &self.joins[join];
+        let feature = joined.select[select];
+        let stored = joined.rows[row].as_ref().and_then(|row| row.values[feature].as_ref());
+        match stored {
+            None | Some(Value::Null) => &joined.view.features[feature].default,
+            Some(value) => value,
+        }
+    }
+
+    /// How many instances the request has; `None` where nothing is joined.
+    pub(crate) fn rows(&self) -> Option<usize> {
+        self.joins.first().map(|joined| joined.rows.len())
+    }
+}

@@ -1,0 +1,122 @@
+//! What comes back up the path: the answer, and everything about it that was not the best.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::{Error, Level};
+
+/// An answer to one request, ready to be encoded.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status (200 for every gRPC answer).
+    pub status: StatusCode,
+    /// End-to-end headers of the model's answer.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: AnswerBody,
+    /// gRPC trailers, once the body is held whole.
+    pub trailers: Option<HeaderMap>,
+    /// The level that answered.
+    pub level: Level,
+    /// What was not the best about it.
+    pub degraded: Vec<Degradation>,
+    /// What each cache did.
+    pub caches: Vec<CacheEvent>,
+    /// What each stage took.
+    pub timings: Timings,
+}
+
+/// An answer's body.
+pub enum AnswerBody {
+    /// Held whole.
+    Whole(Bytes),
+    /// Passed through as it comes; ends with the upstream's trailers.
+    Stream(http_body_util::combinators::UnsyncBoxBody<Bytes, Error>),
+}
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "Whole({})", bytes.len()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// One member of `weir-degraded`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Degradation {
+    /// Rows past their `ttl` were used: `stale;view=user_stats;age=340` (seconds, the oldest).
+    Stale {
+        /// The view.
+        view: std::sync::Arc<str>,
+        /// The oldest row's time in the cache.
+        age: Duration,
+    },
+    /// Defaults stood in for features: `default;view=item_stats;reason=not_found`.
+    Default {
+        /// The view.
+        view: std::sync::Arc<str>,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// Why defaults stood in for stored features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The store has no such row, or the row has no such field.
+    NotFound,
+    /// A null is stored.
+    Null,
+    /// The row's event is older than the view's `max_age`.
+    OutsideMaxAge,
+    /// The store could not be asked, or did not answer in time.
+    Unavailable,
+}
+
+impl Reason {
+    /// The token in `weir-degraded`.
+    #[must_use]
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Null => "null",
+            Self::OutsideMaxAge => "outside_max_age",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// One member of `cache-status` (RFC 9211).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheEvent {
+    /// `weir-l1`, `weir-l2`, `weir-l3` or `weir-prediction`.
+    pub cache: &'static str,
+    /// Whether it answered.
+    pub outcome: CacheOutcome,
+}
+
+/// What a cache did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOutcome {
+    /// `hit`: every key it was asked for was there.
+    Hit,
+    /// `fwd=miss`: at least one key was not.
+    Miss,
+    /// `fwd=bypass`: the caller asked not to.
+    Bypass,
+}
+
+/// How long each stage took, for `server-timing`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Waiting for a slot.
+    pub queue: Duration,
+    /// Looking features up.
+    pub features: Duration,
+    /// From the first attempt's start to the answer's head.
+    pub model: Duration,
+}

@@ -1,0 +1,86 @@
+//! What can go wrong for a request, in the terms the caller is told: one kind, one sentence.
+//!
+//! The kind alone decides HTTP status, gRPC code, blame and whether the ladder may answer instead: the table is
+//! `ingress::status`. The message says what was wrong, where, and what is allowed.
+
+use std::time::Duration;
+
+/// What went wrong, named by what the caller does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The request is malformed: mend it.
+    InvalidRequest,
+    /// The body is over the limit.
+    TooLarge,
+    /// No such model, version or path.
+    NotFound,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// Credentials are missing.
+    Unauthenticated,
+    /// Credentials do not allow this.
+    NotAllowed,
+    /// Refused at the door: a tier's slots and queue are full.
+    Shed,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// The backend failed: 5xx, reset, unreadable answer.
+    BackendFailed,
+    /// No endpoint could be asked, or nothing is left to answer with.
+    Unavailable,
+    /// This deployment cannot do that at all (no such port at the endpoint, no such method).
+    Unimplemented,
+    /// The caller went away.
+    Cancelled,
+    /// A defect in Weir.
+    Internal,
+}
+
+/// A request's failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    retry_after: Option<Duration>,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure of `kind`, told as `message` (lower case, no full stop).
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// The request is malformed.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidRequest, message)
+    }
+
+    /// Adds what caused it; shown in logs, not to the caller.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Adds when to try again.
+    #[must_use]
+    pub const fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The kind, which decides everything but the text.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// When to try again, where that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}

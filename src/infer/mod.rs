@@ -1,0 +1,26 @@
+//! The vocabulary: what every stage of the path speaks of, and nothing that does work.
+//!
+//! Depends on no other module of the crate. Requests, tensors, entities, values, deadlines, levels, answers and errors are
+//! defined here once, so that a stage's signature says in these words what goes in and what comes out.
+
+pub mod answer;
+pub mod deadline;
+pub mod decoded;
+pub mod entity;
+pub mod error;
+pub mod level;
+pub mod plan;
+pub mod request;
+pub mod tensor;
+pub mod value;
+
+pub use answer::{Answer, AnswerBody, CacheEvent, Degradation, Reason};
+pub use deadline::Deadline;
+pub use decoded::Decoded;
+pub use entity::{EntityKey, EntityType, EntityValue};
+pub use error::{Error, Kind};
+pub use level::Level;
+pub use plan::Plan;
+pub use request::{InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, TierId, ViewId, WorkerId};
+pub use tensor::{Datatype, Shape};
+pub use value::{FeatureType, Value};

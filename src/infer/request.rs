@@ -1,0 +1,141 @@
+//! A request as the path sees it: who is asked, by when, and the body in the least decoded form the model needs.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::Incoming;
+
+use super::{Deadline, Decoded};
+
+macro_rules! ids {
+    ($($name:ident: $what:literal;)+) => {
+        $(
+            #[doc = concat!("Index of ", $what, " in the config snapshot.")]
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+            pub struct $name(pub(crate) u32);
+
+            impl $name {
+                /// The position in the snapshot's list.
+                #[must_use]
+                pub const fn index(self) -> usize { self.0 as usize }
+            }
+        )+
+    };
+}
+
+ids! {
+    ModelId: "a model";
+    PoolId: "a pool";
+    TierId: "a tier, highest first";
+    ViewId: "a feature view";
+    WorkerId: "a worker (one per core)";
+}
+
+/// The protocol a request came in, and goes out, with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// KServe V1: `{"instances": […]}`.
+    V1,
+    /// V2 over HTTP, tensors in JSON.
+    V2Json,
+    /// V2 over HTTP with the binary tensor extension.
+    V2Binary,
+    /// V2 over gRPC.
+    Grpc,
+}
+
+impl Protocol {
+    /// The label value in metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2Json => "v2_json",
+            Self::V2Binary => "v2_binary",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// What is asked of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// A prediction.
+    Predict,
+    /// An explanation (V1 `:explain`).
+    Explain,
+}
+
+/// The request's id: the caller's `x-request-id`, or one made here.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub Arc<str>);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A request's body.
+pub enum Payload {
+    /// Too long to hold, and nobody needs to read it: what was read so far, then the rest as it comes.
+    Stream {
+        /// Bytes already taken off the socket.
+        head: Bytes,
+        /// What is still to come.
+        rest: Incoming,
+    },
+    /// Held whole, not decoded: may be sent more than once.
+    Retained(Bytes),
+    /// Decoded as far as joins need: byte ranges over the held body.
+    Decoded(Decoded),
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream { head, .. } => write!(f, "Stream({}+)", head.len()),
+            Self::Retained(bytes) => write!(f, "Retained({})", bytes.len()),
+            Self::Decoded(_) => f.write_str("Decoded"),
+        }
+    }
+}
+
+/// An inference request.
+#[derive(Debug)]
+pub struct InferRequest {
+    /// Made here or by the caller.
+    pub id: RequestId,
+    /// Which worker's connections and buffers it uses.
+    pub worker: WorkerId,
+    /// In which protocol it came.
+    pub protocol: Protocol,
+    /// What is asked.
+    pub method: Method,
+    /// Of which model.
+    pub model: ModelId,
+    /// Of which version, where the caller said one.
+    pub version: Option<Box<str>>,
+    /// The tier it runs under: the model's, or a lower one that the caller asked for.
+    pub tier: TierId,
+    /// When the answer must be there.
+    pub deadline: Deadline,
+    /// Whether caches may answer.
+    pub caching: Caching,
+    /// The caller's end-to-end headers.
+    pub headers: HeaderMap,
+    /// For the binary extension: how long the JSON at the front of the body is.
+    pub json_length: Option<usize>,
+    /// The body.
+    pub payload: Payload,
+}
+
+/// Whether caches may answer a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// As configured.
+    Allowed,
+    /// `cache-control: no-cache`: read from the store, ask the model.
+    Bypassed,
+}

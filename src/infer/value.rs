@@ -1,0 +1,121 @@
+//! Feature types and values, in Feast's terms.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use bytes::Bytes;
+
+/// One stored feature value. A value that was never written is `None` where a row is read; a stored null is [`Value::Null`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A stored null.
+    Null,
+    /// `bytes_val`
+    Bytes(Bytes),
+    /// `string_val`, and the types that are text on the wire (json, uuid, time_uuid, decimal).
+    String(Arc<str>),
+    /// `int32_val`
+    Int32(i32),
+    /// `int64_val`
+    Int64(i64),
+    /// `double_val`
+    Double(f64),
+    /// `float_val`
+    Float(f32),
+    /// `bool_val`
+    Bool(bool),
+    /// `unix_timestamp_val`, in seconds; `i64::MIN` is Feast's null timestamp.
+    UnixTimestamp(i64),
+    /// `bytes_list_val`
+    BytesList(Arc<[Bytes]>),
+    /// `string_list_val`, and lists of the types that are text on the wire.
+    StringList(Arc<[Arc<str>]>),
+    /// `int32_list_val`
+    Int32List(Arc<[i32]>),
+    /// `int64_list_val`
+    Int64List(Arc<[i64]>),
+    /// `double_list_val`
+    DoubleList(Arc<[f64]>),
+    /// `float_list_val`
+    FloatList(Arc<[f32]>),
+    /// `bool_list_val`
+    BoolList(Arc<[bool]>),
+    /// `unix_timestamp_list_val`, in seconds.
+    UnixTimestampList(Arc<[i64]>),
+    /// A type that no tensor holds (map, struct, set, nested list, zoned timestamp): the serialized `feast.types.Value`.
+    Opaque(Bytes),
+}
+
+macro_rules! feature_types {
+    ($($variant:ident = $name:literal;)+) => {
+        /// A feature's declared type.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum FeatureType { $(#[doc = concat!("`", $name, "`")] $variant),+ }
+
+        impl FeatureType {
+            /// Every type, in Feast's order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Feast's name for it.
+            #[must_use]
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name),+ } }
+        }
+
+        impl FromStr for FeatureType {
+            type Err = UnknownFeatureType;
+
+            fn from_str(text: &str) -> Result<Self, UnknownFeatureType> {
+                match text { $($name => Ok(Self::$variant),)+ _ => Err(UnknownFeatureType(text.into())) }
+            }
+        }
+    };
+}
+
+feature_types! {
+    Bytes = "BYTES";
+    String = "STRING";
+    Int32 = "INT32";
+    Int64 = "INT64";
+    Double = "DOUBLE";
+    Float = "FLOAT";
+    Bool = "BOOL";
+    UnixTimestamp = "UNIX_TIMESTAMP";
+    BytesList = "BYTES_LIST";
+    StringList = "STRING_LIST";
+    Int32List = "INT32_LIST";
+    Int64List = "INT64_LIST";
+    DoubleList = "DOUBLE_LIST";
+    FloatList = "FLOAT_LIST";
+    BoolList = "BOOL_LIST";
+    UnixTimestampList = "UNIX_TIMESTAMP_LIST";
+}
+
+impl FeatureType {
+    /// Whether a value is a list.
+    #[must_use]
+    pub const fn is_list(self) -> bool {
+        matches!(
+            self,
+            Self::BytesList
+                | Self::StringList
+                | Self::Int32List
+                | Self::Int64List
+                | Self::DoubleList
+                | Self::FloatList
+                | Self::BoolList
+                | Self::UnixTimestampList
+        )
+    }
+}
+
+impl fmt::Display for FeatureType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A feature type that no tensor can hold, or that Feast does not have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "unknown feature type {0:?}; allowed: BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, UNIX_TIMESTAMP and each with _LIST appended"
+)]
+pub struct UnknownFeatureType(Box<str>);

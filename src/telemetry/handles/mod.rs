@@ -1,0 +1,1 @@
+//! One struct of resolved metric handles a stage. The raw macros are used here and nowhere else.

@@ -1,0 +1,63 @@
+//! Every metric Weir exports: a closed list, described once.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises; ends in `_total`.
+    Counter,
+    /// A level.
+    Gauge,
+    /// Buckets; every histogram has them set in `buckets`.
+    Histogram,
+}
+
+/// A metric's name, kind and help.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As scraped.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// One sentence for `# HELP`.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, $help:literal;)+) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)+
+
+        /// All of them.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, help: $help }),+];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "weir_build_info", Gauge, "1, labelled with the version.";
+    REQUESTS = "weir_requests_total", Counter, "Inference requests answered, by model, protocol and HTTP status.";
+    REQUEST_DURATION = "weir_request_duration_seconds", Histogram, "From a request's head to its answer's last byte handed to the socket, by model.";
+    STAGE_DURATION = "weir_stage_duration_seconds", Histogram, "Time spent in each stage of the path.";
+    ADDED_LATENCY = "weir_added_latency_seconds", Histogram, "A request's time in Weir less its time at the model, by model.";
+    ANSWERS = "weir_answers_total", Counter, "Answers by model and the level that answered.";
+    FEATURE_LOOKUPS = "weir_feature_lookups_total", Counter, "Row lookups by layer (l1, l2, l3) and outcome (hit, stale_hit, negative_hit, miss, error, timeout).";
+    FEATURE_LOOKUP_DURATION = "weir_feature_lookup_duration_seconds", Histogram, "One request's lookups at one layer.";
+    FEATURE_AGE = "weir_feature_age_seconds", Histogram, "Age of the event behind each row served, by view.";
+    FEATURE_DEFAULTS = "weir_feature_defaults_total", Counter, "Rows in which defaults stood in, by view and reason.";
+    FEATURE_HIT_RATIO = "weir_feature_hit_ratio", Gauge, "Share of row lookups that the layer answered, since start.";
+    FEATURE_HIT_RATIO_TARGET = "weir_feature_hit_ratio_target", Gauge, "The hit ratio the layer is expected to reach.";
+    FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
+    FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, older, error).";
+    L1_BYTES = "weir_l1_bytes", Gauge, "Weighed size of the in-process row cache.";
+    L1_ROWS = "weir_l1_rows", Gauge, "Rows in the in-process row cache.";
+    BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
+    BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
+    ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
+    RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";
+    RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason.";
+    ENDPOINT_HEALTHY = "weir_endpoint_healthy", Gauge, "1 while the endpoint's last health check passed, by pool and endpoint.";
+    LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
+    TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
+    TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
+    SHED = "weir_requests_shed_total", Counter, "Requests refused at the door, by tier and reason.";
+    QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";
+    CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
+}
