@@ -1,6 +1,6 @@
 //! Weir.
 #![allow(dead_code, unused_imports)]
-pub(crate) mod config;
-pub(crate) mod features;
-pub(crate) mod infer;
-pub(crate) mod telemetry;
+pub mod config;
+pub mod features;
+pub mod infer;
+pub mod telemetry;

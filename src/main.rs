@@ -1,1 +1,2 @@
+//! Weir.
 fn main() {}
