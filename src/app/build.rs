@@ -13,12 +13,13 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
+    ingress::record::Records,
     ingress::service::Gateway,
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
     proto,
-    telemetry::handles::path::{RequestHandles, StageHandles},
+    telemetry::{access, handles::path::PathHandles},
 };
 
 /// The gateway for one config snapshot.
@@ -32,18 +33,19 @@ where
     H: tonic_health::pb::health_server::Health,
 {
     let store = features::Store::open(&config, tasks.clone()).await.context("cannot open the feature store")?;
+    let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),
-        admission: Door::new(&config),
+        admission: Door::new(&config).context("tiers")?,
         features: Arc::new(store),
         enricher: Enricher::new(&config),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
-        stages: StageHandles::new(),
+        handles: handles.clone(),
         config: config.clone(),
     };
     Ok(Gateway {
         pipeline,
-        metrics: RequestHandles::new(&config),
+        records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         services: services(health)?,
         readiness: Arc::new(move || readiness.is_ready()),
     })

@@ -95,9 +95,7 @@ impl App {
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
         tasks.background(readiness.clone().watch(gateway.clone(), health));
-        let admin = build::admin(&config, readiness, scrape.clone(), app.asked_to_drain.clone(), &gateway);
-        tasks.background(crate::admin::serve(sockets.admin, admin));
-        tasks.background(scrape.upkeep());
+
         for listener in std::iter::once(sockets.http).chain(sockets.grpc) {
             tasks.spawn(server::accept(listener, app.acceptors.clone(), app.stop_accepting.clone()));
         }

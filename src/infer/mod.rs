@@ -21,6 +21,8 @@ pub use entity::{EntityKey, EntityType, EntityValue};
 pub use error::{Error, Kind};
 pub use level::Level;
 pub use plan::{Plan, Stale};
-pub use request::{Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId};
+pub use request::{
+    Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
+};
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};

@@ -45,9 +45,9 @@ impl Body for ResponseBody {
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))),
             }),
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
-            Self::Tonic(body) => Pin::new(body).poll_frame(cx).map_err(|status| {
-                Error::new(Kind::Internal, status.message().to_owned()).with_source(status)
-            }),
+            Self::Tonic(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|status| Error::new(Kind::Internal, status.message().to_owned()).with_source(status)),
         }
     }
 

@@ -59,7 +59,8 @@ pub(super) fn deadline(headers: &HeaderMap, longest: Duration, now: Instant) -> 
 }
 
 fn millis(name: &HeaderName, value: &HeaderValue) -> Result<Duration, Error> {
-    let millis: Option<u64> = value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|millis| *millis > 0);
+    let millis: Option<u64> =
+        value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|millis| *millis > 0);
     millis.map(Duration::from_millis).ok_or_else(|| {
         Error::invalid(format!("header {name}: {value:?} is no timeout; allowed: whole milliseconds, at least 1"))
     })
@@ -110,9 +111,10 @@ pub(super) fn tier(headers: &HeaderMap, config: &Config, model: &Model) -> Resul
 ///
 /// **Source:** RFC 9111 §5.2.1.4.
 pub(super) fn caching(headers: &HeaderMap) -> Caching {
-    let asked = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).is_some_and(|value| {
-        value.split(',').any(|directive| matches!(directive.trim(), "no-cache" | "no-store"))
-    });
+    let asked = headers
+        .get(header::CACHE_CONTROL)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(',').any(|directive| matches!(directive.trim(), "no-cache" | "no-store")));
     if asked { Caching::Bypassed } else { Caching::Allowed }
 }
 

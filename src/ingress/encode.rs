@@ -61,7 +61,7 @@ pub(super) fn answer(answer: Answer, id: &RequestId) -> Response<ResponseBody> {
     headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
     headers.insert(REQUEST_ID, id.0.clone());
     if !degraded.is_empty() {
-        headers.insert(DEGRADED, degraded_value(&degraded));
+        headers.insert(DEGRADED, header_value(degraded_text(&degraded)));
     }
     if !caches.is_empty() {
         headers.insert(CACHE_STATUS, cache_status(&caches));
@@ -88,8 +88,7 @@ pub(super) fn error(error: &Error, protocol: Protocol, id: Option<&RequestId>) -
         json(row.http, &serde_json::json!({ "error": error.to_string() }))
     };
     let headers = response.headers_mut();
-    let level = if error.kind() == Kind::Unavailable { Level::Reject } else { Level::Full };
-    headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
+    headers.insert(LEVEL, HeaderValue::from_static(level_of(error).digit()));
     if let Some(id) = id {
         headers.insert(REQUEST_ID, id.0.clone());
     }
@@ -98,6 +97,14 @@ pub(super) fn error(error: &Error, protocol: Protocol, id: Option<&RequestId>) -
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64));
     }
     response
+}
+
+/// The level of a refusal: 4 where nothing was left to answer with, 0 where the ladder has no say.
+pub(super) fn level_of(error: &Error) -> Level {
+    match error.kind() {
+        Kind::Unavailable => Level::Reject,
+        _ => Level::Full,
+    }
 }
 
 /// A JSON answer.
@@ -131,7 +138,7 @@ fn grpc_error(code: u8, message: &str) -> Response<ResponseBody> {
 }
 
 /// The members of `weir-degraded`. View names come from the config, which allows only token characters.
-fn degraded_value(degraded: &[Degradation]) -> HeaderValue {
+pub(super) fn degraded_text(degraded: &[Degradation]) -> String {
     let mut text = String::with_capacity(48 * degraded.len());
     for (index, member) in degraded.iter().enumerate() {
         if index > 0 {
@@ -143,7 +150,7 @@ fn degraded_value(degraded: &[Degradation]) -> HeaderValue {
             Degradation::Default { view, reason } => write!(text, "default;view={view};reason={}", reason.token()),
         };
     }
-    header_value(text)
+    text
 }
 
 /// **Source:** RFC 9211.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     body::ResponseBody,
-    encode, http as infer_http,
+    encode, infer as infer_http,
     route::Route,
     service::{Gateway, method_not_allowed},
 };

@@ -114,5 +114,8 @@ fn broken(error: Box<dyn std::error::Error + Send + Sync>, limit: u64) -> Error 
 }
 
 fn too_large(limit: u64) -> Error {
-    Error::new(Kind::TooLarge, format!("the request's body is longer than the {limit} bytes that listen.max_body allows"))
+    Error::new(
+        Kind::TooLarge,
+        format!("the request's body is longer than the {limit} bytes that listen.max_body allows"),
+    )
 }

@@ -11,7 +11,7 @@ use tower::Service as _;
 
 use super::{
     body::ResponseBody,
-    context, decode, encode, grpc, http as infer_http, local,
+    context, decode, encode, grpc, infer as infer_http, local,
     receive::{Extent, Received, read_on, receive},
     service::Gateway,
 };
@@ -94,7 +94,7 @@ async fn infer(
     let began = Instant::now();
     let arrived = arrive(gateway, request, (Method::Predict, began)).await;
     let model = arrived.as_ref().ok().map(|arrived| arrived.model);
-    let mut call = gateway.metrics.begin(model, Protocol::Grpc, began);
+    let call = gateway.records.begin(model, Protocol::Grpc, began);
     let prepared = match arrived {
         Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), Method::Predict).await,
         Err(error) => Err(error),
@@ -103,7 +103,7 @@ async fn infer(
         Ok(request) => gateway.pipeline.infer(request).await,
         Err(error) => Err(error),
     };
-    call.end(outcome.as_ref());
+    call.end(&id, outcome.as_ref());
     infer_http::finish(outcome, Protocol::Grpc, &id)
 }
 

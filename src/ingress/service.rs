@@ -8,20 +8,19 @@ use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
-    encode, http as infer_http, local,
+    encode, infer as infer_http, local,
     route::{Route, route},
     rpc,
 };
 use crate::{
     infer::{Error, Kind, Method, Protocol, WorkerId},
     pipeline::Pipeline,
-    telemetry::handles::path::RequestHandles,
 };
 
 /// Everything a request needs; one per config snapshot, shared by the workers.
-pub struct Gateway {
+pub(crate) struct Gateway {
     pub(crate) pipeline: Pipeline,
-    pub(crate) metrics: RequestHandles,
+    pub(crate) records: super::record::Records,
     /// `grpc.health.v1` and reflection.
     pub(crate) services: tonic::service::Routes,
     /// Whether this gateway would answer `/readyz` with 200.
@@ -38,7 +37,11 @@ pub(super) async fn serve(
     let answered = AssertUnwindSafe(dispatch(&gateway, worker, request)).catch_unwind().await;
     Ok(answered.unwrap_or_else(|_| {
         // The panic hook has logged where.
-        encode::error(&Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"), protocol, None)
+        encode::error(
+            &Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"),
+            protocol,
+            None,
+        )
     }))
 }
 
@@ -52,8 +55,12 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
     let path = request.uri().clone();
     let asked = match route(path.path()) {
         Route::Grpc(service, method) => return rpc::serve(gateway, worker, request, service, method).await,
-        Route::V1Predict(model) => infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None },
-        Route::V1Explain(model) => infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None },
+        Route::V1Predict(model) => {
+            infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
+        }
+        Route::V1Explain(model) => {
+            infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None }
+        }
         Route::V2Infer(model, version) => {
             let protocol =
                 if request.headers().contains_key(super::JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };

@@ -16,7 +16,7 @@ use crate::{
     infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings},
     ladder::Ladder,
     predict::{Predict, Prediction},
-    telemetry::handles::path::StageHandles,
+    telemetry::handles::path::{PathHandles, Stage},
 };
 
 /// The stages, built from one config snapshot.
@@ -34,7 +34,7 @@ pub struct Pipeline {
     /// 6: asks the model.
     pub(crate) predict: Arc<Predict>,
     /// What each stage takes.
-    pub(crate) stages: StageHandles,
+    pub(crate) handles: Arc<PathHandles>,
 }
 
 impl Pipeline {
@@ -64,12 +64,8 @@ impl Pipeline {
         let permit = ticket.slot().await?;
         let queued_until = Instant::now();
         let prediction = self.predict.run(enriched, Some(permit), plan).await?;
-        let timings = Timings {
-            queue: queued_until - enriched_at,
-            features: fetched - began,
-            model: prediction.took,
-        };
-        self.stages.record(&timings, enriched_at - fetched, features.rows().is_some());
+        let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
+        self.observe(&timings, enriched_at - fetched, &features);
         let prediction = self.rename_back(protocol, prediction, plan);
         Ok(Answer {
             status: prediction.status,
@@ -105,6 +101,15 @@ impl Pipeline {
             caches: Vec::new(),
             timings,
         })
+    }
+
+    fn observe(&self, timings: &Timings, enriching: std::time::Duration, features: &features::FeatureSet) {
+        self.handles.stage(Stage::Admission, timings.queue);
+        self.handles.stage(Stage::Predict, timings.model);
+        if features.rows().is_some() {
+            self.handles.stage(Stage::Features, timings.features);
+            self.handles.stage(Stage::Enrich, enriching);
+        }
     }
 
     fn rename_back(&self, protocol: crate::infer::Protocol, prediction: Prediction, plan: &Plan) -> Prediction {

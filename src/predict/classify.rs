@@ -6,7 +6,11 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::LengthLimitError;
 
 use super::body::RequestBody;
-use crate::infer::{Error, Kind, Protocol};
+use crate::{
+    infer::{Error, Kind, Protocol},
+    resilience::breaker::Outcome,
+    telemetry::handles::predict::AttemptOutcome,
+};
 
 /// Why an attempt brought no answer.
 #[derive(Debug)]
@@ -29,10 +33,11 @@ impl Failure {
                 Kind::BackendFailed,
                 format!("model {model:?}: endpoint {endpoint} closed the connection before it took the request"),
             ),
-            Self::Connect(error) => {
-                Error::new(Kind::BackendFailed, format!("model {model:?}: no connection to endpoint {endpoint}: {error}"))
-                    .with_source(error)
-            }
+            Self::Connect(error) => Error::new(
+                Kind::BackendFailed,
+                format!("model {model:?}: no connection to endpoint {endpoint}: {error}"),
+            )
+            .with_source(error),
             Self::Broken(error) if caused_by::<LengthLimitError>(&error) => {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
@@ -60,8 +65,10 @@ fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
 /// The class of an attempt's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// The endpoint did its work; a 4xx too, whose blame is the caller's.
+    /// The endpoint did its work.
     Answered,
+    /// A 4xx or its gRPC counterpart: the endpoint works, the blame is the caller's.
+    Refused,
     /// 429 or its gRPC counterpart: busy, not broken.
     Overloaded,
     /// 5xx or its gRPC counterpart: asking elsewhere may help.
@@ -79,29 +86,16 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    /// All classes, for metric handles.
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Answered,
-        Self::Overloaded,
-        Self::ServerError,
-        Self::ModelError,
-        Self::Connect,
-        Self::Broken,
-        Self::TimedOut,
-        Self::Caller,
-    ];
-
-    /// The label value.
-    pub(crate) const fn name(self) -> &'static str {
+    /// How the attempt is counted.
+    pub(super) const fn counted_as(self) -> AttemptOutcome {
         match self {
-            Self::Answered => "answered",
-            Self::Overloaded => "overloaded",
-            Self::ServerError => "server_error",
-            Self::ModelError => "model_error",
-            Self::Connect => "connect",
-            Self::Broken => "broken",
-            Self::TimedOut => "timed_out",
-            Self::Caller => "caller",
+            Self::Answered => AttemptOutcome::Success,
+            Self::Refused => AttemptOutcome::CallerError,
+            Self::Overloaded => AttemptOutcome::Overloaded,
+            Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
+            Self::Connect => AttemptOutcome::ConnectFailed,
+            Self::TimedOut => AttemptOutcome::Timeout,
+            Self::Caller => AttemptOutcome::Cancelled,
         }
     }
 
@@ -117,14 +111,19 @@ impl Class {
     }
 
     /// The class of an answer, from its head and, for gRPC, its trailers.
-    pub(super) fn of_answer(protocol: Protocol, status: StatusCode, head: &HeaderMap, trailers: Option<&HeaderMap>) -> Self {
+    pub(super) fn of_answer(
+        protocol: Protocol,
+        status: StatusCode,
+        head: &HeaderMap,
+        trailers: Option<&HeaderMap>,
+    ) -> Self {
         if protocol == Protocol::Grpc && status == StatusCode::OK {
             return Self::of_grpc(grpc_status(head).or_else(|| trailers.and_then(grpc_status)));
         }
         match status.as_u16() {
             429 => Self::Overloaded,
             500 => Self::ModelError,
-            501 => Self::Answered,
+            501 | 400..=499 => Self::Refused,
             502.. => Self::ServerError,
             _ => Self::Answered,
         }
@@ -136,6 +135,7 @@ impl Class {
             Some(8) => Self::Overloaded,
             Some(14) => Self::ServerError,
             Some(2 | 13 | 15) => Self::ModelError,
+            Some(1 | 3..=7 | 9..=12 | 16) => Self::Refused,
             // A missing status on a stream that goes on is not a failure.
             _ => Self::Answered,
         }
@@ -146,23 +146,14 @@ impl Class {
         matches!(self, Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut)
     }
 
-    /// What the breaker counts it as: `None` is neither.
-    pub(super) const fn verdict(self) -> Option<Verdict> {
+    /// What it tells the endpoint's breaker. No 4xx is a failure; being busy or a caller gone says nothing.
+    pub(super) const fn verdict(self) -> Outcome {
         match self {
-            Self::Answered => Some(Verdict::Success),
-            Self::Overloaded | Self::Caller => None,
-            Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Some(Verdict::Failure),
+            Self::Answered | Self::Refused => Outcome::Success,
+            Self::Overloaded | Self::Caller => Outcome::Neutral,
+            Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
         }
     }
-}
-
-/// What a breaker is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The endpoint works.
-    Success,
-    /// It does not.
-    Failure,
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u8> {

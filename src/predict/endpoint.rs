@@ -12,18 +12,19 @@ use std::{
 use http::HeaderValue;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{
-    classify::{Class, Verdict},
-    http1, http2,
-};
+use super::{classify::Class, http1, http2};
 use crate::{
     config,
     infer::{Protocol, WorkerId},
-    resilience::{breaker, ewma::PeakEwma},
+    resilience::{
+        breaker::{self, Breaker},
+        ewma::PeakEwma,
+    },
+    telemetry::handles::{
+        breaker::{BreakerHandles, BreakerState},
+        predict::EndpointHandles,
+    },
 };
-
-/// A failed attempt weighs on the balance as if it had taken this long, so that fast failures do not draw traffic.
-const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
 /// What `host` says on requests to the HTTP port, and `:authority` on those to the gRPC port.
 struct Hosts {
@@ -56,7 +57,8 @@ pub(super) struct Endpoint {
     pub(super) http: Option<config::Upstream>,
     pub(super) grpc: Option<config::Upstream>,
     hosts: Hosts,
-    pub(super) breaker: breaker::Breaker,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) metrics: EndpointHandles,
     load: PeakEwma,
     in_flight: AtomicU32,
     max_in_flight: u32,
@@ -72,7 +74,8 @@ impl Endpoint {
             http: endpoint.http.clone(),
             grpc: endpoint.grpc.clone(),
             hosts: Hosts::new(endpoint),
-            breaker: breaker::Breaker::new(breaker::Policy::from(&pool.breaker), now),
+            breaker: guard(endpoint, pool),
+            metrics: EndpointHandles::new(&pool.name, name(endpoint)),
             load: PeakEwma::new(now),
             in_flight: AtomicU32::new(0),
             max_in_flight: pool.max_in_flight.unwrap_or(u32::MAX),
@@ -100,8 +103,7 @@ impl Endpoint {
 
     /// How the endpoint is named in errors and metrics.
     pub(super) fn name(&self) -> &Arc<str> {
-        let upstream = self.http.as_ref().or(self.grpc.as_ref());
-        &upstream.expect("validated: an endpoint has a port").authority
+        &self.http.as_ref().or(self.grpc.as_ref()).expect(HAS_A_PORT).authority
     }
 
     pub(super) fn idle(&self, worker: WorkerId) -> &Arc<http1::Idle> {
@@ -124,16 +126,18 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn set_health(&self, health: Health, now: Instant) {
+    /// Notes a health check that took `took`.
+    pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) {
         self.health.store(health as u8, Ordering::Relaxed);
+        self.metrics.healthy(health == Health::Passing);
         if health == Health::Passing {
-            self.load.lift(now);
+            self.load.lift(took, now);
         }
     }
 
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
     pub(super) fn cost(&self, now: Instant) -> f64 {
-        self.load.cost(self.in_flight.load(Ordering::Relaxed), now)
+        self.load.load(self.in_flight.load(Ordering::Relaxed), now)
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -150,13 +154,36 @@ impl Endpoint {
         Some(InFlight(self.clone()))
     }
 
-    /// Tells the balance what an attempt took.
-    pub(super) fn observe(&self, class: Class, took: Duration, now: Instant) {
-        match class.verdict() {
-            Some(Verdict::Success) => self.load.observe(took, now),
-            Some(Verdict::Failure) | None => self.load.observe(took.max(FAILURE_PENALTY), now),
+    /// Tells the balance what an attempt took, and what the endpoint asked for. A failure counts as slow, so that fast
+    /// failures do not draw traffic.
+    pub(super) fn observe(&self, class: Class, took: Duration, asked: Option<Duration>, now: Instant) {
+        match class {
+            Class::Caller => {}
+            Class::Answered | Class::Refused => self.load.observe(took, now),
+            _ => self.load.penalize(asked, now),
         }
     }
+}
+
+const HAS_A_PORT: &str = "validated: an endpoint has a port";
+
+fn name(endpoint: &config::Endpoint) -> &Arc<str> {
+    &endpoint.http.as_ref().or(endpoint.grpc.as_ref()).expect(HAS_A_PORT).authority
+}
+
+/// The endpoint's breaker; its transitions are logged and counted.
+fn guard(endpoint: &config::Endpoint, pool: &config::Pool) -> Arc<Breaker> {
+    let (pool_name, endpoint) = (pool.name.clone(), name(endpoint).clone());
+    let metrics = BreakerHandles::new(&format!("{pool_name}/{endpoint}"));
+    Breaker::new(breaker::Policy::from(&pool.breaker), move |state| {
+        let state = match state {
+            breaker::State::Closed => BreakerState::Closed,
+            breaker::State::Open => BreakerState::Open,
+            breaker::State::HalfOpen => BreakerState::HalfOpen,
+        };
+        metrics.moved(state);
+        tracing::warn!(pool = %pool_name, %endpoint, ?state, "circuit breaker moved");
+    })
 }
 
 /// One request in flight at an endpoint, until dropped.

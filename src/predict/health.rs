@@ -1,6 +1,6 @@
 //! Active health checks: every endpoint is asked at its pool's interval, over HTTP where it has that port, else over gRPC.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -33,6 +33,7 @@ pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
 }
 
 async fn check(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &Tasks) {
+    let began = Instant::now();
     let asked = tokio::time::timeout(pool.config.health.timeout, ask(pool, endpoint, worker, tasks)).await;
     let verdict = match asked {
         Ok(Ok(())) => Ok(()),
@@ -41,11 +42,12 @@ async fn check(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &
     };
     let before = endpoint.health();
     let now = if verdict.is_ok() { Health::Passing } else { Health::Failing };
-    endpoint.set_health(now, Instant::now());
-    pool.metrics.healthy(endpoint.name(), now == Health::Passing);
+    endpoint.checked(now, began.elapsed(), Instant::now());
     if before != now {
         match verdict {
-            Ok(()) => tracing::info!(pool = %pool.name, endpoint = %endpoint.name(), "endpoint passes its health check"),
+            Ok(()) => {
+                tracing::info!(pool = %pool.name, endpoint = %endpoint.name(), "endpoint passes its health check")
+            }
             Err(reason) => {
                 tracing::warn!(pool = %pool.name, endpoint = %endpoint.name(), reason, "endpoint fails its health check");
             }
@@ -64,8 +66,7 @@ async fn ask(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &Ta
 async fn ask_http(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId) -> Result<(), String> {
     let upstream = endpoint.http.as_ref().expect("asked over HTTP where there is a port");
     let connect = pool.config.connect_timeout.min(pool.config.health.timeout);
-    let mut lease =
-        http1::lease(endpoint.idle(worker), upstream, connect).await.map_err(|error| error.to_string())?;
+    let mut lease = http1::lease(endpoint.idle(worker), upstream, connect).await.map_err(|error| error.to_string())?;
     let request = Request::get(&*pool.config.health.path)
         .header(header::HOST, endpoint.host(Protocol::V2Json))
         .header(header::USER_AGENT, "weir-health")
@@ -75,7 +76,8 @@ async fn ask_http(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId) -> Re
     let status = response.status();
     let in_flight = endpoint.enter().ok_or("the endpoint is at max_in_flight")?;
     let (_, incoming) = response.into_parts();
-    let stream = AnswerStream { head: Default::default(), incoming, connection: Some(lease), guards: (in_flight, None) };
+    let stream =
+        AnswerStream { head: Default::default(), incoming, connection: Some(lease), guards: (in_flight, None) };
     stream.hold(LONGEST_ANSWER).await.map_err(describe)?;
     if status == StatusCode::OK { Ok(()) } else { Err(format!("{} answered {status}", pool.config.health.path)) }
 }
@@ -111,6 +113,3 @@ fn describe(failure: Failure) -> String {
         Failure::TimedOut(after) => format!("no answer within {} ms", after.as_millis()),
     }
 }
-
-/// How often idle connections are looked through.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(5);

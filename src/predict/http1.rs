@@ -43,11 +43,8 @@ impl Connection {
     /// Connects and shakes hands.
     pub(super) async fn open(upstream: &Upstream, timeout: Duration) -> io::Result<Self> {
         let stream = super::endpoint::connect(upstream, timeout).await?;
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(128)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
+        let (sender, driver) =
+            http1::Builder::new().max_headers(128).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, driver: Box::new(driver), state: State::Open, idle_since: Instant::now() })
     }
 

@@ -18,6 +18,8 @@ mod http1;
 mod http2;
 mod outgoing;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 use attempt::Holding;
 use classify::{Class, Failure};
@@ -29,7 +31,8 @@ use crate::{
     app::Tasks,
     config::Config,
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, WorkerId},
+    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, WorkerId},
+    telemetry::handles::predict::RetryDenied,
 };
 
 /// Answers up to this long are held until whole.
@@ -46,6 +49,7 @@ pub struct Predict {
 }
 
 /// A model's answer.
+#[derive(Debug)]
 pub struct Prediction {
     /// The HTTP status.
     pub(crate) status: StatusCode,
@@ -137,6 +141,16 @@ enum Outcome {
     Failed(Failure),
 }
 
+impl Outcome {
+    /// When the endpoint asked to be asked again.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answer(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
+            _ => None,
+        }
+    }
+}
+
 impl Run<'_> {
     async fn attempts(&self, mut outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.budget.deposit(self.started);
@@ -199,33 +213,26 @@ impl Run<'_> {
             Outcome::Failed(failure) => Class::of_failure(failure),
         };
         let now = Instant::now();
-        endpoint.observe(class, now - began, now);
-        match class.verdict() {
-            Some(classify::Verdict::Success) => endpoint.breaker.success(permit, now),
-            Some(classify::Verdict::Failure) => endpoint.breaker.failure(permit, now),
-            None => endpoint.breaker.neutral(permit),
-        }
-        self.pool.metrics.attempt(class);
+        endpoint.observe(class, now - began, outcome.retry_after(), now);
+        permit.record(class.verdict(), now);
+        self.pool.metrics.attempt(class.counted_as());
         class
     }
 
     /// Waits before the next attempt; says whether there is to be one.
     async fn wait(&self, attempt: u32, outcome: &Outcome) -> bool {
         let now = Instant::now();
-        let asked = match outcome {
-            Outcome::Answer(reply) => classify::retry_after(&reply.headers),
-            Outcome::Failed(_) => None,
-        };
-        let delay = self.pool.backoff.delay(attempt - 1, rand::random_range(-1.0..=1.0)).max(asked.unwrap_or_default());
+        let asked = outcome.retry_after().unwrap_or_default();
+        let delay = self.pool.backoff.delay(attempt - 1, rand::random_range(-1.0..=1.0)).max(asked);
         if delay >= self.plan.deadline.remaining(now) {
-            self.pool.metrics.denied_deadline.increment(1);
+            self.pool.metrics.denied(RetryDenied::Deadline);
             return false;
         }
         if !self.pool.budget.withdraw(now) {
-            self.pool.metrics.denied_budget.increment(1);
+            self.pool.metrics.denied(RetryDenied::Budget);
             return false;
         }
-        self.pool.metrics.retries.increment(1);
+        self.pool.metrics.retry();
         tokio::time::sleep(delay).await;
         true
     }

@@ -91,7 +91,10 @@ impl Outgoing {
     fn uri(&self, to: &Endpoint, headers: &mut HeaderMap) -> Uri {
         if self.protocol == Protocol::Grpc {
             headers.remove(header::HOST);
-            let parts = Uri::builder().scheme("http").authority(to.host(self.protocol).as_bytes()).path_and_query(self.path.clone());
+            let parts = Uri::builder()
+                .scheme("http")
+                .authority(to.host(self.protocol).as_bytes())
+                .path_and_query(self.path.clone());
             return parts.build().unwrap_or_else(|_| Uri::from(self.path.clone()));
         }
         headers.insert(header::HOST, to.host(self.protocol).clone());

@@ -1,6 +1,6 @@
 //! A set of endpoints with one policy, and the choice among them: power of two choices on expected wait.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ pub(super) struct Pool {
     pub(super) name: Arc<str>,
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     pub(super) config: config::Pool,
-    pub(super) backoff: backoff::Backoff,
+    pub(super) backoff: backoff::Retry,
     pub(super) budget: Budget,
     pub(super) metrics: PoolHandles,
 }
@@ -36,7 +36,7 @@ impl Pool {
         Self {
             name: config.name.clone(),
             endpoints,
-            backoff: backoff::Backoff::from(&config.retry),
+            backoff: backoff::Retry::from(&config.retry),
             budget: Budget::new(config.retry_budget, now),
             metrics: PoolHandles::new(&config.name),
             config: config.clone(),
@@ -61,25 +61,27 @@ impl Pool {
         if candidates.len() > 1 {
             candidates.retain(|index| Some(*index) != last);
         }
+        let mut until = None;
         while !candidates.is_empty() {
             let position = self.cheaper_of_two(&candidates, now);
             let index = candidates.swap_remove(position);
-            if let Some(permit) = self.endpoints[index].breaker.permit(now) {
-                return Ok(Choice { index, endpoint: self.endpoints[index].clone(), permit });
+            match self.endpoints[index].breaker.admit(now) {
+                Ok(permit) => return Ok(Choice { index, endpoint: self.endpoints[index].clone(), permit }),
+                Err(refused) => until = [until, refused.until].into_iter().flatten().min(),
             }
         }
-        Err(self.nobody(protocol, now))
+        Err(self.nobody(protocol, until, now))
     }
 
     fn only(&self, protocol: Protocol, now: Instant) -> Result<Choice, Error> {
         let endpoint = &self.endpoints[0];
-        if endpoint.upstream(protocol).is_some()
-            && endpoint.has_room()
-            && let Some(permit) = endpoint.breaker.permit(now)
-        {
-            return Ok(Choice { index: 0, endpoint: endpoint.clone(), permit });
+        if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
+            return Err(self.nobody(protocol, None, now));
         }
-        Err(self.nobody(protocol, now))
+        match endpoint.breaker.admit(now) {
+            Ok(permit) => Ok(Choice { index: 0, endpoint: endpoint.clone(), permit }),
+            Err(refused) => Err(self.nobody(protocol, refused.until, now)),
+        }
     }
 
     fn cheaper_of_two(&self, candidates: &[usize], now: Instant) -> usize {
@@ -92,8 +94,8 @@ impl Pool {
         if cost(first) <= cost(second) { first } else { second }
     }
 
-    /// Why no endpoint could be asked.
-    fn nobody(&self, protocol: Protocol, now: Instant) -> Error {
+    /// Why no endpoint could be asked; `until`: when the first of the open breakers lets a probe by.
+    fn nobody(&self, protocol: Protocol, until: Option<Instant>, now: Instant) -> Error {
         let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };
         let able: Vec<_> = self.endpoints.iter().filter(|endpoint| endpoint.upstream(protocol).is_some()).collect();
         if able.is_empty() {
@@ -106,11 +108,13 @@ impl Pool {
             return Error::new(Kind::Unimplemented, message);
         }
         if able.iter().all(|endpoint| !endpoint.has_room()) {
-            let message =
-                format!("pool {:?}: every endpoint has max_in_flight ({:?}) requests", self.name, self.config.max_in_flight);
-            return Error::new(Kind::Shed, message).with_retry_after(std::time::Duration::from_secs(1));
+            let message = format!(
+                "pool {:?}: every endpoint has max_in_flight ({:?}) requests",
+                self.name, self.config.max_in_flight
+            );
+            return Error::new(Kind::Shed, message).with_retry_after(Duration::from_secs(1));
         }
-        let wait = able.iter().filter_map(|endpoint| endpoint.breaker.time_left(now)).min().unwrap_or_default();
+        let wait = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         Error::new(Kind::Unavailable, format!("pool {:?}: the circuit breaker of every endpoint is open", self.name))
             .with_retry_after(wait)
     }

@@ -36,12 +36,12 @@ pub(super) async fn infer(
     let id = context::request_id(&parts.headers);
     let protocol = ask.protocol;
     let model = gateway.pipeline.config.model_id(&ask.model);
-    let mut call = gateway.metrics.begin(model, protocol, began);
+    let call = gateway.records.begin(model, protocol, began);
     let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
         Ok(request) => gateway.pipeline.infer(request).await,
         Err(error) => Err(error),
     };
-    call.end(outcome.as_ref());
+    call.end(&id, outcome.as_ref());
     finish(outcome, protocol, &id)
 }
 
