@@ -44,3 +44,14 @@ impl FeatureSet {
         self.joins.first().map(|joined| joined.rows.len())
     }
 }
+
+/// For tests and benches only: the feature stage is the one place that builds a set.
+#[cfg(any(test, feature = "bench"))]
+impl FeatureSet {
+    /// A set of joined rows, a view, its selected features and its rows each.
+    pub(crate) fn sample(joins: Vec<(Arc<View>, Vec<usize>, Vec<Option<Arc<Row>>>)>) -> Self {
+        let joins =
+            joins.into_iter().map(|(view, select, rows)| Joined { view, select: select.into(), rows }).collect();
+        Self { joins, ..Self::default() }
+    }
+}
