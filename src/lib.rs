@@ -1,8 +1,11 @@
 //! Weir.
 #![allow(dead_code, unused_imports)]
+pub mod admin;
 pub mod admission;
 pub mod config;
 pub mod features;
+#[cfg(test)]
+mod fixture;
 pub mod infer;
 pub mod ladder;
 pub mod resilience;

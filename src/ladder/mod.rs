@@ -100,3 +100,6 @@ impl Ladder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
