@@ -185,3 +185,6 @@ impl Drop for Permit {
         self.house.gate.release(self.tier);
     }
 }
+
+#[cfg(test)]
+mod tests;

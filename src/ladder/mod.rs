@@ -96,3 +96,6 @@ impl Ladder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
