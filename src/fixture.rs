@@ -38,10 +38,12 @@ pub(crate) fn config() -> Config {
 /// A held request for `model` under `tier`, due `timeout` from `now`.
 pub(crate) fn request(model: u32, tier: u32, timeout: Duration) -> InferRequest {
     InferRequest {
-        id: RequestId("request-1".into()),
+        id: RequestId(http::HeaderValue::from_static("request-1")),
         worker: WorkerId(0),
         protocol: Protocol::V2Json,
         method: Method::Predict,
+        verb: http::Method::POST,
+        path: http::uri::PathAndQuery::from_static("/"),
         model: ModelId(model),
         version: None,
         tier: TierId(tier),

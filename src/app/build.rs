@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Tasks, readiness::Readiness};
 use crate::{
-    admission::Door,
+    admin,
+    admission::{self, Door},
     config::Config,
     enrich::Enricher,
     features,
@@ -19,7 +20,7 @@ use crate::{
     pipeline::Pipeline,
     predict::Predict,
     proto,
-    telemetry::{access, handles::path::PathHandles},
+    telemetry::{Scrape, access, handles::path::PathHandles},
 };
 
 /// The gateway for one config snapshot.
@@ -65,4 +66,35 @@ where
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.prepare())
+}
+
+/// What the admin port shows.
+pub(super) fn admin(
+    config: &Arc<Config>,
+    readiness: Readiness,
+    scrape: Scrape,
+    drain: CancellationToken,
+    gateway: &Arc<ArcSwap<Gateway>>,
+) -> axum::Router {
+    let config = config.clone();
+    let tiers = gateway.clone();
+    let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
+    admin::router(admin::Sources {
+        config: Box::new(move || config.clone()),
+        scrape,
+        readiness: Box::new(readiness),
+        models: nothing(),
+        pools: nothing(),
+        tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
+        features: nothing(),
+        drain: Box::new(move || drain.cancel()),
+    })
+}
+
+fn tier_states(door: &Door) -> serde_json::Value {
+    let state = |tier: admission::TierState<'_>| {
+        let now = serde_json::json!({ "slots": tier.slots, "in_use": tier.in_use, "waiting": tier.waiting });
+        (tier.name.to_owned(), now)
+    };
+    door.tiers().map(state).collect::<serde_json::Map<_, _>>().into()
 }

@@ -95,7 +95,14 @@ impl App {
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
         tasks.background(readiness.clone().watch(gateway.clone(), health));
-
+        let door = gateway.load_full().pipeline.admission.clone();
+        scrape.before(move || door.observe());
+        let admin = build::admin(&config, readiness, scrape, app.asked_to_drain.clone(), &gateway);
+        tasks.background(async move {
+            if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
+                tracing::error!(%error, "the admin port closed");
+            }
+        });
         for listener in std::iter::once(sockets.http).chain(sockets.grpc) {
             tasks.spawn(server::accept(listener, app.acceptors.clone(), app.stop_accepting.clone()));
         }

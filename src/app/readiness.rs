@@ -3,6 +3,7 @@
 //! Asked once in a while by a task, so that probes cost nothing and cannot pile up on a slow store.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,10 @@ use arc_swap::ArcSwap;
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::ingress::{rpc, service::Gateway};
+use crate::{
+    admin,
+    ingress::{rpc, service::Gateway},
+};
 
 /// How often it is looked at while something is missing, and while nothing is.
 const WHILE_MISSING: Duration = Duration::from_millis(100);
@@ -81,6 +85,12 @@ impl Readiness {
     fn set(&self, missing: Vec<String>) {
         self.0.ready.store(missing.is_empty(), Ordering::Relaxed);
         self.0.missing.store(Arc::new(missing));
+    }
+}
+
+impl admin::Readiness for Readiness {
+    fn missing(&self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        Box::pin(std::future::ready(Self::missing(self)))
     }
 }
 

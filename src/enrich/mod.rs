@@ -28,13 +28,12 @@ mod v2;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 
 use self::recipe::{Output, Recipe};
 use crate::{
     config::{Config, Model, View},
     features::FeatureSet,
-    infer::{Decoded, Error, InferRequest, Kind, Payload, Plan, Protocol, decoded::Layout},
+    infer::{Decoded, Error, InferRequest, Kind, Payload, Plan, Protocol, Rest, WorkerId, decoded::Layout},
 };
 
 /// Compiles every model's recipe once, then turns requests into what their models receive.
@@ -62,7 +61,7 @@ pub enum Body {
         /// Bytes already read.
         head: Bytes,
         /// What is still to come.
-        rest: Incoming,
+        rest: Rest,
     },
     /// All of it. In gRPC always one uncompressed frame where anything was changed.
     Whole(Bytes),
@@ -74,6 +73,13 @@ impl std::fmt::Debug for Body {
             Self::Stream { head, .. } => write!(f, "Stream({}+)", head.len()),
             Self::Whole(bytes) => write!(f, "Whole({})", bytes.len()),
         }
+    }
+}
+
+impl Enriched {
+    /// The worker that the request runs on.
+    pub(crate) const fn worker(&self) -> WorkerId {
+        self.request.worker
     }
 }
 

@@ -85,10 +85,12 @@ pub(crate) fn columns(request: &[&str], view: &View) -> Inputs {
 /// A request to the first model.
 pub(crate) fn request(protocol: Protocol, json_length: Option<usize>, payload: Payload) -> InferRequest {
     InferRequest {
-        id: RequestId("sample".into()),
+        id: RequestId(http::HeaderValue::from_static("sample")),
         worker: WorkerId(0),
         protocol,
         method: Method::Predict,
+        verb: http::Method::POST,
+        path: http::uri::PathAndQuery::from_static("/"),
         model: ModelId(0),
         version: None,
         tier: TierId(0),

@@ -146,39 +146,39 @@ async fn arrive(
     let encoding = grpc_encoding(&head.headers)?;
     let extent = if method == Method::Stream { Extent::First } else { Extent::Beginning };
     let mut received = receive(body, extent, limit, patience).await?;
-    let named = match &received {
-        Received::Whole(framed) => {
-            let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
-            grpc::model_of(&message, grpc::Extent::Whole)?
-        }
-        Received::Longer(framed, _) => grpc::model_of_framed(framed)?,
+    let mut named = match &received {
+        Received::Whole(_) => None,
+        Received::Longer(framed, _) => front(framed)?.map(|asked| named(gateway, asked)).transpose()?,
     };
-    let (name, version) = match (named, received) {
-        (Some(named), kept) => {
-            received = kept;
-            named
-        }
-        (None, Received::Whole(_)) => return Err(unnamed()),
-        (None, Received::Longer(framed, rest)) => {
-            // Compressed, or the name stands behind the tensors: only the whole message tells.
-            let framed = read_on(framed, rest, limit, patience).await?;
-            let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
-            received = Received::Whole(framed);
-            grpc::model_of(&message, grpc::Extent::Whole)?.ok_or_else(unnamed)?
-        }
-    };
-    let model = infer_http::model(gateway, &name)?;
+    if named.is_none() {
+        // Short, or compressed, or the name stands behind the tensors: the whole message tells.
+        let framed = match received {
+            Received::Whole(framed) => framed,
+            Received::Longer(framed, rest) => read_on(framed, rest, limit, patience).await?,
+        };
+        let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
+        named = grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?;
+        received = Received::Whole(framed);
+    }
+    let (model, version) = named.ok_or_else(|| Error::invalid("the message names no model"))?;
     let longest = match method {
         Method::Stream => LONGEST_STREAM,
         _ => gateway.pipeline.config.model(model).timeout,
     };
     let deadline = context::deadline(&head.headers, longest, now)?;
-    let version = Some(version).filter(|version| !version.is_empty()).map(Into::into);
     Ok(Arrived { head, received, model, version, deadline })
 }
 
-fn unnamed() -> Error {
-    Error::invalid("the message names no model: field 1 (model_name or name) is missing")
+fn named(gateway: &Gateway, asked: grpc::Asked<'_>) -> Result<(ModelId, Option<Box<str>>), Error> {
+    Ok((infer_http::model(gateway, asked.name)?, asked.version.map(Into::into)))
+}
+
+/// Who is asked, from the front of a framed body; `None` where the front does not tell.
+fn front(framed: &[u8]) -> Result<Option<grpc::Asked<'_>>, Error> {
+    match framed.split_first_chunk::<{ grpc::FRAME }>() {
+        Some((&[0, a, b, c, d], message)) => grpc::model_of(message, u32::from_be_bytes([a, b, c, d]) as usize),
+        _ => Ok(None),
+    }
 }
 
 fn grpc_encoding(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Error> {
