@@ -1,2 +1,2 @@
-//! The commands, one file each.
+//! The commands, a file each.
 pub mod demo;
