@@ -1,4 +1,6 @@
 //! Stage 2: the rows of the entities a request names, from the nearest layer that has them.
+pub mod feast;
+pub mod memory;
 pub mod object;
 pub mod row;
 pub mod set;
