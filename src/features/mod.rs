@@ -1,35 +1,18 @@
 //! Stage 2: the rows of the entities a request names, from the nearest layer that has them.
+mod background;
+mod embedded;
+pub mod feast;
+mod l2;
+mod memory;
+pub mod object;
+mod redis;
 pub mod row;
 pub mod set;
+pub mod tiered;
+pub use background::Background;
 pub use row::Row;
 pub use set::FeatureSet;
+pub use tiered::Store;
 
-#[derive(Debug)]
-#[doc = ""]
-pub struct Store;
-impl Store {
-    pub(crate) async fn open(_: &crate::config::Config, _: crate::app::Tasks) -> anyhow::Result<Self> {
-        Ok(Self)
-    }
-    pub(crate) async fn fetch(
-        &self,
-        _: &crate::infer::InferRequest,
-        _: &crate::infer::Plan,
-    ) -> Result<FeatureSet, crate::infer::Error> {
-        Ok(FeatureSet::default())
-    }
-    pub(crate) async fn ready(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
-impl FeatureSet {
-    pub(crate) fn level(&self) -> Option<crate::infer::Level> {
-        None
-    }
-    pub(crate) fn take_degraded(&mut self) -> Vec<crate::infer::Degradation> {
-        vec![]
-    }
-    pub(crate) fn take_caches(&mut self) -> Vec<crate::infer::CacheEvent> {
-        vec![]
-    }
-}
+#[cfg(test)]
+mod tests;

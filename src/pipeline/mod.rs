@@ -72,9 +72,9 @@ impl Pipeline {
             headers: prediction.headers,
             body: prediction.body,
             trailers: prediction.trailers,
-            level: features.level().unwrap_or(Level::Full),
+            level: features.level(),
             degraded: features.take_degraded(),
-            caches: features.take_caches(),
+            caches: features.caches().to_vec(),
             timings,
         })
     }

@@ -1,4 +1,4 @@
-//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate.
+//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -8,3 +8,4 @@ pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod ewma;
+pub mod flight;

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod breaker;
+pub(crate) mod features;
 pub mod ingress;
 pub mod ladder;
 pub mod path;
