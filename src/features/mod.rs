@@ -1,4 +1,5 @@
 //! Stage 2: the rows of the entities a request names, from the nearest layer that has them.
+pub mod feast;
 pub mod row;
 pub mod set;
 pub use row::Row;
