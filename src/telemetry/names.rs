@@ -60,4 +60,6 @@ metrics! {
     SHED = "weir_requests_shed_total", Counter, "Requests refused at the door, by tier and reason.";
     QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
+    OBJECT_READS = "weir_object_reads_total", Counter, "Reads of lookup files on the object store, by view and kind (manifest, directory, bucket).";
+    OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, busy, damaged, mismatch).";
 }
