@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The gateway for one config snapshot.
-pub(super) fn gateway<H>(
+pub(super) async fn gateway<H>(
     config: Arc<Config>,
     tasks: &Tasks,
     readiness: Readiness,
@@ -33,7 +33,7 @@ pub(super) fn gateway<H>(
 where
     H: tonic_health::pb::health_server::Health,
 {
-    let store = features::Store::open(&config, tasks.features()).context("cannot open the feature store")?;
+    let store = features::Store::open(&config, tasks.features()).await.context("cannot open the feature store")?;
     let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),

@@ -73,7 +73,7 @@ impl App {
         let tasks = Tasks::default();
         let readiness = Readiness::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let gateway = build::gateway(config.clone(), &tasks, readiness.clone(), health_service)?;
+        let gateway = build::gateway(config.clone(), &tasks, readiness.clone(), health_service).await?;
         let gateway = Arc::new(ArcSwap::from_pointee(gateway));
         let (acceptors, inboxes) = Workers::new(config.workers);
         let limits = Limits {

@@ -61,11 +61,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let yaml = settings::yaml(&listen, models_at, lookup);
     fs::write(&config, &yaml).with_context(|| format!("cannot write {}", config.display()))?;
 
-    let gateway = gateway::start(&yaml, &config)?;
+    let gateway = gateway::start(&yaml, &config, shutdown.clone())?;
     let listen = gateway.addresses();
     place::wait_until_ready(guide::reachable(listen.admin), &shutdown)?;
     let guide = Guide { listen, models: models_at, folder: folder.path(), config: &config, moved };
     // A closed stdout is no reason to stop serving.
     let _ = write!(io::stdout(), "{guide}").and_then(|()| io::stdout().flush());
-    gateway.run_until(shutdown)
+    gateway.wait()
 }

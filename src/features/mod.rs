@@ -3,6 +3,7 @@ mod background;
 mod embedded;
 pub mod feast;
 mod l2;
+pub(crate) mod lookup;
 mod memory;
 pub mod object;
 mod redis;

@@ -112,7 +112,7 @@ impl Store {
     /// # Errors
     ///
     /// A URL or a file that can never work.
-    pub fn open(config: &Config, background: Background) -> Result<Self, OpenError> {
+    pub async fn open(config: &Config, background: Background) -> Result<Self, OpenError> {
         let features = &config.features;
         let l2 = match &features.l2 {
             config::L2::Redis(redis) => {
@@ -124,7 +124,10 @@ impl Store {
                 L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)
             }
         };
-        let l3 = features.l3.as_ref().map(|l3| L3::open(l3, features)).transpose()?;
+        let l3 = match &features.l3 {
+            Some(l3) => Some(L3::open(l3, features).await?),
+            None => None,
+        };
         let shared = Shared {
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
             l1: Memory::new(&features.l1, &features.views),
@@ -218,8 +221,8 @@ pub struct Sizes {
 }
 
 impl L3 {
-    fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
-        let store = object::Store::open(config, &features.project, &features.views).map_err(OpenError::Lookup)?;
+    async fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
+        let store = object::Store::open(config, &features.project, &features.views).await.map_err(OpenError::Lookup)?;
         Ok(Self::new(Source::Objects(store), config.timeout))
     }
 
@@ -229,7 +232,7 @@ impl L3 {
 }
 
 impl Source {
-    async fn get(&self, ask: &Ask) -> Result<Option<Row>, object::Error> {
+    async fn get(&self, ask: &Ask) -> Result<Option<super::Row>, object::Error> {
         match self {
             Self::Objects(store) => store.get(&ask.view, &ask.key).await,
             #[cfg(test)]

@@ -8,5 +8,6 @@ pub mod breaker;
 pub(crate) mod features;
 pub mod ingress;
 pub mod ladder;
+pub(crate) mod object;
 pub mod path;
 pub mod predict;
