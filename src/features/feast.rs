@@ -77,4 +77,4 @@ fn field(view: &str, feature: &str) -> [u8; 4] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -32,7 +32,7 @@ use self::{
     lookup::{How, Lookup},
 };
 use super::{
-    FeatureSet,
+    FeatureSet, Row,
     background::Background,
     embedded::Embedded,
     l2::{Ask, L2},
