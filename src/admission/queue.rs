@@ -2,8 +2,9 @@
 //!
 //! While nobody waits, only the bulkhead's word is touched. Whoever finds no slot queues under a lock and looks once more;
 //! whoever frees a slot looks for waiters afterwards. Both sides write first and read then, sequentially consistent, so
-//! one of them sees the other and no slot stays free beside a waiter who may have it. Slots go to the highest tier that
-//! waits and may have one; reservations keep that from starving the others.
+//! one of them sees the other and no slot stays free beside a waiter who may have it (`nobody_is_forgotten_under_contention`
+//! hangs without either half). A freed slot goes to the highest tier that waits and may have one; reservations keep that from
+//! starving the others.
 
 use std::{
     collections::VecDeque,

@@ -208,6 +208,10 @@ async fn a_scrape_sees_the_slots() {
     }
 }
 
+/// A slot may go with a streamed body to wherever that is polled.
+const fn goes_anywhere<T: Send + Sync + 'static>() {}
+const _: [(); 3] = [goes_anywhere::<Door>(), goes_anywhere::<Ticket>(), goes_anywhere::<Permit>()];
+
 /// Every thread takes and gives back slots of both tiers as fast as it can; whoever waits must be woken in the end.
 #[test]
 fn nobody_is_forgotten_under_contention() {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{Config, Model},
-    infer::{Answer, Deadline, Error, InferRequest, Kind, Method, Plan, PoolId, Stale},
+    infer::{Answer, Deadline, Error, InferRequest, Kind, Level, Method, Plan, PoolId, Stale},
 };
 
 /// Of the time left, the share that the feature lookup may use at most: half stays for the model.
@@ -66,7 +66,7 @@ impl Ladder {
         };
         let policy = &self.pools[pool.index()];
         Plan {
-            level: crate::infer::Level::Full,
+            level: Level::Full,
             model: request.model,
             pool,
             tier: request.tier,

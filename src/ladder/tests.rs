@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::*;
 use crate::{
     fixture,
-    infer::{AnswerBody, Level, answer::Timings},
+    infer::{AnswerBody, answer::Timings},
 };
 
 const FRAUD: u32 = 0;

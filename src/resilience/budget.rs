@@ -1,7 +1,8 @@
 //! The retry budget: extra load is a share of the load, whatever fails.
 //!
-//! Every request deposits `ratio`, every retry or hedge withdraws 1, over a sliding 10 s; besides, 10 a second are always
-//! granted, so that a quiet pool can retry at all. Invariant: in any 10 s, withdrawals ≤ ratio · requests + 100.
+//! Every request deposits `ratio`, every retry or hedge withdraws 1, and both count for ten clock seconds; besides, 10 a second
+//! are always granted, so that a quiet pool can retry at all. Invariant: a retry is granted only if over the ten clock seconds
+//! that end with it withdrawals ≤ ratio · requests + 100.
 //! It does not know what is withdrawn for; one budget a pool serves retries and hedges together.
 //!
 //! **Source:** Finagle's `RetryBudget`. Sums are fixed point: integer division would turn a ratio of 0.3 into 0.33.

@@ -302,3 +302,25 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Answers come in bursts on whole seconds, so that the tenths of the window begin where the model's seconds do.
+    #[test]
+    fn trips_exactly_when_the_run_or_the_rate_says_so(
+        answers in prop::collection::vec((prop::bool::weighted(0.15), prop::bool::weighted(0.8)), 0..200),
+    ) {
+        let mut bench = Bench::new();
+        let mut seen: Vec<(Instant, bool)> = Vec::new();
+        for (wait, success) in answers {
+            let now = bench.pass(SECOND * u32::from(wait)).now;
+            seen.push((now, success));
+            bench.call(if success { Outcome::Success } else { Outcome::Failure });
+            let run = seen.iter().rev().take_while(|(at, success)| !success && now - *at <= POLICY.window).count();
+            let window: Vec<_> = seen.iter().filter(|(at, _)| now - *at < POLICY.window).collect();
+            let successes = window.iter().filter(|(_, success)| *success).count();
+            let trips = run >= 5 || window.len() >= 20 && successes * 5 < window.len() * 4;
+            prop_assert_eq!(bench.state() == State::Open, trips);
+            if trips { break; }
+        }
+    }
+}
