@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{
     recipe::datatype_of,
     sample::{Sample, columns, matrix, model, view},
-    tests::{Read, element, encode, read},
+    testing::{Read, element, encode, read},
 };
 use crate::{
     config::View,
@@ -156,7 +156,7 @@ impl Cell {
             values.iter().map(|value| (0..length(value)).map(|i| element(value, i)).collect()).collect();
         let width = joined.first().map_or(usize::from(!self.kind.is_list()), Vec::len);
         if self.protocol == "v1" {
-            let rows: Vec<_> = extra.into_iter().zip(joined).map(|(extra, joined)| (extra, joined)).collect();
+            let rows: Vec<_> = extra.into_iter().zip(joined).collect();
             return found.check_instances(self.way, self.kind.is_list(), self.datatype(), rows);
         }
         if self.way == "matrix" {
@@ -223,7 +223,7 @@ fn stored(kind: FeatureType, row: usize, exact: bool) -> Value {
         FeatureType::Int64 => Value::Int64(int(0)),
         FeatureType::Double => Value::Double(double(0)),
         FeatureType::Float => Value::Float(float(0)),
-        FeatureType::Bool => Value::Bool(row % 2 == 0),
+        FeatureType::Bool => Value::Bool(row.is_multiple_of(2)),
         FeatureType::UnixTimestamp => Value::UnixTimestamp(int(0)),
         FeatureType::BytesList => Value::BytesList((0..3).map(raw).collect()),
         FeatureType::StringList => Value::StringList((0..3).map(text).collect()),
@@ -231,7 +231,7 @@ fn stored(kind: FeatureType, row: usize, exact: bool) -> Value {
         FeatureType::Int64List => Value::Int64List((0..3).map(int).collect()),
         FeatureType::DoubleList => Value::DoubleList((0..3).map(double).collect()),
         FeatureType::FloatList => Value::FloatList((0..3).map(float).collect()),
-        FeatureType::BoolList => Value::BoolList((0..3).map(|i| (row + i) % 2 == 0).collect()),
+        FeatureType::BoolList => Value::BoolList((0..3).map(|i| (row + i).is_multiple_of(2)).collect()),
         FeatureType::UnixTimestampList => Value::UnixTimestampList((0..3).map(int).collect()),
     }
 }

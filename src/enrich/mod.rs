@@ -21,11 +21,13 @@ pub mod sample;
 mod sink;
 mod table;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod v1;
 mod v2;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
@@ -33,7 +35,10 @@ use self::recipe::{Output, Recipe};
 use crate::{
     config::{Config, Model, View},
     features::FeatureSet,
-    infer::{Decoded, Error, InferRequest, Kind, Payload, Plan, Protocol, Rest, WorkerId, decoded::Layout},
+    infer::{
+        Decoded, Error, InferRequest, Kind, Payload, Plan, Protocol, Rest, WorkerId,
+        decoded::{Layout, Span},
+    },
 };
 
 /// Compiles every model's recipe once, then turns requests into what their models receive.
@@ -157,6 +162,36 @@ impl Join<'_> {
     /// How many instances the answer of the feature stage is for.
     fn rows(&self) -> Result<usize, Error> {
         self.features.rows().ok_or_else(|| Error::new(Kind::Internal, "a model with joins got no joined rows"))
+    }
+
+    /// Copies a range of the body; `parameters`, where it lies inside, goes without what is dropped.
+    fn copy(&self, out: &mut Vec<u8>, range: Range<usize>, parameters: Option<Span>) {
+        let body = &self.decoded.body;
+        match parameters {
+            Some(span) if range.contains(&span.start()) && self.drops_any_parameter() => {
+                out.extend_from_slice(&body[range.start..span.start()]);
+                self.put_parameters(out);
+                out.extend_from_slice(&body[span.end()..range.end]);
+            }
+            _ => out.extend_from_slice(&body[range]),
+        }
+    }
+
+    fn put_parameters(&self, out: &mut Vec<u8>) {
+        let body = &self.decoded.body;
+        let mut comma = false;
+        out.push(b'{');
+        for parameter in &self.decoded.parameters {
+            if self.drops_parameter(|name| parameter.key.is(body, name)) {
+                continue;
+            }
+            if comma {
+                out.push(b',');
+            }
+            comma = true;
+            out.extend_from_slice(parameter.span.of(body));
+        }
+        out.push(b'}');
     }
 
     /// Whether a tensor or instance key of that name is left out.

@@ -165,7 +165,7 @@ fn message_to(message: &[u8], old: impl Fn(&[u8]) -> bool, name: &str, whole: Op
 }
 
 /// Writes the length of the message that follows the frame's first bytes.
-pub(super) fn close_frame(out: &mut Vec<u8>) -> Result<(), Error> {
+pub(super) fn close_frame(out: &mut [u8]) -> Result<(), Error> {
     let length = out.len() - FRAME;
     set_length(out, length)
 }

@@ -124,8 +124,8 @@ impl Sample {
         let row =
             |values: Vec<Value>| Arc::new(Row { event_time: None, values: values.into_iter().map(Some).collect() });
         let rows = rows.into_iter().map(|values| values.map(row)).collect();
-        let select = (0..view.features.len()).collect();
-        let features = FeatureSet::sample(vec![(Arc::clone(view), select, rows)]);
+        let select: Vec<usize> = (0..view.features.len()).collect();
+        let features = FeatureSet::sample(Arc::clone(view), &select, rows);
         let enricher = Enricher::compile(&[model], std::slice::from_ref(view), 64 << 20);
         Self { enricher, features, plan: plan() }
     }

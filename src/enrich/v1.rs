@@ -9,7 +9,6 @@ use super::{
     recipe::{Joined, Output},
     sink::{Encoding, Writer},
     table::{Table, put_feature, taken, width},
-    v2::put_parameters,
 };
 use crate::infer::{
     Datatype, Error, Kind,
@@ -25,15 +24,7 @@ pub(super) fn write(join: &Join<'_>, instances: &Instances, parameters: Option<S
         return Err(Error::new(Kind::Internal, format!("{rows} joined rows for {found} instances")));
     }
     let mut out = Vec::with_capacity(body.len() + 64 * rows + 64);
-    let first = parameters.filter(|span| span.start() < instances.span.start());
-    let last = parameters.filter(|span| span.start() > instances.span.start());
-    let mut at = 0;
-    if let Some(span) = first {
-        out.extend_from_slice(&body[..span.start()]);
-        put_parameters(join, &mut out, span);
-        at = span.end();
-    }
-    out.extend_from_slice(&body[at..instances.span.start()]);
+    join.copy(&mut out, 0..instances.span.start(), parameters);
     out.push(b'[');
     match &join.recipe.output {
         Output::Matrix(matrix) => {
@@ -56,13 +47,7 @@ pub(super) fn write(join: &Join<'_>, instances: &Instances, parameters: Option<S
         Output::Nothing => {}
     }
     out.push(b']');
-    at = instances.span.end();
-    if let Some(span) = last {
-        out.extend_from_slice(&body[at..span.start()]);
-        put_parameters(join, &mut out, span);
-        at = span.end();
-    }
-    out.extend_from_slice(&body[at..]);
+    join.copy(&mut out, instances.span.end()..body.len(), parameters);
     Ok(out.into())
 }
 

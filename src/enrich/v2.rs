@@ -28,24 +28,9 @@ pub(super) fn write(join: &Join<'_>, object: &Object) -> Result<(Bytes, Option<u
     let wire = if binary { Wire::Binary } else { Wire::Json };
     let cells = join.features.rows().unwrap_or(0) * 64;
     let mut sink = Sink::new(wire, body.len() + cells + 256);
-    let parameters = object.parameters.filter(|_| join.drops_any_parameter());
-    let first = parameters.filter(|span| span.start() < object.inputs.start());
-    let last = parameters.filter(|span| span.start() > object.inputs.start());
-    let mut at = 0;
-    if let Some(span) = first {
-        sink.out.extend_from_slice(&body[..span.start()]);
-        put_parameters(join, &mut sink.out, span);
-        at = span.end();
-    }
-    sink.out.extend_from_slice(&body[at..object.inputs.start()]);
+    join.copy(&mut sink.out, 0..object.inputs.start(), object.parameters);
     put_inputs(join, &mut sink, object.present)?;
-    at = object.inputs.end();
-    if let Some(span) = last {
-        sink.out.extend_from_slice(&body[at..span.start()]);
-        put_parameters(join, &mut sink.out, span);
-        at = span.end();
-    }
-    sink.out.extend_from_slice(&body[at..object.json]);
+    join.copy(&mut sink.out, object.inputs.end()..object.json, object.parameters);
     if !binary {
         return Ok((sink.out.into(), None));
     }
@@ -89,26 +74,4 @@ fn put_chunks(join: &Join<'_>, sink: &mut Sink) {
         }
     }
     sink.out.extend_from_slice(&sink.data);
-}
-
-/// The `parameters` object without the dropped ones; untouched where none is.
-pub(super) fn put_parameters(join: &Join<'_>, out: &mut Vec<u8>, span: Span) {
-    let body = &join.decoded.body;
-    if !join.drops_any_parameter() {
-        out.extend_from_slice(span.of(body));
-        return;
-    }
-    let mut comma = false;
-    out.push(b'{');
-    for parameter in &join.decoded.parameters {
-        if join.drops_parameter(|name| parameter.key.is(body, name)) {
-            continue;
-        }
-        if comma {
-            out.push(b',');
-        }
-        comma = true;
-        out.extend_from_slice(parameter.span.of(body));
-    }
-    out.push(b'}');
 }

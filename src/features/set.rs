@@ -64,10 +64,8 @@ impl FeatureSet {
 /// For tests and benches only: the feature stage is the one place that builds a set.
 #[cfg(any(test, feature = "bench"))]
 impl FeatureSet {
-    /// A set of joined rows, a view, its selected features and its rows each.
-    pub(crate) fn sample(joins: Vec<(Arc<View>, Vec<usize>, Vec<Option<Arc<Row>>>)>) -> Self {
-        let joins =
-            joins.into_iter().map(|(view, select, rows)| Joined { view, select: select.into(), rows }).collect();
-        Self { joins, ..Self::default() }
+    /// One join: a view, its selected features, and a row an instance.
+    pub(crate) fn sample(view: Arc<View>, select: &[usize], rows: Vec<Option<Arc<Row>>>) -> Self {
+        Self { joins: vec![Joined { view, select: select.into(), rows }], ..Self::default() }
     }
 }

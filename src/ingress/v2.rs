@@ -2,7 +2,7 @@
 //!
 //! Data is checked and counted, not parsed. A tensor in the model server's shared memory keeps its place without data.
 
-use std::{borrow::Cow, str::FromStr};
+use std::str::FromStr;
 
 use bytes::Bytes;
 
@@ -191,7 +191,7 @@ impl Members {
     }
 }
 
-fn parse_datatype(name: &str, text: &Cow<'_, str>) -> Result<Datatype, Error> {
+fn parse_datatype(name: &str, text: &str) -> Result<Datatype, Error> {
     text.parse().map_err(|error| Error::invalid(format!("tensor {name:?}: {error}")))
 }
 
