@@ -3,4 +3,5 @@
 pub mod config;
 pub mod features;
 pub mod infer;
+pub mod proto;
 pub mod telemetry;
