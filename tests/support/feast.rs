@@ -7,25 +7,25 @@ use serde_json::Value;
 use super::{client, parts, process::Folder};
 
 /// A materialized repository.
-pub struct Feast {
+pub(crate) struct Feast {
     /// Rows by view: a list of objects, column by column as Feast's own SDK reads them back.
-    pub rows: Value,
+    pub(crate) rows: Value,
     folder: Folder,
 }
 
 impl Feast {
     /// The project's name.
-    pub const PROJECT: &str = "shop";
+    pub(crate) const PROJECT: &str = "shop";
 
     /// Materializes into one server, named `host:port`.
     #[track_caller]
-    pub fn into_redis(address: &str) -> Self {
+    pub(crate) fn into_redis(address: &str) -> Self {
         Self::materialize("redis", address)
     }
 
     /// Materializes into a cluster with these nodes.
     #[track_caller]
-    pub fn into_cluster(nodes: &[String]) -> Self {
+    pub(crate) fn into_cluster(nodes: &[String]) -> Self {
         Self::materialize("redis_cluster", &nodes.join(","))
     }
 
@@ -40,7 +40,7 @@ impl Feast {
     }
 
     /// The parquet file that a view was materialized from.
-    pub fn parquet(&self, view: &str) -> PathBuf {
+    pub(crate) fn parquet(&self, view: &str) -> PathBuf {
         self.folder.path().join(format!("{view}.parquet"))
     }
 }

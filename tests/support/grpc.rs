@@ -12,50 +12,50 @@ use tokio::{net::TcpStream, runtime::Runtime};
 use weir::proto::inference as pb;
 
 /// The service's path.
-pub const SERVICE: &str = "/inference.GRPCInferenceService";
+pub(crate) const SERVICE: &str = "/inference.GRPCInferenceService";
 
 /// One answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The HTTP status.
-    pub http_status: u16,
-    pub headers: HeaderMap,
+    pub(crate) http_status: u16,
+    pub(crate) headers: HeaderMap,
     /// The first message's bytes, without the frame; `None` if none came.
-    pub message: Option<Bytes>,
+    pub(crate) message: Option<Bytes>,
     /// The trailers, or the headers of an answer that has only those.
-    pub trailers: HeaderMap,
+    pub(crate) trailers: HeaderMap,
 }
 
 impl Answer {
     /// `grpc-status`.
     #[track_caller]
-    pub fn status(&self) -> u32 {
+    pub(crate) fn status(&self) -> u32 {
         let status = self.trailers.get("grpc-status").unwrap_or_else(|| panic!("no grpc-status: {self:?}"));
         status.to_str().expect("ASCII").parse().expect("a number")
     }
 
     /// `grpc-message`, percent-decoded as far as it matters here.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let text = self.trailers.get("grpc-message").map_or("", |text| text.to_str().expect("ASCII"));
         text.replace("%20", " ").replace("%22", "\"").replace("%27", "'").replace("%0A", "\n").replace("%25", "%")
     }
 
     /// A header or trailer.
-    pub fn metadata(&self, name: &str) -> Option<String> {
+    pub(crate) fn metadata(&self, name: &str) -> Option<String> {
         let value = self.headers.get(name).or_else(|| self.trailers.get(name))?;
         Some(value.to_str().expect("ASCII").to_owned())
     }
 
     /// The message, decoded; fails unless the status is 0.
     #[track_caller]
-    pub fn decode<M: Message + Default>(&self) -> M {
+    pub(crate) fn decode<M: Message + Default>(&self) -> M {
         assert_eq!(self.status(), 0, "{}", self.text());
         M::decode(self.message.clone().expect("an OK answer has a message")).expect("the message decodes")
     }
 }
 
 /// A connection.
-pub struct Grpc {
+pub(crate) struct Grpc {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
     authority: String,
@@ -64,7 +64,7 @@ pub struct Grpc {
 impl Grpc {
     /// Connects with prior knowledge of HTTP/2.
     #[track_caller]
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let sender = runtime.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
@@ -79,7 +79,7 @@ impl Grpc {
 
     /// One call of a unary method with a message's bytes.
     #[track_caller]
-    pub fn call_raw(&mut self, path: &str, message: &[u8], metadata: &[(&str, &str)]) -> Answer {
+    pub(crate) fn call_raw(&mut self, path: &str, message: &[u8], metadata: &[(&str, &str)]) -> Answer {
         let mut frame = vec![0];
         frame.extend_from_slice(&u32::try_from(message.len()).expect("under 4 GiB").to_be_bytes());
         frame.extend_from_slice(message);
@@ -89,19 +89,19 @@ impl Grpc {
 
     /// One call of a method of the inference service.
     #[track_caller]
-    pub fn call(&mut self, method: &str, message: &impl Message, metadata: &[(&str, &str)]) -> Answer {
+    pub(crate) fn call(&mut self, method: &str, message: &impl Message, metadata: &[(&str, &str)]) -> Answer {
         self.call_raw(&format!("{SERVICE}/{method}"), &message.encode_to_vec(), metadata)
     }
 
     /// `ModelInfer`.
     #[track_caller]
-    pub fn infer(&mut self, request: &pb::ModelInferRequest) -> Answer {
+    pub(crate) fn infer(&mut self, request: &pb::ModelInferRequest) -> Answer {
         self.call("ModelInfer", request, &[])
     }
 
     /// Any HTTP/2 exchange; the body's frames are joined, and its first gRPC frame taken off for a gRPC answer.
     #[track_caller]
-    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.authority));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -140,7 +140,7 @@ fn answer(head: &http::response::Parts, bytes: Bytes, trailers: Option<HeaderMap
 }
 
 /// An input with raw contents: its descriptor and its bytes.
-pub fn raw_input(name: &str, datatype: &str, shape: &[i64]) -> pb::model_infer_request::InferInputTensor {
+pub(crate) fn raw_input(name: &str, datatype: &str, shape: &[i64]) -> pb::model_infer_request::InferInputTensor {
     pb::model_infer_request::InferInputTensor {
         name: name.into(),
         datatype: datatype.into(),

@@ -10,22 +10,22 @@ use std::{
 };
 
 /// The listener.
-pub struct Hand {
+pub(crate) struct Hand {
     address: SocketAddr,
     arrivals: Receiver<Arrival>,
 }
 
 /// A request that reached it.
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// Request line and headers.
-    pub head: String,
-    pub body: Vec<u8>,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
     stream: TcpStream,
 }
 
 impl Hand {
     /// Listens.
-    pub fn listen() -> Self {
+    pub(crate) fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("it is bound");
         let (sender, arrivals) = channel();
@@ -39,42 +39,43 @@ impl Hand {
     }
 
     /// An endpoint for Weir's config.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The next request, awaited.
     #[track_caller]
-    pub fn arrival(&self) -> Arrival {
+    pub(crate) fn arrival(&self) -> Arrival {
         self.arrivals.recv_timeout(Duration::from_secs(20)).expect("a request arrives")
     }
 
     /// How many requests are waiting to be looked at; they are dropped.
-    pub fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.arrivals.try_iter().count()
     }
 }
 
 impl Arrival {
     /// A header of the request.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     /// Writes bytes back.
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("Weir reads");
     }
 
     /// Answers 200 with a JSON body.
-    pub fn answer(mut self, body: &str) {
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    pub(crate) fn answer(mut self, body: &str) {
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
         self.write(format!("{head}{body}").as_bytes());
     }
 
     /// Waits until the other side closes or resets the connection.
-    pub fn closed_within(&mut self, limit: Duration) -> bool {
+    pub(crate) fn closed_within(&mut self, limit: Duration) -> bool {
         self.stream.set_read_timeout(Some(limit)).expect("it is a TCP socket");
         match self.stream.read(&mut [0; 1]) {
             Ok(read) => read == 0,
@@ -87,7 +88,8 @@ impl Arrival {
 fn serve(mut stream: TcpStream, arrivals: &Sender<Arrival>) {
     while let Some((head, body)) = read_request(&mut stream) {
         if head.starts_with("GET ") {
-            let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
+            let answer =
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
             if stream.write_all(answer.as_bytes()).is_err() {
                 return;
             }
@@ -109,7 +111,8 @@ fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).ok()?;
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let length =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body).ok()?;
     Some((head, body))

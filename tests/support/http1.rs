@@ -10,51 +10,52 @@ use std::{
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub struct Response {
-    pub status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     /// In wire order, names in lower case.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// What followed a chunked body.
-    pub trailers: Vec<(String, String)>,
+    pub(crate) trailers: Vec<(String, String)>,
     /// Informational answers that came before, by status.
-    pub informational: Vec<u16>,
+    pub(crate) informational: Vec<u16>,
 }
 
 impl Response {
     /// The header of that name; several are joined as the RFC says.
-    pub fn header(&self, name: &str) -> Option<String> {
-        let values: Vec<_> = self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let values: Vec<_> =
+            self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
         (!values.is_empty()).then(|| values.join(", "))
     }
 
     /// The body as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The body as JSON.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.text()))
     }
 
     /// The text under `error` of an error's body.
     #[track_caller]
-    pub fn error(&self) -> String {
+    pub(crate) fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no \"error\" in {}", self.text())).to_owned()
     }
 
     /// Fails, showing the answer, unless it has that status.
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{:?} {}", self.headers, self.text());
         self
     }
 }
 
 /// A connection.
-pub struct Http1 {
+pub(crate) struct Http1 {
     authority: String,
     stream: BufReader<TcpStream>,
 }
@@ -62,7 +63,7 @@ pub struct Http1 {
 impl Http1 {
     /// Connects.
     #[track_caller]
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_nodelay(true).expect("it is a TCP socket");
         // Far beyond every deadline in the tests: a hung connection fails a test instead of hanging the suite.
@@ -72,13 +73,13 @@ impl Http1 {
 
     /// Writes bytes as they are.
     #[track_caller]
-    pub fn send_raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("the server reads");
     }
 
     /// Writes a request: `host` and `content-length` are added, unless `headers` frames the body itself.
     #[track_caller]
-    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.authority);
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
@@ -95,26 +96,26 @@ impl Http1 {
 
     /// One exchange.
     #[track_caller]
-    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    pub(crate) fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         self.send(method, path, headers, body);
         self.receive()
     }
 
     /// A POST of JSON.
     #[track_caller]
-    pub fn post(&mut self, path: &str, body: impl AsRef<[u8]>) -> Response {
+    pub(crate) fn post(&mut self, path: &str, body: impl AsRef<[u8]>) -> Response {
         self.request("POST", path, &[("content-type", "application/json")], body.as_ref())
     }
 
     /// A GET.
     #[track_caller]
-    pub fn get(&mut self, path: &str) -> Response {
+    pub(crate) fn get(&mut self, path: &str) -> Response {
         self.request("GET", path, &[], b"")
     }
 
     /// Reads one answer, informational ones before it apart.
     #[track_caller]
-    pub fn receive(&mut self) -> Response {
+    pub(crate) fn receive(&mut self) -> Response {
         let mut informational = Vec::new();
         loop {
             let status = self.status_line().expect("an answer, not the connection's end");
@@ -131,14 +132,14 @@ impl Http1 {
 
     /// The next informational or final status, its headers read and dropped; the body stays unread.
     #[track_caller]
-    pub fn receive_head(&mut self) -> u16 {
+    pub(crate) fn receive_head(&mut self) -> u16 {
         let status = self.status_line().expect("an answer, not the connection's end");
         self.headers();
         status
     }
 
     /// Whether the server ended the connection, waiting for it; what it still sends is dropped.
-    pub fn closed(&mut self) -> bool {
+    pub(crate) fn closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => true,
@@ -147,7 +148,7 @@ impl Http1 {
     }
 
     /// Ends our sending side.
-    pub fn finish_sending(&mut self) {
+    pub(crate) fn finish_sending(&mut self) {
         self.stream.get_mut().shutdown(Shutdown::Write).expect("it is connected");
     }
 
@@ -208,18 +209,18 @@ impl Http1 {
 
 /// One POST of JSON on a connection of its own.
 #[track_caller]
-pub fn post(address: SocketAddr, path: &str, body: impl AsRef<[u8]>) -> Response {
+pub(crate) fn post(address: SocketAddr, path: &str, body: impl AsRef<[u8]>) -> Response {
     Http1::connect(address).post(path, body)
 }
 
 /// One GET on a connection of its own.
 #[track_caller]
-pub fn get(address: SocketAddr, path: &str) -> Response {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
     Http1::connect(address).get(path)
 }
 
 /// A GET that may find nobody there.
-pub fn try_get(address: SocketAddr, path: &str) -> Option<u16> {
+pub(crate) fn try_get(address: SocketAddr, path: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A running server with the models `echo` and `fraud`.
-pub struct KServe {
+pub(crate) struct KServe {
     http: SocketAddr,
     grpc: SocketAddr,
     _process: Spawned,
@@ -17,7 +17,7 @@ pub struct KServe {
 
 impl KServe {
     /// Starts one; about five seconds.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = Folder::new("kserve");
         let [http, grpc] = std::array::from_fn(|_| free_port());
         let mut command = Command::new(parts::python("kserve"));
@@ -26,28 +26,29 @@ impl KServe {
             .args([format!("--http_port={http}"), format!("--grpc_port={grpc}")])
             .current_dir(folder.path());
         let mut process = Spawned::start("kserve", &mut command, folder.path());
-        process.ready("every model", |_| (http1::try_get(loopback(http), "/v2/models/fraud/ready")? == 200).then_some(()));
+        process
+            .ready("every model", |_| (http1::try_get(loopback(http), "/v2/models/fraud/ready")? == 200).then_some(()));
         Self { http: loopback(http), grpc: loopback(grpc), _process: process, _folder: folder }
     }
 
     /// One for all tests.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: LazyLock<KServe> = LazyLock::new(KServe::start);
         &SHARED
     }
 
     /// Its HTTP port.
-    pub fn http(&self) -> SocketAddr {
+    pub(crate) fn http(&self) -> SocketAddr {
         self.http
     }
 
     /// Its gRPC port.
-    pub fn grpc(&self) -> SocketAddr {
+    pub(crate) fn grpc(&self) -> SocketAddr {
         self.grpc
     }
 
     /// An endpoint for Weir's config, both ports.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("{{http: \"http://{}\", grpc: \"http://{}\"}}", self.http, self.grpc)
     }
 }

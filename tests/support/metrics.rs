@@ -11,7 +11,7 @@ use std::{
 use super::{http1, process::await_some};
 
 /// One scrape.
-pub struct Metrics {
+pub(crate) struct Metrics {
     text: String,
     series: Vec<Series>,
 }
@@ -25,29 +25,29 @@ struct Series {
 impl Metrics {
     /// Scrapes `/metrics`.
     #[track_caller]
-    pub fn scrape(admin: SocketAddr) -> Self {
+    pub(crate) fn scrape(admin: SocketAddr) -> Self {
         Self::parse(http1::get(admin, "/metrics").expect(200).text())
     }
 
     /// Parses the text format.
     #[track_caller]
-    pub fn parse(text: String) -> Self {
+    pub(crate) fn parse(text: String) -> Self {
         let series = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(parse_line).collect();
         Self { text, series }
     }
 
     /// The text as scraped.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// The families' names, from their `# TYPE` lines.
-    pub fn families(&self) -> Vec<&str> {
+    pub(crate) fn families(&self) -> Vec<&str> {
         self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect()
     }
 
     /// The sum of the series of that name that have these labels; `None` if there is none.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let matches = |series: &&Series| {
             let has = |(key, value): &(&str, &str)| series.labels.get(*key).is_some_and(|found| found == value);
             series.name == name && labels.iter().all(has)
@@ -58,34 +58,43 @@ impl Metrics {
     }
 
     /// The same, zero if there is none.
-    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.sum(name, labels).unwrap_or(0.0)
     }
 
     /// What is exported under that name, for a failing test's message.
-    pub fn lines_of(&self, name: &str) -> String {
+    pub(crate) fn lines_of(&self, name: &str) -> String {
         let lines: Vec<_> = self.text.lines().filter(|line| line.starts_with(name)).collect();
         lines.join("\n")
     }
 
     /// Fails unless the sum is `expected`.
     #[track_caller]
-    pub fn expect(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
+    pub(crate) fn expect(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
         let found = self.count(name, labels);
-        assert!((found - expected).abs() < 1e-9, "{name}{labels:?} is {found}, not {expected}:\n{}", self.lines_of(name));
+        assert!(
+            (found - expected).abs() < 1e-9,
+            "{name}{labels:?} is {found}, not {expected}:\n{}",
+            self.lines_of(name)
+        );
     }
 }
 
 /// Scrapes until the sum satisfies `condition`; the sum.
 #[track_caller]
-pub fn await_metric(admin: SocketAddr, name: &str, labels: &[(&str, &str)], condition: impl Fn(f64) -> bool) -> f64 {
+pub(crate) fn await_metric(
+    admin: SocketAddr,
+    name: &str,
+    labels: &[(&str, &str)],
+    condition: impl Fn(f64) -> bool,
+) -> f64 {
     await_some(&format!("{name}{labels:?}"), Duration::from_secs(20), || {
         Metrics::scrape(admin).sum(name, labels).filter(|value| condition(*value))
     })
 }
 
 /// What `promtool check metrics` has to say about a scrape; empty when it is content.
-pub fn promtool(text: &str) -> String {
+pub(crate) fn promtool(text: &str) -> String {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("promtool is installed");

@@ -3,24 +3,24 @@
 //! Nothing here imitates a server that Weir talks to in production, but for one upstream (`hand`) whose connection a test
 //! has to watch from inside. Nothing outlives the test binary (`process`), whatever ends it.
 
-pub mod client;
-pub mod feast;
-pub mod grpc;
-pub mod hand;
-pub mod http1;
-pub mod kserve;
-pub mod metrics;
-pub mod parts;
-pub mod process;
-pub mod redis;
-pub mod seaweed;
-pub mod triton;
-pub mod vectors;
-pub mod weir;
+pub(crate) mod client;
+pub(crate) mod feast;
+pub(crate) mod grpc;
+pub(crate) mod hand;
+pub(crate) mod http1;
+pub(crate) mod kserve;
+pub(crate) mod metrics;
+pub(crate) mod parts;
+pub(crate) mod process;
+pub(crate) mod redis;
+pub(crate) mod seaweed;
+pub(crate) mod triton;
+pub(crate) mod vectors;
+pub(crate) mod weir;
 
-pub use feast::Feast;
-pub use kserve::KServe;
-pub use redis::{Redis, RedisCluster};
-pub use seaweed::SeaweedFs;
-pub use triton::Triton;
-pub use weir::Weir;
+pub(crate) use feast::Feast;
+pub(crate) use kserve::KServe;
+pub(crate) use redis::{Redis, RedisCluster};
+pub(crate) use seaweed::SeaweedFs;
+pub(crate) use triton::Triton;
+pub(crate) use weir::Weir;

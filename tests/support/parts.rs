@@ -16,31 +16,31 @@ static PARTS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
 });
 
 /// A Python environment's folder: `triton`, `kserve` or `feast`.
-pub fn environment(name: &str) -> PathBuf {
+pub(crate) fn environment(name: &str) -> PathBuf {
     PathBuf::from(&PARTS[name])
 }
 
 /// A Python environment's interpreter.
-pub fn python(name: &str) -> PathBuf {
+pub(crate) fn python(name: &str) -> PathBuf {
     environment(name).join("bin/python")
 }
 
 /// The interpreters' version, `3.11`.
-pub fn python_version() -> &'static str {
+pub(crate) fn python_version() -> &'static str {
     &PARTS["python"]
 }
 
 /// Where a Python environment keeps its packages.
-pub fn site_packages(name: &str) -> PathBuf {
+pub(crate) fn site_packages(name: &str) -> PathBuf {
     environment(name).join(format!("lib/python{}/site-packages", python_version()))
 }
 
 /// A file of this folder, `tests/support`.
-pub fn support_file(name: &str) -> PathBuf {
+pub(crate) fn support_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
 }
 
 /// A file of `tests/data`.
-pub fn data_file(name: &str) -> PathBuf {
+pub(crate) fn data_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }

@@ -20,7 +20,7 @@ use std::{
 use tokio::time::Instant;
 
 /// How long a server may take to become ready on a busy machine.
-pub const START: Duration = Duration::from_secs(120);
+pub(crate) const START: Duration = Duration::from_secs(120);
 
 struct Reaper(Mutex<ChildStdin>);
 
@@ -48,7 +48,7 @@ fn tell_reaper(line: &str) {
 }
 
 /// A child process, its group and its log.
-pub struct Spawned {
+pub(crate) struct Spawned {
     name: String,
     child: Child,
     log: PathBuf,
@@ -57,7 +57,7 @@ pub struct Spawned {
 
 impl Spawned {
     /// Starts `command` with standard output and error going to `NAME.log` in `folder`.
-    pub fn start(name: &str, command: &mut Command, folder: &Path) -> Self {
+    pub(crate) fn start(name: &str, command: &mut Command, folder: &Path) -> Self {
         let log = folder.join(format!("{name}.log"));
         let out = File::create(&log).expect("the folder is writable");
         let err = out.try_clone().expect("a file can be duplicated");
@@ -68,22 +68,22 @@ impl Spawned {
     }
 
     /// The process's id, which is its group's too.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Everything it printed so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Sends `signal` (`TERM`, `KILL`, `STOP`…) to the process alone.
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         assert!(kill(signal, &self.id().to_string()), "{} is gone already:\n{}", self.name, self.log());
     }
 
     /// Its exit status, if it has ended.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("it is our child");
         }
@@ -91,13 +91,13 @@ impl Spawned {
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         let name = self.name.clone();
         await_some(&format!("{name} to end"), limit, || self.ended())
     }
 
     /// Waits until `ready` says something; fails at once if the process ends before.
-    pub fn ready<T>(&mut self, what: &str, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn ready<T>(&mut self, what: &str, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
             if let Some(value) = ready(self) {
@@ -132,23 +132,23 @@ fn tail(log: &str) -> String {
 }
 
 /// A folder that is removed on drop, and when the test binary ends.
-pub struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
     /// A new one.
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new().prefix(&format!("weir-{name}-")).tempdir().expect("a writable /tmp");
         tell_reaper(&format!("folder {}", folder.path().display()));
         Self(folder)
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// Writes a file into it, with the folders on the way; returns its path.
-    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         std::fs::create_dir_all(path.parent().expect("it is in the folder")).expect("the folder is writable");
         std::fs::write(&path, contents).expect("the folder is writable");
@@ -159,7 +159,7 @@ impl Folder {
 /// A port on loopback that nobody listens on, nor on the port 10000 above it (which Redis Cluster and SeaweedFS open too).
 ///
 /// Out of the range from which the kernel takes ports for outgoing connections, and never the same one twice.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
@@ -171,17 +171,17 @@ pub fn free_port() -> u16 {
 }
 
 /// Whether something accepts connections there.
-pub fn listening(address: SocketAddr) -> bool {
+pub(crate) fn listening(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
 
 /// Loopback at a port.
-pub fn loopback(port: u16) -> SocketAddr {
+pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Polls until `condition` gives something.
-pub fn await_some<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn await_some<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
@@ -193,6 +193,6 @@ pub fn await_some<T>(what: &str, limit: Duration, mut condition: impl FnMut() ->
 }
 
 /// Polls until `condition` holds.
-pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     await_some(what, limit, || condition().then_some(()));
 }

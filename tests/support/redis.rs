@@ -13,7 +13,7 @@ use super::{
 };
 
 /// One server.
-pub struct Redis {
+pub(crate) struct Redis {
     port: u16,
     process: Mutex<Option<Spawned>>,
     folder: Folder,
@@ -22,7 +22,7 @@ pub struct Redis {
 
 impl Redis {
     /// Starts a server of the test's own.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[])
     }
 
@@ -34,33 +34,33 @@ impl Redis {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         loopback(self.port)
     }
 
     /// `redis://…`
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.address())
     }
 
     /// A connection of the test's own.
-    pub fn connection(&self) -> redis::Connection {
+    pub(crate) fn connection(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).expect("the URL is one");
         client.get_connection().expect("Redis runs")
     }
 
     /// Ends it as a crash would.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         *self.process.lock().expect("no holder panics") = None;
     }
 
     /// Stops it from answering while its connections stay open.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.process.lock().expect("no holder panics").as_ref().expect("it runs").signal("STOP");
     }
 
     /// Starts it, empty, where it was.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut command = Command::new("redis-server");
         let port = self.port.to_string();
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
@@ -75,7 +75,7 @@ impl Redis {
     }
 
     /// How often a command (`hmget`) ran since the server started.
-    pub fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         let info: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection()).expect("Redis runs");
         let prefix = format!("cmdstat_{command}:calls=");
         let line = info.lines().find_map(|line| line.strip_prefix(&prefix));
@@ -83,26 +83,29 @@ impl Redis {
     }
 
     /// Writes hashes as they were dumped.
-    pub fn load(&self, hashes: &[StoredHash]) {
+    pub(crate) fn load(&self, hashes: &[StoredHash]) {
         let mut connection = self.connection();
         for hash in hashes {
             let mut command = redis::cmd("HSET");
             command.arg(&hash.key);
-            hash.fields.iter().for_each(|(field, value)| drop(command.arg(field).arg(value)));
+            for (field, value) in &hash.fields {
+                command.arg(field).arg(value);
+            }
             command.exec(&mut connection).expect("Redis takes hashes");
         }
     }
 }
 
 /// Three masters with a replica each.
-pub struct RedisCluster {
+pub(crate) struct RedisCluster {
     nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
     /// Starts one; about ten seconds.
-    pub fn start() -> Self {
-        let extra = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"];
+    pub(crate) fn start() -> Self {
+        let extra =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"];
         let nodes: Vec<_> = (0..6).map(|_| Redis::with(&extra)).collect();
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]).args(nodes.iter().map(|node| node.address().to_string()));
@@ -120,41 +123,43 @@ impl RedisCluster {
     }
 
     /// One for all tests that only read, or write keys of their own.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::start);
         &SHARED
     }
 
     /// The seed URLs, as a YAML list.
-    pub fn urls(&self) -> String {
+    pub(crate) fn urls(&self) -> String {
         let urls: Vec<_> = self.nodes.iter().map(Redis::url).collect();
         format!("[{}]", urls.join(", "))
     }
 
     /// `host:port` of every node.
-    pub fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.address().to_string()).collect()
     }
 
     /// A client that follows redirections.
-    pub fn connection(&self) -> redis::cluster::ClusterConnection {
+    pub(crate) fn connection(&self) -> redis::cluster::ClusterConnection {
         let urls: Vec<_> = self.nodes.iter().map(Redis::url).collect();
         redis::cluster::ClusterClient::new(urls).and_then(|client| client.get_connection()).expect("the cluster runs")
     }
 
     /// Writes hashes, each to the shard of its key.
-    pub fn load(&self, hashes: &[StoredHash]) {
+    pub(crate) fn load(&self, hashes: &[StoredHash]) {
         let mut connection = self.connection();
         for hash in hashes {
             let mut command = redis::cmd("HSET");
             command.arg(&hash.key);
-            hash.fields.iter().for_each(|(field, value)| drop(command.arg(field).arg(value)));
+            for (field, value) in &hash.fields {
+                command.arg(field).arg(value);
+            }
             command.exec(&mut connection).expect("the cluster takes hashes");
         }
     }
 
     /// Keys held by each node, replicas among them.
-    pub fn sizes(&self) -> Vec<u64> {
+    pub(crate) fn sizes(&self) -> Vec<u64> {
         let size = |node: &Redis| redis::cmd("DBSIZE").query(&mut node.connection()).expect("the node runs");
         self.nodes.iter().map(size).collect()
     }

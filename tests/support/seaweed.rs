@@ -8,12 +8,12 @@ use super::{
 };
 
 /// The bucket that is there from the start.
-pub const BUCKET: &str = "features";
+pub(crate) const BUCKET: &str = "features";
 const ACCESS_KEY: &str = "weir-test";
 const SECRET_KEY: &str = "weir-test-secret";
 
 /// A running server.
-pub struct SeaweedFs {
+pub(crate) struct SeaweedFs {
     port: u16,
     _process: Spawned,
     _folder: Folder,
@@ -21,7 +21,7 @@ pub struct SeaweedFs {
 
 impl SeaweedFs {
     /// Starts one.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = Folder::new("seaweed");
         let [master, volume, filer, port] = std::array::from_fn(|_| free_port());
         let mut command = Command::new(parts::environment("triton").join("bin/weed"));
@@ -40,18 +40,18 @@ impl SeaweedFs {
     }
 
     /// One for all tests; each uses a prefix of its own.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: LazyLock<SeaweedFs> = LazyLock::new(SeaweedFs::start);
         &SHARED
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         loopback(self.port)
     }
 
     /// What a client's environment has to say to reach it.
-    pub fn environment(&self) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let endpoint = format!("http://{}", self.address());
         let pairs = [
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY),

@@ -8,10 +8,10 @@ use super::{
 };
 
 /// A declared tensor: name, OIP datatype, dimensions (`-1`: any).
-pub type Tensor<'a> = (&'a str, &'a str, &'a [i64]);
+pub(crate) type Tensor<'a> = (&'a str, &'a str, &'a [i64]);
 
 /// Returns every input as an output of its name with `echo_` in front.
-pub const ECHO: &str = r#"
+pub(crate) const ECHO: &str = r#"
 class TritonPythonModel:
     def execute(self, requests):
         answers = []
@@ -22,7 +22,7 @@ class TritonPythonModel:
 "#;
 
 /// Scores rows of four numbers: `0.001 a + 0.01 b + 0.1 c + d`, in double precision, answered as FP32.
-pub const FRAUD: &str = r#"
+pub(crate) const FRAUD: &str = r#"
 class TritonPythonModel:
     def execute(self, requests):
         answers = []
@@ -34,7 +34,7 @@ class TritonPythonModel:
 "#;
 
 /// Sleeps as many milliseconds as it is told, then answers them.
-pub const SLOW: &str = r#"
+pub(crate) const SLOW: &str = r#"
 import time
 class TritonPythonModel:
     def execute(self, requests):
@@ -47,7 +47,7 @@ class TritonPythonModel:
 "#;
 
 /// Says why it fails.
-pub const FAILS: &str = r#"
+pub(crate) const FAILS: &str = r#"
 class TritonPythonModel:
     def execute(self, requests):
         error = pb_utils.TritonError("this model always fails")
@@ -55,7 +55,7 @@ class TritonPythonModel:
 "#;
 
 /// A running server.
-pub struct Triton {
+pub(crate) struct Triton {
     http: SocketAddr,
     grpc: SocketAddr,
     _process: Spawned,
@@ -63,28 +63,28 @@ pub struct Triton {
 }
 
 /// What a server is to serve.
-pub struct Builder {
+pub(crate) struct Builder {
     folder: Folder,
 }
 
 impl Triton {
     /// A server without models yet.
-    pub fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         Builder { folder: Folder::new("triton") }
     }
 
     /// Its HTTP port.
-    pub fn http(&self) -> SocketAddr {
+    pub(crate) fn http(&self) -> SocketAddr {
         self.http
     }
 
     /// Its gRPC port.
-    pub fn grpc(&self) -> SocketAddr {
+    pub(crate) fn grpc(&self) -> SocketAddr {
         self.grpc
     }
 
     /// An endpoint for Weir's config, both ports.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("{{http: \"http://{}\", grpc: \"http://{}\"}}", self.http, self.grpc)
     }
 }
@@ -92,7 +92,7 @@ impl Triton {
 impl Builder {
     /// Adds a model: its class `TritonPythonModel` sees numpy as `np` and Triton's `pb_utils`.
     #[must_use]
-    pub fn model(self, name: &str, inputs: &[Tensor<'_>], outputs: &[Tensor<'_>], source: &str) -> Self {
+    pub(crate) fn model(self, name: &str, inputs: &[Tensor<'_>], outputs: &[Tensor<'_>], source: &str) -> Self {
         let mut config = format!("name: \"{name}\"\nbackend: \"python\"\nmax_batch_size: 0\n");
         config += "instance_group [{ kind: KIND_CPU count: 1 }]\n";
         declare(&mut config, "input", inputs);
@@ -107,7 +107,7 @@ impl Builder {
 
     /// Adds a model that echoes these inputs.
     #[must_use]
-    pub fn echo(self, name: &str, inputs: &[Tensor<'_>]) -> Self {
+    pub(crate) fn echo(self, name: &str, inputs: &[Tensor<'_>]) -> Self {
         let names: Vec<_> = inputs.iter().map(|(name, ..)| format!("echo_{name}")).collect();
         let outputs: Vec<Tensor<'_>> =
             inputs.iter().zip(&names).map(|((_, datatype, dims), name)| (name.as_str(), *datatype, *dims)).collect();
@@ -115,7 +115,7 @@ impl Builder {
     }
 
     /// Starts the server; about two seconds.
-    pub fn start(self) -> Triton {
+    pub(crate) fn start(self) -> Triton {
         let site = parts::site_packages("triton");
         let server = site.join("pytriton/tritonserver");
         let backends = self.folder.path().join("backends");
@@ -152,6 +152,7 @@ fn lay_out_backend(server: &Path, backend: &Path) {
 fn declare(config: &mut String, kind: &str, tensors: &[Tensor<'_>]) {
     for (name, datatype, dims) in tensors {
         let datatype = if *datatype == "BYTES" { "STRING" } else { datatype };
-        writeln!(config, "{kind} [{{ name: \"{name}\" data_type: TYPE_{datatype} dims: {dims:?} }}]").expect("a String");
+        writeln!(config, "{kind} [{{ name: \"{name}\" data_type: TYPE_{datatype} dims: {dims:?} }}]")
+            .expect("a String");
     }
 }

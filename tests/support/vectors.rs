@@ -9,28 +9,28 @@ use serde_json::Value as Json;
 use super::parts;
 
 /// A stored hash.
-pub struct StoredHash {
-    pub key: Vec<u8>,
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+pub(crate) struct StoredHash {
+    pub(crate) key: Vec<u8>,
+    pub(crate) fields: Vec<(Vec<u8>, Vec<u8>)>,
     /// Join keys with their types (`int64`) and values.
-    pub entity: Vec<(String, String, Json)>,
+    pub(crate) entity: Vec<(String, String, Json)>,
     /// Stored values by `view:feature`.
-    pub features: BTreeMap<String, Vec<u8>>,
+    pub(crate) features: BTreeMap<String, Vec<u8>>,
     /// Views that have a `_ts:` field.
-    pub views: Vec<String>,
+    pub(crate) views: Vec<String>,
 }
 
 /// A feature view of the dumped repository.
-pub struct View {
-    pub name: String,
+pub(crate) struct View {
+    pub(crate) name: String,
     /// Join keys and types (`INT64`), sorted by name.
-    pub entities: Vec<(String, String)>,
+    pub(crate) entities: Vec<(String, String)>,
     /// Names and types.
-    pub features: Vec<(String, String)>,
+    pub(crate) features: Vec<(String, String)>,
 }
 
 /// Every hash of the dump.
-pub static DUMP: LazyLock<Vec<StoredHash>> = LazyLock::new(|| {
+pub(crate) static DUMP: LazyLock<Vec<StoredHash>> = LazyLock::new(|| {
     let dump = read_json("feast/redis_dump.json");
     let names = dump["field_names"].as_object().expect("an object");
     let hash = |entry: &Json| {
@@ -52,7 +52,7 @@ pub static DUMP: LazyLock<Vec<StoredHash>> = LazyLock::new(|| {
 });
 
 /// Every view of the repository whose features a tensor can hold.
-pub static VIEWS: LazyLock<Vec<View>> = LazyLock::new(|| {
+pub(crate) static VIEWS: LazyLock<Vec<View>> = LazyLock::new(|| {
     let registry = read_json("feast/registry.json");
     let text = |json: &Json| json.as_str().expect("text").to_owned();
     let columns = |list: &Json| -> Vec<(String, String)> {
@@ -68,13 +68,13 @@ pub static VIEWS: LazyLock<Vec<View>> = LazyLock::new(|| {
 });
 
 /// The view of that name.
-pub fn view(name: &str) -> &'static View {
+pub(crate) fn view(name: &str) -> &'static View {
     VIEWS.iter().find(|view| view.name == name).unwrap_or_else(|| panic!("no view {name} in the dump"))
 }
 
 impl View {
     /// Its entry under `features.views`.
-    pub fn yaml(&self) -> String {
+    pub(crate) fn yaml(&self) -> String {
         let mut text = format!("    {}:\n      entities:\n", self.name);
         for (name, kind) in &self.entities {
             writeln!(text, "        {name}: {kind}").expect("a String");
@@ -87,13 +87,13 @@ impl View {
     }
 
     /// The dump's hashes that hold a row of this view.
-    pub fn rows(&self) -> Vec<&'static StoredHash> {
+    pub(crate) fn rows(&self) -> Vec<&'static StoredHash> {
         DUMP.iter().filter(|hash| hash.views.contains(&self.name)).collect()
     }
 }
 
 /// The tensor datatype of a feature or entity type.
-pub fn datatype(kind: &str) -> Option<&'static str> {
+pub(crate) fn datatype(kind: &str) -> Option<&'static str> {
     Some(match kind.trim_end_matches("_LIST") {
         "BYTES" | "STRING" => "BYTES",
         "INT32" => "INT32",
@@ -107,7 +107,7 @@ pub fn datatype(kind: &str) -> Option<&'static str> {
 
 /// A stored value's elements as raw tensor bytes: one for a scalar, as many as the list is long otherwise. A null, or a
 /// field that is not there, is the type's zero, or no element of a list.
-pub fn elements(stored: Option<&[u8]>, kind: &str) -> Vec<Vec<u8>> {
+pub(crate) fn elements(stored: Option<&[u8]>, kind: &str) -> Vec<Vec<u8>> {
     let list = kind.ends_with("_LIST");
     let element = kind.trim_end_matches("_LIST");
     let Some((number, content)) = stored.and_then(|bytes| fields(bytes).into_iter().next()) else {
@@ -183,7 +183,7 @@ fn raw(element: &str, content: &Content) -> Vec<u8> {
 }
 
 /// An element of a BYTES tensor: its length, then itself.
-pub fn bytes_element(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes_element(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).expect("under 4 GiB");
     [&length.to_le_bytes(), bytes].concat()
 }
@@ -223,13 +223,13 @@ fn timestamp_view(field: &str) -> Option<String> {
 }
 
 /// A JSON file of `tests/data`.
-pub fn read_json(name: &str) -> Json {
+pub(crate) fn read_json(name: &str) -> Json {
     let text = std::fs::read(parts::data_file(name)).unwrap_or_else(|error| panic!("tests/data/{name}: {error}"));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("tests/data/{name}: {error}"))
 }
 
 /// Bytes written as hexadecimal digits.
-pub fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
     (0..text.len()).step_by(2).map(digit).collect()
 }

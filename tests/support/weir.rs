@@ -10,7 +10,7 @@ use super::{
 };
 
 /// A running gateway.
-pub struct Weir {
+pub(crate) struct Weir {
     http: SocketAddr,
     grpc: SocketAddr,
     admin: SocketAddr,
@@ -19,20 +19,20 @@ pub struct Weir {
 }
 
 /// The binary.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_weir"))
 }
 
 impl Weir {
     /// Starts it and waits until it is ready. `listen:` is added to the config: loopback, any port.
     #[track_caller]
-    pub fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         Self::with_environment(config, &[])
     }
 
     /// The same, with environment variables.
     #[track_caller]
-    pub fn with_environment(config: &str, environment: &[(String, String)]) -> Self {
+    pub(crate) fn with_environment(config: &str, environment: &[(String, String)]) -> Self {
         let mut weir = Self::unready(config, environment);
         let admin = weir.admin;
         weir.process.ready("/readyz to say 200", |_| (http1::try_get(admin, "/readyz")? == 200).then_some(()));
@@ -41,7 +41,7 @@ impl Weir {
 
     /// Starts it and waits only until it listens.
     #[track_caller]
-    pub fn unready(config: &str, environment: &[(String, String)]) -> Self {
+    pub(crate) fn unready(config: &str, environment: &[(String, String)]) -> Self {
         let folder = Folder::new("weir");
         let mut text = config.to_owned();
         if !config.lines().any(|line| line.starts_with("listen:")) {
@@ -58,53 +58,53 @@ impl Weir {
     }
 
     /// The port for HTTP/1.1, h2c and gRPC.
-    pub fn http(&self) -> SocketAddr {
+    pub(crate) fn http(&self) -> SocketAddr {
         self.http
     }
 
     /// The port for gRPC.
-    pub fn grpc(&self) -> SocketAddr {
+    pub(crate) fn grpc(&self) -> SocketAddr {
         self.grpc
     }
 
     /// The admin port.
-    pub fn admin(&self) -> SocketAddr {
+    pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
     }
 
     /// The process.
-    pub fn process(&mut self) -> &mut Spawned {
+    pub(crate) fn process(&mut self) -> &mut Spawned {
         &mut self.process
     }
 
     /// A connection to the HTTP port.
     #[track_caller]
-    pub fn connect(&self) -> Http1 {
+    pub(crate) fn connect(&self) -> Http1 {
         Http1::connect(self.http)
     }
 
     /// A gRPC connection.
     #[track_caller]
-    pub fn connect_grpc(&self) -> Grpc {
+    pub(crate) fn connect_grpc(&self) -> Grpc {
         Grpc::connect(self.grpc)
     }
 
     /// What it exports now.
     #[track_caller]
-    pub fn metrics(&self) -> Metrics {
+    pub(crate) fn metrics(&self) -> Metrics {
         Metrics::scrape(self.admin)
     }
 
     /// Sends SIGTERM and waits for the end; the exit code.
     #[track_caller]
-    pub fn terminate(&mut self, limit: Duration) -> Option<i32> {
+    pub(crate) fn terminate(&mut self, limit: Duration) -> Option<i32> {
         self.process.signal("TERM");
         self.process.wait(limit).code()
     }
 }
 
 /// The address in the log's `listening NAME=ADDRESS`, however the line is dressed.
-pub fn address_in(log: &str, listener: &str) -> Option<SocketAddr> {
+pub(crate) fn address_in(log: &str, listener: &str) -> Option<SocketAddr> {
     let mark = format!("listening {listener}=");
     let rest = &log[log.find(&mark)? + mark.len()..];
     // A line that is not finished yet is not read.

@@ -1,0 +1,5 @@
+//! Weir against real servers: one file a promise.
+#[path = "../support/mod.rs"]
+mod support;
+
+mod parts;
