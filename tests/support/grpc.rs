@@ -1,0 +1,150 @@
+//! A gRPC client that shows what is on the wire: raw messages in, raw messages and trailers out, over h2c.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::{net::TcpStream, runtime::Runtime};
+use weir::proto::inference as pb;
+
+/// The service's path.
+pub(crate) const SERVICE: &str = "/inference.GRPCInferenceService";
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// The HTTP status.
+    pub(crate) http_status: u16,
+    pub(crate) headers: HeaderMap,
+    /// The first message's bytes, without the frame; `None` if none came.
+    pub(crate) message: Option<Bytes>,
+    /// The trailers, or the headers of an answer that has only those.
+    pub(crate) trailers: HeaderMap,
+}
+
+impl Answer {
+    /// `grpc-status`.
+    #[track_caller]
+    pub(crate) fn status(&self) -> u32 {
+        let status = self.trailers.get("grpc-status").unwrap_or_else(|| panic!("no grpc-status: {self:?}"));
+        status.to_str().expect("ASCII").parse().expect("a number")
+    }
+
+    /// `grpc-message`, percent-decoded as far as it matters here.
+    pub(crate) fn text(&self) -> String {
+        let text = self.trailers.get("grpc-message").map_or("", |text| text.to_str().expect("ASCII"));
+        text.replace("%20", " ").replace("%22", "\"").replace("%27", "'").replace("%0A", "\n").replace("%25", "%")
+    }
+
+    /// A header or trailer.
+    pub(crate) fn metadata(&self, name: &str) -> Option<String> {
+        let value = self.headers.get(name).or_else(|| self.trailers.get(name))?;
+        Some(value.to_str().expect("ASCII").to_owned())
+    }
+
+    /// The message, decoded; fails unless the status is 0.
+    #[track_caller]
+    pub(crate) fn decode<M: Message + Default>(&self) -> M {
+        assert_eq!(self.status(), 0, "{}", self.text());
+        M::decode(self.message.clone().expect("an OK answer has a message")).expect("the message decodes")
+    }
+}
+
+/// A connection.
+pub(crate) struct Grpc {
+    runtime: Runtime,
+    sender: SendRequest<Full<Bytes>>,
+    authority: String,
+}
+
+impl Grpc {
+    /// Connects with prior knowledge of HTTP/2.
+    #[track_caller]
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let sender = runtime.block_on(async {
+            let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+            stream.set_nodelay(true).expect("it is a TCP socket");
+            let (sender, connection) =
+                handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("the server speaks HTTP/2");
+            runtime.spawn(async move { drop(connection.await) });
+            sender
+        });
+        Self { runtime, sender, authority: address.to_string() }
+    }
+
+    /// One call of a unary method with a message's bytes.
+    #[track_caller]
+    pub(crate) fn call_raw(&mut self, path: &str, message: &[u8], metadata: &[(&str, &str)]) -> Answer {
+        let mut frame = vec![0];
+        frame.extend_from_slice(&u32::try_from(message.len()).expect("under 4 GiB").to_be_bytes());
+        frame.extend_from_slice(message);
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        self.send("POST", path, &[&headers, metadata].concat(), frame)
+    }
+
+    /// One call of a method of the inference service.
+    #[track_caller]
+    pub(crate) fn call(&mut self, method: &str, message: &impl Message, metadata: &[(&str, &str)]) -> Answer {
+        self.call_raw(&format!("{SERVICE}/{method}"), &message.encode_to_vec(), metadata)
+    }
+
+    /// `ModelInfer`.
+    #[track_caller]
+    pub(crate) fn infer(&mut self, request: &pb::ModelInferRequest) -> Answer {
+        self.call("ModelInfer", request, &[])
+    }
+
+    /// Any HTTP/2 exchange; the body's frames are joined, and its first gRPC frame taken off for a gRPC answer.
+    #[track_caller]
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.authority));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).expect("a request");
+        let Self { runtime, sender, .. } = self;
+        runtime.block_on(async {
+            sender.ready().await.expect("the connection is open");
+            let response = sender.send_request(request).await.expect("an answer");
+            let (head, mut body) = response.into_parts();
+            let (mut bytes, mut trailers) = (Vec::new(), None);
+            while let Some(frame) = body.frame().await {
+                match frame.expect("the body ends well").into_data() {
+                    Ok(data) => bytes.extend_from_slice(&data),
+                    Err(frame) => trailers = frame.into_trailers().ok(),
+                }
+            }
+            answer(&head, Bytes::from(bytes), trailers)
+        })
+    }
+}
+
+fn answer(head: &http::response::Parts, bytes: Bytes, trailers: Option<HeaderMap>) -> Answer {
+    let grpc = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let message = match (grpc, bytes.len()) {
+        (true, 0) => None,
+        (true, _) => {
+            let length = u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize;
+            assert_eq!((bytes[0], bytes.len()), (0, length + 5), "one message, not compressed");
+            Some(bytes.slice(5..))
+        }
+        (false, _) => Some(bytes),
+    };
+    let trailers = trailers.unwrap_or_else(|| head.headers.clone());
+    Answer { http_status: head.status.as_u16(), headers: head.headers.clone(), message, trailers }
+}
+
+/// An input with raw contents: its descriptor and its bytes.
+pub(crate) fn raw_input(name: &str, datatype: &str, shape: &[i64]) -> pb::model_infer_request::InferInputTensor {
+    pb::model_infer_request::InferInputTensor {
+        name: name.into(),
+        datatype: datatype.into(),
+        shape: shape.to_vec(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,119 @@
+//! An upstream that the test plays by hand: the only way to see from inside when Weir lets go of a connection, or to answer
+//! with bytes that no model server sends. Health checks it answers by itself.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+/// The listener.
+pub(crate) struct Hand {
+    address: SocketAddr,
+    arrivals: Receiver<Arrival>,
+}
+
+/// A request that reached it.
+pub(crate) struct Arrival {
+    /// Request line and headers.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    stream: TcpStream,
+}
+
+impl Hand {
+    /// Listens.
+    pub(crate) fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        let (sender, arrivals) = channel();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let sender = sender.clone();
+                thread::spawn(move || serve(stream, &sender));
+            }
+        });
+        Self { address, arrivals }
+    }
+
+    /// An endpoint for Weir's config.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next request, awaited.
+    #[track_caller]
+    pub(crate) fn arrival(&self) -> Arrival {
+        self.arrivals.recv_timeout(Duration::from_secs(20)).expect("a request arrives")
+    }
+
+    /// How many requests are waiting to be looked at; they are dropped.
+    pub(crate) fn pending(&self) -> usize {
+        self.arrivals.try_iter().count()
+    }
+}
+
+impl Arrival {
+    /// A header of the request.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    /// Writes bytes back.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("Weir reads");
+    }
+
+    /// Answers 200 with a JSON body.
+    pub(crate) fn answer(mut self, body: &str) {
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.write(format!("{head}{body}").as_bytes());
+    }
+
+    /// Waits until the other side closes or resets the connection.
+    pub(crate) fn closed_within(&mut self, limit: Duration) -> bool {
+        self.stream.set_read_timeout(Some(limit)).expect("it is a TCP socket");
+        match self.stream.read(&mut [0; 1]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+/// Reads requests off one connection: GETs are answered, a POST is handed over with the connection.
+fn serve(mut stream: TcpStream, arrivals: &Sender<Arrival>) {
+    while let Some((head, body)) = read_request(&mut stream) {
+        if head.starts_with("GET ") {
+            let answer =
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+            continue;
+        }
+        // The test may have ended and dropped the receiver.
+        drop(arrivals.send(Arrival { head, body, stream }));
+        return;
+    }
+}
+
+fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).ok()?;
+    let length =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).ok()?;
+    Some((head, body))
+}

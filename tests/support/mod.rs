@@ -1,0 +1,26 @@
+//! What the integration tests stand on: real servers as child processes, raw clients, and conditions awaited.
+//!
+//! Nothing here imitates a server that Weir talks to in production, but for one upstream (`hand`) whose connection a test
+//! has to watch from inside. Nothing outlives the test binary (`process`), whatever ends it.
+
+pub(crate) mod client;
+pub(crate) mod feast;
+pub(crate) mod grpc;
+pub(crate) mod hand;
+pub(crate) mod http1;
+pub(crate) mod kserve;
+pub(crate) mod metrics;
+pub(crate) mod parts;
+pub(crate) mod process;
+pub(crate) mod redis;
+pub(crate) mod seaweed;
+pub(crate) mod triton;
+pub(crate) mod vectors;
+pub(crate) mod weir;
+
+pub(crate) use feast::Feast;
+pub(crate) use kserve::KServe;
+pub(crate) use redis::{Redis, RedisCluster};
+pub(crate) use seaweed::SeaweedFs;
+pub(crate) use triton::Triton;
+pub(crate) use weir::Weir;
