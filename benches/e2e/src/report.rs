@@ -56,16 +56,16 @@ fn spliced(document: &str, report: &str) -> Option<String> {
 }
 
 fn circumstances(about: &Circumstances<'_>) -> String {
-    let mut text = String::new();
-    let _ = writeln!(text, "{} · {}", line_of("date", &["-u", "+%Y-%m-%d %H:%M UTC"]), machine());
-    let _ = writeln!(
-        text,
-        "· others used {:.0} % of its processor time meanwhile{}\n",
-        about.others * 100.0,
-        if about.others > 0.05 { ": a noisy run" } else { "" }
-    );
-    let _ = writeln!(text, "`make bench` · {} rounds · {}\n", about.rounds, versions(about.programs).join(" · "));
-    text
+    let noise = if about.others > 0.05 { ": a noisy run" } else { "" };
+    format!(
+        "{date}, {machine}; others used {others:.0} % of its processor time meanwhile{noise}.\n\
+         `make bench`: {rounds} rounds of {versions}.\n\n",
+        date = line_of("date", &["-u", "+%Y-%m-%d"]),
+        machine = machine(),
+        others = about.others * 100.0,
+        rounds = about.rounds,
+        versions = versions(about.programs).join(", "),
+    )
 }
 
 fn machine() -> String {
