@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measures nginx, Envoy, a bare hyper proxy and Weir on one backend, in one run, and writes the table into docs/benchmarks.md.
+# With arguments (--rounds N, --seconds S) it is a trial, and only prints.
 #
 # Installs the peers that are missing (Debian packages by apt-get, Envoy into the user's cache folder), builds Weir and the
-# bench in release, and leaves nothing running. Arguments go to the bench: --rounds N, --seconds S.
+# bench in release, and leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,7 +59,12 @@ target=${CARGO_TARGET_DIR:-target}
 cargo build --release --locked --bin weir
 cargo build --release --locked --manifest-path benches/e2e/Cargo.toml --target-dir "$target/e2e"
 
+[ $# -gt 0 ] || set -- --write docs/benchmarks.md
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+
 # Its children end with it, so ending it (also on Ctrl-C or when time is up) ends everything.
 timeout --kill-after=10 "$limit" "$target/e2e/release/weir-e2e" run \
   --nginx "$(command -v nginx)" --envoy "$envoy" --redis "$(command -v redis-server)" \
-  --weir "$target/release/weir" --write docs/benchmarks.md "$@"
+  --weir "$target/release/weir" "$@"

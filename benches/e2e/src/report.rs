@@ -114,11 +114,18 @@ fn line_of(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
 }
 
 fn table(setups: &[Setup], about: &Circumstances<'_>) -> String {
-    let mut text = format!(
-        "| | CPU µs/request, c = {MANY} | CPU µs/request, c = 1 | req/s, c = 1 | req/s, c = {MANY} | p50 µs, c = 1 | \
-         p99 µs, c = 1 | p50 µs at {rate} | p99 µs at {rate} | RSS MiB |\n|---|---|---|---|---|---|---|---|---|---|\n",
-        rate = format_args!("{:.1} k/s", about.rate / 1e3),
-    );
+    let rate = format!("{:.1} k/s", about.rate / 1e3);
+    let heads = [
+        format!("CPU µs/request, c = {MANY}"),
+        "CPU µs/request, c = 1".into(),
+        format!("req/s, c = {MANY}"),
+        "req/s, c = 1".into(),
+        format!("p50 / p99 µs, c = {MANY}"),
+        "p50 / p99 µs, c = 1".into(),
+        format!("p50 / p99 µs at {rate}"),
+        "RSS MiB".into(),
+    ];
+    let mut text = format!("| | {} |\n|---{}|\n", heads.join(" | "), "|---".repeat(heads.len()));
     for setup in setups {
         let _ = writeln!(text, "| {} | {} |", setup.name, cells(setup).join(" | "));
     }
@@ -130,20 +137,28 @@ fn cells(setup: &Setup) -> Vec<String> {
     if let Some(failure) = &setup.failure {
         return vec![format!("failed: {}", failure.replace(['\n', '|'], " "))];
     }
-    let of = |phases: &[Phase], field: fn(&Phase) -> f64| median(phases.iter().map(field));
     let proxy = setup.server.is_some();
     let cpu = |phases: &[Phase]| if proxy { spread(phases) } else { "–".into() };
     vec![
         cpu(&setup.many),
         cpu(&setup.one),
-        format!("{:.1} k", of(&setup.one, |phase| phase.rate) / 1e3),
-        format!("{:.1} k", of(&setup.many, |phase| phase.rate) / 1e3),
-        format!("{:.0}", of(&setup.one, |phase| phase.p50)),
-        format!("{:.0}", of(&setup.one, |phase| phase.p99)),
-        format!("{:.0}", of(&setup.open, |phase| phase.p50)),
-        format!("{:.0}", of(&setup.open, |phase| phase.p99)),
+        thousands(&setup.many),
+        thousands(&setup.one),
+        latency(&setup.many),
+        latency(&setup.one),
+        latency(&setup.open),
         if proxy { format!("{:.0}", setup.resident) } else { "–".into() },
     ]
+}
+
+fn thousands(phases: &[Phase]) -> String {
+    format!("{:.1} k", median(phases.iter().map(|phase| phase.rate)) / 1e3)
+}
+
+fn latency(phases: &[Phase]) -> String {
+    let p50 = median(phases.iter().map(|phase| phase.p50));
+    let p99 = median(phases.iter().map(|phase| phase.p99));
+    format!("{p50:.0} / {p99:.0}")
 }
 
 /// The median of the processor time, with the least and the most of any round.
