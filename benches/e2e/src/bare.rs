@@ -130,3 +130,48 @@ impl Drop for Relayed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+    use crate::{
+        backend,
+        load::{Load, Pace},
+        process::free_address,
+        verify,
+    };
+
+    /// Runs `serve` for the rest of the test.
+    fn in_background(serve: impl Future<Output = Result<()>> + Send + 'static) {
+        let (ready, started) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+            runtime.block_on(async {
+                let mut serve = pin!(serve);
+                // The first poll binds.
+                let _ = poll_fn(|cx| Poll::Ready(serve.as_mut().poll(cx).is_ready())).await;
+                ready.send(()).unwrap();
+                serve.await.unwrap();
+            });
+        });
+        started.recv().unwrap();
+    }
+
+    #[test]
+    fn every_request_of_many_connections_is_answered_as_the_model_does() {
+        let (model, proxy) = (free_address().unwrap(), free_address().unwrap());
+        in_background(backend::serve(model));
+        in_background(serve(proxy, model));
+        verify::passes_through(proxy, model).unwrap();
+        let requests = [verify::inference(&verify::plain_body()), verify::inference("{}")];
+        let mut load = Load::connect(proxy, 8, &requests).unwrap();
+        for pace in [Pace::Closed, Pace::Open(2000.0), Pace::Closed] {
+            let outcome = load.run(pace, std::time::Duration::from_millis(50)).unwrap();
+            assert_eq!(outcome.latency.len(), outcome.answered);
+            assert!(outcome.answered > 0);
+        }
+        verify::passes_through(proxy, model).unwrap();
+    }
+}

@@ -15,7 +15,7 @@ mod report;
 mod rounds;
 mod verify;
 
-use std::{fs, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{fs, num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -38,7 +38,17 @@ run measures the programs that are named; S is the length of the longest of a se
 /// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
 const OPEN_SHARE: f64 = 0.6;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -101,15 +111,12 @@ fn run(flags: &Flags) -> Result<()> {
     let others = before.others(cpu::Machine::now(&processes(&setups, &backend))?);
 
     check(&mut setups, backend.address);
-    let about = Circumstances { programs: &flags.programs, rounds: flags.schedule.rounds, rate, others };
+    let about = Circumstances { programs: &flags.programs, schedule: flags.schedule, rate, others };
     let report = report::markdown(&setups, &about);
     println!("{report}");
-    if let Some(document) = &flags.write {
-        report::splice(document, &report)?;
-    }
     let failed: Vec<&str> = setups.iter().filter(|setup| !setup.works()).map(|setup| setup.name).collect();
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
-    Ok(())
+    ensure!(failed.is_empty(), "failed: {}", failed.join("; "));
+    flags.write.as_ref().map_or(Ok(()), |document| report::splice(document, &report))
 }
 
 /// Starts every setup and checks it once. One that does not start or answer is kept, with the reason.

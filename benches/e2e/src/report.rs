@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     peers::Programs,
-    rounds::{MANY, Phase, Setup, median},
+    rounds::{MANY, Phase, Schedule, Setup, median},
 };
 
 /// Names of the setups, which targets look up.
@@ -25,7 +25,7 @@ const END: &str = "<!-- bench:end -->";
 /// What is said about a run beside its numbers.
 pub(crate) struct Circumstances<'a> {
     pub(crate) programs: &'a Programs,
-    pub(crate) rounds: usize,
+    pub(crate) schedule: Schedule,
     /// Arrivals a second of the open loop.
     pub(crate) rate: f64,
     /// Share of the machine's processor time that others took during the run.
@@ -56,14 +56,15 @@ fn spliced(document: &str, report: &str) -> Option<String> {
 }
 
 fn circumstances(about: &Circumstances<'_>) -> String {
+    let Schedule { rounds, one, many, open } = about.schedule;
     let noise = if about.others > 0.05 { ": a noisy run" } else { "" };
     format!(
         "{date}, {machine}; others used {others:.0} % of its processor time meanwhile{noise}.\n\
-         `make bench`: {rounds} rounds of {versions}.\n\n",
+         `make bench`: {rounds} rounds, runs of {many:?} (c = {MANY}), {one:?} (c = 1) and {open:?} (open loop).\n\
+         {versions}.\n\n",
         date = line_of("date", &["-u", "+%Y-%m-%d"]),
         machine = machine(),
         others = about.others * 100.0,
-        rounds = about.rounds,
         versions = versions(about.programs).join(", "),
     )
 }
