@@ -94,6 +94,8 @@ impl App {
         let app = app.start_workers(inboxes, &gateway, &limits)?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
+        let features = gateway.load_full().pipeline.features.clone();
+        tasks.background(async move { features.maintain().await });
         tasks.background(readiness.clone().watch(gateway.clone(), health));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
@@ -189,6 +191,8 @@ impl Worker {
                     gateway.load_full().pipeline.predict.sweep(id, Instant::now());
                 }
             });
+            let features = self.gateway.load_full().pipeline.features.clone();
+            features.connect(id).await;
             inbox.serve(self.gateway, self.limits, tasks.clone(), self.end_connections).await;
             tasks.finish().await;
         });
