@@ -101,3 +101,28 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         },
     }
 }
+
+pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> config::Config {
+    let nowhere = ([127, 0, 0, 1], 0).into();
+    config::Config {
+        listen: config::Listen {
+            http: nowhere,
+            grpc: None,
+            admin: nowhere,
+            admin_token: None,
+            max_body: 1 << 20,
+            header_timeout: Duration::from_secs(10),
+            max_connection_age: Duration::from_secs(600),
+        },
+        workers: 2,
+        capacity: config::Capacity { slots: 1, shared: 0.2, burst_pool: None },
+        tiers: Vec::new(),
+        pools: Vec::new(),
+        models,
+        model_ids: std::collections::HashMap::new(),
+        features,
+        drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },
+        metrics_aliases: false,
+        notices: Vec::new(),
+    }
+}

@@ -273,7 +273,7 @@ impl Shared {
 
 impl L3 {
     /// Follows what a read takes: one part in eight from the newest.
-    fn took(&self, duration: Duration) {
+    pub(super) fn took(&self, duration: Duration) {
         let newest = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let typical = self.typical.load(Ordering::Relaxed);
         // A lost update among many is no harm.
