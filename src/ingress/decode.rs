@@ -129,3 +129,6 @@ fn among_many<'a>(body: &'a [u8], names: impl Iterator<Item = &'a Text>) -> Opti
     let mut seen = HashSet::new();
     names.map(|name| name.get(body)).find(|name| !seen.insert(name.clone()))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

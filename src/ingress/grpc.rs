@@ -307,3 +307,6 @@ fn with_contents(body: &[u8], input: Input) -> Result<Tensor, Error> {
     let message = input.message;
     Ok(input.tensor(Data::Contents(message)))
 }
+
+#[cfg(test)]
+mod tests;
