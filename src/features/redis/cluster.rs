@@ -14,7 +14,11 @@ use std::{
 };
 
 use ::redis::{Client, Cmd, Pipeline, ServerErrorKind, Value};
-use futures_util::future::join_all;
+use futures_util::{
+    StreamExt,
+    future::{join_all, select_ok},
+    stream::FuturesUnordered,
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
@@ -43,9 +47,11 @@ pub(super) struct Cluster {
     map: watch::Sender<Map>,
     learning: AtomicBool,
     /// Each worker's own, by address.
-    nodes: Box<[Mutex<HashMap<Arc<str>, Arc<Node>>>]>,
+    nodes: Box<[Mutex<Nodes>]>,
     background: Background,
 }
+
+type Nodes = HashMap<Arc<str>, Arc<Node>>;
 
 #[derive(Clone, Debug)]
 enum Map {
@@ -124,9 +130,9 @@ impl Cluster {
                 let values = self.send(worker, (&address, why), cmds).await;
                 (address, members, values)
             });
-            let mut sent: futures_util::stream::FuturesUnordered<_> = sent.collect();
+            let mut sent: FuturesUnordered<_> = sent.collect();
             // As they come: a server that does not answer in time takes nothing from those that do.
-            while let Some((address, members, values)) = futures_util::StreamExt::next(&mut sent).await {
+            while let Some((address, members, values)) = sent.next().await {
                 for (at, value) in members.into_iter().zip(values) {
                     if let Some((to, why)) = redirect(&value, &address) {
                         routes.push((at, to, why));
@@ -221,7 +227,7 @@ impl Cluster {
                 Topology::read(&answer, &address, Instant::now()).ok_or_else(refused)
             })
         });
-        futures_util::future::select_ok(asked).await.map(|(topology, _)| topology)
+        select_ok(asked).await.map(|(topology, _)| topology)
     }
 
     /// The masters known, and the seeds.
