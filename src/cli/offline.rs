@@ -5,6 +5,8 @@
 //! until the last byte is written. Errors name file, column and row.
 
 mod columns;
+#[doc(hidden)]
+pub mod measure;
 mod rows;
 mod source;
 

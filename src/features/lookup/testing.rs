@@ -90,6 +90,11 @@ impl Watched {
         Location { store: self.clone(), path: Path::from("lookup"), url: "test:///lookup".into() }
     }
 
+    fn check(&self) -> Result<()> {
+        let down = || object_store::Error::Generic { store: "watched", source: "is down".into() };
+        if self.down.load(SeqCst) { Err(down()) } else { Ok(()) }
+    }
+
     /// Ranged gets made so far, of all objects.
     pub(crate) fn ranged(&self) -> usize {
         self.gets.lock().unwrap().values().flatten().flatten().count()
@@ -105,10 +110,12 @@ impl std::fmt::Display for Watched {
 #[async_trait::async_trait]
 impl ObjectStore for Watched {
     async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.check()?;
         self.store.put_opts(to, payload, options).await
     }
 
     async fn put_multipart_opts(&self, to: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.check()?;
         self.store.put_multipart_opts(to, options).await
     }
 
@@ -119,9 +126,7 @@ impl ObjectStore for Watched {
         };
         let is_ranged = range.is_some();
         self.gets.lock().unwrap().entry(from.to_string()).or_default().push(range);
-        if self.down.load(SeqCst) {
-            return Err(object_store::Error::Generic { store: "watched", source: "is down".into() });
-        }
+        self.check()?;
         if is_ranged && self.stuck.load(SeqCst) {
             std::future::pending::<()>().await;
         }
