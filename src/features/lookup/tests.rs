@@ -270,6 +270,39 @@ proptest! {
         }
     }
 
+    /// Whatever the order they come in, the row kept is the one that a map kept by age holds.
+    #[test]
+    fn the_newest_row_is_the_one_a_map_keeps(
+        rows in proptest::collection::vec(
+            (0..6i64, proptest::option::of(-2..3i64), proptest::option::of(0..3i64)), 0..60)
+    ) {
+        let mut partitions = partition::Partitions::new();
+        let mut newest = std::collections::BTreeMap::new();
+        for (order, &(id, event_time, created)) in rows.iter().enumerate() {
+            let row = Row { event_time, values: [Some(Value::Int64(order as i64))].into() };
+            let (mut record, mut scratch) = (Vec::new(), Vec::new());
+            format::put_record(&user(id), &row, &mut scratch, &mut record);
+            let age = partition::Age { event_time, created };
+            partitions.push(user(id).as_bytes(), age, &record).unwrap();
+            let key = user(id).as_bytes().to_vec();
+            if newest.get(&key).is_none_or(|(known, _)| age >= *known) {
+                newest.insert(key, (age, record));
+            }
+        }
+        let mut sorted = partitions.finish().unwrap();
+        prop_assert_eq!(sorted.rows(), newest.len() as u64);
+        prop_assert_eq!(sorted.bytes(), newest.values().map(|(_, record)| record.len() as u64).sum::<u64>());
+        let mut last = 0;
+        while let Some((hash, record)) = sorted.next().unwrap() {
+            prop_assert!(last <= hash, "in the order of the hashes");
+            last = hash;
+            let key = format::Record::take(&mut &record[..]).unwrap().key;
+            let (_, expected) = newest.remove(key).expect("each entity once");
+            prop_assert_eq!(&expected[..], &record[..]);
+        }
+        prop_assert!(newest.is_empty());
+    }
+
     /// Bytes that nobody wrote never panic.
     #[test]
     fn any_bytes_are_rows_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200), key in any::<[u8; 2]>()) {

@@ -19,7 +19,7 @@ use object_store::{GetOptions, ObjectStore, path::Path};
 use tokio::sync::Notify;
 
 use super::{
-    Error,
+    Error, chain,
     file::{DataFile, Pages, Read},
     manifest::{self, Manifest},
 };
@@ -184,18 +184,6 @@ fn is_absent(error: &object_store::Error) -> bool {
     let text = chain(error);
     let is_not_found = matches!(error, object_store::Error::NotFound { .. });
     is_not_found && !["NoSuchBucket", "ContainerNotFound"].iter().any(|code| text.contains(code))
-}
-
-/// An error and what is behind it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
