@@ -155,7 +155,7 @@ impl From<lookup::Error> for Error {
         match error {
             lookup::Error::Damaged { .. } => Self::Damaged(error.to_string()),
             lookup::Error::Mismatch(words) => Self::Mismatch(words),
-            error => Self::Unavailable(lookup::view::chain(&error).into()),
+            error => Self::Unavailable(lookup::chain(&error).into()),
         }
     }
 }
