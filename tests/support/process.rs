@@ -36,7 +36,10 @@ static REAPER: LazyLock<Reaper> = LazyLock::new(|| {
             esac
         done
         for g in $groups; do kill -KILL "-$g" 2>/dev/null; done
-        for f in $folders; do rm -rf "$f"; done"#;
+        # A process that is still dying may write once more.
+        for f in $folders; do
+            for try in 1 2 3 4 5 6 7 8 9; do rm -rf "$f" 2>/dev/null && break; sleep 0.2; done
+        done"#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     Reaper(Mutex::new(command.process_group(0).spawn().expect("/bin/sh is there")))
