@@ -43,4 +43,29 @@ impl FeatureSet {
     pub(crate) fn rows(&self) -> Option<usize> {
         self.joins.first().map(|joined| joined.rows.len())
     }
+
+    /// What was not the best about the lookup; taken once, for the answer.
+    pub(crate) fn take_degraded(&mut self) -> Vec<Degradation> {
+        std::mem::take(&mut self.degraded)
+    }
+
+    /// What each layer did, nearest first; layers that were not asked are left out.
+    pub(crate) fn caches(&self) -> &[CacheEvent] {
+        &self.caches
+    }
+
+    /// The level the lookup needed: stale rows or an optional view's failure 1, a view's failure 2. Values that are
+    /// missing, null or too old are no failure.
+    pub(crate) fn level(&self) -> Level {
+        self.level.unwrap_or(Level::Full)
+    }
+}
+
+/// For tests and benches only: the feature stage is the one place that builds a set.
+#[cfg(any(test, feature = "bench"))]
+impl FeatureSet {
+    /// One join: a view, its selected features, and a row an instance.
+    pub(crate) fn sample(view: Arc<View>, select: &[usize], rows: Vec<Option<Arc<Row>>>) -> Self {
+        Self { joins: vec![Joined { view, select: select.into(), rows }], ..Self::default() }
+    }
 }

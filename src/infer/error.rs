@@ -12,10 +12,14 @@ pub enum Kind {
     InvalidRequest,
     /// The body is over the limit.
     TooLarge,
+    /// The body did not arrive in time.
+    RequestTimeout,
     /// No such model, version or path.
     NotFound,
     /// The path exists, the method does not.
     MethodNotAllowed,
+    /// The body is of a type that is not spoken here.
+    UnsupportedMediaType,
     /// Credentials are missing.
     Unauthenticated,
     /// Credentials do not allow this.

@@ -14,13 +14,15 @@ pub mod request;
 pub mod tensor;
 pub mod value;
 
-pub use answer::{Answer, AnswerBody, CacheEvent, Degradation, Reason};
+pub use answer::{Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Reason, Timings};
 pub use deadline::Deadline;
-pub use decoded::Decoded;
+pub use decoded::{Decoded, EntityColumn};
 pub use entity::{EntityKey, EntityType, EntityValue};
 pub use error::{Error, Kind};
 pub use level::Level;
-pub use plan::Plan;
-pub use request::{InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, TierId, ViewId, WorkerId};
+pub use plan::{Plan, Stale};
+pub use request::{
+    Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
+};
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};

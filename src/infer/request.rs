@@ -1,9 +1,10 @@
 //! A request as the path sees it: who is asked, by when, and the body in the least decoded form the model needs.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 
 use super::{Deadline, Decoded};
@@ -65,17 +66,25 @@ pub enum Method {
     Predict,
     /// An explanation (V1 `:explain`).
     Explain,
+    /// Something about the model (metadata, ready, config, statistics): forwarded as it is.
+    Other,
+    /// A stream of requests and answers: forwarded as it comes, frame by frame.
+    Stream,
 }
 
-/// The request's id: the caller's `x-request-id`, or one made here.
+/// The request's id: the caller's `x-request-id`, or one made here. Kept as it goes out.
 #[derive(Clone, Debug)]
-pub struct RequestId(pub Arc<str>);
+pub struct RequestId(pub HeaderValue);
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        // Only visible ASCII is accepted as an id.
+        f.write_str(self.0.to_str().unwrap_or("?"))
     }
 }
+
+/// What is still to come of a body, up to the limit on its length.
+pub type Rest = Limited<Incoming>;
 
 /// A request's body.
 pub enum Payload {
@@ -84,7 +93,7 @@ pub enum Payload {
         /// Bytes already taken off the socket.
         head: Bytes,
         /// What is still to come.
-        rest: Incoming,
+        rest: Rest,
     },
     /// Held whole, not decoded: may be sent more than once.
     Retained(Bytes),
@@ -113,6 +122,10 @@ pub struct InferRequest {
     pub protocol: Protocol,
     /// What is asked.
     pub method: Method,
+    /// The HTTP method it came with.
+    pub verb: http::Method,
+    /// The path it came with.
+    pub path: PathAndQuery,
     /// Of which model.
     pub model: ModelId,
     /// Of which version, where the caller said one.

@@ -59,5 +59,9 @@ metrics! {
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
     SHED = "weir_requests_shed_total", Counter, "Requests refused at the door, by tier and reason.";
     QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";
+    QUEUE_DEPTH_ALIAS = "kserve_inference_queue_depth", Gauge, "weir_inference_queue_depth under the name KServe autoscalers ask for.";
+    ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
+    OBJECT_READS = "weir_object_reads_total", Counter, "Reads of lookup files on the object store, by view and kind (manifest, directory, bucket).";
+    OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, busy, damaged, mismatch).";
 }

@@ -1,0 +1,106 @@
+//! What a process has used, from `/proc`: processor time of all its threads and children, and resident memory.
+//!
+//! Times come from `utime + stime` of `/proc/PID/stat`, in ticks of 10 ms, so a window should be seconds long.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+
+/// One tick of `/proc/PID/stat`: Linux reports them at 100 Hz on every platform Weir runs on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Processor time used by `root` and its living descendants.
+pub(crate) fn used(root: u32) -> Result<Duration> {
+    family(root).into_iter().map(ticks).sum::<Result<u32>>().map(|ticks| TICK * ticks)
+}
+
+/// Processor time used by this process, without the ones that it started.
+pub(crate) fn used_here() -> Result<Duration> {
+    Ok(TICK * ticks(std::process::id())?)
+}
+
+/// Resident memory of `root` and its living descendants, in MiB.
+pub(crate) fn resident(root: u32) -> Result<f64> {
+    family(root).into_iter().map(resident_alone).sum()
+}
+
+/// The processes whose ancestor `root` is, itself first. nginx works in a child of the process that was started.
+fn family(root: u32) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        found.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    found
+}
+
+fn ticks(pid: u32) -> Result<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    parse_ticks(&stat).with_context(|| format!("cannot read /proc/{pid}/stat"))
+}
+
+/// Fields 14 and 15. The name in field 2 may hold spaces, so they are counted from its closing parenthesis.
+fn parse_ticks(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+fn resident_alone(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// The machine's processor time at a moment, in ticks: how much was the bench's, how much was anybody's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    own: f64,
+    busy: f64,
+    total: f64,
+}
+
+impl Machine {
+    /// Now, where `own` are the bench's processes; one of its own that has children counts them once.
+    pub(crate) fn now(own: &[u32]) -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().context("/proc/stat is empty")?;
+        // user nice system idle iowait irq softirq steal; what guests use is in user already.
+        let ticks: Vec<f64> = line.split_ascii_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+        let total: f64 = ticks.iter().sum();
+        let idle: f64 = ticks.iter().skip(3).take(2).sum();
+        let mut processes: Vec<u32> = own.iter().flat_map(|&pid| family(pid)).collect();
+        processes.sort_unstable();
+        processes.dedup();
+        let own = processes.into_iter().map(self::ticks).filter_map(Result::ok).map(f64::from).sum();
+        Ok(Self { own, busy: total - idle, total })
+    }
+
+    /// The share of the machine that others (and a hypervisor) took between this moment and a later one.
+    pub(crate) fn others(self, later: Self) -> f64 {
+        let others = (later.busy - self.busy) - (later.own - self.own);
+        (others / (later.total - self.total)).max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_counted_after_the_name() {
+        let stat = "12 (a b) c) S 1 12 12 0 -1 4194560 9 0 0 0 34 8 0 0 20 0 1 0 5 1 2";
+        assert_eq!(parse_ticks(stat), Some(42));
+    }
+
+    #[test]
+    fn this_process_has_memory_and_time() {
+        assert!(resident(std::process::id()).unwrap() > 0.1);
+        used(std::process::id()).unwrap();
+    }
+}

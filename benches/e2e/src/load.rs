@@ -1,0 +1,269 @@
+//! The load: keep-alive HTTP/1.1 connections on one thread, closed loop or open loop.
+//!
+//! A closed loop sends the next request on a connection when the last one was answered. An open loop sends at times fixed
+//! beforehand (Poisson arrivals, the same for every setup) and measures from the time a request *should* have left, so a slow
+//! proxy cannot hide behind the requests it kept from being sent. Raw sockets and one epoll: what it costs is reported.
+//! Every answer must be a 200 with a Content-Length; anything else ends the run with an error.
+
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use rustix::{
+    buffer::spare_capacity,
+    event::{Timespec, epoll},
+    fd::OwnedFd,
+};
+
+/// How the requests are paced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// One outstanding request a connection, always.
+    Closed,
+    /// So many arrivals a second, whatever the answers do.
+    Open(f64),
+}
+
+/// What a run saw.
+pub(crate) struct Outcome {
+    /// Requests answered.
+    pub(crate) answered: u64,
+    /// From the first request to the last answer.
+    pub(crate) elapsed: Duration,
+    /// Nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+}
+
+/// Open connections to one server.
+pub(crate) struct Load<'a> {
+    connections: Vec<Connection>,
+    epoll: OwnedFd,
+    requests: &'a [Vec<u8>],
+    next_request: usize,
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Box<[u8; 16 * 1024]>,
+    filled: usize,
+    /// When its outstanding request was, or should have been, sent.
+    since: Option<Instant>,
+}
+
+/// An answer may take this long before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl<'a> Load<'a> {
+    /// Connects; `requests` are whole HTTP/1.1 requests, sent in turn.
+    pub(crate) fn connect(address: SocketAddr, connections: usize, requests: &'a [Vec<u8>]) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let connections = (0..connections)
+            .map(|index| {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                let token = epoll::EventData::new_u64(index as u64);
+                epoll::add(&epoll, &stream, token, epoll::EventFlags::IN)?;
+                Ok(Connection { stream, buffer: Box::new([0; 16 * 1024]), filled: 0, since: None })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { connections, epoll, requests, next_request: 0 })
+    }
+
+    /// Sends for `length`, then waits for what is outstanding.
+    pub(crate) fn run(&mut self, pace: Pace, length: Duration) -> Result<Outcome> {
+        let start = Instant::now();
+        let mut run = Run {
+            end: start + length,
+            arrivals: Arrivals::new(pace, start),
+            backlog: VecDeque::new(),
+            idle: (0..self.connections.len()).collect(),
+            outcome: Outcome {
+                answered: 0,
+                elapsed: length,
+                latency: Histogram::new_with_max(PATIENCE.as_nanos() as u64 * 2, 3)?,
+            },
+        };
+        if matches!(pace, Pace::Closed) {
+            run.backlog.extend((0..self.connections.len()).map(|_| start));
+        }
+        let mut events = Vec::with_capacity(self.connections.len());
+        loop {
+            self.dispatch(&mut run)?;
+            if run.is_over(self.connections.len()) {
+                run.outcome.elapsed = start.elapsed();
+                return Ok(run.outcome);
+            }
+            let wait = run.wait();
+            epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)).or_else(retry_interrupted)?;
+            if events.is_empty() && Instant::now() > run.end + PATIENCE {
+                bail!("no answer for {PATIENCE:?}");
+            }
+            for event in events.drain(..) {
+                self.receive(event.data.u64() as usize, &mut run)?;
+            }
+        }
+    }
+
+    /// Sends what is due on idle connections.
+    fn dispatch(&mut self, run: &mut Run) -> Result<()> {
+        run.backlog.extend(run.arrivals.due(run.end));
+        while !run.backlog.is_empty() {
+            let Some(index) = run.idle.pop() else { return Ok(()) };
+            let since = run.backlog.pop_front().expect("not empty");
+            self.send(index, since)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, index: usize, since: Instant) -> Result<()> {
+        let request = &self.requests[self.next_request];
+        self.next_request = (self.next_request + 1) % self.requests.len();
+        let connection = &mut self.connections[index];
+        connection.since = Some(since);
+        let written = connection.stream.write(request).context("cannot send")?;
+        ensure!(written == request.len(), "a small request did not fit the socket's buffer");
+        Ok(())
+    }
+
+    fn receive(&mut self, index: usize, run: &mut Run) -> Result<()> {
+        let connection = &mut self.connections[index];
+        let Some(since) = connection.receive()? else { return Ok(()) };
+        let now = Instant::now();
+        run.outcome.answered += 1;
+        run.outcome.latency.saturating_record((now - since).as_nanos() as u64);
+        if matches!(run.arrivals.pace, Pace::Closed) && now < run.end {
+            return self.send(index, now);
+        }
+        run.idle.push(index);
+        Ok(())
+    }
+}
+
+/// A signal is no reason to stop measuring.
+fn retry_interrupted(error: rustix::io::Errno) -> rustix::io::Result<usize> {
+    if error == rustix::io::Errno::INTR { Ok(0) } else { Err(error) }
+}
+
+/// The state of one run.
+struct Run {
+    end: Instant,
+    arrivals: Arrivals,
+    /// When each request that found no idle connection should have been sent.
+    backlog: VecDeque<Instant>,
+    idle: Vec<usize>,
+    outcome: Outcome,
+}
+
+impl Run {
+    fn is_over(&self, connections: usize) -> bool {
+        let sent_all = match self.arrivals.pace {
+            Pace::Closed => self.outcome.answered > 0,
+            Pace::Open(_) => self.arrivals.next >= self.end,
+        };
+        sent_all && self.backlog.is_empty() && self.idle.len() == connections
+    }
+
+    /// Until the next arrival; else long enough to notice that nothing comes.
+    fn wait(&self) -> Timespec {
+        let until = match self.arrivals.pace {
+            Pace::Open(_) if self.arrivals.next < self.end => {
+                self.arrivals.next.saturating_duration_since(Instant::now())
+            }
+            _ => Duration::from_secs(1),
+        };
+        Timespec { tv_sec: until.as_secs() as i64, tv_nsec: i64::from(until.subsec_nanos()) }
+    }
+}
+
+/// Poisson arrivals from a fixed seed.
+struct Arrivals {
+    pace: Pace,
+    next: Instant,
+    state: u64,
+}
+
+impl Arrivals {
+    fn new(pace: Pace, start: Instant) -> Self {
+        Self { pace, next: start, state: 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    /// The arrivals up to now that are before `end`.
+    fn due(&mut self, end: Instant) -> Vec<Instant> {
+        let Pace::Open(rate) = self.pace else { return Vec::new() };
+        let now = Instant::now().min(end);
+        let mut due = Vec::new();
+        while self.next < now {
+            due.push(self.next);
+            let gap = -self.uniform().ln() / rate;
+            self.next += Duration::from_secs_f64(gap);
+        }
+        due
+    }
+
+    /// In (0, 1]. xorshift64*.
+    fn uniform(&mut self) -> f64 {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        let bits = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11;
+        (bits + 1) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl Connection {
+    /// Reads what is there; when the answer is whole, the time its request was (to be) sent.
+    fn receive(&mut self) -> Result<Option<Instant>> {
+        let read = match self.stream.read(&mut self.buffer[self.filled..]) {
+            Ok(0) => bail!("the connection was closed"),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error).context("cannot receive"),
+        };
+        self.filled += read;
+        let Some(length) = answer_length(&self.buffer[..self.filled])? else { return Ok(None) };
+        ensure!(self.filled <= length, "more came than was asked for");
+        if self.filled < length {
+            return Ok(None);
+        }
+        self.filled = 0;
+        Ok(self.since.take())
+    }
+}
+
+/// Length of head and body, once the head is whole.
+fn answer_length(bytes: &[u8]) -> Result<Option<usize>> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut answer = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = answer.parse(bytes)? else { return Ok(None) };
+    ensure!(answer.code == Some(200), "answered {}", String::from_utf8_lossy(bytes));
+    let length = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.with_context(|| format!("no length: {}", String::from_utf8_lossy(bytes)))?;
+    Ok(Some(head + std::str::from_utf8(length.value)?.trim().parse::<usize>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_measured_once_its_head_is_whole() {
+        assert_eq!(answer_length(b"HTTP/1.1 200 OK\r\nContent-Le").unwrap(), None);
+        assert_eq!(answer_length(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").unwrap(), Some(43));
+        assert!(answer_length(b"HTTP/1.1 503 No\r\ncontent-length: 5\r\n\r\nab").is_err());
+        assert!(answer_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn arrivals_keep_their_rate() {
+        let start = Instant::now() - Duration::from_secs(100);
+        let mut arrivals = Arrivals::new(Pace::Open(1000.0), start);
+        let due = arrivals.due(start + Duration::from_secs(50)).len();
+        assert!((49_000..51_000).contains(&due), "{due}");
+    }
+}

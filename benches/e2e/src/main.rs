@@ -1,0 +1,205 @@
+//! Weir end to end, beside nginx, Envoy and a bare hyper proxy, on the same backend in one run.
+//!
+//! `weir-e2e run` starts everything on loopback, checks that every setup answers alike, measures them in turns and prints a
+//! Markdown report; `backend` and `bare` are the processes that it starts of itself. How to read the numbers is in
+//! docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
+
+mod backend;
+mod bare;
+mod cpu;
+mod feast;
+mod load;
+mod peers;
+mod process;
+mod report;
+mod rounds;
+mod verify;
+
+use std::{fs, num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    peers::{Programs, Server, Site},
+    report::Circumstances,
+    rounds::{Schedule, Setup, median},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--redis PROGRAM] [--weir PROGRAM]
+                    [--rounds N] [--seconds S] [--write DOCUMENT]
+       weir-e2e backend ADDRESS
+       weir-e2e bare ADDRESS UPSTREAM
+
+run measures the programs that are named; S is the length of the longest of a setup's three runs a round.";
+
+/// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
+const OPEN_SHARE: f64 = 0.6;
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
+        ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
+        ["run", flags @ ..] => run(&Flags::parse(flags)?),
+        _ => bail!("{USAGE}"),
+    }
+}
+
+fn on_one_thread(serve: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(serve)
+}
+
+struct Flags {
+    programs: Programs,
+    schedule: Schedule,
+    write: Option<PathBuf>,
+}
+
+impl Flags {
+    fn parse(flags: &[&str]) -> Result<Self> {
+        let mut programs = Programs::default();
+        let (mut rounds, mut seconds, mut write) = (5, 3.0, None);
+        let mut pairs = flags.chunks_exact(2);
+        for pair in &mut pairs {
+            let (flag, value) = (pair[0], pair[1]);
+            match flag {
+                "--nginx" => programs.nginx = Some(value.into()),
+                "--envoy" => programs.envoy = Some(value.into()),
+                "--redis" => programs.redis = Some(value.into()),
+                "--weir" => programs.weir = Some(value.into()),
+                "--rounds" => rounds = value.parse().context("--rounds")?,
+                "--seconds" => seconds = value.parse().context("--seconds")?,
+                "--write" => write = Some(value.into()),
+                _ => bail!("unknown flag {flag}\n{USAGE}"),
+            }
+        }
+        ensure!(pairs.remainder().is_empty() && rounds > 0 && seconds > 0.0, "{USAGE}");
+        let many = Duration::from_secs_f64(seconds);
+        let schedule = Schedule { rounds, one: many / 2, many, open: many * 5 / 6 };
+        Ok(Self { programs, schedule, write })
+    }
+}
+
+fn run(flags: &Flags) -> Result<()> {
+    // Sends are timed: the default slack of 50 µs would be most of an open loop's waits.
+    rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
+    let folder = Folder::make()?;
+    let backend = peers::backend(&folder.0)?;
+    let site = Site { folder: &folder.0, backend: backend.address };
+    let (mut setups, _redis) = start(site, &flags.programs)?;
+
+    let before = cpu::Machine::now(&processes(&setups, &backend))?;
+    rounds::closed(&mut setups, &backend, flags.schedule);
+    let slowest = setups.iter().filter(|setup| setup.works() && setup.server.is_some());
+    let slowest = slowest.map(|setup| median(setup.many.iter().map(|phase| phase.rate))).fold(f64::INFINITY, f64::min);
+    let rate = slowest * OPEN_SHARE;
+    rounds::open(&mut setups, &backend, flags.schedule, rate);
+    let others = before.others(cpu::Machine::now(&processes(&setups, &backend))?);
+
+    check(&mut setups, backend.address);
+    let about = Circumstances { programs: &flags.programs, schedule: flags.schedule, rate, others };
+    let report = report::markdown(&setups, &about);
+    println!("{report}");
+    let failed: Vec<&str> = setups.iter().filter(|setup| !setup.works()).map(|setup| setup.name).collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join("; "));
+    flags.write.as_ref().map_or(Ok(()), |document| report::splice(document, &report))
+}
+
+/// Starts every setup and checks it once. One that does not start or answer is kept, with the reason.
+fn start(site: Site<'_>, programs: &Programs) -> Result<(Vec<Setup>, Option<Server>)> {
+    let plain = || vec![verify::inference(&verify::plain_body())];
+    let mut setups = vec![Setup::new(report::DIRECT, None, plain()), begun(report::BARE, peers::bare(site), plain())];
+    if let Some(nginx) = &programs.nginx {
+        setups.push(begun(report::NGINX, peers::nginx(site, nginx), plain()));
+    }
+    if let Some(envoy) = &programs.envoy {
+        setups.push(begun(report::ENVOY, peers::envoy(site, envoy), plain()));
+    }
+    if let Some(weir) = &programs.weir {
+        setups.push(begun(report::WEIR, peers::weir(site, weir), plain()));
+    }
+    let mut store = None;
+    if let (Some(weir), Some(redis)) = (&programs.weir, &programs.redis) {
+        let redis = store.insert(peers::redis(site, redis)?);
+        feast::load(redis.address, &users())?;
+        let joined = users().into_iter().map(|user| verify::inference(&verify::joined_body(user))).collect();
+        let mut setup = begun(report::JOINED, peers::weir_joined(site, weir, redis.address), joined);
+        if let Some(Err(error)) =
+            setup.server.as_ref().map(|it| verify::joins(it.address, site.backend, &users(), false))
+        {
+            setup.fail(&error);
+        }
+        setups.push(setup);
+    }
+    check(&mut setups, site.backend);
+    Ok((setups, store))
+}
+
+/// The entities of the joined setup.
+fn users() -> Vec<i64> {
+    (1001..1101).collect()
+}
+
+fn begun(name: &'static str, server: Result<Server>, requests: Vec<Vec<u8>>) -> Setup {
+    match server {
+        Ok(server) => Setup::new(name, Some(server), requests),
+        Err(error) => {
+            let mut setup = Setup::new(name, None, requests);
+            setup.fail(&error);
+            setup
+        }
+    }
+}
+
+/// Every setup must do what it is measured for; L1 must have every row by now.
+fn check(setups: &mut [Setup], backend: std::net::SocketAddr) {
+    for setup in setups.iter_mut().filter(|setup| setup.works()) {
+        let address = setup.server.as_ref().map_or(backend, |server| server.address);
+        let checked = match setup.name {
+            report::JOINED => verify::joins(address, backend, &users(), true),
+            _ => verify::passes_through(address, backend),
+        };
+        if let Err(error) = checked {
+            eprintln!("{}: {error:#}", setup.name);
+            setup.fail(&error);
+        }
+    }
+}
+
+/// Every process that the bench runs.
+fn processes(setups: &[Setup], backend: &Server) -> Vec<u32> {
+    let servers = setups.iter().filter_map(|setup| setup.server.as_ref());
+    servers.map(|server| server.process.id()).chain([backend.process.id(), std::process::id()]).collect()
+}
+
+/// The run's files; gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("weir-e2e-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is in the system's folder for such things.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

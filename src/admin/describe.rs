@@ -1,0 +1,264 @@
+//! The config in force as JSON, as the file could have said it. Secrets are `***`, also inside URLs.
+//!
+//! It describes; it is no format that anything reads back.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    config::{Breaker, Column, Config, Inputs, Join, L2, Model, Pool, Retry, Tier, Upstream, View},
+    infer::Value,
+};
+
+/// Everything.
+pub(super) fn config(config: &Config) -> Json {
+    let listen = &config.listen;
+    json!({
+        "listen": {
+            "http": listen.http.to_string(),
+            "grpc": listen.grpc.map(|address| address.to_string()),
+            "admin": listen.admin.to_string(),
+            "admin_token": listen.admin_token.as_ref().map(|_| "***"),
+            "max_body": listen.max_body,
+            "header_timeout": length(listen.header_timeout),
+            "max_connection_age": length(listen.max_connection_age),
+        },
+        "workers": config.workers,
+        "capacity": {
+            "slots": config.capacity.slots,
+            "shared": config.capacity.shared,
+            "burst_pool": config.capacity.burst_pool.map(|pool| &*config.pool(pool).name),
+        },
+        "tiers": tiers(config),
+        "pools": pools(config),
+        "models": models(config),
+        "features": features(config),
+        "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
+        "metrics": {"aliases": config.metrics_aliases},
+        "notices": config.notices,
+    })
+}
+
+/// The tiers, highest first.
+pub(super) fn tiers(config: &Config) -> Json {
+    let tier = |tier: &Tier| {
+        json!({
+            "name": &*tier.name,
+            "pool": tier.pool.map(|pool| &*config.pool(pool).name),
+            "reserved": tier.reserved,
+            "max": tier.max,
+            "queue": tier.queue,
+            "queue_timeout": length(tier.queue_timeout),
+            "low_priority": tier.low_priority,
+        })
+    };
+    config.tiers.iter().map(tier).collect()
+}
+
+/// The pools.
+pub(super) fn pools(config: &Config) -> Json {
+    config.pools.iter().map(pool).collect()
+}
+
+fn pool(pool: &Pool) -> Json {
+    let url = |upstream: &Option<Upstream>| upstream.as_ref().map(|upstream| format!("http://{}", upstream.authority));
+    let endpoints =
+        pool.endpoints.iter().map(|endpoint| json!({"http": url(&endpoint.http), "grpc": url(&endpoint.grpc)}));
+    let mut retry = retry(&pool.retry);
+    retry["budget"] = json!(pool.retry_budget);
+    json!({
+        "name": &*pool.name,
+        "endpoints": endpoints.collect::<Json>(),
+        "health": {
+            "path": &*pool.health.path,
+            "interval": length(pool.health.interval),
+            "timeout": length(pool.health.timeout),
+        },
+        "breaker": breaker(&pool.breaker),
+        "retry": retry,
+        "attempt_timeout": pool.attempt_timeout.map(length),
+        "connect_timeout": length(pool.connect_timeout),
+        "max_in_flight": pool.max_in_flight,
+    })
+}
+
+/// The models.
+pub(super) fn models(config: &Config) -> Json {
+    config.models.iter().map(|each| model(config, each)).collect()
+}
+
+fn model(config: &Config, model: &Model) -> Json {
+    json!({
+        "name": &*model.name,
+        "tier": &*config.tiers[model.tier.index()].name,
+        "pool": &*config.pool(model.pool).name,
+        "upstream_model": &*model.upstream,
+        "timeout": length(model.timeout),
+        "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
+        "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
+        "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
+        "fallback": {"reserve": model.reserve},
+    })
+}
+
+fn join(config: &Config, join: &Join) -> Json {
+    let view = config.view(join.view);
+    let sources = view.entities.iter().zip(&join.sources).map(|((key, _), source)| (key.to_string(), json!(&**source)));
+    json!({
+        "view": &*view.name,
+        "join": sources.collect::<serde_json::Map<_, _>>(),
+        "select": join.select.iter().map(|feature| json!(&*view.features[*feature].name)).collect::<Json>(),
+        "optional": join.optional,
+    })
+}
+
+fn inputs(config: &Config, model: &Model, inputs: &Inputs) -> Json {
+    let column = |column: &Column| match column {
+        Column::Request(name) => json!(&**name),
+        Column::Feature { join, select } => {
+            let join = &model.joins[*join];
+            let view = config.view(join.view);
+            json!(format!("{}:{}", view.name, view.features[join.select[*select]].name))
+        }
+    };
+    match inputs {
+        Inputs::Matrix { name, datatype, columns } => json!({
+            "as": "matrix",
+            "name": &**name,
+            "datatype": datatype.name(),
+            "columns": columns.iter().map(column).collect::<Json>(),
+        }),
+        Inputs::Columns { columns } => json!({
+            "as": "columns",
+            "columns": columns.iter().map(|each| json!({"name": &*each.name, "from": column(&each.column)})).collect::<Json>(),
+        }),
+    }
+}
+
+/// The feature store.
+pub(super) fn features(config: &Config) -> Json {
+    let features = &config.features;
+    let l2 = match &features.l2 {
+        L2::Redis(redis) => json!({
+            "redis": redis.urls.iter().map(|url| json!(without_credentials(&url.0))).collect::<Json>(),
+            "mode": format!("{:?}", redis.mode).to_lowercase(),
+            "ttl": length(redis.ttl),
+            "timeout": length(redis.timeout),
+        }),
+        L2::Embedded { path, ttl } => json!({"embedded": path, "ttl": length(*ttl)}),
+    };
+    json!({
+        "project": &*features.project,
+        "l1": {
+            "capacity": features.l1.capacity,
+            "ttl": length(features.l1.ttl),
+            "stale_for": length(features.l1.stale_for),
+        },
+        "l2": l2,
+        "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
+        "retry": retry(&features.retry),
+        "breaker": breaker(&features.breaker),
+        "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
+    })
+}
+
+fn view(view: &View) -> Json {
+    let entities =
+        view.entities.iter().map(|(name, kind)| (name.to_string(), json!(format!("{kind:?}").to_uppercase())));
+    let features = view.features.iter().map(
+        |feature| json!({"name": &*feature.name, "type": feature.kind.name(), "default": value(&feature.default)}),
+    );
+    json!({
+        "name": &*view.name,
+        "entities": entities.collect::<serde_json::Map<_, _>>(),
+        "features": features.collect::<Json>(),
+        "ttl": length(view.ttl),
+        "max_age": view.max_age.map(length),
+        "consistency": match view.consistency {
+            crate::config::Consistency::Ttl => "ttl",
+            crate::config::Consistency::WriteThrough => "write_through",
+            crate::config::Consistency::Immutable => "immutable",
+        },
+    })
+}
+
+fn retry(retry: &Retry) -> Json {
+    json!({
+        "max_retries": retry.max_retries,
+        "initial_delay": length(retry.initial_delay),
+        "max_delay": length(retry.max_delay),
+        "multiplier": retry.multiplier,
+        "jitter": retry.jitter,
+    })
+}
+
+fn breaker(breaker: &Breaker) -> Json {
+    json!({
+        "failure_threshold": breaker.failure_threshold,
+        "window": length(breaker.window),
+        "open_for": length(breaker.open_for),
+        "half_open_requests": breaker.half_open_requests,
+        "success_threshold": breaker.success_threshold,
+    })
+}
+
+/// A default. Bytes that are no text show as their length.
+fn value(value: &Value) -> Json {
+    let bytes = |bytes: &bytes::Bytes| match std::str::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(_) => json!(format!("({} bytes)", bytes.len())),
+    };
+    match value {
+        Value::Null => Json::Null,
+        Value::Bytes(each) | Value::Opaque(each) => bytes(each),
+        Value::String(each) => json!(&**each),
+        Value::Int32(each) => json!(each),
+        Value::Int64(each) | Value::UnixTimestamp(each) => json!(each),
+        Value::Double(each) => json!(each),
+        Value::Float(each) => json!(each),
+        Value::Bool(each) => json!(each),
+        Value::BytesList(list) => list.iter().map(bytes).collect(),
+        Value::StringList(list) => list.iter().map(|each| json!(&**each)).collect(),
+        Value::Int32List(list) => json!(&**list),
+        Value::Int64List(list) | Value::UnixTimestampList(list) => json!(&**list),
+        Value::DoubleList(list) => json!(&**list),
+        Value::FloatList(list) => json!(&**list),
+        Value::BoolList(list) => json!(&**list),
+    }
+}
+
+/// `50ms`, `5s`: as the config writes it.
+fn length(length: Duration) -> String {
+    format!("{length:?}")
+}
+
+/// A URL without what may be secret in it: user, password, query.
+fn without_credentials(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(before, _)| before);
+    let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://***@{host}{path}"),
+        None => url.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lose_what_may_be_secret() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("redis://:pa@ss@host:6379/0", "redis://***@host:6379/0"),
+            ("rediss://user:password@host", "rediss://***@host"),
+            ("redis+unix:///run/redis.sock?pass=secret", "redis+unix:///run/redis.sock"),
+            ("s3://features/lookup", "s3://features/lookup"),
+            ("password", "***"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
+        }
+    }
+}

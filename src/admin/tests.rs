@@ -1,0 +1,169 @@
+//! The admin port over real sockets.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use reqwest::{Client, Method, RequestBuilder};
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::{fixture, telemetry::scratch};
+
+#[derive(Clone, Default)]
+struct Gaps(Arc<Mutex<Vec<String>>>);
+
+impl Readiness for Gaps {
+    fn missing(&self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        Box::pin(async { self.0.lock().unwrap().clone() })
+    }
+}
+
+struct Admin {
+    address: SocketAddr,
+    client: Client,
+    gaps: Gaps,
+    drains: Arc<AtomicU32>,
+    stop: tokio::sync::oneshot::Sender<()>,
+    served: JoinSet<io::Result<()>>,
+}
+
+impl Admin {
+    async fn start() -> Self {
+        let (gaps, drains) = (Gaps::default(), Arc::new(AtomicU32::new(0)));
+        let section = |name: &'static str| -> Section { Box::new(move || json!({"about": name})) };
+        let config = Arc::new(fixture::config());
+        let sources = Sources {
+            config: Box::new(move || Arc::clone(&config)),
+            scrape: scratch(|| ()).1,
+            readiness: Box::new(gaps.clone()),
+            models: section("models"),
+            pools: section("pools"),
+            tiers: section("tiers"),
+            features: section("features"),
+            drain: Box::new({
+                let drains = Arc::clone(&drains);
+                move || {
+                    drains.fetch_add(1, SeqCst);
+                }
+            }),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = serve(listener, router(sources), async {
+            let _told = stopped.await;
+        });
+        let mut served = JoinSet::new();
+        served.spawn(serving);
+        Self { address, client: Client::new(), gaps, drains, stop, served }
+    }
+
+    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        answer(self.ask(Method::GET, path)).await
+    }
+}
+
+async fn answer(request: RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn probes_tell_what_is_missing() {
+    let admin = Admin::start().await;
+    assert_eq!(admin.get("/livez").await, (200, json!({"live": true})));
+    assert_eq!(admin.get("/readyz").await, (200, json!({"ready": true})));
+    admin.gaps.0.lock().unwrap().push("pool gpu: no endpoint answered yet".into());
+    let expected = json!({"ready": false, "missing": ["pool gpu: no endpoint answered yet"]});
+    assert_eq!(admin.get("/readyz").await, (503, expected));
+    assert_eq!(admin.get("/livez").await.0, 200, "alive all the same");
+}
+
+#[tokio::test]
+async fn metrics_are_the_text_format() {
+    let admin = Admin::start().await;
+    let answer = admin.ask(Method::GET, "/metrics").send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], METRICS_TYPE);
+    assert!(answer.text().await.unwrap().contains("weir_build_info{"));
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_told_apart() {
+    let admin = Admin::start().await;
+    let (status, body) = admin.get("/admin/v2/config").await;
+    assert_eq!(status, 404);
+    assert!(body["error"].as_str().unwrap().starts_with("no such path"));
+    for (method, path) in
+        [(Method::POST, "/metrics"), (Method::GET, "/admin/v1/drain"), (Method::PUT, "/admin/v1/config")]
+    {
+        let answer = admin.ask(method.clone(), path).send().await.unwrap();
+        assert_eq!(answer.status(), 405, "{method} {path}");
+        assert!(answer.headers().contains_key("allow"));
+        assert!(answer.json::<Value>().await.unwrap()["error"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn the_config_shows_everything_but_secrets() {
+    let admin = Admin::start().await;
+    let (status, config) = admin.get("/admin/v1/config").await;
+    assert_eq!(status, 200);
+    let text = config.to_string();
+    assert!(!text.contains("open-sesame") && !text.contains("hunter2"), "{text}");
+    for (pointer, expected) in [
+        ("/listen/admin_token", json!("***")),
+        ("/listen/http", json!("0.0.0.0:8080")),
+        ("/capacity/slots", json!(10)),
+        ("/tiers/0/queue_timeout", json!("50ms")),
+        ("/pools/0/endpoints/0/grpc", json!("http://gpu:9001")),
+        ("/pools/0/retry/budget", json!(0.2)),
+        ("/models/0/features/0/join/user_id", json!("user_id")),
+        ("/models/0/inputs/columns", json!(["amount", "user_stats:txn_count_1h"])),
+        ("/models/0/explainer/pool", json!("explainers")),
+        ("/models/1/features", json!([])),
+        ("/features/l2/redis/0", json!("redis://***@redis:6379")),
+        ("/features/views/0/entities/user_id", json!("INT64")),
+        ("/features/views/0/features/0", json!({"name": "txn_count_1h", "type": "INT64", "default": 7})),
+        ("/notices/0", json!("pools.gpu.hedge: not acted on yet")),
+    ] {
+        assert_eq!(config.pointer(pointer), Some(&expected), "{pointer} in {config:#}");
+    }
+}
+
+#[tokio::test]
+async fn sections_show_what_is_configured_beside_what_is() {
+    let admin = Admin::start().await;
+    for section in ["models", "pools", "tiers", "features"] {
+        let (status, body) = admin.get(&format!("/admin/v1/{section}")).await;
+        assert_eq!((status, &body["state"]["about"]), (200, &json!(section)));
+        assert!(!body["configured"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn draining_is_for_operators() {
+    let admin = Admin::start().await;
+    let drain = || admin.ask(Method::POST, "/admin/v1/drain");
+    assert_eq!(answer(drain()).await, (202, json!({"draining": true})));
+    let (status, body) = answer(drain().header("origin", "https://evil.example")).await;
+    assert_eq!((status, admin.drains.load(SeqCst)), (403, 1));
+    assert!(body["error"].as_str().unwrap().contains("Bearer"), "{body}");
+    let with_token = drain().header("origin", "https://evil.example").bearer_auth("open-sesame");
+    assert_eq!(answer(with_token).await.0, 202);
+    assert_eq!(admin.drains.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn serving_ends_when_it_is_told_to() {
+    let mut admin = Admin::start().await;
+    assert_eq!(admin.get("/livez").await.0, 200);
+    admin.stop.send(()).unwrap();
+    assert!(admin.served.join_next().await.unwrap().unwrap().is_ok());
+    assert!(admin.client.get(format!("http://{}/livez", admin.address)).send().await.is_err());
+}

@@ -1,0 +1,100 @@
+//! Puts the stages together.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Tasks, readiness::Readiness};
+use crate::{
+    admin,
+    admission::{self, Door},
+    config::Config,
+    enrich::Enricher,
+    features,
+    ingress::record::Records,
+    ingress::service::Gateway,
+    ladder::Ladder,
+    pipeline::Pipeline,
+    predict::Predict,
+    proto,
+    telemetry::{Scrape, access, handles::path::PathHandles},
+};
+
+/// The gateway for one config snapshot.
+pub(super) async fn gateway<H>(
+    config: Arc<Config>,
+    tasks: &Tasks,
+    readiness: Readiness,
+    health: tonic_health::pb::health_server::HealthServer<H>,
+) -> anyhow::Result<Gateway>
+where
+    H: tonic_health::pb::health_server::Health,
+{
+    let store = features::Store::open(&config, tasks.features()).await.context("cannot open the feature store")?;
+    let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
+    let pipeline = Pipeline {
+        ladder: Ladder::new(&config),
+        admission: Door::new(&config).context("tiers")?,
+        features: Arc::new(store),
+        enricher: Enricher::new(&config),
+        predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
+        handles: handles.clone(),
+        config: config.clone(),
+    };
+    Ok(Gateway {
+        pipeline,
+        records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
+        services: services(health)?,
+        readiness: Arc::new(move || readiness.is_ready()),
+    })
+}
+
+/// gRPC health and reflection, both versions of the latter.
+fn services<H>(health: tonic_health::pb::health_server::HealthServer<H>) -> anyhow::Result<tonic::service::Routes>
+where
+    H: tonic_health::pb::health_server::Health,
+{
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::inference::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = tonic::service::Routes::new(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.prepare())
+}
+
+/// What the admin port shows.
+pub(super) fn admin(
+    config: &Arc<Config>,
+    readiness: Readiness,
+    scrape: Scrape,
+    drain: CancellationToken,
+    gateway: &Arc<ArcSwap<Gateway>>,
+) -> axum::Router {
+    let config = config.clone();
+    let tiers = gateway.clone();
+    let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
+    admin::router(admin::Sources {
+        config: Box::new(move || config.clone()),
+        scrape,
+        readiness: Box::new(readiness),
+        models: nothing(),
+        pools: nothing(),
+        tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
+        features: nothing(),
+        drain: Box::new(move || drain.cancel()),
+    })
+}
+
+fn tier_states(door: &Door) -> serde_json::Value {
+    let state = |tier: admission::TierState<'_>| {
+        let now = serde_json::json!({ "slots": tier.slots, "in_use": tier.in_use, "waiting": tier.waiting });
+        (tier.name.to_owned(), now)
+    };
+    door.tiers().map(state).collect::<serde_json::Map<_, _>>().into()
+}

@@ -1,0 +1,227 @@
+//! The composition root: builds everything from a config, owns the tasks, and ends in a drain.
+//!
+//! ```text
+//!   control thread                         one thread a worker
+//!   ┌──────────────────────────────┐       ┌───────────────────────────────┐
+//!   │ acceptors ── connections ────┼──────►│ serves its connections, owns  │
+//!   │ admin, health checks,        │       │ its upstream connections      │
+//!   │ readiness, background fills  │       └───────────────────────────────┘
+//!   └──────────────────────────────┘
+//!   SIGTERM ─► not ready, still accepting ─► listeners close, GOAWAY ─► in flight finishes ─► exit
+//! ```
+
+use std::{net::SocketAddr, sync::Arc, thread};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::{net::TcpListener, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+mod build;
+mod readiness;
+mod tasks;
+
+use readiness::Readiness;
+pub use tasks::Tasks;
+
+use crate::{
+    config::{Config, Drain},
+    infer::WorkerId,
+    ingress::{
+        server::{self, Inbox, Limits, Workers},
+        service::Gateway,
+    },
+};
+
+/// A running gateway.
+pub struct App {
+    addresses: Addresses,
+    drain: Drain,
+    readiness: Readiness,
+    tasks: Tasks,
+    /// Closes the listeners.
+    stop_accepting: CancellationToken,
+    /// Asks every connection to end after what it has in flight.
+    end_connections: CancellationToken,
+    /// Set by `POST /admin/v1/drain`.
+    asked_to_drain: CancellationToken,
+    acceptors: Workers,
+    threads: Vec<tokio::sync::oneshot::Receiver<()>>,
+}
+
+/// Where a gateway listens, with the ports that `:0` was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// HTTP/1.1, h2c and gRPC.
+    pub http: SocketAddr,
+    /// gRPC, where it has a port of its own.
+    pub grpc: Option<SocketAddr>,
+    /// Probes, metrics, administration.
+    pub admin: SocketAddr,
+}
+
+impl App {
+    /// Binds, builds and starts. Backends and stores that are down make it not ready, not fail.
+    ///
+    /// # Errors
+    ///
+    /// An address that cannot be bound, a thread that cannot be started, a store that cannot be opened at all.
+    pub async fn start(config: Config, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let sockets = Sockets::bind(&config).await?;
+        let addresses = sockets.addresses()?;
+        let tasks = Tasks::default();
+        let readiness = Readiness::new();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let gateway = build::gateway(config.clone(), &tasks, readiness.clone(), health_service).await?;
+        let gateway = Arc::new(ArcSwap::from_pointee(gateway));
+        let (acceptors, inboxes) = Workers::new(config.workers);
+        let limits = Limits {
+            header_timeout: config.listen.header_timeout,
+            max_connection_age: config.listen.max_connection_age,
+        };
+        let app = Self {
+            addresses,
+            drain: config.drain.clone(),
+            readiness: readiness.clone(),
+            tasks: tasks.clone(),
+            stop_accepting: CancellationToken::new(),
+            end_connections: CancellationToken::new(),
+            asked_to_drain: CancellationToken::new(),
+            acceptors,
+            threads: Vec::new(),
+        };
+        let app = app.start_workers(inboxes, &gateway, &limits)?;
+        let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
+        gateway.load_full().pipeline.predict.check_health(control);
+        let features = gateway.load_full().pipeline.features.clone();
+        tasks.background(async move { features.maintain().await });
+        tasks.background(readiness.clone().watch(gateway.clone(), health));
+        let door = gateway.load_full().pipeline.admission.clone();
+        scrape.before(move || door.observe());
+        let admin = build::admin(&config, readiness, scrape, app.asked_to_drain.clone(), &gateway);
+        tasks.background(async move {
+            if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
+                tracing::error!(%error, "the admin port closed");
+            }
+        });
+        for listener in std::iter::once(sockets.http).chain(sockets.grpc) {
+            tasks.spawn(server::accept(listener, app.acceptors.clone(), app.stop_accepting.clone()));
+        }
+        Ok(app)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `shutdown`, then drains: not ready but still accepting for `drain.delay`, then no new connections, and
+    /// `drain.deadline` for what is in flight.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = shutdown => {}
+            () = self.asked_to_drain.cancelled() => {}
+        }
+        tracing::info!(delay = ?self.drain.delay, deadline = ?self.drain.deadline, "draining");
+        self.readiness.drain();
+        tokio::time::sleep(self.drain.delay).await;
+        self.stop_accepting.cancel();
+        self.end_connections.cancel();
+        // The workers' inboxes end when nobody can hand over any more.
+        drop(self.acceptors);
+        let workers = futures_util::future::join_all(self.threads);
+        if tokio::time::timeout(self.drain.deadline, workers).await.is_err() {
+            tracing::warn!("requests were still in flight at the end of drain.deadline");
+        }
+        self.tasks.finish().await;
+        tracing::info!("stopped");
+    }
+
+    fn start_workers(
+        mut self,
+        inboxes: Vec<Inbox>,
+        gateway: &Arc<ArcSwap<Gateway>>,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
+        for inbox in inboxes {
+            let worker = Worker {
+                gateway: gateway.clone(),
+                limits: limits.clone(),
+                end_connections: self.end_connections.clone(),
+            };
+            let (ended, wait) = tokio::sync::oneshot::channel();
+            let name = format!("worker-{}", inbox.worker().index());
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || {
+                    if let Err(error) = worker.run(inbox) {
+                        tracing::error!(%error, "a worker could not start");
+                    }
+                    let _ = ended.send(());
+                })
+                .context("cannot start a worker thread")?;
+            self.threads.push(wait);
+        }
+        Ok(self)
+    }
+}
+
+/// One thread's part of the work.
+struct Worker {
+    gateway: Arc<ArcSwap<Gateway>>,
+    limits: Limits,
+    end_connections: CancellationToken,
+}
+
+/// How often a worker looks through its idle upstream connections.
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl Worker {
+    fn run(self, inbox: Inbox) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tasks = Tasks::default();
+        let (id, gateway) = (inbox.worker(), self.gateway.clone());
+        runtime.block_on(async {
+            tasks.background(async move {
+                let mut tick = tokio::time::interval(SWEEP_EVERY);
+                loop {
+                    tick.tick().await;
+                    gateway.load_full().pipeline.predict.sweep(id, Instant::now());
+                }
+            });
+            let features = self.gateway.load_full().pipeline.features.clone();
+            features.connect(id).await;
+            inbox.serve(self.gateway, self.limits, tasks.clone(), self.end_connections).await;
+            tasks.finish().await;
+        });
+        Ok(())
+    }
+}
+
+struct Sockets {
+    http: TcpListener,
+    grpc: Option<TcpListener>,
+    admin: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let http = server::bind("http", config.listen.http).await?;
+        let grpc = match config.listen.grpc {
+            Some(address) => Some(server::bind("grpc", address).await?),
+            None => None,
+        };
+        let admin = server::bind("admin", config.listen.admin).await?;
+        Ok(Self { http, grpc, admin })
+    }
+
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        Ok(Addresses {
+            http: self.http.local_addr()?,
+            grpc: self.grpc.as_ref().map(TcpListener::local_addr).transpose()?,
+            admin: self.admin.local_addr()?,
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! The process's tasks. Nothing is spawned elsewhere, so that a drain knows what it waits for.
+
+use std::future::Future;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Spawns on the runtime it is called from; shared by every runtime of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// A task that a drain waits for.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(task);
+    }
+
+    /// A task that runs until the process ends: a drain drops it.
+    pub fn background<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.stop.clone();
+        self.tracker.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// The same, as the feature store takes it.
+    pub(super) fn features(&self) -> crate::features::Background {
+        crate::features::Background { tasks: self.tracker.clone(), stop: self.stop.clone() }
+    }
+
+    /// Drops the background tasks and waits for all others.
+    pub async fn finish(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}

@@ -1,0 +1,129 @@
+//! L2 of a single process: rows that came back from L3, in a redb database on disk or in memory.
+//!
+//! The same hashes as in Feast's Redis, under the same keys, and the same contract: one life a hash, set by the write that
+//! created it; newer rows win. Reads run where the request runs (a few microseconds from redb's page cache); writes and the
+//! sweeping of expired hashes are one thread's, so that a disk's flush never holds up a request. A crash may lose the last
+//! writes, never the database: what is lost is read from L3 again.
+
+mod hash;
+mod writer;
+
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    time::{Duration, SystemTime},
+};
+
+use redb::{Database, ReadableDatabase, TableDefinition, backends::InMemoryBackend};
+use tokio::sync::oneshot;
+
+use self::{
+    hash::Hash,
+    writer::{Job, Writer},
+};
+use super::{
+    Row,
+    feast::{Layout, encode_time, redis_key},
+    l2::{Ask, Error, Written},
+};
+use crate::config::{Features, View};
+
+/// Redis key → hash, as `hash` lays it out.
+const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
+
+/// Writes that may wait; beyond it they are refused: the rows are still in L3.
+const WAITING: usize = 4096;
+
+/// The embedded store.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    database: Arc<Database>,
+    project: Arc<str>,
+    layouts: Box<[Layout]>,
+    ttl: Duration,
+    writes: mpsc::SyncSender<Job>,
+}
+
+impl Embedded {
+    /// Opens the file, or makes a store in memory where there is none.
+    pub(crate) fn open(path: Option<&Path>, ttl: Duration, features: &Features) -> Result<Self, redb::Error> {
+        let database = match path {
+            Some(path) => Database::create(path)?,
+            None => Database::builder().create_with_backend(InMemoryBackend::new())?,
+        };
+        let database = Arc::new(database);
+        let writer = Writer::new(Arc::clone(&database))?;
+        let (writes, jobs) = mpsc::sync_channel(WAITING);
+        std::thread::Builder::new()
+            .name("weir-embedded".into())
+            .spawn(move || writer.run(&jobs))
+            .map_err(redb::Error::Io)?;
+        let layouts = features.views.iter().map(|view| Layout::of(view)).collect();
+        Ok(Self { database, project: Arc::clone(&features.project), layouts, ttl, writes })
+    }
+
+    /// The rows asked for, in that order.
+    pub(crate) fn read(&self, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
+        self.read_at(asks, millis(SystemTime::now()))
+    }
+
+    fn read_at(&self, asks: &[Ask], now: u64) -> Vec<Result<Option<Row>, Error>> {
+        let table = self.database.begin_read().map_err(redb::Error::from);
+        let table = table.and_then(|reading| reading.open_table(ROWS).map_err(redb::Error::from));
+        let table = match table {
+            Ok(table) => table,
+            Err(error) => return asks.iter().map(|_| Err(failed(&error))).collect(),
+        };
+        let read = |ask: &Ask| {
+            let stored = table.get(&*redis_key(&ask.key, &self.project)).map_err(|error| failed(&error))?;
+            let Some(stored) = stored else { return Ok(None) };
+            let hash = Hash::read(stored.value()).filter(|hash| hash.lives(now));
+            hash.map_or(Ok(None), |hash| self.row(&ask.view, &hash))
+        };
+        asks.iter().map(read).collect()
+    }
+
+    fn row(&self, view: &View, hash: &Hash<'_>) -> Result<Option<Row>, Error> {
+        let layout = &self.layouts[view.id.index()];
+        let malformed = |source| Error::Malformed { view: Arc::clone(&view.name), source };
+        layout.row(layout.fields().map(|field| hash.get(field))).map_err(malformed)
+    }
+
+    /// Stores the row unless one as new is stored; returns when it is visible.
+    pub(crate) async fn write_back(&self, ask: &Ask, row: &Row) -> Result<Written, Error> {
+        self.write_at(ask, row, millis(SystemTime::now())).await
+    }
+
+    async fn write_at(&self, ask: &Ask, row: &Row, now: u64) -> Result<Written, Error> {
+        let layout = &self.layouts[ask.view.id.index()];
+        let life = self.ttl.min(ask.view.ttl).as_millis().try_into().unwrap_or(u64::MAX);
+        let (done, written) = oneshot::channel();
+        let job = Job {
+            key: redis_key(&ask.key, &self.project),
+            time_field: layout.event_time().into(),
+            time: row.event_time,
+            cells: layout
+                .cells(row)
+                .map(|(field, value)| (field.into(), value))
+                .chain(row.event_time.map(|time| (layout.event_time().into(), encode_time(time))))
+                .collect(),
+            now,
+            expires: now.saturating_add(life),
+            done,
+        };
+        self.writes.try_send(job).map_err(|error| Error::Embedded(error.to_string().into()))?;
+        written.await.map_err(|_| Error::Embedded("the write failed".into()))
+    }
+}
+
+fn failed(error: &impl std::fmt::Display) -> Error {
+    Error::Embedded(error.to_string().into())
+}
+
+fn millis(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! L2: the store behind the in-process cache. Feast's Redis, or one of this process's own; the same contract.
+//!
+//! A read takes all keys of a request at once, whatever views they are of. A write-back never replaces a newer row and never
+//! touches the life of a hash that was there before.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis};
+use crate::{
+    config::View,
+    infer::{EntityKey, WorkerId},
+};
+
+/// A row that is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) view: Arc<View>,
+    pub(crate) key: EntityKey,
+}
+
+/// What a write-back did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// The row is stored.
+    Written,
+    /// The store holds one that is as new or newer.
+    Older,
+}
+
+/// Why the store did not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// There is no connection; one is being made.
+    #[error("{address}: {why}")]
+    Unreachable { address: Arc<str>, why: Arc<str> },
+    /// The answer did not come in time.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The server answered with an error.
+    #[error("{address}: {why}")]
+    Refused { address: Arc<str>, why: Arc<str> },
+    /// What is stored is not a row.
+    #[error("the stored row of {view} cannot be read")]
+    Malformed { view: Arc<str>, source: Malformed },
+    /// The embedded store failed, or has too much to write.
+    #[error("embedded store: {0}")]
+    Embedded(Arc<str>),
+}
+
+/// The store that the config names.
+#[derive(Debug)]
+pub(crate) enum L2 {
+    Redis(Redis),
+    Embedded(Embedded),
+}
+
+impl L2 {
+    /// The rows asked for, in that order; `None` where the store has none.
+    pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
+        match self {
+            Self::Redis(redis) => redis.read(worker, asks).await,
+            Self::Embedded(embedded) => embedded.read(asks),
+        }
+    }
+
+    /// Stores a row that was found further away, unless the store holds one as new.
+    pub(crate) async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
+        match self {
+            Self::Redis(redis) => redis.write_back(worker, ask, row).await,
+            Self::Embedded(embedded) => embedded.write_back(ask, row).await,
+        }
+    }
+
+    /// Opens the connections of a worker before its first request needs them.
+    pub(crate) async fn connect(&self, worker: WorkerId) {
+        if let Self::Redis(redis) = self {
+            redis.connect(worker).await;
+        }
+    }
+
+    /// Whether all of the store answers now; the text says which part does not, and why.
+    pub(crate) async fn ready(&self) -> Result<(), String> {
+        match self {
+            Self::Redis(redis) => redis.ready().await,
+            Self::Embedded(_) => Ok(()),
+        }
+    }
+}

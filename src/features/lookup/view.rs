@@ -1,0 +1,192 @@
+//! One view's lookup file as it stands: which data file answers now, and how a new one takes its place.
+//!
+//! ```text
+//!            manifest read                  no manifest
+//!   Unread ───────────────► Open ◄──────────────────────► Absent
+//!      │                     │ a refresh fails: the file stays; what is read is immutable
+//!      └── fails: stays, with the reason, and is tried again soon
+//! ```
+//!
+//! Only [`Current::refresh`] changes the state, and only one task a view calls it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+use object_store::{GetOptions, ObjectStore, path::Path};
+use tokio::sync::Notify;
+
+use super::{
+    Error,
+    file::{DataFile, Pages, Read},
+    manifest::{self, Manifest},
+};
+use crate::{config::View, telemetry::handles::object::Object};
+
+/// Which file answers for a view.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// Not known yet; why.
+    Unread(Arc<str>),
+    /// There is no manifest: no entity has a row.
+    Absent,
+    /// This one.
+    Open(Arc<DataFile>),
+}
+
+/// Reads made for one view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reads {
+    pub(crate) manifest: u64,
+    pub(crate) directory: u64,
+    pub(crate) bucket: u64,
+}
+
+/// A view's current file, and what has been read of it.
+#[derive(Debug)]
+pub(crate) struct Current {
+    view: Arc<View>,
+    project: Arc<str>,
+    store: Arc<dyn ObjectStore>,
+    folder: Path,
+    pages: Pages,
+    state: ArcSwap<State>,
+    /// Rung when the manifest should be read before its time.
+    pub(crate) stale: Notify,
+    reads: [AtomicU64; 3],
+    pub(crate) metrics: Object,
+}
+
+/// Whose manifest it is, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// The root of the lookup files.
+    pub(crate) root: Path,
+    pub(crate) project: Arc<str>,
+}
+
+impl Current {
+    /// A view whose manifest is yet to be read.
+    pub(crate) fn new(place: &Place, view: Arc<View>, pages: Pages) -> Self {
+        let Place { store, root, project } = place.clone();
+        Self {
+            folder: manifest::folder(&root, &project, &view.name),
+            metrics: Object::new(&view.name),
+            state: ArcSwap::from_pointee(State::Unread("the manifest has not been read yet".into())),
+            stale: Notify::new(),
+            reads: Default::default(),
+            view,
+            project,
+            store,
+            pages,
+        }
+    }
+
+    /// What answers now.
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Whether the manifest could be read, or its absence seen.
+    pub(crate) fn is_known(&self) -> bool {
+        !matches!(*self.state(), State::Unread(_))
+    }
+
+    /// Reads made so far.
+    pub(crate) fn reads(&self) -> Reads {
+        let [manifest, directory, bucket] = &self.reads;
+        Reads { manifest: manifest.load(Relaxed), directory: directory.load(Relaxed), bucket: bucket.load(Relaxed) }
+    }
+
+    /// Counts a ranged read.
+    pub(crate) fn count(&self, read: Read) {
+        match read {
+            Read::Directory => {
+                self.reads[1].fetch_add(1, Relaxed);
+                self.metrics.directory_reads.increment(1);
+            }
+            Read::Bucket => {
+                self.reads[2].fetch_add(1, Relaxed);
+                self.metrics.bucket_reads.increment(1);
+            }
+        }
+    }
+
+    /// Reads the manifest if it is not the one known, and lets a new data file take the old one's place.
+    pub(crate) async fn refresh(&self, etag: &mut Option<String>) {
+        let before = self.state();
+        let next = match self.read_manifest(etag).await {
+            Ok(Some(manifest)) => self.open(manifest, &before),
+            Ok(None) => State::clone(&before),
+            Err(Error::Store(object_store::Error::NotFound { .. })) => self.absent(etag, &before),
+            Err(error) => self.failed(&error, &before),
+        };
+        self.state.store(Arc::new(next));
+    }
+
+    /// `None`: it is the one that `etag` names.
+    async fn read_manifest(&self, etag: &mut Option<String>) -> Result<Option<Manifest>, Error> {
+        self.reads[0].fetch_add(1, Relaxed);
+        self.metrics.manifest_reads.increment(1);
+        let options = GetOptions { if_none_match: etag.clone(), ..GetOptions::default() };
+        let found = match self.store.get_opts(&manifest::path(&self.folder), options).await {
+            Err(object_store::Error::NotModified { .. }) => return Ok(None),
+            found => found?,
+        };
+        let found_etag = found.meta.e_tag.clone();
+        let bytes = found.bytes().await?;
+        let manifest = Manifest::parse(&bytes, &self.project, &self.view)
+            .map_err(|refused| Error::Mismatch(format!("{}/manifest.json: {}", self.folder, chain(&refused))))?;
+        // Remembered only now: one that was refused is read, and told of, again.
+        *etag = found_etag;
+        Ok(Some(manifest))
+    }
+
+    fn open(&self, manifest: Manifest, before: &State) -> State {
+        if matches!(before, State::Open(file) if file.manifest.data == manifest.data) {
+            return before.clone();
+        }
+        tracing::info!(view = %self.view.name, file = %manifest.data, rows = manifest.rows, created = %manifest.created,
+            "lookup file opened");
+        State::Open(Arc::new(DataFile::new(self.store.clone(), &self.folder, manifest, self.pages.clone())))
+    }
+
+    fn absent(&self, etag: &mut Option<String>, before: &State) -> State {
+        *etag = None;
+        if !matches!(before, State::Absent) {
+            tracing::info!(view = %self.view.name, folder = %self.folder, "no lookup file: the view has no L3 rows");
+        }
+        State::Absent
+    }
+
+    fn failed(&self, error: &Error, before: &State) -> State {
+        let reason = chain(error);
+        match error {
+            Error::Mismatch(_) => self.metrics.mismatch.increment(1),
+            _ => self.metrics.unavailable.increment(1),
+        }
+        let told = matches!(before, State::Unread(known) if **known == *reason);
+        if !told {
+            tracing::warn!(view = %self.view.name, %reason, "the lookup file's manifest could not be read");
+        }
+        match before {
+            State::Open(_) => before.clone(),
+            _ => State::Unread(reason.into()),
+        }
+    }
+}
+
+/// An error and what is behind it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

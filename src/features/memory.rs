@@ -1,0 +1,197 @@
+//! L1: the rows this process read lately.
+//!
+//! Each entry carries its own deadlines: fresh until the shorter of the view's and L1's `ttl`, then stale for `stale_for`,
+//! then a miss, whatever the cache's housekeeping got to. A read takes no lock, allocates nothing and counts no outcome.
+//! Whether a stale row may be used is the caller's decision.
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use moka::{Equivalent, sync::Cache};
+use tokio::time::Instant;
+
+use super::Row;
+use crate::{
+    config::{Consistency, L1, View},
+    infer::{EntityKey, ViewId},
+};
+
+/// How long the store's word that there is no such row is taken, at most; also how long a row from L3 is trusted while L2,
+/// which may hold a newer one, cannot be asked. Short: an entity's first row arrives at any time.
+const DOUBTFUL: Duration = Duration::from_secs(5);
+
+/// What an entry costs beside its key's bytes and its row: moka's key, value and bookkeeping (table slot, entry record, nodes
+/// of the recency and write queues), measured per entry on 64-bit Linux.
+const ENTRY: usize = 320;
+
+/// The in-process row cache.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    rows: Cache<RowKey, Entry>,
+    lives: Box<[Life]>,
+}
+
+/// What L1 says about a key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Cached {
+    /// Within its `ttl`. `None`: the store has no such row.
+    Fresh(Option<Arc<Row>>),
+    /// Past its `ttl`, within `stale_for`; fetched `age` ago.
+    Stale { row: Arc<Row>, age: Duration },
+    /// Nothing of use.
+    Miss,
+}
+
+/// How long a view's rows are good.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// Not kept: without a channel that revokes them, `write_through` rows could outlive an acknowledged push.
+    Never,
+    For {
+        fresh: Duration,
+        stale: Duration,
+    },
+    Forever,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct RowKey {
+    view: ViewId,
+    entity: Box<[u8]>,
+}
+
+/// A key to look up by. Hashes as [`RowKey`] does.
+struct RowRef<'a> {
+    view: ViewId,
+    entity: &'a [u8],
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    row: Option<Arc<Row>>,
+    fetched: Instant,
+    /// `None`: for ever.
+    fresh_until: Option<Instant>,
+    stale_until: Option<Instant>,
+}
+
+impl Hash for RowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        RowRef { view: self.view, entity: &self.entity }.hash(state);
+    }
+}
+
+impl Hash for RowRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(self.view.0);
+        state.write(self.entity);
+    }
+}
+
+impl Equivalent<RowKey> for RowRef<'_> {
+    fn equivalent(&self, key: &RowKey) -> bool {
+        self.view == key.view && *self.entity == *key.entity
+    }
+}
+
+impl Life {
+    fn of(view: &View, l1: &L1) -> Self {
+        match view.consistency {
+            Consistency::Ttl => Self::For { fresh: view.ttl.min(l1.ttl), stale: l1.stale_for },
+            Consistency::WriteThrough => Self::Never,
+            Consistency::Immutable => Self::Forever,
+        }
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(config: &L1, views: &[Arc<View>]) -> Self {
+        let lives: Box<[Life]> = views.iter().map(|view| Life::of(view, config)).collect();
+        let mut builder = Cache::builder()
+            .max_capacity(config.capacity)
+            .weigher(|key: &RowKey, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX));
+        // One policy for the whole cache (one for each entry costs more): nothing outlives its use, unless some rows never
+        // expire; then the dead ones leave as the least used.
+        if !lives.iter().any(|life| matches!(life, Life::Forever)) {
+            let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or_default();
+            builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL));
+        }
+        Self { rows: builder.build(), lives }
+    }
+
+    /// What is known of a row at `now`.
+    pub(crate) fn get(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Cached {
+        let Some(entry) = self.rows.get(&RowRef { view, entity: entity.as_bytes() }) else { return Cached::Miss };
+        if entry.fresh_until.is_none_or(|until| now < until) {
+            return Cached::Fresh(entry.row);
+        }
+        match entry.row {
+            Some(row) if entry.stale_until.is_some_and(|until| now < until) => {
+                Cached::Stale { row, age: now.saturating_duration_since(entry.fetched) }
+            }
+            _ => Cached::Miss,
+        }
+    }
+
+    /// Keeps what the store said at `fetched`: a row, or that there is none.
+    pub(crate) fn put(&self, view: ViewId, entity: &EntityKey, row: Option<Arc<Row>>, fetched: Instant) {
+        let (fresh, stale) = match self.lives[view.index()] {
+            Life::Never => return,
+            Life::Forever if row.is_some() => (None, None),
+            Life::Forever => (Some(DOUBTFUL), None),
+            Life::For { fresh, .. } if row.is_none() => (Some(fresh.min(DOUBTFUL)), None),
+            Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
+        };
+        self.insert(view, entity, row, (fetched, fresh, stale));
+    }
+
+    /// Keeps a row from L3 while L2 cannot be asked: for a short time, and never in place of a newer one.
+    pub(crate) fn put_doubtful(&self, view: ViewId, entity: &EntityKey, row: &Arc<Row>, fetched: Instant) {
+        let (fresh, stale) = match self.lives[view.index()] {
+            Life::Never => return,
+            Life::Forever => (DOUBTFUL, None),
+            Life::For { fresh, stale } => (fresh.min(DOUBTFUL), Some(fresh.min(DOUBTFUL) + stale)),
+        };
+        let held = self.rows.get(&RowRef { view, entity: entity.as_bytes() }).and_then(|entry| entry.row);
+        if held.is_none_or(|held| held.event_time < row.event_time) {
+            self.insert(view, entity, Some(Arc::clone(row)), (fetched, Some(fresh), stale));
+        }
+    }
+
+    fn insert(
+        &self,
+        view: ViewId,
+        entity: &EntityKey,
+        row: Option<Arc<Row>>,
+        (fetched, fresh, stale): (Instant, Option<Duration>, Option<Duration>),
+    ) {
+        let until = |life: Option<Duration>| life.and_then(|life| fetched.checked_add(life));
+        let entry = Entry { row, fetched, fresh_until: until(fresh), stale_until: until(stale) };
+        self.rows.insert(RowKey { view, entity: entity.as_bytes().into() }, entry);
+    }
+
+    /// Housekeeping that reads and writes otherwise do in passing; then the size is exact.
+    pub(crate) fn tidy(&self) {
+        self.rows.run_pending_tasks();
+    }
+
+    /// Rows (and known absences) held.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.entry_count()
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.rows.weighted_size()
+    }
+}
+
+fn weight(key: &RowKey, entry: &Entry) -> usize {
+    ENTRY + key.entity.len() + entry.row.as_ref().map_or(0, |row| row.size())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Deadlines at their edges, with `now` passed in.
+
+use super::*;
+use crate::{
+    config::Feature,
+    infer::{EntityValue, FeatureType, Value},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
+    let feature = Feature { name: "f".into(), kind: FeatureType::Int64, default: Value::Int64(0) };
+    Arc::new(View {
+        id: ViewId(id),
+        name: format!("v{id}").into(),
+        entities: vec![("user".into(), crate::infer::EntityType::Int64)],
+        features: vec![feature],
+        ttl,
+        max_age: None,
+        consistency,
+    })
+}
+
+fn memory(views: &[Arc<View>]) -> Memory {
+    Memory::new(&L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND }, views)
+}
+
+fn key(id: i64) -> EntityKey {
+    EntityKey::new([("user", &EntityValue::Int64(id))].into_iter())
+}
+
+fn row(value: i64) -> Arc<Row> {
+    Arc::new(Row { event_time: Some(value), values: [Some(Value::Int64(value))].into() })
+}
+
+const TINY: Duration = Duration::from_nanos(1);
+
+#[tokio::test]
+async fn a_row_is_fresh_then_stale_then_gone_at_the_exact_instant() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl), view(1, 10 * SECOND, Consistency::Ttl)]);
+    let (now, entity, row) = (Instant::now(), key(1), row(5));
+    for (id, ttl) in [(ViewId(0), 60 * SECOND), (ViewId(1), 10 * SECOND)] {
+        assert_eq!(memory.get(id, &entity, now), Cached::Miss);
+        memory.put(id, &entity, Some(row.clone()), now);
+        let stale_until = now + ttl + 600 * SECOND;
+        assert_eq!(memory.get(id, &entity, now + ttl - TINY), Cached::Fresh(Some(row.clone())));
+        assert_eq!(memory.get(id, &entity, now + ttl), Cached::Stale { row: row.clone(), age: ttl });
+        let age = stale_until - TINY - now;
+        assert_eq!(memory.get(id, &entity, stale_until - TINY), Cached::Stale { row: row.clone(), age });
+        assert_eq!(memory.get(id, &entity, stale_until), Cached::Miss);
+    }
+    assert_eq!(memory.get(ViewId(0), &key(2), now), Cached::Miss, "another entity");
+}
+
+#[tokio::test]
+async fn an_absence_is_believed_for_five_seconds_or_the_ttl_and_is_never_stale() {
+    let views = [
+        view(0, 300 * SECOND, Consistency::Ttl),
+        view(1, 2 * SECOND, Consistency::Ttl),
+        view(2, SECOND, Consistency::Immutable),
+    ];
+    let memory = memory(&views);
+    let now = Instant::now();
+    for (id, ttl) in [(0, 5 * SECOND), (1, 2 * SECOND), (2, 5 * SECOND)] {
+        memory.put(ViewId(id), &key(1), None, now);
+        assert_eq!(memory.get(ViewId(id), &key(1), now + ttl - TINY), Cached::Fresh(None), "{id}");
+        assert_eq!(memory.get(ViewId(id), &key(1), now + ttl), Cached::Miss, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn immutable_rows_stay_and_write_through_rows_are_not_kept() {
+    let memory = memory(&[view(0, SECOND, Consistency::Immutable), view(1, SECOND, Consistency::WriteThrough)]);
+    let now = Instant::now();
+    for id in [ViewId(0), ViewId(1)] {
+        memory.put(id, &key(1), Some(row(5)), now);
+        memory.put_doubtful(id, &key(2), &row(5), now);
+    }
+    assert_eq!(memory.get(ViewId(0), &key(1), now + 1_000_000 * SECOND), Cached::Fresh(Some(row(5))));
+    assert_eq!(memory.get(ViewId(0), &key(2), now + 5 * SECOND), Cached::Miss);
+    assert_eq!(memory.get(ViewId(1), &key(1), now), Cached::Miss);
+    assert_eq!(memory.get(ViewId(1), &key(2), now), Cached::Miss);
+}
+
+#[tokio::test]
+async fn a_doubtful_row_is_short_lived_and_never_replaces_a_newer_one() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let now = Instant::now();
+    memory.put_doubtful(ViewId(0), &key(1), &row(5), now);
+    assert_eq!(memory.get(ViewId(0), &key(1), now + 5 * SECOND - TINY), Cached::Fresh(Some(row(5))));
+    let stale = Cached::Stale { row: row(5), age: 5 * SECOND };
+    assert_eq!(memory.get(ViewId(0), &key(1), now + 5 * SECOND), stale);
+
+    memory.put(ViewId(0), &key(2), Some(row(9)), now);
+    let later = now + 70 * SECOND;
+    memory.put_doubtful(ViewId(0), &key(2), &row(5), later);
+    assert_eq!(memory.get(ViewId(0), &key(2), later), Cached::Stale { row: row(9), age: 70 * SECOND });
+}
+
+#[test]
+fn it_holds_no_more_bytes_than_it_may() {
+    let memory = Memory::new(
+        &L1 { capacity: 100_000, ttl: 60 * SECOND, stale_for: 600 * SECOND },
+        &[view(0, 300 * SECOND, Consistency::Ttl)],
+    );
+    let now = Instant::now();
+    let text: Arc<str> = "x".repeat(1000).into();
+    for id in 0..1000 {
+        let row = Row { event_time: None, values: [Some(Value::String(text.clone()))].into() };
+        assert!(row.size() > 1000 && row.size() < 1200, "{}", row.size());
+        memory.put(ViewId(0), &key(id), Some(Arc::new(row)), now);
+    }
+    memory.tidy();
+    assert!(memory.bytes() <= 100_000, "{}", memory.bytes());
+    assert!(memory.rows() > 40 && memory.rows() < 80, "{}", memory.rows());
+}

@@ -1,0 +1,192 @@
+//! L2 on Redis: Feast's hashes, read with one pipeline a shard, written back by one atomic script.
+//!
+//! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
+//! core. They are made in the background; a request waits for one only while the first attempt since the last success is
+//! under way, and never longer than the store's timeout. Nothing here retries beyond one fresh connection (a server may close
+//! an idle one) and one redirect.
+
+mod cluster;
+mod node;
+mod script;
+mod slots;
+mod topology;
+
+use std::{sync::Arc, time::Duration};
+
+use ::redis::{Client, Cmd, RedisError, Value};
+use tokio::time::timeout;
+
+use self::{cluster::Cluster, node::Node, slots::Slot};
+use super::{
+    Row,
+    background::Background,
+    feast::{Layout, redis_key},
+    l2::{Ask, Error, Written},
+};
+use crate::{
+    config::{self, RedisMode, View},
+    infer::WorkerId,
+};
+
+/// How long anything but a request may take: a connection's handshake, learning the slots, a readiness check.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Feast's Redis.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    project: Arc<str>,
+    /// By view.
+    layouts: Box<[Layout]>,
+    servers: Servers,
+    timeout: Duration,
+    ttl: Duration,
+    script: ::redis::Script,
+    /// Whose connections readiness checks use.
+    control: WorkerId,
+}
+
+#[derive(Debug)]
+enum Servers {
+    /// The one server as each worker sees it.
+    Single(Box<[Arc<Node>]>),
+    Cluster(Arc<Cluster>),
+}
+
+/// A command and the slot of its key.
+#[derive(Debug)]
+struct Command {
+    slot: Slot,
+    cmd: Cmd,
+}
+
+impl Redis {
+    /// Connects to nothing yet: a Redis that is down is found out when it is asked.
+    pub(crate) fn open(
+        config: &config::Redis,
+        features: &config::Features,
+        workers: usize,
+        background: &Background,
+    ) -> Result<Self, RedisError> {
+        let slots = workers + 1;
+        let servers = match config.mode {
+            RedisMode::Single => {
+                let url = config.urls.first().map_or("", |url| &url.0);
+                let client = node::client(url)?;
+                let node = || Arc::new(Node::new(client.clone(), config.timeout, background.clone()));
+                Servers::Single((0..slots).map(|_| node()).collect())
+            }
+            RedisMode::Cluster => {
+                let seeds = config.urls.iter().map(|url| node::client(&url.0)).collect::<Result<Vec<Client>, _>>()?;
+                Servers::Cluster(Arc::new(Cluster::new(seeds, slots, config.timeout, background.clone())))
+            }
+        };
+        Ok(Self {
+            project: Arc::clone(&features.project),
+            layouts: features.views.iter().map(|view| Layout::of(view)).collect(),
+            servers,
+            timeout: config.timeout,
+            ttl: config.ttl,
+            script: ::redis::Script::new(script::WRITE_BACK),
+            control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
+        })
+    }
+
+    /// One HMGET a key, all of a shard's in one round trip.
+    pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
+        let commands = asks.iter().map(|ask| self.hmget(ask)).collect();
+        let answers = self.run(worker, commands).await;
+        asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)).collect()
+    }
+
+    /// Stores the row unless one as new is stored; its life is set only where no hash was there before.
+    pub(crate) async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
+        let call = |name: &str, code: &str| {
+            let key = redis_key(&ask.key, &self.project);
+            let layout = &self.layouts[ask.view.id.index()];
+            let life = self.ttl.min(ask.view.ttl);
+            Command { slot: Slot::of(&key), cmd: script::call(name, code, (&key, layout, row, life)) }
+        };
+        let known = self.run_one(worker, call("EVALSHA", self.script.get_hash())).await;
+        let answer = match known {
+            Err(Error::Refused { why, .. }) if why.starts_with("NOSCRIPT") => {
+                self.run_one(worker, call("EVAL", script::WRITE_BACK)).await?
+            }
+            answer => answer?,
+        };
+        Ok(if answer == Value::Int(1) { Written::Written } else { Written::Older })
+    }
+
+    pub(crate) async fn connect(&self, worker: WorkerId) {
+        let connecting = async {
+            match &self.servers {
+                Servers::Single(nodes) => drop(of_worker(nodes, worker).connection().await),
+                Servers::Cluster(cluster) => cluster.connect(worker).await,
+            }
+        };
+        // Failures are logged where they happen; requests meet them again.
+        let _ = timeout(PATIENCE, connecting).await;
+    }
+
+    pub(crate) async fn ready(&self) -> Result<(), String> {
+        let check = async {
+            match &self.servers {
+                Servers::Single(nodes) => {
+                    of_worker(nodes, self.control).ping().await.map_err(|error| error.to_string())
+                }
+                Servers::Cluster(cluster) => cluster.ready(self.control).await,
+            }
+        };
+        let checked = timeout(PATIENCE, check).await;
+        let checked = checked.unwrap_or_else(|_| Err(format!("{}: no answer within {PATIENCE:?}", self.addresses())));
+        checked.map_err(|why| format!("redis {why}"))
+    }
+
+    fn addresses(&self) -> String {
+        match &self.servers {
+            Servers::Single(nodes) => of_worker(nodes, self.control).address().to_string(),
+            Servers::Cluster(cluster) => cluster.addresses(),
+        }
+    }
+
+    fn hmget(&self, ask: &Ask) -> Command {
+        let key = redis_key(&ask.key, &self.project);
+        let mut cmd = ::redis::cmd("HMGET");
+        cmd.arg(&key);
+        for field in self.layouts[ask.view.id.index()].fields() {
+            cmd.arg(field);
+        }
+        Command { slot: Slot::of(&key), cmd }
+    }
+
+    fn row(&self, view: &View, answer: &Value) -> Result<Option<Row>, Error> {
+        let cells: &[Value] = if let Value::Array(cells) = answer { cells } else { &[] };
+        let cells = cells.iter().map(|cell| if let Value::BulkString(cell) = cell { Some(&**cell) } else { None });
+        let malformed = |source| Error::Malformed { view: Arc::clone(&view.name), source };
+        self.layouts[view.id.index()].row(cells).map_err(malformed)
+    }
+
+    async fn run_one(&self, worker: WorkerId, command: Command) -> Result<Value, Error> {
+        let answer = self.run(worker, vec![command]).await.pop();
+        answer.expect("as many answers as commands")
+    }
+
+    /// The answers to the commands, in their order.
+    async fn run(&self, worker: WorkerId, commands: Vec<Command>) -> Vec<Result<Value, Error>> {
+        let count = commands.len();
+        let answers = match &self.servers {
+            Servers::Single(nodes) => {
+                timeout(self.timeout, of_worker(nodes, worker).send_all(commands.iter().map(|c| &c.cmd))).await
+            }
+            Servers::Cluster(cluster) => Ok(cluster.run(worker, &commands).await),
+        };
+        answers.unwrap_or_else(|_| vec![Err(Error::TimedOut(self.timeout)); count])
+    }
+}
+
+/// What a worker has of its own; a worker beyond the list shares the last.
+fn of_worker<T>(workers: &[T], worker: WorkerId) -> &T {
+    &workers[worker.index().min(workers.len() - 1)]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Redis Cluster: a map from slots to masters, shared by all workers, and each worker's connections to them.
+//!
+//! Commands go to the masters of their slots, one pipeline each, all at once. The map is learned from any server that
+//! answers: at first use, when a server redirects or cannot be reached, and when it is old. A `MOVED` or `ASK` is followed
+//! once, within the same timeout. An old map stays in use until a new one is learned: the masters that did not change answer.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::{Client, Cmd, Pipeline, ServerErrorKind, Value};
+use futures_util::future::join_all;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::{
+    Command, PATIENCE,
+    node::{self, Node},
+    of_worker,
+    topology::Topology,
+};
+use crate::{
+    features::{background::Background, l2::Error},
+    infer::WorkerId,
+};
+
+/// A map older than this is learned anew by the next request, beside its work.
+const OLD: Duration = Duration::from_secs(10);
+/// A map is not learned more often than this, however many redirects come.
+const REST: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(super) struct Cluster {
+    seeds: Vec<Client>,
+    timeout: Duration,
+    map: watch::Sender<Map>,
+    learning: AtomicBool,
+    /// Each worker's own, by address.
+    nodes: Box<[Mutex<HashMap<Arc<str>, Arc<Node>>>]>,
+    background: Background,
+}
+
+#[derive(Clone, Debug)]
+enum Map {
+    /// Never asked for, or the first answer is on its way.
+    Awaited,
+    Known(Arc<Topology>),
+    /// Nobody could be asked so far.
+    Unknown(Error),
+}
+
+/// How a command is sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Redirect {
+    /// To the slot's master, as far as known.
+    None,
+    /// To its new master.
+    Moved,
+    /// To the master that a slot is moving to, for this command only.
+    Ask,
+}
+
+/// Where a command goes: its position among all, the server, and why there.
+type Route = (usize, Arc<str>, Redirect);
+
+impl Cluster {
+    pub(super) fn new(seeds: Vec<Client>, workers: usize, timeout: Duration, background: Background) -> Self {
+        Self {
+            seeds,
+            timeout,
+            map: watch::Sender::new(Map::Awaited),
+            learning: AtomicBool::new(false),
+            nodes: (0..workers).map(|_| Mutex::default()).collect(),
+            background,
+        }
+    }
+
+    /// The answers to the commands, in their order.
+    pub(super) async fn run(self: &Arc<Self>, worker: WorkerId, commands: &[Command]) -> Vec<Result<Value, Error>> {
+        let deadline = Instant::now() + self.timeout;
+        let mut answers = vec![Err(Error::TimedOut(self.timeout)); commands.len()];
+        let topology = match timeout_at(deadline, self.topology(worker)).await {
+            Ok(Ok(topology)) => topology,
+            Ok(Err(error)) => return vec![Err(error); commands.len()],
+            Err(_) => return answers,
+        };
+        let mut routes = Vec::with_capacity(commands.len());
+        for (at, command) in commands.iter().enumerate() {
+            match topology.master(command.slot) {
+                Some(master) => routes.push((at, Arc::clone(master), Redirect::None)),
+                None => answers[at] = Err(self.uncovered()),
+            }
+        }
+        // Whoever has not answered when the time is up keeps the answer it has: none in time.
+        let _ = timeout_at(deadline, self.follow(worker, (commands, routes), &mut answers)).await;
+        let troubled = |answer: &Result<Value, Error>| matches!(answer, Err(Error::Unreachable { .. }));
+        if topology.learned.elapsed() > OLD || answers.iter().any(troubled) {
+            self.learn(worker);
+        }
+        answers
+    }
+
+    /// Sends each command along its route, and once more where it is redirected to.
+    async fn follow(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        (commands, mut routes): (&[Command], Vec<Route>),
+        answers: &mut [Result<Value, Error>],
+    ) {
+        for _ in 0..2 {
+            let mut groups = HashMap::<(Arc<str>, Redirect), Vec<usize>>::new();
+            for (at, address, why) in routes.drain(..) {
+                groups.entry((address, why)).or_default().push(at);
+            }
+            let sent = groups.into_iter().map(|((address, why), members)| async move {
+                let cmds = members.iter().map(|&at| &commands[at].cmd);
+                let values = self.send(worker, (&address, why), cmds).await;
+                (address, members, values)
+            });
+            let mut sent: futures_util::stream::FuturesUnordered<_> = sent.collect();
+            // As they come: a server that does not answer in time takes nothing from those that do.
+            while let Some((address, members, values)) = futures_util::StreamExt::next(&mut sent).await {
+                for (at, value) in members.into_iter().zip(values) {
+                    if let Some((to, why)) = redirect(&value, &address) {
+                        routes.push((at, to, why));
+                    }
+                    answers[at] = value.and_then(|value| self.node(worker, &address).answer(value));
+                }
+            }
+            if routes.iter().any(|(_, _, why)| *why == Redirect::Moved) {
+                self.learn(worker);
+            }
+        }
+    }
+
+    /// The raw answers of one server.
+    async fn send(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        (address, why): (&Arc<str>, Redirect),
+        cmds: impl ExactSizeIterator<Item = &Cmd>,
+    ) -> Vec<Result<Value, Error>> {
+        let count = cmds.len();
+        let mut pipeline = Pipeline::with_capacity(count * 2);
+        for cmd in cmds {
+            if why == Redirect::Ask {
+                pipeline.cmd("ASKING");
+            }
+            pipeline.add_command(cmd.clone());
+        }
+        match self.node(worker, address).send(&pipeline).await {
+            Ok(values) if why == Redirect::Ask => values.into_iter().skip(1).step_by(2).map(Ok).collect(),
+            Ok(values) => values.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    /// The map, once there is one; an error as soon as nobody could be asked.
+    async fn topology(self: &Arc<Self>, worker: WorkerId) -> Result<Arc<Topology>, Error> {
+        if let Map::Known(topology) = &*self.map.borrow() {
+            return Ok(Arc::clone(topology));
+        }
+        self.learn(worker);
+        let mut map = self.map.subscribe();
+        let settled = map.wait_for(|map| !matches!(map, Map::Awaited)).await;
+        match &*settled.expect("the cluster holds the sender") {
+            Map::Known(topology) => Ok(Arc::clone(topology)),
+            Map::Unknown(error) => Err(error.clone()),
+            Map::Awaited => unreachable!("waited for another state"),
+        }
+    }
+
+    /// Learns the map in the background, unless somebody does.
+    fn learn(self: &Arc<Self>, worker: WorkerId) {
+        if !self.learning.swap(true, Ordering::AcqRel) {
+            let turn = Turn(Arc::clone(self));
+            self.background.until_stopped(async move { turn.0.learn_until_known(worker).await });
+        }
+    }
+
+    async fn learn_until_known(self: &Arc<Self>, worker: WorkerId) {
+        for failures in 0.. {
+            match self.ask_around(worker).await {
+                Ok(topology) => {
+                    self.forget_others(&topology);
+                    self.map.send_replace(Map::Known(Arc::new(topology)));
+                    return sleep(REST).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot learn the cluster's slots");
+                    self.map.send_if_modified(|map| {
+                        let unknown = !matches!(map, Map::Known(_));
+                        if unknown {
+                            *map = Map::Unknown(error);
+                        }
+                        unknown
+                    });
+                }
+            }
+            sleep(node::backoff(failures, rand::random())).await;
+        }
+    }
+
+    /// Asks all known servers at once; the first that answers is believed.
+    async fn ask_around(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
+        let asked = self.known().into_iter().map(|address| {
+            Box::pin(async move {
+                let node = self.node(worker, &address);
+                let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").take();
+                let asked = timeout(PATIENCE, node.send_all([&cmd].into_iter())).await;
+                let answer = asked.unwrap_or_else(|_| vec![Err(Error::TimedOut(PATIENCE))]).pop();
+                let answer = answer.expect("as many answers as commands")?;
+                let refused = || Error::Refused { address: Arc::clone(&address), why: "covers no slots".into() };
+                Topology::read(&answer, &address, Instant::now()).ok_or_else(refused)
+            })
+        });
+        futures_util::future::select_ok(asked).await.map(|(topology, _)| topology)
+    }
+
+    /// The masters known, and the seeds.
+    fn known(&self) -> HashSet<Arc<str>> {
+        let masters = match &*self.map.borrow() {
+            Map::Known(topology) => topology.masters.to_vec(),
+            Map::Awaited | Map::Unknown(_) => Vec::new(),
+        };
+        self.seeds.iter().map(|seed| seed.get_connection_info().addr().to_string().into()).chain(masters).collect()
+    }
+
+    /// Drops connections to servers that are neither masters nor seeds.
+    fn forget_others(&self, topology: &Topology) {
+        let mut kept = self.known();
+        kept.extend(topology.masters.iter().cloned());
+        for worker in 0..self.nodes.len() {
+            lock(&self.nodes[worker]).retain(|address, _| kept.contains(address));
+        }
+    }
+
+    /// A worker's own connection to a server.
+    fn node(&self, worker: WorkerId, address: &Arc<str>) -> Arc<Node> {
+        let mut nodes = lock(of_worker(&self.nodes, worker));
+        let new = || {
+            let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == **address);
+            let client = seed.cloned().unwrap_or_else(|| node::at(&self.seeds[0], address));
+            Arc::new(Node::new(client, self.timeout, self.background.clone()))
+        };
+        Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
+    }
+
+    pub(super) async fn connect(self: &Arc<Self>, worker: WorkerId) {
+        if let Ok(topology) = self.topology(worker).await {
+            join_all(
+                topology.masters.iter().map(|master| async { drop(self.node(worker, master).connection().await) }),
+            )
+            .await;
+        }
+    }
+
+    pub(super) async fn ready(self: &Arc<Self>, worker: WorkerId) -> Result<(), String> {
+        let topology = self.topology(worker).await.map_err(|error| error.to_string())?;
+        if let Some((first, last)) = topology.gap() {
+            self.learn(worker);
+            return Err(format!("cluster {}: no master covers slots {first}-{last}", self.addresses()));
+        }
+        let pings = topology.masters.iter().map(|master| async { self.node(worker, master).ping().await });
+        let failed = join_all(pings).await.into_iter().find_map(Result::err);
+        failed.map_or(Ok(()), |error| {
+            self.learn(worker);
+            Err(error.to_string())
+        })
+    }
+
+    /// The seeds, for messages.
+    pub(super) fn addresses(&self) -> String {
+        let addresses: Vec<String> =
+            self.seeds.iter().map(|seed| seed.get_connection_info().addr().to_string()).collect();
+        addresses.join(", ")
+    }
+
+    fn uncovered(&self) -> Error {
+        Error::Refused { address: self.addresses().into(), why: "no master covers the key's slot".into() }
+    }
+}
+
+/// Who learns now; the next may when it is dropped, also by a runtime that ends.
+struct Turn(Arc<Cluster>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.learning.store(false, Ordering::Release);
+    }
+}
+
+/// Where the server that answered says to go. An answer without a host means the server's own.
+fn redirect(answer: &Result<Value, Error>, from: &str) -> Option<(Arc<str>, Redirect)> {
+    let Ok(Value::ServerError(error)) = answer else { return None };
+    let why = match error.kind()? {
+        ServerErrorKind::Moved => Redirect::Moved,
+        ServerErrorKind::Ask => Redirect::Ask,
+        _ => return None,
+    };
+    let to = error.details()?.split_ascii_whitespace().nth(1)?;
+    let (host, port) = to.rsplit_once(':')?;
+    let host = if host.is_empty() { from.rsplit_once(':')?.0 } else { host };
+    Some((format!("{host}:{port}").into(), why))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held; were it so, the map would still be whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

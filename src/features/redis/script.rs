@@ -1,0 +1,77 @@
+//! The write-back: compare event times, write, set a life, as one step no other writer gets between.
+//!
+//! Feast compares with `<=` in two steps; this keeps its rule (a stored time that is as new wins) without the gap. A hash is
+//! shared by all views of an entity, so `PEXPIRE` is for hashes that this write created; others keep the life they have.
+
+use std::time::Duration;
+
+use ::redis::Cmd;
+
+use crate::features::{
+    Row,
+    feast::{Layout, encode_time},
+};
+
+/// Keys: the hash. Arguments: the field of the event time, the event time (seconds, nanoseconds, serialized; empty: the row
+/// has none), life in milliseconds, then field, value, …. Answers 1 if it wrote.
+///
+/// Numbers in Lua are doubles. Seconds are exact below 2^53; a negative one is a ten-byte varint and is read through its
+/// complement.
+pub(super) const WRITE_BACK: &str = r"
+local function parse(raw)
+  local seconds, nanos, at = 0, 0, 1
+  while at <= #raw do
+    local field = raw:byte(at)
+    at = at + 1
+    local low, flipped, scale, count = 0, 0, 1, 0
+    local byte
+    repeat
+      byte = raw:byte(at)
+      if not byte then return nil end
+      local bits = byte % 128
+      low = low + bits * scale
+      if count < 9 then flipped = flipped + (127 - bits) * scale end
+      scale = scale * 128
+      at = at + 1
+      count = count + 1
+    until byte < 128
+    local number = low
+    if count == 10 then number = -flipped - 1 end
+    if field == 8 then seconds = number elseif field == 16 then nanos = number else return nil end
+  end
+  return seconds, nanos
+end
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+if stored then
+  if ARGV[4] == '' and ARGV[2] == '' then return 0 end
+  local seconds, nanos = parse(stored)
+  if not seconds then return 0 end
+  local new_seconds, new_nanos = tonumber(ARGV[2]), tonumber(ARGV[3])
+  if new_seconds < seconds or (new_seconds == seconds and new_nanos <= nanos) then return 0 end
+end
+local existed = redis.call('EXISTS', KEYS[1])
+for at = 6, #ARGV, 2 do
+  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+end
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[4]) end
+if existed == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+return 1
+";
+
+/// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`).
+pub(super) fn call(name: &str, code: &str, (key, layout, row, life): (&[u8], &Layout, &Row, Duration)) -> Cmd {
+    let mut cmd = ::redis::cmd(name);
+    cmd.arg(code).arg(1).arg(key).arg(layout.event_time());
+    match row.event_time {
+        Some(time) => {
+            let (seconds, nanos) = (time.div_euclid(1_000_000_000), time.rem_euclid(1_000_000_000));
+            cmd.arg(seconds).arg(nanos).arg(encode_time(time))
+        }
+        None => cmd.arg("").arg("").arg(""),
+    };
+    cmd.arg(life.as_millis().max(1) as u64);
+    for (field, value) in layout.cells(row) {
+        cmd.arg(field).arg(value);
+    }
+    cmd
+}

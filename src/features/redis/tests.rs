@@ -1,0 +1,366 @@
+//! Against real servers: one, and a cluster of three masters.
+
+use std::collections::HashSet;
+
+use ::redis::Value as Reply;
+
+use super::*;
+use crate::{
+    config::{Feature, Features, L1, Secret},
+    features::{
+        feast::tests::{data, entity, unhex},
+        tests::{
+            ask, int, key, row,
+            servers::{self, Server, command},
+            view,
+        },
+    },
+    infer::{EntityKey, EntityType, EntityValue, FeatureType, Value as Stored, ViewId},
+};
+
+const WORKER: WorkerId = WorkerId(0);
+const DAY: Duration = Duration::from_secs(86400);
+
+fn open(urls: &[String], mode: RedisMode, project: &str, views: &[Arc<View>]) -> Redis {
+    let redis = config::Redis {
+        urls: urls.iter().cloned().map(Secret).collect(),
+        mode,
+        ttl: DAY,
+        // Long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
+        timeout: Duration::from_secs(10),
+    };
+    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Background::default()).unwrap()
+}
+
+fn features(project: &str, views: &[Arc<View>], redis: config::Redis) -> Features {
+    crate::features::tests::features(project, views, config::L2::Redis(redis), None)
+}
+
+fn single(server: &Server, views: &[Arc<View>]) -> Redis {
+    open(&[server.url()], RedisMode::Single, "p", views)
+}
+
+async fn read_one(redis: &Redis, ask: Ask) -> Result<Option<Row>, Error> {
+    redis.read(WORKER, &[ask]).await.pop().unwrap()
+}
+
+/// Copies the database that Feast wrote.
+fn load(server: &Server) {
+    let mut client = server.client();
+    for key in data("redis_dump")["keys"].as_array().unwrap() {
+        let mut hset = ::redis::cmd("HSET");
+        hset.arg(unhex(key["key_hex"].as_str().unwrap()));
+        for (field, value) in key["hash"].as_object().unwrap() {
+            hset.arg(unhex(field)).arg(unhex(value.as_str().unwrap()));
+        }
+        hset.exec(&mut client).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rows_that_feast_wrote_are_read_in_one_round_trip() {
+    let server = Server::start();
+    load(&server);
+    let driver = view("driver_stats")
+        .entities(&[("driver_id", EntityType::Int64)])
+        .features(&["conv_rate", "acc_rate", "nonsense"])
+        .build();
+    let user = view("user_profile")
+        .id(1)
+        .entities(&[("user_id", EntityType::String)])
+        .features(&["age", "country", "vip", "emb"])
+        .build();
+    let redis = open(&[server.url()], RedisMode::Single, "weir_demo", &[driver.clone(), user.clone()]);
+    let driver_key = |id| EntityKey::new([("driver_id", &EntityValue::Int64(id))].into_iter());
+    let user_key = |id: &str| EntityKey::new([("user_id", &EntityValue::String(id.into()))].into_iter());
+    let asks = [
+        Ask { view: driver.clone(), key: driver_key(1001) },
+        Ask { view: user.clone(), key: user_key("u1") },
+        Ask { view: user.clone(), key: user_key("nobody") },
+        Ask { view: user.clone(), key: user_key("{}x") },
+    ];
+    let rows: Vec<_> = redis.read(WORKER, &asks).await.into_iter().map(Result::unwrap).collect();
+    let driver = rows[0].as_ref().unwrap();
+    assert_eq!(driver.values[0], Some(Stored::Float(0.51)));
+    assert_eq!(driver.values[1], Some(Stored::Double(0.71)));
+    assert_eq!(driver.values[2], None, "never written");
+    assert_eq!(driver.event_time, Some(1_795_341_600_000_000_000));
+    let user = rows[1].as_ref().unwrap();
+    assert_eq!(
+        user.values[..3],
+        [Some(Stored::Int32(20)), Some(Stored::String("US".into())), Some(Stored::Bool(true))]
+    );
+    assert_eq!(rows[2], None);
+    assert_eq!(rows[3].as_ref().unwrap().values[0], Some(Stored::Int32(28)));
+    assert_eq!(server.calls("hmget"), 4);
+}
+
+#[tokio::test]
+async fn what_is_written_back_is_read_back_and_its_life_is_set_once() {
+    let server = Server::start();
+    let (v, w) = (view("v").ttl(Duration::from_secs(3600)).build(), view("w").id(1).features(&["f", "g"]).build());
+    let redis = single(&server, &[v.clone(), w.clone()]);
+    let stored = redis_key(&key(1), "p");
+
+    let first = row(100, [int(5)]);
+    assert_eq!(redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap(), Written::Written);
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(first));
+    let life: i64 = server.ask(&[b"PTTL", &stored]);
+    assert!((3_500_000..=3_600_000).contains(&life), "{life}: the view's, which is shorter than L2's");
+
+    // Another view's row in the same hash: nulls and never written values come back as such, the life stays.
+    server.ask::<()>(&[b"PEXPIRE", &stored, b"7000000"]);
+    let second = row(100, [Some(Stored::Null), None]);
+    assert_eq!(redis.write_back(WORKER, &ask(&w, 1), &second).await.unwrap(), Written::Written);
+    assert_eq!(read_one(&redis, ask(&w, 1)).await.unwrap(), Some(second));
+    let life: i64 = server.ask(&[b"PTTL", &stored]);
+    assert!(life > 6_900_000, "{life}");
+    assert_eq!(server.calls("eval"), 1, "then the server knows the script");
+}
+
+#[tokio::test]
+async fn a_hash_without_a_life_stays_without_one() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, &[v.clone()]);
+    let stored = redis_key(&key(1), "p");
+    server.ask::<()>(&[b"HSET", &stored, b"_ts:other", b"\x08\x01"]);
+    redis.write_back(WORKER, &ask(&v, 1), &row(100, [int(5)])).await.unwrap();
+    assert_eq!(server.ask::<i64>(&[b"PTTL", &stored]), -1);
+}
+
+#[tokio::test]
+async fn only_newer_rows_replace_stored_ones() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, &[v.clone()]);
+    let time = |seconds: i64, nanos: i64| Some(seconds * 1_000_000_000 + nanos);
+    // Stored, offered, whether it is newer.
+    let cases = [
+        (time(100, 0), time(100, 0), false),
+        (time(100, 0), time(99, 999_999_999), false),
+        (time(100, 0), time(100, 1), true),
+        (time(100, 500), time(101, 0), true),
+        (time(1_795_341_600, 123), time(1_795_341_600, 122), false),
+        (time(1_795_341_600, 123), time(1_795_341_600, 124), true),
+        (time(-1, 0), time(-2, 0), false),
+        (time(-2, 500), time(-2, 501), true),
+        (time(-2, 0), time(-1, 0), true),
+        (time(-1, 0), time(0, 0), true),
+        (time(0, 0), time(-1, 0), false),
+        (time(0, 0), time(0, 0), false),
+        (time(0, 5), None, false),
+        (None, time(-9_000_000_000, 0), true),
+    ];
+    for (at, (stored, offered, newer)) in cases.into_iter().enumerate() {
+        let ask = ask(&v, i64::try_from(at).unwrap());
+        let (old, new) =
+            (Row { event_time: stored, values: [int(1)].into() }, Row { event_time: offered, values: [int(2)].into() });
+        assert_eq!(redis.write_back(WORKER, &ask, &old).await.unwrap(), Written::Written);
+        let expected = if newer { Written::Written } else { Written::Older };
+        assert_eq!(redis.write_back(WORKER, &ask, &new).await.unwrap(), expected, "{stored:?} then {offered:?}");
+        let kept = if newer { new } else { old };
+        assert_eq!(read_one(&redis, ask).await.unwrap(), Some(kept), "{stored:?} then {offered:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_stored_time_of_feasts_is_compared_in_the_script_as_here() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, &[v.clone()]);
+    for (at, vector) in data("values")["timestamps"].as_array().unwrap().iter().enumerate() {
+        let at = i64::try_from(at).unwrap();
+        let time = vector["seconds"].as_i64().unwrap() * 1_000_000_000 + vector["nanos"].as_i64().unwrap();
+        let stored = unhex(vector["hex"].as_str().unwrap());
+        server.ask::<()>(&[b"HSET", &redis_key(&key(at), "p"), b"_ts:v", &stored]);
+        for (later, expected) in [(0, Written::Older), (1, Written::Written)] {
+            let row = Row { event_time: Some(time + later), values: [int(2)].into() };
+            assert_eq!(redis.write_back(WORKER, &ask(&v, at), &row).await.unwrap(), expected, "{vector}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_but_is_no_row_is_an_error_of_that_row_alone() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, &[v.clone()]);
+    redis.write_back(WORKER, &ask(&v, 1), &row(100, [int(5)])).await.unwrap();
+    server.ask::<()>(&[b"SET", &redis_key(&key(2), "p"), b"text"]);
+    let field = Layout::of(&v).fields().next().unwrap().to_vec();
+    server.ask::<()>(&[b"HSET", &redis_key(&key(3), "p"), &field, b"\xff\xff"]);
+    let rows = redis.read(WORKER, &[ask(&v, 1), ask(&v, 2), ask(&v, 3)]).await;
+    assert!(matches!(rows[0], Ok(Some(_))));
+    assert!(matches!(&rows[1], Err(Error::Refused { why, .. }) if why.starts_with("WRONGTYPE")), "{:?}", rows[1]);
+    assert!(matches!(rows[2], Err(Error::Malformed { .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_fails_at_once_and_is_found_again() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, &[v.clone()]);
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
+    assert_eq!(redis.ready().await, Ok(()));
+    server.kill();
+    assert!(matches!(read_one(&redis, ask(&v, 1)).await, Err(Error::Unreachable { .. })));
+    let why = redis.ready().await.unwrap_err();
+    assert!(why.contains(&server.port.to_string()) && why.contains("refused"), "{why}");
+    server.restart();
+    // The background finds it; nothing here asks it to.
+    let connected = async {
+        while redis.ready().await.is_err() || read_one(&redis, ask(&v, 1)).await.is_err() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), connected).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_server_closed_costs_nothing() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, &[v.clone()]);
+    read_one(&redis, ask(&v, 1)).await.unwrap();
+    server.ask::<()>(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_given_up_on() {
+    let server = Server::start();
+    let v = view("v").build();
+    let mut redis = single(&server, &[v.clone()]);
+    read_one(&redis, ask(&v, 1)).await.unwrap();
+    redis.timeout = Duration::from_millis(20);
+    server.freeze();
+    assert!(matches!(read_one(&redis, ask(&v, 1)).await, Err(Error::TimedOut(_))));
+    assert!(redis.ready().await.unwrap_err().contains("no answer"));
+    server.thaw();
+    redis.timeout = Duration::from_secs(10);
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None, "late answers are not taken for new ones");
+}
+
+#[tokio::test]
+async fn a_cluster_is_read_and_written_shard_by_shard() {
+    let cluster = servers::Cluster::start();
+    let vectors = data("cluster_slots");
+    let join_keys: HashSet<&str> =
+        vectors.as_array().unwrap().iter().map(|v| v["join_key"].as_str().unwrap()).collect();
+    let mut asks = Vec::new();
+    let mut views = Vec::new();
+    for (id, join_key) in join_keys.into_iter().enumerate() {
+        let of_key = || vectors.as_array().unwrap().iter().filter(|vector| vector["join_key"] == join_key);
+        let kind = of_key().next().unwrap()["type"].as_str().unwrap().to_uppercase().parse().unwrap();
+        let view = view(&format!("v{id}")).id(u32::try_from(id).unwrap()).entities(&[(join_key, kind)]).build();
+        views.push(Arc::clone(&view));
+        for vector in of_key() {
+            let value = entity(vector["type"].as_str().unwrap(), &vector["value"]);
+            let key = EntityKey::new([(join_key, &value)].into_iter());
+            asks.push((Ask { view: Arc::clone(&view), key }, unhex(vector["key_hex"].as_str().unwrap())));
+        }
+    }
+    // One seed is enough.
+    let redis = open(&cluster.urls()[..1], RedisMode::Cluster, "clu", &views);
+    for (at, (ask, _)) in asks.iter().enumerate() {
+        let row = row(100, [int(i64::try_from(at).unwrap())]);
+        assert_eq!(redis.write_back(WORKER, ask, &row).await.unwrap(), Written::Written);
+    }
+    for (_, key) in &asks {
+        let stored: bool = cluster.holder(key).ask(&[b"EXISTS", key]);
+        assert!(stored, "{key:?} is where the cluster looks for it");
+    }
+    let wanted: Vec<Ask> = asks.iter().map(|(ask, _)| ask.clone()).collect();
+    let rows = redis.read(WORKER, &wanted).await;
+    for (at, read) in rows.into_iter().enumerate() {
+        assert_eq!(read.unwrap(), Some(row(100, [int(i64::try_from(at).unwrap())])));
+    }
+    assert_eq!(redis.ready().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_dead_master_takes_only_its_own_rows() {
+    let mut cluster = servers::Cluster::start();
+    let v = view("v").build();
+    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", &[v.clone()]);
+    let dead = cluster.masters[1].port;
+    let users: Vec<i64> = (0..20).collect();
+    let asks: Vec<Ask> = users.iter().map(|user| ask(&v, *user)).collect();
+    let on_dead: Vec<bool> =
+        users.iter().map(|user| cluster.holder(&redis_key(&key(*user), "p")).port == dead).collect();
+    assert!(on_dead.contains(&true) && on_dead.contains(&false));
+    assert!(redis.read(WORKER, &asks).await.iter().all(Result::is_ok));
+    // The others are to go on answering for their part.
+    for at in [0, 2] {
+        cluster.masters[at].ask::<()>(&[b"CONFIG", b"SET", b"cluster-require-full-coverage", b"no"]);
+    }
+    cluster.masters[1].kill();
+    for (row, dead) in redis.read(WORKER, &asks).await.iter().zip(on_dead) {
+        assert_eq!(row.is_err(), dead, "{row:?}");
+    }
+    let why = redis.ready().await.unwrap_err();
+    assert!(why.contains(&dead.to_string()), "{why}");
+}
+
+#[tokio::test]
+async fn redirects_are_followed_while_a_slot_moves_and_after() {
+    let cluster = servers::Cluster::start();
+    let v = view("v").build();
+    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", &[v.clone()]);
+    let stored = redis_key(&key(1), "p");
+    let first = row(100, [int(5)]);
+    redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
+
+    let slot = cluster.masters[0].ask::<u16>(&[b"CLUSTER", b"KEYSLOT", &stored]).to_string();
+    let from = cluster.holder(&stored);
+    let to = cluster.masters.iter().find(|master| master.port != from.port).unwrap();
+    let (from_id, to_id): (String, String) = (from.ask(&[b"CLUSTER", b"MYID"]), to.ask(&[b"CLUSTER", b"MYID"]));
+    to.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"IMPORTING", from_id.as_bytes()]);
+    from.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"MIGRATING", to_id.as_bytes()]);
+    let port = to.port.to_string();
+    from.ask::<Reply>(&[b"MIGRATE", b"127.0.0.1", port.as_bytes(), &stored, b"0", b"5000"]);
+    // ASK: the slot is still the old master's, the key is not.
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(first));
+    let second = row(200, [int(6)]);
+    assert_eq!(redis.write_back(WORKER, &ask(&v, 1), &second).await.unwrap(), Written::Written);
+
+    for master in [to, from] {
+        master.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"NODE", to_id.as_bytes()]);
+    }
+    // MOVED.
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(second));
+    let asked = to.calls("hmget");
+    // Then the map is learned anew: the old master is not asked any more.
+    let learned = async {
+        loop {
+            let before = from.calls("hmget");
+            read_one(&redis, ask(&v, 1)).await.unwrap();
+            if from.calls("hmget") == before {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), learned).await.unwrap();
+    assert!(to.calls("hmget") > asked);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_yet_is_found_when_it_is() {
+    let v = view("v").build();
+    let mut server = Server::start();
+    server.kill();
+    let redis = open(&[server.url()], RedisMode::Cluster, "p", &[v.clone()]);
+    assert!(read_one(&redis, ask(&v, 1)).await.is_err());
+    assert!(redis.ready().await.is_err());
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let v = view("v").build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let redis = open(&["redis://:hunter2@127.0.0.1:1".into()], RedisMode::Single, "p", &[v.clone()]);
+    let error = runtime.block_on(read_one(&redis, ask(&v, 1))).unwrap_err();
+    assert!(!format!("{error:?} {error}").contains("hunter2"));
+}

@@ -1,0 +1,97 @@
+//! Which master has which slot: what `CLUSTER SLOTS` said, at one moment.
+
+use std::sync::Arc;
+
+use ::redis::Value;
+use tokio::time::Instant;
+
+use super::slots::{SLOTS, Slot};
+
+/// No master.
+const NOBODY: u16 = u16::MAX;
+
+#[derive(Debug)]
+pub(super) struct Topology {
+    /// As `host:port`.
+    pub(super) masters: Vec<Arc<str>>,
+    /// By slot, the position of its master.
+    slots: Box<[u16]>,
+    pub(super) learned: Instant,
+}
+
+impl Topology {
+    /// Reads the answer to `CLUSTER SLOTS` that `from` gave; `None` if it names no master at all.
+    pub(super) fn read(answer: &Value, from: &str, learned: Instant) -> Option<Self> {
+        let Value::Array(ranges) = answer else { return None };
+        let mut masters: Vec<Arc<str>> = Vec::new();
+        let mut slots = vec![NOBODY; SLOTS].into_boxed_slice();
+        for range in ranges {
+            let Some((first, last, master)) = read_range(range, from) else { continue };
+            let position = masters.iter().position(|known| **known == *master).unwrap_or_else(|| {
+                masters.push(master.into());
+                masters.len() - 1
+            });
+            slots.get_mut(first..=last)?.fill(u16::try_from(position).ok()?);
+        }
+        (!masters.is_empty()).then_some(Self { masters, slots, learned })
+    }
+
+    pub(super) fn master(&self, slot: Slot) -> Option<&Arc<str>> {
+        self.masters.get(usize::from(self.slots[usize::from(slot.0)]))
+    }
+
+    /// The first run of slots without a master.
+    pub(super) fn gap(&self) -> Option<(usize, usize)> {
+        let first = self.slots.iter().position(|&master| master == NOBODY)?;
+        let length = self.slots[first..].iter().take_while(|&&master| master == NOBODY).count();
+        Some((first, first + length - 1))
+    }
+}
+
+/// `[first, last, [host, port, …], replicas…]`. An unknown host is that of the server asked.
+fn read_range(range: &Value, from: &str) -> Option<(usize, usize, String)> {
+    let Value::Array(parts) = range else { return None };
+    let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &**parts else { return None };
+    let [host, Value::Int(port), ..] = &**master else { return None };
+    let host = match host {
+        Value::BulkString(host) => std::str::from_utf8(host).ok()?,
+        Value::SimpleString(host) => host,
+        _ => "",
+    };
+    let host = if matches!(host, "" | "?") { from.rsplit_once(':')?.0 } else { host };
+    Some((usize::try_from(*first).ok()?, usize::try_from(*last).ok()?, format!("{host}:{port}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: i64, last: i64, host: Value, port: i64) -> Value {
+        let master = Value::Array(vec![host, Value::Int(port), Value::BulkString(b"id".to_vec())]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), master])
+    }
+
+    #[tokio::test]
+    async fn slots_find_their_masters_and_gaps_are_named() {
+        let named = |name: &str| Value::BulkString(name.as_bytes().to_vec());
+        let answer = Value::Array(vec![
+            range(0, 99, named("a.example"), 1),
+            range(200, 16383, named(""), 2),
+            range(100, 149, Value::Nil, 3),
+        ]);
+        let map = Topology::read(&answer, "seed.example:9", Instant::now()).unwrap();
+        let master = |slot| map.master(Slot(slot)).map(|master| &**master);
+        assert_eq!(master(99), Some("a.example:1"));
+        assert_eq!(master(16383), Some("seed.example:2"));
+        assert_eq!(master(100), Some("seed.example:3"));
+        assert_eq!(master(150), None);
+        assert_eq!(map.gap(), Some((150, 199)));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_map_is_refused() {
+        for answer in [Value::Nil, Value::Array(vec![]), Value::Array(vec![range(0, 16384, Value::Nil, 1)])] {
+            assert!(Topology::read(&answer, "seed:1", Instant::now()).is_none(), "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The layers as one: L1, then L2, then L3, within the time that the plan gives.
+//!
+//! ```text
+//! fetch ─► keys ─► L1 ──all fresh──────────────────────────────► FeatureSet
+//!                   └─► flights ─► L2 ─► L3     each (view, key) is fetched once, whoever asks
+//!                          ▲        one task for all keys a request leads; it goes on when the request is gone
+//!                          └─ the request waits until `plan.features_by`, then takes stale rows or defaults
+//! ```
+//!
+//! A lookup never fails because a store does: rows that could not be had become defaults, and the set says so. What a request
+//! gives wrongly (a missing entity, another type) is the caller's error.
+
+mod fly;
+mod joins;
+mod lookup;
+mod settle;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use self::{
+    fly::Flight,
+    joins::Join,
+    lookup::{How, Lookup},
+};
+use super::{
+    FeatureSet, Row,
+    background::Background,
+    embedded::Embedded,
+    l2::{Ask, L2},
+    memory::Memory,
+    object,
+    redis::Redis,
+};
+use crate::{
+    config::{self, Config},
+    infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
+    resilience::flight::Flights,
+    telemetry::handles::features::Features as Handles,
+};
+
+/// Reads from L3 at once, of all workers together: a cold start must not open a connection a key.
+const L3_READS: usize = 64;
+
+/// The feature store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// By model.
+    joins: Box<[Box<[Join]>]>,
+    l1: Memory,
+    l2: L2,
+    l3: Option<L3>,
+    flights: Arc<Flights<fly::Id, fly::Progress>>,
+    metrics: Handles,
+    background: Background,
+}
+
+/// The object store and how it is asked.
+#[derive(Debug)]
+struct L3 {
+    source: Source,
+    timeout: Duration,
+    reads: Semaphore,
+    /// What a read takes lately, in nanoseconds: who has less time left does not wait for one.
+    typical: AtomicU64,
+}
+
+/// What L3 is.
+#[derive(Debug)]
+enum Source {
+    Objects(object::Store),
+    /// Answers as a test says.
+    #[cfg(test)]
+    Scripted(tests::Scripted),
+}
+
+/// Why the store cannot be opened. A server that is down is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Redis cannot be reached the way the config says.
+    #[error("features.l2: not a Redis that can be connected to")]
+    Redis(#[source] ::redis::RedisError),
+    /// The embedded store's file.
+    #[error("features.l2: cannot open {}", path.as_deref().map_or("a store in memory".into(), |path| path.display().to_string()))]
+    Embedded {
+        /// The file.
+        path: Option<PathBuf>,
+        /// What redb says.
+        source: Box<redb::Error>,
+    },
+    /// The lookup files.
+    #[error("features.l3: cannot be opened")]
+    Lookup(#[source] object::Error),
+}
+
+impl Store {
+    /// Opens all layers. Connects to nothing: a server that is down leaves a store that answers with defaults until it is up.
+    ///
+    /// # Errors
+    ///
+    /// A URL or a file that can never work.
+    pub async fn open(config: &Config, background: Background) -> Result<Self, OpenError> {
+        let features = &config.features;
+        let l2 = match &features.l2 {
+            config::L2::Redis(redis) => {
+                let redis = Redis::open(redis, features, config.workers, &background);
+                L2::Redis(redis.map_err(OpenError::Redis)?)
+            }
+            config::L2::Embedded { path, ttl } => {
+                let failed = |source| OpenError::Embedded { path: path.clone(), source: Box::new(source) };
+                L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)
+            }
+        };
+        let l3 = match &features.l3 {
+            Some(l3) => Some(L3::open(l3, features).await?),
+            None => None,
+        };
+        let shared = Shared {
+            joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
+            l1: Memory::new(&features.l1, &features.views),
+            l2,
+            l3,
+            flights: Arc::default(),
+            metrics: Handles::new(&features.views),
+            background,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The rows that the plan's model joins, for every instance of the request, by `plan.features_by`.
+    ///
+    /// # Errors
+    ///
+    /// The request lacks an entity, or gives one of another type.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves fetches running that fill the caches.
+    pub async fn fetch(&self, request: &InferRequest, plan: &Plan) -> Result<FeatureSet, Error> {
+        let joins = &self.shared.joins[plan.model.index()];
+        if joins.is_empty() {
+            return Ok(FeatureSet::default());
+        }
+        let Payload::Decoded(decoded) = &request.payload else {
+            return Err(Error::new(Kind::Internal, "the body of a model with joins was not decoded"));
+        };
+        let lookup =
+            Lookup::new(joins, |sources| decoded.rows(sources), |source, kind| decoded.entities(source, kind))?;
+        Ok(self.look_up(lookup, How::of(request, plan)).await)
+    }
+
+    async fn look_up(&self, mut lookup: Lookup, how: How) -> FeatureSet {
+        let shared = &self.shared;
+        let began = Instant::now();
+        lookup.ask_l1(&shared.l1, &how, began);
+        lookup.count(&shared.metrics);
+        shared.metrics.took(crate::telemetry::handles::features::Layer::L1, began.elapsed());
+        if lookup.is_open() {
+            Flight::board(shared, &mut lookup, &how).await;
+        }
+        lookup.settle(&shared.metrics, SystemTime::now())
+    }
+
+    /// Opens a worker's connections, so that its first requests find them; to be called on the worker's runtime. Returns
+    /// within a second, whether they could be opened or not.
+    pub async fn connect(&self, worker: WorkerId) {
+        self.shared.l2.connect(worker).await;
+    }
+
+    /// Whether L2 answers now.
+    ///
+    /// # Errors
+    ///
+    /// Which address does not, and why.
+    pub async fn ready(&self) -> Result<(), String> {
+        self.shared.l2.ready().await
+    }
+
+    /// L1's rows and bytes.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes { rows: self.shared.l1.rows(), bytes: self.shared.l1.bytes() }
+    }
+
+    /// Keeps L1 tidy and the gauges current, until the process drains.
+    pub async fn maintain(&self) {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let forever = async {
+            loop {
+                ticks.tick().await;
+                self.shared.l1.tidy();
+                let sizes = self.sizes();
+                self.shared.metrics.gauge(sizes.bytes, sizes.rows);
+            }
+        };
+        self.shared.background.stop.run_until_cancelled(forever).await;
+    }
+}
+
+/// How much L1 holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Rows, and keys known to have none.
+    pub rows: u64,
+    /// Weighed bytes.
+    pub bytes: u64,
+}
+
+impl L3 {
+    async fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
+        let store = object::Store::open(config, &features.project, &features.views).await.map_err(OpenError::Lookup)?;
+        Ok(Self::new(Source::Objects(store), config.timeout))
+    }
+
+    fn new(source: Source, timeout: Duration) -> Self {
+        Self { source, timeout, reads: Semaphore::new(L3_READS), typical: AtomicU64::new(0) }
+    }
+}
+
+impl Source {
+    async fn get(&self, ask: &Ask) -> Result<Option<super::Row>, object::Error> {
+        match self {
+            Self::Objects(store) => store.get(&ask.view, &ask.key).await,
+            #[cfg(test)]
+            Self::Scripted(scripted) => scripted.get(ask).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! Fetching what L1 lacks: one flight a (view, key), shared by all requests that want it.
+//!
+//! ```text
+//! at L2 ──row──────────────────────► done: L1 keeps it
+//!   ├─none── at L3 ──row───────────► done: L1 keeps it, L2 gets it back
+//!   │          └─none──────────────► done: L1 keeps the absence for a moment
+//!   └─failed─ at L3 ──row──────────► done: L1 keeps it for a moment, L2 does not get it (it may hold a newer one)
+//!              └─none or failed────► failed: kept nowhere
+//! ```
+//!
+//! The flight is a task: it goes on when every request that wanted it has given up, and fills the caches for the next.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    L3, Shared,
+    lookup::{How, Lookup, State},
+};
+use crate::{
+    features::{
+        Row, l2,
+        l2::{Ask, Written},
+        memory::Cached,
+    },
+    infer::{EntityKey, ViewId, WorkerId, request::Caching},
+    resilience::flight::{Joined, Lead},
+    telemetry::handles::features::{Layer, Outcome, WriteBack},
+};
+
+/// What is fetched once.
+pub(super) type Id = (ViewId, EntityKey);
+
+/// How far a fetch is.
+#[derive(Clone, Debug)]
+pub(super) enum Progress {
+    AtL2,
+    AtL3(Behind),
+    Done(Done),
+}
+
+/// Why L3 is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// L2 has no such row.
+    Absence,
+    /// L2 did not say.
+    Failure,
+}
+
+/// How a fetch ended, and where.
+#[derive(Clone, Debug)]
+pub(super) enum Done {
+    Row(Arc<Row>, Layer),
+    Absent(Layer),
+    Failed(Layer),
+}
+
+type Led = (Lead<Id, Progress>, Ask);
+
+/// The fetches that a request leads.
+pub(super) struct Flight {
+    led: Vec<Led>,
+    worker: WorkerId,
+}
+
+/// A key that a request waits for: its join, its place there, its progress.
+type Awaited = (usize, usize, watch::Receiver<Progress>);
+
+impl Flight {
+    /// Joins or begins a fetch for everything open, and waits as long as the plan allows.
+    pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) {
+        let mut flight = Self { led: Vec::new(), worker: how.worker };
+        let mut awaited = flight.gather(shared, lookup, how);
+        if !flight.led.is_empty() {
+            shared.background.finish(flight.fly(Arc::clone(shared)));
+        }
+        for (join, want, progress) in &mut awaited {
+            let stale_at_hand = matches!(&lookup.joins[*join].wants[*want].state, State::Open(Some(_)));
+            let waited = timeout_at(how.by.instant(), shared.outcome(progress, how, stale_at_hand)).await;
+            let reached = waited.unwrap_or_else(|_| progress.borrow().clone());
+            lookup.reached(shared, (*join, *want), reached);
+        }
+    }
+
+    /// Everything open is awaited; stale rows already in use are only refreshed.
+    fn gather(&mut self, shared: &Arc<Shared>, lookup: &Lookup, how: &How) -> Vec<Awaited> {
+        let mut awaited = Vec::new();
+        for (j, join) in lookup.joins.iter().enumerate() {
+            for (w, want) in join.wants.iter().enumerate() {
+                let wait = match want.state {
+                    State::Open(_) => true,
+                    State::Stale(..) => false,
+                    State::Row(_) | State::Absent | State::Unavailable => continue,
+                };
+                let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
+                let progress = self.join(shared, ask, how);
+                if wait {
+                    awaited.push((j, w, progress));
+                }
+            }
+        }
+        awaited
+    }
+
+    fn join(&mut self, shared: &Arc<Shared>, ask: Ask, how: &How) -> watch::Receiver<Progress> {
+        // Who bypasses the caches wants what the store says from now on: a fetch under way may have read before.
+        let joined = match how.caching {
+            Caching::Bypassed => Joined::Leader(Lead::alone(Progress::AtL2)),
+            Caching::Allowed => shared.flights.join((ask.view.id, ask.key.clone()), Progress::AtL2),
+        };
+        match joined {
+            Joined::Waiter(progress) => {
+                shared.metrics.coalesced.increment(1);
+                progress
+            }
+            Joined::Leader(lead) => {
+                let progress = lead.watch();
+                // The last fetch may have landed between this request's look at L1 and its taking the lead.
+                match shared.l1.get(ask.view.id, &ask.key, Instant::now()) {
+                    Cached::Fresh(row) if how.caching == Caching::Allowed => {
+                        let done = row.map_or(Done::Absent(Layer::L1), |row| Done::Row(row, Layer::L1));
+                        lead.publish(Progress::Done(done));
+                    }
+                    _ => self.led.push((lead, ask)),
+                }
+                progress
+            }
+        }
+    }
+
+    async fn fly(self, shared: Arc<Shared>) {
+        let began = Instant::now();
+        let (leads, asks): (Vec<_>, Vec<_>) = self.led.into_iter().unzip();
+        let answers = shared.l2.read(self.worker, &asks).await;
+        shared.metrics.took(Layer::L2, began.elapsed());
+        let mut further = Vec::new();
+        for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
+            shared.metrics.looked_up(Layer::L2, outcome(&answer), 1);
+            let behind = match answer {
+                Ok(Some(row)) => {
+                    let row = Arc::new(row);
+                    shared.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began);
+                    lead.publish(Progress::Done(Done::Row(row, Layer::L2)));
+                    continue;
+                }
+                Ok(None) => Behind::Absence,
+                Err(error) => {
+                    tracing::debug!(view = %ask.view.name, %error, "row not read from L2");
+                    Behind::Failure
+                }
+            };
+            further.push((lead, ask, behind));
+        }
+        if let Some(l3) = &shared.l3 {
+            let began = Instant::now();
+            join_all(further.into_iter().map(|led| shared.from_l3(l3, self.worker, led))).await;
+            shared.metrics.took(Layer::L3, began.elapsed());
+        } else {
+            for (lead, ask, behind) in further {
+                shared.give_up(&lead, &ask, (behind, Layer::L2), began);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What L3 has of one row.
+    async fn from_l3(&self, l3: &L3, worker: WorkerId, (lead, ask, behind): (Lead<Id, Progress>, Ask, Behind)) {
+        lead.publish(Progress::AtL3(behind));
+        let began = Instant::now();
+        let read = async {
+            let _permit = l3.reads.acquire().await;
+            l3.source.get(&ask).await
+        };
+        let answer = timeout(l3.timeout, read).await;
+        l3.took(began.elapsed());
+        let said = match answer {
+            Ok(Ok(Some(row))) => Ok(Some(Arc::new(row))),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(error)) => {
+                tracing::debug!(view = %ask.view.name, %error, "row not read from L3");
+                Err(Outcome::Error)
+            }
+            Err(_) => Err(Outcome::Timeout),
+        };
+        let outcome = match &said {
+            Ok(row) => {
+                if row.is_some() {
+                    Outcome::Hit
+                } else {
+                    Outcome::Miss
+                }
+            }
+            Err(outcome) => *outcome,
+        };
+        self.metrics.looked_up(Layer::L3, outcome, 1);
+        match said {
+            Ok(Some(row)) => self.land(worker, (lead, ask, behind), row, began).await,
+            Ok(None) => self.give_up(&lead, &ask, (behind, Layer::L3), began),
+            Err(_) => lead.publish(Progress::Done(Done::Failed(Layer::L3))),
+        }
+    }
+
+    /// A row of L3: to whoever waits at once, then to L2, unless L2 could not say what it has.
+    async fn land(
+        &self,
+        worker: WorkerId,
+        (lead, ask, behind): (Lead<Id, Progress>, Ask, Behind),
+        row: Arc<Row>,
+        began: Instant,
+    ) {
+        match behind {
+            Behind::Absence => self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began),
+            Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),
+        }
+        lead.publish(Progress::Done(Done::Row(Arc::clone(&row), Layer::L3)));
+        drop(lead);
+        if behind == Behind::Absence {
+            let written = self.l2.write_back(worker, &ask, &row).await;
+            self.metrics.wrote_back(match &written {
+                Ok(Written::Written) => WriteBack::Written,
+                Ok(Written::Older) => WriteBack::Older,
+                Err(_) => WriteBack::Error,
+            });
+            if let Err(error) = written {
+                tracing::debug!(view = %ask.view.name, %error, "row not written back to L2");
+            }
+        }
+    }
+
+    /// No layer has the row: an absence if all said so, else a failure.
+    fn give_up(&self, lead: &Lead<Id, Progress>, ask: &Ask, (behind, last): (Behind, Layer), began: Instant) {
+        lead.publish(Progress::Done(match behind {
+            Behind::Absence => {
+                self.l1.put(ask.view.id, &ask.key, None, began);
+                Done::Absent(last)
+            }
+            Behind::Failure => Done::Failed(last),
+        }));
+    }
+
+    /// Waits for a fetch's end, or until waiting on is of no use: L2 failed and a stale row is at hand, or L3 takes longer
+    /// than the time that is left.
+    async fn outcome(&self, progress: &mut watch::Receiver<Progress>, how: &How, stale_at_hand: bool) -> Progress {
+        loop {
+            let reached = progress.borrow_and_update().clone();
+            let futile = match &reached {
+                Progress::AtL2 => false,
+                Progress::AtL3(behind) => {
+                    (*behind == Behind::Failure && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
+                }
+                Progress::Done(_) => true,
+            };
+            if futile || progress.changed().await.is_err() {
+                return progress.borrow().clone();
+            }
+        }
+    }
+
+    fn l3_fits(&self, left: Duration) -> bool {
+        self.l3.as_ref().is_some_and(|l3| left >= Duration::from_nanos(l3.typical.load(Ordering::Relaxed)))
+    }
+}
+
+impl L3 {
+    /// Follows what a read takes: one part in eight from the newest.
+    pub(super) fn took(&self, duration: Duration) {
+        let newest = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let typical = self.typical.load(Ordering::Relaxed);
+        // A lost update among many is no harm.
+        self.typical.store(typical - typical / 8 + newest / 8, Ordering::Relaxed);
+    }
+}
+
+fn outcome(answer: &Result<Option<Row>, l2::Error>) -> Outcome {
+    match answer {
+        Ok(Some(_)) => Outcome::Hit,
+        Ok(None) => Outcome::Miss,
+        Err(l2::Error::TimedOut(_)) => Outcome::Timeout,
+        Err(_) => Outcome::Error,
+    }
+}
+
+impl Lookup {
+    /// Takes what a fetch came to, as far as it got.
+    fn reached(&mut self, shared: &Shared, (join, want): (usize, usize), reached: Progress) {
+        let (layer, found) = match reached {
+            Progress::Done(Done::Row(row, layer)) => (layer, Some(State::Row(row))),
+            Progress::Done(Done::Absent(layer)) => (layer, Some(State::Absent)),
+            Progress::Done(Done::Failed(layer)) => (layer, None),
+            Progress::AtL3(_) => (Layer::L3, None),
+            Progress::AtL2 => (Layer::L2, None),
+        };
+        let hit = matches!(found, Some(State::Row(_)));
+        if layer != Layer::L1 {
+            self.asked.note(Layer::L2, hit && layer == Layer::L2);
+        }
+        if layer == Layer::L3 {
+            self.asked.note(Layer::L3, hit);
+        }
+        let state = &mut self.joins[join].wants[want].state;
+        let stale = if let State::Open(stale) = state { stale.take() } else { None };
+        *state = match (found, stale) {
+            (Some(found), _) => found,
+            (None, Some((row, age))) => {
+                shared.metrics.looked_up(Layer::L1, Outcome::StaleHit, 1);
+                State::Stale(row, age)
+            }
+            (None, None) => State::Unavailable,
+        };
+    }
+}

@@ -1,0 +1,167 @@
+//! A model's joins, compiled from the config once, and the keys a request's entities make of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use smallvec::SmallVec;
+
+use crate::{
+    config::{Config, Model, View},
+    infer::{EntityColumn, EntityKey, EntityType, EntityValue, Error},
+};
+
+/// Requests with more rows than this find repeated keys by hashing.
+const FEW: usize = 16;
+
+/// One view joined to a model's requests.
+#[derive(Debug)]
+pub(super) struct Join {
+    pub(super) view: Arc<View>,
+    pub(super) select: Arc<[usize]>,
+    pub(super) optional: bool,
+    /// One for each of the view's join keys, in their order.
+    sources: Vec<Arc<str>>,
+}
+
+/// The distinct keys of one join, and which instance has which.
+#[derive(Debug)]
+pub(super) struct Keys {
+    pub(super) distinct: Vec<EntityKey>,
+    pub(super) rows: Rows,
+}
+
+/// Which of the distinct keys each instance has.
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// All the only one.
+    Same(usize),
+    Each(Vec<usize>),
+}
+
+pub(super) fn compile(config: &Config, model: &Model) -> Box<[Join]> {
+    let join = |join: &crate::config::Join| Join {
+        view: Arc::clone(config.view(join.view)),
+        select: join.select.as_slice().into(),
+        optional: join.optional,
+        sources: join.sources.clone(),
+    };
+    model.joins.iter().map(join).collect()
+}
+
+impl Join {
+    pub(super) fn sources(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().map(|source| &**source)
+    }
+
+    /// The keys of a request's entities.
+    pub(super) fn keys(
+        &self,
+        rows: usize,
+        entities: impl Fn(&str, EntityType) -> Result<EntityColumn, Error>,
+    ) -> Result<Keys, Error> {
+        let mut columns = SmallVec::<[EntityColumn; 2]>::new();
+        for (source, (_, kind)) in self.sources.iter().zip(&self.view.entities) {
+            let column = entities(source, *kind)?;
+            if let EntityColumn::Rows(values) = &column
+                && values.len() != rows
+            {
+                let given = values.len();
+                return Err(Error::invalid(format!("{source} has {given} rows, the request has {rows}")));
+            }
+            columns.push(column);
+        }
+        let key = |row: usize| {
+            let names = self.view.entities.iter().map(|(name, _)| &**name);
+            let values = columns.iter().map(|column| at(column, row));
+            let pairs: SmallVec<[(&str, &EntityValue); 4]> = names.zip(values).collect();
+            EntityKey::new(pairs.iter().copied())
+        };
+        Ok(if columns.iter().all(|column| matches!(column, EntityColumn::Same(_))) {
+            Keys { distinct: if rows == 0 { Vec::new() } else { vec![key(0)] }, rows: Rows::Same(rows) }
+        } else {
+            distinct(rows, key)
+        })
+    }
+}
+
+fn at(column: &EntityColumn, row: usize) -> &EntityValue {
+    match column {
+        EntityColumn::Rows(values) => &values[row],
+        EntityColumn::Same(value) => value,
+    }
+}
+
+fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
+    let mut distinct = Vec::with_capacity(rows);
+    let mut each = Vec::with_capacity(rows);
+    let mut seen = HashMap::new();
+    for row in 0..rows {
+        let key = key(row);
+        let known = if rows <= FEW {
+            distinct.iter().position(|known| *known == key)
+        } else {
+            let known = seen.get(&key).copied();
+            if known.is_none() {
+                seen.insert(key.clone(), distinct.len());
+            }
+            known
+        };
+        each.push(known.unwrap_or_else(|| {
+            distinct.push(key);
+            distinct.len() - 1
+        }));
+    }
+    Keys { distinct, rows: Rows::Each(each) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::tests::view;
+
+    fn join() -> Join {
+        let view = view("v").entities(&[("item", EntityType::Int64), ("user", EntityType::String)]).build();
+        Join { view, select: [0].into(), optional: false, sources: vec!["item_id".into(), "user_id".into()] }
+    }
+
+    fn strings(values: &[&str]) -> EntityColumn {
+        EntityColumn::Rows(values.iter().map(|value| EntityValue::String((*value).into())).collect())
+    }
+
+    #[test]
+    fn repeated_entities_are_one_key() {
+        let entities = |users: Vec<&'static str>| {
+            move |source: &str, kind: EntityType| {
+                Ok(match (source, kind) {
+                    ("item_id", EntityType::Int64) => EntityColumn::Same(EntityValue::Int64(7)),
+                    ("user_id", EntityType::String) => strings(&users),
+                    other => panic!("asked for {other:?}"),
+                })
+            }
+        };
+        let keys = join().keys(4, entities(vec!["a", "b", "a", "b"])).unwrap();
+        let pairs = [("item", EntityValue::Int64(7)), ("user", EntityValue::String("b".into()))];
+        assert_eq!(keys.distinct.len(), 2);
+        assert_eq!(keys.distinct[1], EntityKey::new(pairs.iter().map(|(name, value)| (*name, value))));
+        assert!(matches!(keys.rows, Rows::Each(rows) if rows == [0, 1, 0, 1]));
+
+        let many: Vec<&str> = (0..1000).map(|at| if at % 3 == 0 { "x" } else { "y" }).collect();
+        let keys = join().keys(1000, entities(many)).unwrap();
+        assert_eq!(keys.distinct.len(), 2);
+        let error = join().keys(3, entities(vec!["a"])).unwrap_err();
+        assert_eq!(error.to_string(), "user_id has 1 rows, the request has 3");
+    }
+
+    #[test]
+    fn parameters_make_one_key_for_all_rows() {
+        let same = |_: &str, kind| {
+            Ok(EntityColumn::Same(match kind {
+                EntityType::String => EntityValue::String("u".into()),
+                _ => EntityValue::Int64(1),
+            }))
+        };
+        let keys = join().keys(5, same).unwrap();
+        assert_eq!(keys.distinct.len(), 1);
+        assert!(matches!(keys.rows, Rows::Same(5)));
+        assert!(join().keys(0, same).unwrap().distinct.is_empty());
+    }
+}

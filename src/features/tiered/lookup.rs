@@ -1,0 +1,162 @@
+//! One request's lookup: its distinct keys, and what is known of each so far.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::joins::{Join, Keys, Rows};
+use crate::{
+    config::View,
+    features::{
+        Row,
+        memory::{Cached, Memory},
+    },
+    infer::{
+        CacheEvent, Deadline, EntityColumn, EntityKey, EntityType, Error, InferRequest, Level, Plan, WorkerId,
+        answer::CacheOutcome, plan::Stale, request::Caching,
+    },
+    telemetry::handles::features::{Features as Handles, Layer, Outcome},
+};
+
+/// How a lookup is to be done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) worker: WorkerId,
+    pub(super) caching: Caching,
+    pub(super) level: Level,
+    pub(super) stale: Stale,
+    pub(super) by: Deadline,
+}
+
+impl How {
+    pub(super) const fn of(request: &InferRequest, plan: &Plan) -> Self {
+        let Plan { level, stale, features_by: by, .. } = *plan;
+        Self { worker: request.worker, caching: request.caching, level, stale, by }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) joins: Vec<JoinLookup>,
+    pub(super) asked: Asked,
+    counts: [u64; 6],
+}
+
+#[derive(Debug)]
+pub(super) struct JoinLookup {
+    pub(super) view: Arc<View>,
+    pub(super) select: Arc<[usize]>,
+    pub(super) optional: bool,
+    pub(super) wants: Vec<Want>,
+    pub(super) rows: Rows,
+}
+
+/// A key and what became of it.
+#[derive(Debug)]
+pub(super) struct Want {
+    pub(super) key: EntityKey,
+    pub(super) state: State,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// To be fetched. A stale row is at hand should that fail.
+    Open(Option<(Arc<Row>, Duration)>),
+    Row(Arc<Row>),
+    /// A row past its `ttl`, fetched that long ago.
+    Stale(Arc<Row>, Duration),
+    /// The store has no such row.
+    Absent,
+    /// The store could not be asked, or not in time; or the view was left out.
+    Unavailable,
+}
+
+/// What each layer did for the request.
+#[derive(Debug, Default)]
+pub(super) struct Asked([Option<CacheOutcome>; 3]);
+
+impl Asked {
+    /// One key's outcome at a layer: all must hit for the layer to have hit.
+    pub(super) fn note(&mut self, layer: Layer, hit: bool) {
+        let noted = &mut self.0[layer as usize];
+        let all = hit && !matches!(noted, Some(CacheOutcome::Miss));
+        *noted = Some(if all { CacheOutcome::Hit } else { CacheOutcome::Miss });
+    }
+
+    pub(super) fn events(&self) -> Vec<CacheEvent> {
+        let named = ["weir-l1", "weir-l2", "weir-l3"].into_iter().zip(self.0);
+        named.filter_map(|(cache, outcome)| Some(CacheEvent { cache, outcome: outcome? })).collect()
+    }
+}
+
+impl Lookup {
+    /// The keys that a model's joins ask for.
+    pub(super) fn new(
+        joins: &[Join],
+        rows: impl FnOnce(&[&str]) -> Result<usize, Error>,
+        entities: impl Fn(&str, EntityType) -> Result<EntityColumn, Error>,
+    ) -> Result<Self, Error> {
+        let sources: SmallVec<[&str; 8]> = joins.iter().flat_map(Join::sources).collect();
+        let rows = rows(&sources)?;
+        let mut lookups = Vec::with_capacity(joins.len());
+        for join in joins {
+            let Keys { distinct, rows } = join.keys(rows, &entities)?;
+            let wants = distinct.into_iter().map(|key| Want { key, state: State::Open(None) }).collect();
+            lookups.push(JoinLookup {
+                view: Arc::clone(&join.view),
+                select: Arc::clone(&join.select),
+                optional: join.optional,
+                wants,
+                rows,
+            });
+        }
+        Ok(Self { joins: lookups, asked: Asked::default(), counts: [0; 6] })
+    }
+
+    /// What L1 has. From level 1 on, optional views are left out.
+    pub(super) fn ask_l1(&mut self, l1: &Memory, how: &How, now: Instant) {
+        let bypass = how.caching == Caching::Bypassed;
+        for join in &mut self.joins {
+            let left_out = join.optional && how.level >= Level::ReducedFeatures;
+            for want in &mut join.wants {
+                if left_out {
+                    want.state = State::Unavailable;
+                } else if bypass {
+                    self.asked.0[Layer::L1 as usize] = Some(CacheOutcome::Bypass);
+                } else {
+                    let (state, outcome) = judge(l1.get(join.view.id, &want.key, now), how.stale);
+                    want.state = state;
+                    self.asked.note(Layer::L1, outcome != Outcome::Miss);
+                    self.counts[outcome as usize] += 1;
+                }
+            }
+        }
+    }
+
+    pub(super) fn count(&self, metrics: &Handles) {
+        let outcomes = [Outcome::Hit, Outcome::StaleHit, Outcome::NegativeHit, Outcome::Miss];
+        for outcome in outcomes {
+            let count = self.counts[outcome as usize];
+            if count > 0 {
+                metrics.looked_up(Layer::L1, outcome, count);
+            }
+        }
+    }
+
+    /// Whether anything is left to fetch, be it in the background.
+    pub(super) fn is_open(&self) -> bool {
+        let open = |want: &Want| matches!(want.state, State::Open(_) | State::Stale(..));
+        self.joins.iter().any(|join| join.wants.iter().any(open))
+    }
+}
+
+fn judge(cached: Cached, allowed: Stale) -> (State, Outcome) {
+    match cached {
+        Cached::Fresh(Some(row)) => (State::Row(row), Outcome::Hit),
+        Cached::Fresh(None) => (State::Absent, Outcome::NegativeHit),
+        Cached::Stale { row, age } if allowed == Stale::Allowed => (State::Stale(row, age), Outcome::StaleHit),
+        Cached::Stale { row, age } => (State::Open(Some((row, age))), Outcome::Miss),
+        Cached::Miss => (State::Open(None), Outcome::Miss),
+    }
+}

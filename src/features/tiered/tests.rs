@@ -1,0 +1,585 @@
+//! The layers together, on a real Redis; L3 answers as each test says.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use super::*;
+use crate::{
+    config::{Feature, Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
+    features::{
+        feast::{Layout, encode_time, redis_key},
+        tests::{ask, features, int, key, row, servers::Server, view},
+    },
+    infer::{
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityValue, Level, ModelId, PoolId, Reason, TierId, Value,
+        ViewId, answer::CacheOutcome, plan::Stale, request::Caching,
+    },
+};
+
+/// An L3 of a few rows, which may be slow or broken.
+#[derive(Debug, Default)]
+pub(super) struct Scripted {
+    rows: Mutex<HashMap<(ViewId, crate::infer::EntityKey), (i64, i64)>>,
+    broken: AtomicBool,
+    asked: AtomicUsize,
+    /// Reads wait for it while it is there.
+    gate: Option<Semaphore>,
+}
+
+impl Scripted {
+    fn with(rows: &[(&Arc<View>, i64, i64)]) -> Self {
+        let rows = rows.iter().map(|(view, user, value)| ((view.id, key(*user)), (100, *value))).collect();
+        Self { rows: Mutex::new(rows), ..Self::default() }
+    }
+
+    fn gated(mut self) -> Self {
+        self.gate = Some(Semaphore::new(0));
+        self
+    }
+
+    pub(super) async fn get(&self, ask: &Ask) -> Result<Option<Row>, object::Error> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(object::Error::Missing("broken".into()));
+        }
+        let rows = self.rows.lock().unwrap();
+        Ok(rows.get(&(ask.view.id, ask.key.clone())).map(|(time, value)| row(*time, [int(*value)])))
+    }
+}
+
+/// Long enough on a machine that is busy with everything else; a test that waits for it to pass takes a shorter one.
+const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(50);
+
+fn redis(server: &Server, timeout: Duration) -> L2Config {
+    let urls = vec![Secret(server.url())];
+    L2Config::Redis(RedisConfig { urls, mode: RedisMode::Single, ttl: Duration::from_secs(86400), timeout })
+}
+
+fn model(views: &[Arc<View>], optional: bool) -> Model {
+    let join = |view: &Arc<View>| JoinConfig {
+        view: view.id,
+        sources: view.entities.iter().map(|_| "user".into()).collect(),
+        select: (0..view.features.len()).collect(),
+        optional,
+    };
+    Model {
+        name: "m".into(),
+        tier: TierId(0),
+        pool: PoolId(0),
+        upstream: "m".into(),
+        timeout: LONG,
+        joins: views.iter().map(join).collect(),
+        inputs: None,
+        explainer: None,
+        reserve: 0.3,
+    }
+}
+
+/// Model 0 joins all views, model 1 as optional ones, model 2 joins nothing.
+fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store {
+    let features = features("p", views, l2, None);
+    let models = [model(views, false), model(views, true), model(&[], false)];
+    let config = crate::features::tests::config(features, models.to_vec());
+    let mut store = Store::open(&config, Background::default()).unwrap();
+    let timeout = LONG;
+    Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), timeout));
+    store
+}
+
+impl Store {
+    fn l3(&self) -> &Scripted {
+        match self.shared.l3.as_ref().map(|l3| &l3.source) {
+            Some(Source::Scripted(scripted)) => scripted,
+            _ => panic!("no scripted L3"),
+        }
+    }
+
+    async fn users(&self, users: &[i64]) -> FeatureSet {
+        self.ask(users, |_| {}).await
+    }
+
+    async fn ask(&self, users: &[i64], change: impl FnOnce(&mut How)) -> FeatureSet {
+        self.ask_model(0, users, change).await
+    }
+
+    async fn ask_model(&self, model: usize, users: &[i64], change: impl FnOnce(&mut How)) -> FeatureSet {
+        let mut how = How {
+            worker: WorkerId(0),
+            caching: Caching::Allowed,
+            level: Level::Full,
+            stale: Stale::Refused,
+            by: Deadline::after(Instant::now(), LONG),
+        };
+        change(&mut how);
+        let column = EntityColumn::Rows(users.iter().copied().map(EntityValue::Int64).collect());
+        let lookup = Lookup::new(&self.shared.joins[model], |_| Ok(users.len()), |_, _| Ok(column.clone())).unwrap();
+        self.look_up(lookup, how).await
+    }
+}
+
+fn values(set: &FeatureSet) -> Vec<i64> {
+    let value = |row| if let Value::Int64(value) = set.value(0, 0, row) { *value } else { panic!("not an INT64") };
+    (0..set.rows().unwrap()).map(value).collect()
+}
+
+fn caches(set: &FeatureSet) -> String {
+    let said = |event: &CacheEvent| {
+        let outcome = match event.outcome {
+            CacheOutcome::Hit => "hit",
+            CacheOutcome::Miss => "miss",
+            CacheOutcome::Bypass => "bypass",
+        };
+        format!("{} {outcome}", event.cache.trim_start_matches("weir-"))
+    };
+    set.caches().iter().map(said).collect::<Vec<_>>().join(", ")
+}
+
+fn reasons(set: &FeatureSet) -> Vec<Reason> {
+    let reason = |degradation: &Degradation| match degradation {
+        Degradation::Default { reason, .. } => Some(*reason),
+        Degradation::Stale { .. } => None,
+    };
+    set.degraded.iter().filter_map(reason).collect()
+}
+
+fn is_stale(set: &FeatureSet) -> bool {
+    set.degraded.iter().any(|degradation| matches!(degradation, Degradation::Stale { .. }))
+}
+
+/// Stores a row as Feast does.
+fn put(server: &Server, view: &View, user: i64, row: &Row) {
+    let (layout, key) = (Layout::of(view), redis_key(&key(user), "p"));
+    for (field, value) in layout.cells(row) {
+        server.ask::<()>(&[b"HSET", &key, field, &value]);
+    }
+    if let Some(time) = row.event_time {
+        server.ask::<()>(&[b"HSET", &key, layout.event_time(), &encode_time(time)]);
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "never: {what}");
+}
+
+fn assert_send<T: Send>(value: T) -> T {
+    value
+}
+
+#[tokio::test]
+async fn rows_come_from_redis_and_then_from_memory() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    let set = assert_send(store.users(&[1])).await;
+    assert_eq!((values(&set), &*caches(&set), set.level()), (vec![7], "l1 miss, l2 hit", Level::Full));
+    assert_eq!(set.degraded, []);
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 hit"));
+    assert_eq!(server.calls("hmget"), 1);
+    store.shared.l1.tidy();
+    assert_eq!(store.sizes().rows, 1);
+    assert!(store.sizes().bytes > 300, "{}", store.sizes().bytes);
+}
+
+#[tokio::test]
+async fn a_batch_asks_for_each_entity_once_and_answers_in_order() {
+    let server = Server::start();
+    let v = view("v").build();
+    for user in 0..10 {
+        put(&server, &v, user, &row(100, [int(user * 10)]));
+    }
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    let set = store.users(&[3, 1, 3, 3, 9]).await;
+    assert_eq!(values(&set), [30, 10, 30, 30, 90]);
+    assert_eq!(server.calls("hmget"), 3);
+    let many: Vec<i64> = (0..200).map(|at| at % 10).collect();
+    let set = store.users(&many).await;
+    assert_eq!(values(&set), many.iter().map(|user| user * 10).collect::<Vec<_>>());
+    assert_eq!(server.calls("hmget"), 10);
+    let set = store.users(&[]).await;
+    assert_eq!((set.rows(), &*caches(&set), set.level()), (Some(0), "", Level::Full));
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_have_is_told_apart_and_costs_no_level() {
+    let server = Server::start();
+    let now = i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let v = view("v").features(&["f", "g"]).max_age(Duration::from_secs(3600)).build();
+    put(&server, &v, 1, &row(now - 10, [int(1), None]));
+    put(&server, &v, 2, &row(now - 10, [Some(Value::Null), int(2)]));
+    put(&server, &v, 3, &row(now - 7200, [int(3), int(3)]));
+    put(&server, &v, 4, &Row { event_time: None, values: [int(4), int(4)].into() });
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    // Twice: from Redis and from memory.
+    for _ in 0..2 {
+        for (user, value, reason) in [
+            (1, 1, Reason::NotFound),
+            (2, -1, Reason::Null),
+            (3, -1, Reason::OutsideMaxAge),
+            (4, -1, Reason::OutsideMaxAge),
+            (5, -1, Reason::NotFound),
+        ] {
+            let set = store.users(&[user]).await;
+            assert_eq!((values(&set), reasons(&set), set.level()), (vec![value], vec![reason], Level::Full), "{user}");
+        }
+    }
+    let mut all = store.users(&[1, 2, 3, 4, 5]).await;
+    assert_eq!(reasons(&all), [Reason::NotFound, Reason::Null, Reason::OutsideMaxAge], "one a view and reason");
+    assert_eq!(all.take_degraded().len(), 3);
+    assert_eq!(all.take_degraded(), []);
+    assert_eq!(server.calls("hmget"), 5, "an absence is remembered too");
+}
+
+#[tokio::test]
+async fn without_redis_cached_rows_answer_and_others_become_defaults() {
+    let mut server = Server::start();
+    let (v, w) = (view("v").build(), view("w").id(1).ttl(Duration::ZERO).build());
+    for view in [&v, &w] {
+        put(&server, view, 1, &row(100, [int(7)]));
+    }
+    let store = open(&[v.clone(), w.clone()], redis(&server, LONG), None);
+    store.users(&[1]).await;
+    server.kill();
+    // The first view's row is fresh, the second's is past its ttl.
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), set.level(), reasons(&set)), (vec![7], Level::ReducedFeatures, vec![]));
+    assert_eq!(*set.value(1, 0, 0), Value::Int64(7));
+    assert!(matches!(&*set.degraded, [Degradation::Stale { view, .. }] if **view == *"w"), "{:?}", set.degraded);
+    assert_eq!(caches(&set), "l1 miss, l2 miss");
+    let set = store.users(&[2]).await;
+    assert_eq!((values(&set), set.level()), (vec![-1], Level::SimplifiedModel));
+    assert_eq!(reasons(&set), [Reason::Unavailable; 2]);
+    let set = store.ask_model(1, &[2], |_| {}).await;
+    assert_eq!(set.level(), Level::ReducedFeatures, "optional views cost less");
+    assert!(store.ready().await.unwrap_err().contains(&server.port.to_string()));
+}
+
+#[tokio::test]
+async fn a_redis_that_was_never_there_leaves_a_store_that_answers() {
+    let mut server = Server::start();
+    server.kill();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    store.connect(WorkerId(0)).await;
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), set.level()), (vec![-1], Level::SimplifiedModel));
+    server.restart();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    eventually("redis is found", async || values(&store.users(&[1]).await) == [7]).await;
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_not_waited_for() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, SHORT), None);
+    eventually("redis answers", async || values(&store.users(&[1]).await) == [7]).await;
+    server.freeze();
+    let set = store.users(&[1, 2]).await;
+    assert_eq!((values(&set), set.level()), (vec![7, -1], Level::SimplifiedModel));
+    // Nor longer than the plan allows.
+    let patient = open(&[v.clone()], redis(&server, LONG), None);
+    let set = patient.ask(&[1], |how| how.by = Deadline::after(Instant::now(), SHORT)).await;
+    assert_eq!((reasons(&set), set.level()), (vec![Reason::Unavailable], Level::SimplifiedModel));
+    server.thaw();
+    eventually("the late answer lands", async || values(&patient.users(&[1]).await) == [7]).await;
+}
+
+#[tokio::test]
+async fn a_hundred_misses_of_one_row_are_one_read() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    let sets = futures_util::future::join_all((0..100).map(|_| store.users(&[1]))).await;
+    assert!(sets.iter().all(|set| values(set) == [7]));
+    assert_eq!(server.calls("hmget"), 1);
+}
+
+#[test]
+fn also_when_they_come_from_several_workers() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    let start = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for worker in 0..2 {
+            let (store, start) = (&store, &start);
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    store.connect(WorkerId(worker)).await;
+                    start.wait();
+                    let asked = (0..50).map(|_| store.ask(&[1], |how| how.worker = WorkerId(worker)));
+                    let sets = futures_util::future::join_all(asked).await;
+                    assert!(sets.iter().all(|set| values(set) == [7]));
+                });
+            });
+        }
+    });
+    assert_eq!(server.calls("hmget"), 1);
+}
+
+#[tokio::test]
+async fn a_fetch_goes_on_when_its_request_is_gone() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated()));
+    let request = Box::pin(store.users(&[1]));
+    let until_asked = eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1);
+    futures_util::future::select(request, Box::pin(until_asked)).await;
+    // The leader is gone; a waiter comes, then the answer.
+    let (set, ()) = tokio::join!(store.users(&[1]), async { store.l3().gate.as_ref().unwrap().add_permits(1) });
+    assert_eq!(values(&set), [7]);
+    assert_eq!(store.l3().asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn rows_only_in_l3_are_found_and_written_back() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)])));
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), &*caches(&set), set.level()), (vec![7], "l1 miss, l2 miss, l3 hit", Level::Full));
+    assert_eq!(caches(&store.users(&[1]).await), "l1 hit");
+    eventually("the row is in Redis", async || {
+        let rows = store.shared.l2.read(WorkerId(0), &[ask(&v, 1)]).await;
+        matches!(&rows[..], [Ok(Some(stored))] if *stored == row(100, [int(7)]))
+    })
+    .await;
+    let set = store.users(&[2]).await;
+    assert_eq!((reasons(&set), &*caches(&set)), (vec![Reason::NotFound], "l1 miss, l2 miss, l3 miss"));
+    store.users(&[2]).await;
+    assert_eq!(store.l3().asked.load(Ordering::Relaxed), 2, "an absence is remembered");
+    assert_eq!(set.level(), Level::Full);
+}
+
+#[tokio::test]
+async fn l3_answers_while_redis_is_down() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)])));
+    server.kill();
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 miss, l2 miss, l3 hit"));
+    assert_eq!(caches(&store.users(&[1]).await), "l1 hit", "for a moment");
+    let set = store.users(&[2]).await;
+    assert_eq!(reasons(&set), [Reason::Unavailable], "L2 might have had it");
+}
+
+#[tokio::test]
+async fn what_redis_could_not_say_is_not_written_back_to_it() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7), (&v, 2, 8)])));
+    // Not a hash: the read fails, a write would too.
+    server.ask::<()>(&[b"SET", &redis_key(&key(1), "p"), b"text"]);
+    assert_eq!(values(&store.users(&[1, 2]).await), [7, 8]);
+    store.shared.background.tasks.close();
+    store.shared.background.tasks.wait().await;
+    assert_eq!(server.calls("eval"), 1, "of the other row");
+}
+
+#[tokio::test]
+async fn a_stale_row_is_preferred_to_waiting_for_l3_while_redis_is_down() {
+    let mut server = Server::start();
+    let v = view("v").ttl(Duration::ZERO).build();
+    put(&server, &v, 1, &row(200, [int(8)]));
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated()));
+    assert_eq!(values(&store.users(&[1]).await), [8]);
+    server.kill();
+    // L3 would never answer.
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), set.level()), (vec![8], Level::ReducedFeatures));
+    assert!(is_stale(&set));
+}
+
+#[tokio::test]
+async fn l3_that_takes_too_long_leaves_defaults_now_and_the_row_later() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated()));
+    // Redis' own answer takes a moment too: without it the request would not get as far as L3.
+    store.connect(WorkerId(0)).await;
+    let set = store.ask(&[1], |how| how.by = Deadline::after(Instant::now(), SHORT)).await;
+    assert_eq!((values(&set), reasons(&set)), (vec![-1], vec![Reason::Unavailable]));
+    assert_eq!(set.level(), Level::SimplifiedModel);
+    store.l3().gate.as_ref().unwrap().add_permits(1);
+    eventually("the row lands in L1", async || {
+        let set = store.users(&[1]).await;
+        values(&set) == [7] && caches(&set) == "l1 hit"
+    })
+    .await;
+    assert_eq!(store.l3().asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn who_has_less_time_than_l3_takes_does_not_wait_for_it() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated()));
+    let l3 = store.shared.l3.as_ref().unwrap();
+    for _ in 0..100 {
+        l3.took(10 * LONG);
+    }
+    // Were it waited for, this would never end: the gate is shut and the deadline half a minute off.
+    let began = Instant::now();
+    let set = store.users(&[1]).await;
+    assert!(began.elapsed() < LONG);
+    assert_eq!(reasons(&set), [Reason::Unavailable]);
+    store.l3().gate.as_ref().unwrap().add_permits(1);
+    eventually("it is filled in all the same", async || caches(&store.users(&[1]).await) == "l1 hit").await;
+}
+
+#[tokio::test]
+async fn a_broken_l3_is_unavailable_and_is_asked_again() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)])));
+    store.l3().broken.store(true, Ordering::Relaxed);
+    let set = store.users(&[1]).await;
+    assert_eq!((reasons(&set), &*caches(&set)), (vec![Reason::Unavailable], "l1 miss, l2 miss, l3 miss"));
+    store.l3().broken.store(false, Ordering::Relaxed);
+    assert_eq!(values(&store.users(&[1]).await), [7]);
+}
+
+#[tokio::test]
+async fn stale_rows_are_used_at_once_where_the_plan_allows_and_refreshed_beside() {
+    let server = Server::start();
+    let v = view("v").ttl(Duration::ZERO).build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    store.users(&[1]).await;
+    put(&server, &v, 1, &row(200, [int(8)]));
+    let set = store.ask(&[1], |how| how.stale = Stale::Allowed).await;
+    assert_eq!((values(&set), set.level(), &*caches(&set)), (vec![7], Level::ReducedFeatures, "l1 hit"));
+    assert!(is_stale(&set));
+    eventually("the refresh lands", async || values(&store.ask(&[1], |how| how.stale = Stale::Allowed).await) == [8])
+        .await;
+    let set = store.users(&[1]).await;
+    assert_eq!((set.level(), &*caches(&set)), (Level::Full, "l1 miss, l2 hit"), "refused elsewhere");
+}
+
+#[tokio::test]
+async fn who_bypasses_the_caches_reads_the_store_and_refreshes_them() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    store.users(&[1]).await;
+    put(&server, &v, 1, &row(200, [int(8)]));
+    assert_eq!(values(&store.users(&[1]).await), [7]);
+    let set = store.ask(&[1], |how| how.caching = Caching::Bypassed).await;
+    assert_eq!((values(&set), &*caches(&set)), (vec![8], "l1 bypass, l2 hit"));
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), &*caches(&set)), (vec![8], "l1 hit"));
+}
+
+#[tokio::test]
+async fn optional_views_are_left_out_from_level_one_on() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    let set = store.ask_model(1, &[1], |how| how.level = Level::ReducedFeatures).await;
+    assert_eq!((values(&set), &*caches(&set), set.level()), (vec![-1], "", Level::ReducedFeatures));
+    assert_eq!(server.calls("hmget"), 0);
+    let set = store.ask_model(0, &[1], |how| how.level = Level::ReducedFeatures).await;
+    assert_eq!(values(&set), [7]);
+}
+
+#[tokio::test]
+async fn write_through_rows_are_read_every_time() {
+    let server = Server::start();
+    let v = Arc::new(View { consistency: config::Consistency::WriteThrough, ..(*view("v").build()).clone() });
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    for value in 0..3 {
+        put(&server, &v, 1, &row(100, [int(value)]));
+        assert_eq!(values(&store.users(&[1]).await), [value]);
+    }
+}
+
+#[tokio::test]
+async fn the_embedded_store_keeps_what_came_from_l3() {
+    let v = view("v").build();
+    let l2 = L2Config::Embedded { path: None, ttl: Duration::from_secs(3600) };
+    let store = open(&[v.clone()], l2, Some(Scripted::with(&[(&v, 1, 7)])));
+    assert_eq!(caches(&store.users(&[1]).await), "l1 miss, l2 miss, l3 hit");
+    eventually("it is written back", async || {
+        let set = store.ask(&[1], |how| how.caching = Caching::Bypassed).await;
+        values(&set) == [7] && caches(&set) == "l1 bypass, l2 hit"
+    })
+    .await;
+    assert_eq!(store.ready().await, Ok(()));
+}
+
+#[tokio::test]
+async fn two_joins_of_one_view_are_read_once_and_told_once() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let store = open(&[v.clone(), v.clone()], redis(&server, LONG), None);
+    let mut set = store.users(&[1]).await;
+    assert_eq!((values(&set), set.value(1, 0, 0)), (vec![7], &Value::Int64(7)));
+    assert_eq!(server.calls("hmget"), 1);
+    assert_eq!(set.take_degraded(), []);
+    let mut set = store.users(&[2]).await;
+    assert_eq!(set.take_degraded().len(), 1);
+}
+
+#[tokio::test]
+async fn what_can_never_work_is_said_when_it_is_opened() {
+    let v = view("v").build();
+    let bad = |l2| {
+        let config = crate::features::tests::config(features("p", &[v.clone()], l2, None), Vec::new());
+        Store::open(&config, Background::default()).unwrap_err()
+    };
+    let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
+    let ttl = Duration::from_secs(1);
+    let error = bad(L2Config::Redis(RedisConfig { urls, mode: RedisMode::Single, ttl, timeout: LONG }));
+    assert!(matches!(error, OpenError::Redis(_)) && !format!("{error:?}").contains("hunter2"), "{error:?}");
+    let error = bad(L2Config::Embedded { path: Some("/nowhere/rows.redb".into()), ttl });
+    assert!(error.to_string().contains("/nowhere/rows.redb"), "{error}");
+}
+
+#[tokio::test]
+async fn a_model_that_joins_nothing_costs_nothing() {
+    let v = view("v").build();
+    let store = open(&[v], L2Config::Embedded { path: None, ttl: LONG }, None);
+    let set = store.ask_model(2, &[], |_| {}).await;
+    assert!(set.rows().is_none());
+    assert_eq!((set.level(), set.caches()), (Level::Full, &[][..]));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_was_begun_and_ends_what_never_would() {
+    let mut server = Server::start();
+    server.kill();
+    let v = view("v").build();
+    let store = open(&[v.clone()], redis(&server, LONG), None);
+    store.users(&[1]).await;
+    let maintained = store.clone();
+    let background = store.shared.background.clone();
+    background.tasks.spawn(async move { maintained.maintain().await });
+    background.stop.cancel();
+    background.tasks.close();
+    // Trying to reach the server for ever is over, too.
+    background.tasks.wait().await;
+}

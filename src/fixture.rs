@@ -1,0 +1,175 @@
+//! A small whole configuration for unit tests, made of the types themselves so that no test depends on the parser.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use crate::{
+    config::{
+        Breaker, Capacity, Column, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs, Join, L1,
+        L2, L3, Listen, Model, Pool, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
+    },
+    infer::{
+        Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
+        RequestId, TierId, Value, ViewId, WorkerId, request::Caching,
+    },
+};
+
+/// Two tiers of ten slots (`high`: 4 reserved, at most 6; `standard`: 3 reserved, at most 10; 3 shared), pools `gpu` and
+/// `explainers`, models `fraud` (joins `user_stats`, has an explainer) and `lite` (joins nothing).
+pub(crate) fn config() -> Config {
+    Config {
+        listen: listen(),
+        workers: 2,
+        capacity: Capacity { slots: 10, shared: 0.3, burst_pool: None },
+        tiers: vec![tier("high", 0.4, 0.6), tier("standard", 0.3, 1.0)],
+        pools: vec![pool("gpu", 2), pool("explainers", 0)],
+        models: vec![fraud(), lite()],
+        model_ids: [("fraud".into(), ModelId(0)), ("lite".into(), ModelId(1))].into(),
+        features: features(),
+        drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
+        metrics_aliases: true,
+        notices: vec!["pools.gpu.hedge: not acted on yet".into()],
+    }
+}
+
+/// A held request for `model` under `tier`, due `timeout` from `now`.
+pub(crate) fn request(model: u32, tier: u32, timeout: Duration) -> InferRequest {
+    InferRequest {
+        id: RequestId(http::HeaderValue::from_static("request-1")),
+        worker: WorkerId(0),
+        protocol: Protocol::V2Json,
+        method: Method::Predict,
+        verb: http::Method::POST,
+        path: http::uri::PathAndQuery::from_static("/"),
+        model: ModelId(model),
+        version: None,
+        tier: TierId(tier),
+        deadline: Deadline::after(Instant::now(), timeout),
+        caching: Caching::Allowed,
+        headers: HeaderMap::new(),
+        json_length: None,
+        payload: Payload::Retained(Bytes::from_static(b"{}")),
+    }
+}
+
+fn listen() -> Listen {
+    Listen {
+        http: ([0, 0, 0, 0], 8080).into(),
+        grpc: Some(([0, 0, 0, 0], 8081).into()),
+        admin: ([0, 0, 0, 0], 9090).into(),
+        admin_token: Some(Secret("open-sesame".into())),
+        max_body: 64 << 20,
+        header_timeout: Duration::from_secs(10),
+        max_connection_age: Duration::from_secs(600),
+    }
+}
+
+fn tier(name: &str, reserved: f64, max: f64) -> Tier {
+    Tier {
+        name: name.into(),
+        pool: None,
+        reserved,
+        max,
+        queue: 2,
+        queue_timeout: Duration::from_millis(50),
+        low_priority: false,
+    }
+}
+
+fn pool(name: &str, max_retries: u32) -> Pool {
+    let port = |port| Some(Upstream { authority: format!("gpu:{port}").into(), host: "gpu".into(), port });
+    Pool {
+        name: name.into(),
+        endpoints: vec![Endpoint { http: port(9000), grpc: port(9001) }],
+        health: Health {
+            path: "/v2/health/ready".into(),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+        },
+        breaker: breaker(),
+        retry: retry(max_retries),
+        retry_budget: 0.2,
+        attempt_timeout: Some(Duration::from_millis(80)),
+        connect_timeout: Duration::from_secs(1),
+        max_in_flight: Some(64),
+    }
+}
+
+fn breaker() -> Breaker {
+    Breaker {
+        failure_threshold: 5,
+        window: Duration::from_secs(10),
+        open_for: Duration::from_secs(30),
+        half_open_requests: 3,
+        success_threshold: 3,
+    }
+}
+
+fn retry(max_retries: u32) -> Retry {
+    Retry {
+        max_retries,
+        initial_delay: Duration::from_millis(100),
+        max_delay: Duration::from_secs(1),
+        multiplier: 2.0,
+        jitter: 0.2,
+    }
+}
+
+fn fraud() -> Model {
+    Model {
+        name: "fraud".into(),
+        tier: TierId(0),
+        pool: PoolId(0),
+        upstream: "fraud-v2".into(),
+        timeout: Duration::from_millis(200),
+        joins: vec![Join { view: ViewId(0), sources: vec!["user_id".into()], select: vec![0], optional: false }],
+        inputs: Some(Inputs::Matrix {
+            name: "input-0".into(),
+            datatype: Datatype::Fp32,
+            columns: vec![Column::Request("amount".into()), Column::Feature { join: 0, select: 0 }],
+        }),
+        explainer: Some(PoolId(1)),
+        reserve: 0.0,
+    }
+}
+
+fn lite() -> Model {
+    Model {
+        name: "lite".into(),
+        tier: TierId(1),
+        upstream: "lite".into(),
+        joins: Vec::new(),
+        inputs: None,
+        explainer: None,
+        ..fraud()
+    }
+}
+
+fn features() -> Features {
+    let view = View {
+        id: ViewId(0),
+        name: "user_stats".into(),
+        entities: vec![("user_id".into(), EntityType::Int64)],
+        features: vec![Feature { name: "txn_count_1h".into(), kind: FeatureType::Int64, default: Value::Int64(7) }],
+        ttl: Duration::from_secs(300),
+        max_age: None,
+        consistency: Consistency::Ttl,
+    };
+    Features {
+        project: "fraud".into(),
+        views: vec![Arc::new(view)],
+        l1: L1 { capacity: 100 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
+        l2: L2::Redis(Redis {
+            urls: vec![Secret("redis://:hunter2@redis:6379".into())],
+            mode: RedisMode::Single,
+            ttl: Duration::from_secs(86_400),
+            timeout: Duration::from_millis(20),
+        }),
+        l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),
+        retry: retry(3),
+        breaker: breaker(),
+    }
+}

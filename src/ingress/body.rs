@@ -1,0 +1,69 @@
+//! The body of an answer on its way to the socket.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::infer::{Error, Kind};
+
+/// An answer's body.
+pub(crate) enum ResponseBody {
+    /// Held whole, with gRPC trailers where there are any.
+    Whole(Option<Bytes>, Option<Box<HeaderMap>>),
+    /// Passed through.
+    Stream(UnsyncBoxBody<Bytes, Error>),
+    /// From a service of tonic's own (health, reflection).
+    Tonic(tonic::body::Body),
+}
+
+impl ResponseBody {
+    /// A body held whole.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), None)
+    }
+
+    /// No body.
+    pub(crate) const fn empty() -> Self {
+        Self::Whole(None, None)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.get_mut() {
+            Self::Whole(bytes, trailers) => Poll::Ready(match bytes.take() {
+                Some(bytes) => Some(Ok(Frame::data(bytes))),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))),
+            }),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Tonic(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|status| Error::new(Kind::Internal, status.message().to_owned()).with_source(status)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes, trailers) => bytes.is_none() && trailers.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Tonic(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(body) => body.size_hint(),
+            Self::Tonic(body) => body.size_hint(),
+        }
+    }
+}

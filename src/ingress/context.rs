@@ -1,0 +1,167 @@
+//! What a request's headers say about how it is to be handled: id, deadline, tier, caching.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tokio::time::Instant;
+
+use crate::{
+    config::{Config, Model},
+    infer::{Caching, Deadline, Error, RequestId, TierId},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
+const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const TIER: HeaderName = HeaderName::from_static("weir-tier");
+
+/// Longest id that is taken from a caller; a longer one is replaced.
+const LONGEST_ID: usize = 128;
+
+/// The caller's `x-request-id`, or a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> RequestId {
+    if let Some(id) = headers.get(REQUEST_ID)
+        && id.len() <= LONGEST_ID
+        && !id.is_empty()
+        && id.to_str().is_ok()
+    {
+        return RequestId(id.clone());
+    }
+    let mut text = [0; 32];
+    for (index, byte) in rand::random::<[u8; 16]>().into_iter().enumerate() {
+        text[2 * index] = HEX[usize::from(byte >> 4)];
+        text[2 * index + 1] = HEX[usize::from(byte & 15)];
+    }
+    let id = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text));
+    RequestId(id.expect("hex digits are visible ASCII"))
+}
+
+const HEX: [u8; 16] = *b"0123456789abcdef";
+
+/// The earliest of the model's timeout and those the caller sent.
+///
+/// # Errors
+///
+/// A timeout that is no positive whole number (or, for gRPC, not digits and a unit).
+pub(super) fn deadline(headers: &HeaderMap, longest: Duration, now: Instant) -> Result<Deadline, Error> {
+    let mut timeout = longest;
+    for name in [WEIR_TIMEOUT, ENVOY_TIMEOUT] {
+        if let Some(value) = headers.get(&name) {
+            timeout = timeout.min(millis(&name, value)?);
+        }
+    }
+    if let Some(value) = headers.get(GRPC_TIMEOUT) {
+        timeout = timeout.min(grpc_timeout(value)?);
+    }
+    Ok(Deadline::after(now, timeout))
+}
+
+fn millis(name: &HeaderName, value: &HeaderValue) -> Result<Duration, Error> {
+    let millis: Option<u64> =
+        value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|millis| *millis > 0);
+    millis.map(Duration::from_millis).ok_or_else(|| {
+        Error::invalid(format!("header {name}: {value:?} is no timeout; allowed: whole milliseconds, at least 1"))
+    })
+}
+
+/// **Source:** gRPC over HTTP/2, "Timeout".
+fn grpc_timeout(value: &HeaderValue) -> Result<Duration, Error> {
+    let wrong = || {
+        Error::invalid(format!(
+            "header grpc-timeout: {value:?} is no timeout; allowed: up to 8 digits and one of H, M, S, m, u, n"
+        ))
+    };
+    let text = value.to_str().map_err(|_| wrong())?;
+    let digits = text.get(..text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    match text.as_bytes().last() {
+        Some(b'H') => Ok(Duration::from_secs(number * 3600)),
+        Some(b'M') => Ok(Duration::from_secs(number * 60)),
+        Some(b'S') => Ok(Duration::from_secs(number)),
+        Some(b'm') => Ok(Duration::from_millis(number)),
+        Some(b'u') => Ok(Duration::from_micros(number)),
+        Some(b'n') => Ok(Duration::from_nanos(number)),
+        _ => Err(wrong()),
+    }
+}
+
+/// The model's tier, or the lower one the caller asked for. A higher one is not granted, silently: callers share configs.
+///
+/// # Errors
+///
+/// A tier that does not exist.
+pub(super) fn tier(headers: &HeaderMap, config: &Config, model: &Model) -> Result<TierId, Error> {
+    let Some(asked) = headers.get(TIER) else {
+        return Ok(model.tier);
+    };
+    let found = config.tiers.iter().position(|tier| tier.name.as_bytes() == asked.as_bytes());
+    let Some(index) = found.and_then(|index| u32::try_from(index).ok()) else {
+        let names: Vec<&str> = config.tiers.iter().map(|tier| &*tier.name).collect();
+        return Err(Error::invalid(format!("header weir-tier: no tier {asked:?}; allowed: {}", names.join(", "))));
+    };
+    Ok(model.tier.max(TierId(index)))
+}
+
+/// Whether the caller lets caches answer.
+///
+/// **Source:** RFC 9111 §5.2.1.4.
+pub(super) fn caching(headers: &HeaderMap) -> Caching {
+    let asked = headers
+        .get(header::CACHE_CONTROL)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(',').any(|directive| matches!(directive.trim(), "no-cache" | "no-store")));
+    if asked { Caching::Bypassed } else { Caching::Allowed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_shortest_timeout_wins() {
+        let now = Instant::now();
+        for (pairs, expected) in [
+            (&[][..], 200),
+            (&[("weir-timeout-ms", "50")], 50),
+            (&[("weir-timeout-ms", "500")], 200),
+            (&[("weir-timeout-ms", "50"), ("grpc-timeout", "20m"), ("x-envoy-expected-rq-timeout-ms", "30")], 20),
+            (&[("grpc-timeout", "1S")], 200),
+        ] {
+            let deadline = deadline(&headers(pairs), Duration::from_millis(200), now).expect("valid");
+            assert_eq!(deadline.remaining(now), Duration::from_millis(expected), "{pairs:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_that_is_none_is_refused() {
+        for pair in [
+            ("weir-timeout-ms", "0"),
+            ("weir-timeout-ms", "-1"),
+            ("weir-timeout-ms", "soon"),
+            ("grpc-timeout", ""),
+            ("grpc-timeout", "m"),
+            ("grpc-timeout", "123456789m"),
+            ("grpc-timeout", "5x"),
+            ("grpc-timeout", "+5m"),
+        ] {
+            let error = deadline(&headers(&[pair]), Duration::from_secs(1), Instant::now()).expect_err(pair.1);
+            assert!(error.to_string().contains(pair.0), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_kept_or_made() {
+        assert_eq!(request_id(&headers(&[("x-request-id", "abc")])).0, "abc");
+        assert_eq!(request_id(&HeaderMap::new()).0.len(), 32);
+        assert_ne!(request_id(&HeaderMap::new()).0, request_id(&HeaderMap::new()).0);
+    }
+}

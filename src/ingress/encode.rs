@@ -1,0 +1,237 @@
+//! Answers and errors onto the wire: status, headers, body. Every answer says at which level it was given.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::{body::ResponseBody, status};
+use crate::infer::{
+    Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
+};
+
+const LEVEL: HeaderName = HeaderName::from_static("weir-level");
+const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Headers that speak of one connection, not of the message.
+///
+/// **Source:** RFC 9110 §7.6.1.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Removes what must not be forwarded, the headers that `connection` names included.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(connection) = headers.get(header::CONNECTION) {
+        let named: Vec<HeaderName> = connection
+            .to_str()
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|name| name.trim().parse().ok())
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_TYPE))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// An answer as it goes out.
+pub(super) fn answer(answer: Answer, id: &RequestId) -> Response<ResponseBody> {
+    let Answer { status, mut headers, body, trailers, level, degraded, caches, timings } = answer;
+    strip_hop_by_hop(&mut headers);
+    // The length is hyper's to say: it knows whether the body changed.
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
+    headers.insert(REQUEST_ID, id.0.clone());
+    if !degraded.is_empty() {
+        headers.insert(DEGRADED, header_value(degraded_text(&degraded)));
+    }
+    if !caches.is_empty() {
+        headers.insert(CACHE_STATUS, cache_status(&caches));
+    }
+    headers.insert(SERVER_TIMING, server_timing(&timings));
+    let body = match body {
+        AnswerBody::Whole(bytes) => {
+            ResponseBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), trailers.map(Box::new))
+        }
+        AnswerBody::Stream(stream) => ResponseBody::Stream(stream),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// An error as it goes out: JSON `{"error": "…"}`, or a gRPC status with the same text.
+pub(super) fn error(error: &Error, protocol: Protocol, id: Option<&RequestId>) -> Response<ResponseBody> {
+    let row = status::of(error.kind());
+    let mut response = if protocol == Protocol::Grpc {
+        grpc_error(row.grpc, &error.to_string())
+    } else {
+        json(row.http, &serde_json::json!({ "error": error.to_string() }))
+    };
+    let headers = response.headers_mut();
+    headers.insert(LEVEL, HeaderValue::from_static(level_of(error).digit()));
+    if let Some(id) = id {
+        headers.insert(REQUEST_ID, id.0.clone());
+    }
+    if let Some(after) = error.retry_after() {
+        // Whole seconds, rounded up: a caller that obeys finds the door open.
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64));
+    }
+    response
+}
+
+/// The level of a refusal: 4 where nothing was left to answer with, 0 where the ladder has no say.
+pub(super) fn level_of(error: &Error) -> Level {
+    match error.kind() {
+        Kind::Unavailable => Level::Reject,
+        _ => Level::Full,
+    }
+}
+
+/// A JSON answer.
+pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::whole(Bytes::from(value.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A unary gRPC answer around a serialized message.
+pub(super) fn grpc_message(message: &[u8]) -> Response<ResponseBody> {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+    let body = ResponseBody::Whole(Some(super::grpc::frame(message)), Some(Box::new(trailers)));
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// **Source:** gRPC over HTTP/2, "Trailers-Only" and "Percent-Encoded".
+fn grpc_error(code: u8, message: &str) -> Response<ResponseBody> {
+    const RESERVED: &AsciiSet = &CONTROLS.add(b'%');
+    let mut response = Response::new(ResponseBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+    let encoded: String = utf8_percent_encode(message, RESERVED).collect();
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_str(&encoded).expect("percent-encoded text is visible ASCII"));
+    response
+}
+
+/// The members of `weir-degraded`. View names come from the config, which allows only token characters.
+pub(super) fn degraded_text(degraded: &[Degradation]) -> String {
+    let mut text = String::with_capacity(48 * degraded.len());
+    for (index, member) in degraded.iter().enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        // Writing to a String cannot fail.
+        let _ = match member {
+            Degradation::Stale { view, age } => write!(text, "stale;view={view};age={}", age.as_secs()),
+            Degradation::Default { view, reason } => write!(text, "default;view={view};reason={}", reason.token()),
+        };
+    }
+    text
+}
+
+/// **Source:** RFC 9211.
+fn cache_status(caches: &[CacheEvent]) -> HeaderValue {
+    if let [CacheEvent { cache: "weir-l1", outcome: CacheOutcome::Hit }] = caches {
+        return HeaderValue::from_static("weir-l1; hit");
+    }
+    let mut text = String::with_capacity(24 * caches.len());
+    for (index, event) in caches.iter().enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(event.cache);
+        text.push_str(match event.outcome {
+            CacheOutcome::Hit => "; hit",
+            CacheOutcome::Miss => "; fwd=miss",
+            CacheOutcome::Bypass => "; fwd=bypass",
+        });
+    }
+    header_value(text)
+}
+
+fn server_timing(timings: &Timings) -> HeaderValue {
+    let mut text = String::with_capacity(64);
+    for (name, took) in [("features", timings.features), ("queue", timings.queue), ("model", timings.model)] {
+        if took.is_zero() {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(name);
+        text.push_str(";dur=");
+        push_millis(&mut text, took.as_micros());
+    }
+    header_value(text)
+}
+
+/// Milliseconds with three decimals, without going through floats.
+fn push_millis(text: &mut String, micros: u128) {
+    let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+    let mut digits = itoa::Buffer::new();
+    text.push_str(digits.format(micros / 1000));
+    text.push('.');
+    // A leading 1 keeps the fraction's zeros.
+    text.push_str(&digits.format(1000 + micros % 1000)[1..]);
+}
+
+fn header_value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static("?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn timings_are_milliseconds() {
+        let timings = Timings {
+            features: Duration::from_micros(7),
+            model: Duration::from_micros(1_234_567),
+            ..Timings::default()
+        };
+        assert_eq!(server_timing(&timings), "features;dur=0.007, model;dur=1234.567");
+    }
+
+    #[test]
+    fn what_connection_names_is_not_forwarded() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close, x-mine"));
+        headers.insert("x-mine", HeaderValue::from_static("1"));
+        headers.insert("x-other", HeaderValue::from_static("1"));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn a_grpc_message_survives_any_text() {
+        let response = grpc_error(3, "shape é × 100 %\n");
+        assert_eq!(response.headers()["grpc-message"], "shape %C3%A9 %C3%97 100 %25%0A");
+    }
+}

@@ -1,0 +1,177 @@
+//! Inference over HTTP: V1, V2 JSON and V2 with binary tensors.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{
+    JSON_LENGTH,
+    body::ResponseBody,
+    context, decode, encode,
+    receive::{Extent, Received, receive},
+    service::Gateway,
+};
+use crate::infer::{Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId};
+
+/// What a path asked for.
+pub(super) struct Ask<'a> {
+    pub(super) protocol: Protocol,
+    pub(super) method: Method,
+    pub(super) model: Cow<'a, str>,
+    pub(super) version: Option<&'a str>,
+}
+
+/// Answers an inference request.
+pub(super) async fn infer(
+    gateway: &Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+    ask: Ask<'_>,
+) -> Response<ResponseBody> {
+    let began = Instant::now();
+    let (parts, body) = request.into_parts();
+    let id = context::request_id(&parts.headers);
+    let protocol = ask.protocol;
+    let model = gateway.pipeline.config.model_id(&ask.model);
+    let call = gateway.records.begin(model, protocol, began);
+    let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
+        Ok(request) => gateway.pipeline.infer(request).await,
+        Err(error) => Err(error),
+    };
+    call.end(&id, outcome.as_ref());
+    finish(outcome, protocol, &id)
+}
+
+/// Forwards what is no inference to the model's pool.
+pub(super) async fn forward(
+    gateway: &Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+    ask: Ask<'_>,
+) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let id = context::request_id(&parts.headers);
+    let protocol = ask.protocol;
+    let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
+        Ok(request) => gateway.pipeline.forward(request).await,
+        Err(error) => Err(error),
+    };
+    finish(outcome, protocol, &id)
+}
+
+/// Encodes an outcome.
+pub(super) fn finish(
+    outcome: Result<crate::infer::Answer, Error>,
+    protocol: Protocol,
+    id: &RequestId,
+) -> Response<ResponseBody> {
+    match outcome {
+        Ok(answer) => encode::answer(answer, id),
+        Err(error) => {
+            tracing::debug!(%id, kind = ?error.kind(), %error, source = ?std::error::Error::source(&error), "refused");
+            encode::error(&error, protocol, Some(id))
+        }
+    }
+}
+
+/// From head and body to a request the path can take.
+async fn prepare(
+    gateway: &Gateway,
+    worker: WorkerId,
+    (parts, body): (Parts, Incoming),
+    ask: &Ask<'_>,
+    id: RequestId,
+) -> Result<InferRequest, Error> {
+    let config = &gateway.pipeline.config;
+    let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
+    let model = config.model(model_id);
+    let deadline = context::deadline(&parts.headers, model.timeout, Instant::now())?;
+    let tier = context::tier(&parts.headers, config, model)?;
+    let json_length = json_length(&parts.headers, ask.protocol)?;
+    let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
+    let extent = if joins { Extent::Whole } else { Extent::Beginning };
+    let limit = config.listen.max_body;
+    let mut headers = parts.headers;
+    let payload = match receive(body, extent, limit, deadline).await? {
+        Received::Whole(bytes) if joins => {
+            let bytes = inflated(&mut headers, bytes, limit)?;
+            Payload::Decoded(decode::decode(ask.protocol, bytes, json_length)?)
+        }
+        Received::Whole(bytes) => Payload::Retained(bytes),
+        Received::Longer(head, rest) => Payload::Stream { head, rest },
+    };
+    let caching = context::caching(&headers);
+    strip(&mut headers);
+    Ok(InferRequest {
+        id,
+        worker,
+        protocol: ask.protocol,
+        method: ask.method,
+        verb: parts.method,
+        path: parts.uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
+        model: model_id,
+        version: ask.version.map(Into::into),
+        tier,
+        deadline,
+        caching,
+        headers,
+        json_length,
+        payload,
+    })
+}
+
+/// Takes out what the next hop must not see or is told anew.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    encode::strip_hop_by_hop(headers);
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::EXPECT);
+    headers.remove(super::TIER);
+}
+
+/// The 404 for a model that is not configured.
+pub(super) fn unknown_model(gateway: &Gateway, name: &str) -> Error {
+    const SHOWN: usize = 20;
+    let models = &gateway.pipeline.config.models;
+    let mut names: Vec<&str> = models.iter().take(SHOWN).map(|model| &*model.name).collect();
+    if models.len() > SHOWN {
+        names.push("…");
+    }
+    let allowed = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
+    Error::new(Kind::NotFound, format!("unknown model {name:?}; configured: {allowed}"))
+}
+
+fn json_length(headers: &HeaderMap, protocol: Protocol) -> Result<Option<usize>, Error> {
+    if protocol != Protocol::V2Binary {
+        return Ok(None);
+    }
+    let value = headers.get(JSON_LENGTH);
+    let length = value.and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        Error::invalid(format!(
+            "header inference-header-content-length: {value:?} is no length; allowed: the bytes of JSON before the tensors"
+        ))
+    })
+}
+
+/// Undoes gzip where the body must be read.
+fn inflated(headers: &mut HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Error> {
+    let Some(encoding) = headers.remove(header::CONTENT_ENCODING) else {
+        return Ok(body);
+    };
+    match encoding.as_bytes() {
+        b"identity" => Ok(body),
+        b"gzip" | b"x-gzip" => decode::gunzip(body, limit),
+        _ => Err(Error::new(
+            Kind::UnsupportedMediaType,
+            format!("content-encoding {encoding:?} cannot be read; allowed: gzip, identity"),
+        )),
+    }
+}
+
+/// A model by name, or the caller's 404.
+pub(super) fn model(gateway: &Gateway, name: &str) -> Result<ModelId, Error> {
+    gateway.pipeline.config.model_id(name).ok_or_else(|| unknown_model(gateway, name))
+}

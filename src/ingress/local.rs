@@ -1,0 +1,95 @@
+//! What Weir answers itself: its health, its metadata, the models it serves.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::{
+    body::ResponseBody,
+    encode, infer as infer_http,
+    route::Route,
+    service::{Gateway, method_not_allowed},
+};
+use crate::infer::{Error, Kind, Method, Protocol, WorkerId};
+
+/// The extensions Weir itself speaks.
+pub(super) const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+
+/// Answers everything that needs no model server.
+pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Route<'_>) -> Response<ResponseBody> {
+    let known = !matches!(route, Route::Unknown | Route::V2Repository);
+    if known && request.method() != Verb::GET && request.method() != Verb::HEAD {
+        return method_not_allowed(request.method(), "GET, HEAD");
+    }
+    match route {
+        Route::V2Server => encode::json(
+            StatusCode::OK,
+            &json!({ "name": "weir", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS }),
+        ),
+        Route::V2Live => encode::json(StatusCode::OK, &json!({ "live": true })),
+        Route::V2Ready => ready(&json!({ "ready": true }), (gateway.readiness)()),
+        Route::V1Models => {
+            let names: Vec<&str> = gateway.pipeline.config.models.iter().map(|model| &*model.name).collect();
+            encode::json(StatusCode::OK, &json!({ "models": names }))
+        }
+        Route::V1Model(name) => v1_model(gateway, name),
+        Route::V2Repository => refuse(
+            Kind::NotAllowed,
+            "the model repository is not changed through weir; load and unload models at the model server",
+        ),
+        _ => refuse(Kind::NotFound, &unknown_path(request.uri().path())),
+    }
+}
+
+fn unknown_path(path: &str) -> String {
+    format!(
+        "no such path {path:?}; allowed: /v1/models[/{{model}}[:predict|:explain]], /v2[/health/live|/health/ready], \
+         /v2/models/{{model}}[/versions/{{version}}][/infer|/ready], gRPC inference.GRPCInferenceService"
+    )
+}
+
+/// The V2 protocol's `ready`, with a body: an empty 200 crashes KServe's own REST client.
+fn ready(body: &serde_json::Value, is_ready: bool) -> Response<ResponseBody> {
+    if is_ready {
+        return encode::json(StatusCode::OK, body);
+    }
+    let mut body = body.clone();
+    body["ready"] = false.into();
+    encode::json(StatusCode::SERVICE_UNAVAILABLE, &body)
+}
+
+fn v1_model(gateway: &Gateway, name: &str) -> Response<ResponseBody> {
+    match infer_http::model(gateway, name) {
+        Ok(id) => {
+            let pool = gateway.pipeline.config.model(id).pool;
+            ready(&json!({ "name": name, "ready": true }), gateway.pipeline.predict.is_ready(pool))
+        }
+        Err(error) => encode::error(&error, Protocol::V1, None),
+    }
+}
+
+/// The model server's own word, given a body where it says 200 with none.
+pub(super) async fn model_ready(
+    gateway: &Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+    model: Cow<'_, str>,
+) -> Response<ResponseBody> {
+    if request.method() != Verb::GET && request.method() != Verb::HEAD {
+        return method_not_allowed(request.method(), "GET, HEAD");
+    }
+    let name = model.clone();
+    let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
+    let mut response = infer_http::forward(gateway, worker, request, ask).await;
+    if response.status() == StatusCode::OK && http_body::Body::is_end_stream(response.body()) {
+        *response.body_mut() = ResponseBody::whole(json!({ "name": name, "ready": true }).to_string().into());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    response
+}
+
+fn refuse(kind: Kind, message: &str) -> Response<ResponseBody> {
+    encode::error(&Error::new(kind, message), Protocol::V2Json, None)
+}

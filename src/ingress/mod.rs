@@ -1,0 +1,31 @@
+//! The wire toward callers: sockets, protocols, and the one table from errors to statuses.
+//!
+//! `server` accepts, `service` routes, `http` and `rpc` turn a head and a body into an [`InferRequest`], `encode` turns the
+//! [`Answer`] back. The decoders (`v1`, `v2`, `binary`, `grpc`) find byte ranges; they copy and convert nothing.
+//!
+//! [`InferRequest`]: crate::infer::InferRequest
+//! [`Answer`]: crate::infer::Answer
+
+use http::HeaderName;
+
+mod body;
+mod context;
+mod encode;
+mod infer;
+mod local;
+mod receive;
+pub(crate) mod record;
+mod route;
+pub(crate) mod rpc;
+pub(crate) mod server;
+pub(crate) mod service;
+mod status;
+
+pub mod binary;
+pub mod decode;
+pub mod grpc;
+pub mod v1;
+pub mod v2;
+
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+const TIER: HeaderName = HeaderName::from_static("weir-tier");

@@ -1,0 +1,112 @@
+//! What is kept of a request once it is answered: its counts, and its line in the access log.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::{encode, status};
+use crate::{
+    config::Config,
+    infer::{Answer, Error, Kind, Level, ModelId, Protocol, RequestId},
+    telemetry::{
+        access,
+        handles::path::{OTHER, PathHandles},
+    },
+};
+
+/// Where requests are recorded.
+pub(crate) struct Records {
+    config: Arc<Config>,
+    handles: Arc<PathHandles>,
+    log: access::Log,
+}
+
+/// A request being answered. Dropped without an end, the caller went away.
+pub(super) struct Call<'a> {
+    records: &'a Records,
+    model: Option<ModelId>,
+    protocol: Protocol,
+    began: Instant,
+    ended: bool,
+}
+
+impl Records {
+    pub(crate) fn new(config: &Arc<Config>, handles: Arc<PathHandles>, log: access::Log) -> Self {
+        Self { config: config.clone(), handles, log }
+    }
+
+    /// Begins a request that arrived at `began`; `None`: for a model that is not configured.
+    pub(super) const fn begin(&self, model: Option<ModelId>, protocol: Protocol, began: Instant) -> Call<'_> {
+        Call { records: self, model, protocol, began, ended: false }
+    }
+}
+
+impl Call<'_> {
+    /// Counts how it ended, once the answer is ready to be sent.
+    pub(super) fn end(mut self, id: &RequestId, outcome: Result<&Answer, &Error>) {
+        self.ended = true;
+        let took = self.began.elapsed();
+        let (status, level) = match outcome {
+            Ok(answer) => (answer.status, answer.level),
+            Err(error) => (status::of(error.kind()).http, encode::level_of(error)),
+        };
+        let handles = self.records.handles.model(self.model);
+        handles.request(self.protocol, status);
+        if let Ok(answer) = outcome {
+            handles.answered(level);
+            handles.took(took, answer.timings.model);
+        } else if level == Level::Reject {
+            handles.answered(level);
+        }
+        if self.records.log.enabled() {
+            self.write(id, (status, level, took), outcome);
+        }
+    }
+
+    fn write(
+        &self,
+        id: &RequestId,
+        (status, level, took): (StatusCode, Level, Duration),
+        outcome: Result<&Answer, &Error>,
+    ) {
+        let config = &self.records.config;
+        let model = self.model.map(|model| config.model(model));
+        let timings = outcome.map(|answer| answer.timings).unwrap_or_default();
+        let degraded = outcome.ok().filter(|answer| !answer.degraded.is_empty());
+        let degraded = degraded.map(|answer| encode::degraded_text(&answer.degraded));
+        let error = outcome.err().map(ToString::to_string);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.records.log.write(&access::Record {
+            time_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            request_id: &id.to_string(),
+            protocol: self.protocol.name(),
+            model: model.map_or(OTHER, |model| &*model.name),
+            tier: model.map_or("", |model| &*config.tiers[model.tier.index()].name),
+            status: status.as_u16(),
+            level: level as u8,
+            degraded: degraded.as_deref(),
+            duration_us: micros(took),
+            queue_us: micros(timings.queue),
+            features_us: micros(timings.features),
+            model_us: micros(timings.model),
+            error: error.as_deref(),
+        });
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let status = status::of(Kind::Cancelled).http;
+            self.records.handles.model(self.model).request(self.protocol, status);
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,117 @@
+//! From a path to what is asked. Borrowing, no table: the protocols' paths are few and fixed.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// What a path asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Route<'a> {
+    /// V1 `:predict` (POST).
+    V1Predict(Cow<'a, str>),
+    /// V1 `:explain` (POST).
+    V1Explain(Cow<'a, str>),
+    /// `/v1/models`
+    V1Models,
+    /// `/v1/models/{m}`
+    V1Model(Cow<'a, str>),
+    /// V2 `…/infer` (POST).
+    V2Infer(Cow<'a, str>, Option<&'a str>),
+    /// `/v2`
+    V2Server,
+    /// `/v2/health/live`
+    V2Live,
+    /// `/v2/health/ready`
+    V2Ready,
+    /// `…/ready`
+    V2ModelReady(Cow<'a, str>),
+    /// `/v2/models/{m}` and what else a server has below it: forwarded.
+    V2Model(Cow<'a, str>),
+    /// `/v2/repository/…`
+    V2Repository,
+    /// `/{package.Service}/{Method}`
+    Grpc(&'a str, &'a str),
+    /// None of these.
+    Unknown,
+}
+
+/// Reads a path.
+pub(super) fn route(path: &str) -> Route<'_> {
+    let mut segments = path.strip_prefix('/').unwrap_or(path).splitn(4, '/');
+    match (segments.next(), segments.next(), segments.next(), segments.next()) {
+        (Some("v2"), Some("models"), Some(model), rest) if !model.is_empty() => v2_model(model, rest),
+        (Some("v1"), Some("models"), Some(model), None) if !model.is_empty() => v1_model(model),
+        (Some("v1"), Some("models"), None | Some(""), None) => Route::V1Models,
+        (Some("v2"), None | Some(""), None, None) => Route::V2Server,
+        (Some("v2"), Some("health"), Some("live"), None) => Route::V2Live,
+        (Some("v2"), Some("health"), Some("ready"), None) => Route::V2Ready,
+        (Some("v2"), Some("repository"), ..) => Route::V2Repository,
+        (Some(service), Some(method), None, None) if service.contains('.') => Route::Grpc(service, method),
+        _ => Route::Unknown,
+    }
+}
+
+fn v2_model<'a>(model: &'a str, rest: Option<&'a str>) -> Route<'a> {
+    let model = decode(model);
+    let Some(rest) = rest else {
+        return Route::V2Model(model);
+    };
+    let mut segments = rest.splitn(3, '/');
+    match (segments.next(), segments.next(), segments.next()) {
+        (Some("infer"), None, None) => Route::V2Infer(model, None),
+        (Some("ready"), None, None) => Route::V2ModelReady(model),
+        (Some("versions"), Some(version), Some("infer")) if !version.is_empty() => Route::V2Infer(model, Some(version)),
+        (Some("versions"), Some(version), Some("ready")) if !version.is_empty() => Route::V2ModelReady(model),
+        _ => Route::V2Model(model),
+    }
+}
+
+fn v1_model(model: &str) -> Route<'_> {
+    match model.rsplit_once(':') {
+        Some((model, "predict")) => Route::V1Predict(decode(model)),
+        Some((model, "explain")) => Route::V1Explain(decode(model)),
+        Some(_) => Route::Unknown,
+        None => Route::V1Model(decode(model)),
+    }
+}
+
+fn decode(segment: &str) -> Cow<'_, str> {
+    percent_decode_str(segment).decode_utf8_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_of_the_protocols() {
+        let m = || Cow::Borrowed("m");
+        for (path, expected) in [
+            ("/v1/models/m:predict", Route::V1Predict(m())),
+            ("/v1/models/m:explain", Route::V1Explain(m())),
+            ("/v1/models/m:delete", Route::Unknown),
+            ("/v1/models", Route::V1Models),
+            ("/v1/models/m", Route::V1Model(m())),
+            ("/v2", Route::V2Server),
+            ("/v2/", Route::V2Server),
+            ("/v2/health/live", Route::V2Live),
+            ("/v2/health/ready", Route::V2Ready),
+            ("/v2/models/m", Route::V2Model(m())),
+            ("/v2/models/m/infer", Route::V2Infer(m(), None)),
+            ("/v2/models/m/versions/3/infer", Route::V2Infer(m(), Some("3"))),
+            ("/v2/models/m/versions/3", Route::V2Model(m())),
+            ("/v2/models/m/versions/3/ready", Route::V2ModelReady(m())),
+            ("/v2/models/m/ready", Route::V2ModelReady(m())),
+            ("/v2/models/m/stats", Route::V2Model(m())),
+            ("/v2/models/a%20b/infer", Route::V2Infer("a b".into(), None)),
+            ("/v2/repository/index", Route::V2Repository),
+            ("/inference.GRPCInferenceService/ModelInfer", Route::Grpc("inference.GRPCInferenceService", "ModelInfer")),
+            ("/", Route::Unknown),
+            ("", Route::Unknown),
+            ("/v2/models//infer", Route::Unknown),
+            ("/v3/models/m", Route::Unknown),
+        ] {
+            assert_eq!(route(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Inference over gRPC, on messages as bytes: nothing is decoded but the name of the model that is asked for.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method as Verb, Request, Response, header};
+use hyper::body::Incoming;
+use prost::Message as _;
+use tokio::time::Instant;
+use tower::Service as _;
+
+use super::{
+    body::ResponseBody,
+    context, decode, encode, grpc, infer as infer_http, local,
+    receive::{Extent, Received, read_on, receive},
+    service::Gateway,
+};
+use crate::{
+    infer::{Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId},
+    proto::inference,
+};
+
+/// The service of the Open Inference Protocol.
+pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
+
+/// How long a call about a model may take where no model's timeout is known yet.
+const UNTIL_MODEL_IS_KNOWN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// How long a stream may last where the caller sets no deadline.
+const LONGEST_STREAM: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// Answers one call.
+pub(super) async fn serve(
+    gateway: &Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+    service: &str,
+    method: &str,
+) -> Response<ResponseBody> {
+    if request.method() != Verb::POST {
+        return super::service::method_not_allowed(request.method(), "POST");
+    }
+    if service != SERVICE {
+        return other_service(gateway, request).await;
+    }
+    let id = context::request_id(request.headers());
+    let outcome = match method {
+        "ServerLive" => message(request, &inference::ServerLiveResponse { live: true }).await,
+        "ServerReady" => message(request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await,
+        "ServerMetadata" => message(request, &server_metadata()).await,
+        "ModelInfer" => return infer(gateway, worker, request, id).await,
+        "RepositoryModelLoad" | "RepositoryModelUnload" => Err(Error::new(
+            Kind::NotAllowed,
+            "the model repository is not changed through weir; load and unload models at the model server",
+        )),
+        "RepositoryIndex" => Err(Error::new(
+            Kind::Unimplemented,
+            "weir has no repository to index; ask the model server, or ServerMetadata and ModelMetadata here",
+        )),
+        "ModelStreamInfer" => return about_model(gateway, worker, request, (id, Method::Stream)).await,
+        _ => return about_model(gateway, worker, request, (id, Method::Other)).await,
+    };
+    outcome.unwrap_or_else(|error| encode::error(&error, Protocol::Grpc, Some(&id)))
+}
+
+fn server_metadata() -> inference::ServerMetadataResponse {
+    inference::ServerMetadataResponse {
+        name: "weir".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        extensions: local::EXTENSIONS.map(Into::into).into(),
+    }
+}
+
+/// Answers with a message of Weir's own, once the request's is read.
+async fn message(request: Request<Incoming>, answer: &impl prost::Message) -> Result<Response<ResponseBody>, Error> {
+    const LONGEST: u64 = 64 * 1024;
+    let deadline = Deadline::after(Instant::now(), UNTIL_MODEL_IS_KNOWN);
+    receive(request.into_body(), Extent::Whole, LONGEST, deadline).await?;
+    Ok(encode::grpc_message(&answer.encode_to_vec()))
+}
+
+/// Health and reflection are tonic's.
+async fn other_service(gateway: &Gateway, request: Request<Incoming>) -> Response<ResponseBody> {
+    let Ok(response) = gateway.services.clone().call(request).await;
+    response.map(ResponseBody::Tonic)
+}
+
+async fn infer(
+    gateway: &Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+    id: RequestId,
+) -> Response<ResponseBody> {
+    let began = Instant::now();
+    let arrived = arrive(gateway, request, (Method::Predict, began)).await;
+    let model = arrived.as_ref().ok().map(|arrived| arrived.model);
+    let call = gateway.records.begin(model, Protocol::Grpc, began);
+    let prepared = match arrived {
+        Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), Method::Predict).await,
+        Err(error) => Err(error),
+    };
+    let outcome = match prepared {
+        Ok(request) => gateway.pipeline.infer(request).await,
+        Err(error) => Err(error),
+    };
+    call.end(&id, outcome.as_ref());
+    infer_http::finish(outcome, Protocol::Grpc, &id)
+}
+
+/// Forwards a call that names a model in its first field: readiness, metadata, configuration, statistics, streams.
+async fn about_model(
+    gateway: &Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+    (id, method): (RequestId, Method),
+) -> Response<ResponseBody> {
+    let prepared = match arrive(gateway, request, (method, Instant::now())).await {
+        Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), method).await,
+        Err(error) => Err(error),
+    };
+    let outcome = match prepared {
+        Ok(request) => gateway.pipeline.forward(request).await,
+        Err(error) => Err(error),
+    };
+    infer_http::finish(outcome, Protocol::Grpc, &id)
+}
+
+/// A call whose model is known.
+struct Arrived {
+    head: http::request::Parts,
+    received: Received,
+    model: ModelId,
+    version: Option<Box<str>>,
+    deadline: Deadline,
+}
+
+/// Reads as much of the call as it takes to know its model.
+async fn arrive(
+    gateway: &Gateway,
+    request: Request<Incoming>,
+    (method, now): (Method, Instant),
+) -> Result<Arrived, Error> {
+    let (head, body) = request.into_parts();
+    let limit = gateway.pipeline.config.listen.max_body;
+    let patience = context::deadline(&head.headers, UNTIL_MODEL_IS_KNOWN, now)?;
+    let encoding = grpc_encoding(&head.headers)?;
+    let extent = if method == Method::Stream { Extent::First } else { Extent::Beginning };
+    let mut received = receive(body, extent, limit, patience).await?;
+    let mut named = match &received {
+        Received::Whole(_) => None,
+        Received::Longer(framed, _) => front(framed)?.map(|asked| named(gateway, asked)).transpose()?,
+    };
+    if named.is_none() {
+        // Short, or compressed, or the name stands behind the tensors: the whole message tells.
+        let framed = match received {
+            Received::Whole(framed) => framed,
+            Received::Longer(framed, rest) => read_on(framed, rest, limit, patience).await?,
+        };
+        let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
+        named = grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?;
+        received = Received::Whole(framed);
+    }
+    let (model, version) = named.ok_or_else(|| Error::invalid("the message names no model"))?;
+    let longest = match method {
+        Method::Stream => LONGEST_STREAM,
+        _ => gateway.pipeline.config.model(model).timeout,
+    };
+    let deadline = context::deadline(&head.headers, longest, now)?;
+    Ok(Arrived { head, received, model, version, deadline })
+}
+
+fn named(gateway: &Gateway, asked: grpc::Asked<'_>) -> Result<(ModelId, Option<Box<str>>), Error> {
+    Ok((infer_http::model(gateway, asked.name)?, asked.version.map(Into::into)))
+}
+
+/// Who is asked, from the front of a framed body; `None` where the front does not tell.
+fn front(framed: &[u8]) -> Result<Option<grpc::Asked<'_>>, Error> {
+    match framed.split_first_chunk::<{ grpc::FRAME }>() {
+        Some((&[0, a, b, c, d], message)) => grpc::model_of(message, u32::from_be_bytes([a, b, c, d]) as usize),
+        _ => Ok(None),
+    }
+}
+
+fn grpc_encoding(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Error> {
+    match headers.get("grpc-encoding").map(http::HeaderValue::to_str) {
+        None => Ok(None),
+        Some(Ok(encoding)) => Ok(Some(Cow::Borrowed(encoding))),
+        Some(Err(_)) => Err(Error::invalid("header grpc-encoding is no text; allowed: identity, gzip")),
+    }
+}
+
+impl Arrived {
+    async fn prepare(
+        self,
+        gateway: &Gateway,
+        worker: WorkerId,
+        id: RequestId,
+        method: Method,
+    ) -> Result<InferRequest, Error> {
+        let config = &gateway.pipeline.config;
+        let model = config.model(self.model);
+        let limit = config.listen.max_body;
+        let mut headers = self.head.headers;
+        let tier = context::tier(&headers, config, model)?;
+        let joins = !model.joins.is_empty() && method == Method::Predict;
+        let payload = if joins {
+            let framed = match self.received {
+                Received::Whole(framed) => framed,
+                Received::Longer(framed, rest) => read_on(framed, rest, limit, self.deadline).await?,
+            };
+            let message = unframed(&mut headers, framed, limit)?;
+            Payload::Decoded(decode::decode(Protocol::Grpc, message, None)?)
+        } else {
+            match self.received {
+                Received::Whole(framed) => Payload::Retained(framed),
+                Received::Longer(head, rest) => Payload::Stream { head, rest },
+            }
+        };
+        let caching = context::caching(&headers);
+        infer_http::strip(&mut headers);
+        let path = self.head.uri.into_parts().path_and_query;
+        Ok(InferRequest {
+            id,
+            worker,
+            protocol: Protocol::Grpc,
+            method,
+            verb: Verb::POST,
+            path: path.ok_or_else(|| Error::invalid("the request has no path"))?,
+            model: self.model,
+            version: self.version,
+            tier,
+            deadline: self.deadline,
+            caching,
+            headers,
+            json_length: None,
+            payload,
+        })
+    }
+}
+
+/// The bare message; what goes out is not compressed again.
+fn unframed(headers: &mut HeaderMap, framed: Bytes, limit: u64) -> Result<Bytes, Error> {
+    let message = grpc::unframe(framed, grpc_encoding(headers)?.as_deref(), limit)?;
+    headers.remove("grpc-encoding");
+    headers.remove(header::CONTENT_ENCODING);
+    Ok(message)
+}

@@ -1,0 +1,89 @@
+//! One request, from its head to its answer: routes it, and makes sure that whatever happens is answered.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use http::{Method as Verb, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::{
+    body::ResponseBody,
+    encode, infer as infer_http, local,
+    route::{Route, route},
+    rpc,
+};
+use crate::{
+    infer::{Error, Kind, Method, Protocol, WorkerId},
+    pipeline::Pipeline,
+};
+
+/// Everything a request needs; one per config snapshot, shared by the workers.
+pub(crate) struct Gateway {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) records: super::record::Records,
+    /// `grpc.health.v1` and reflection.
+    pub(crate) services: tonic::service::Routes,
+    /// Whether this gateway would answer `/readyz` with 200.
+    pub(crate) readiness: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Answers one request. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    worker: WorkerId,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let protocol = if is_grpc(&request) { Protocol::Grpc } else { Protocol::V2Json };
+    let answered = AssertUnwindSafe(dispatch(&gateway, worker, request)).catch_unwind().await;
+    Ok(answered.unwrap_or_else(|_| {
+        // The panic hook has logged where.
+        encode::error(
+            &Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"),
+            protocol,
+            None,
+        )
+    }))
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Incoming>) -> Response<ResponseBody> {
+    // The head's path is cheap to clone; routes borrow from it while the request is consumed.
+    let path = request.uri().clone();
+    let asked = match route(path.path()) {
+        Route::Grpc(service, method) => return rpc::serve(gateway, worker, request, service, method).await,
+        Route::V1Predict(model) => {
+            infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
+        }
+        Route::V1Explain(model) => {
+            infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None }
+        }
+        Route::V2Infer(model, version) => {
+            let protocol =
+                if request.headers().contains_key(super::JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };
+            infer_http::Ask { protocol, method: Method::Predict, model, version }
+        }
+        Route::V2Model(model) => {
+            let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
+            return infer_http::forward(gateway, worker, request, ask).await;
+        }
+        Route::V2ModelReady(model) => return local::model_ready(gateway, worker, request, model).await,
+        other => return local::answer(gateway, &request, &other),
+    };
+    if request.method() != Verb::POST {
+        return method_not_allowed(request.method(), "POST");
+    }
+    infer_http::infer(gateway, worker, request, asked).await
+}
+
+/// 405, saying what is allowed.
+pub(super) fn method_not_allowed(used: &Verb, allowed: &'static str) -> Response<ResponseBody> {
+    let error = Error::new(Kind::MethodNotAllowed, format!("method {used} is not allowed here; allowed: {allowed}"));
+    let mut response = encode::error(&error, Protocol::V2Json, None);
+    debug_assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allowed));
+    response
+}

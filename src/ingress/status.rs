@@ -1,0 +1,43 @@
+//! The one table from an error's kind to what the caller is told: HTTP status and gRPC code, side by side.
+
+use http::StatusCode;
+
+use crate::infer::Kind;
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    /// The HTTP status.
+    pub(crate) http: StatusCode,
+    /// The gRPC code. **Source:** <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+    pub(crate) grpc: u8,
+}
+
+/// The row of `kind`.
+pub(crate) const fn of(kind: Kind) -> Status {
+    let (http, grpc) = match kind {
+        Kind::InvalidRequest => (StatusCode::BAD_REQUEST, 3),
+        Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 8),
+        Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 4),
+        Kind::NotFound => (StatusCode::NOT_FOUND, 5),
+        Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, 12),
+        Kind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, 3),
+        Kind::Unauthenticated => (StatusCode::UNAUTHORIZED, 16),
+        Kind::NotAllowed => (StatusCode::FORBIDDEN, 7),
+        Kind::Shed => (StatusCode::TOO_MANY_REQUESTS, 8),
+        Kind::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, 4),
+        Kind::BackendFailed => (StatusCode::BAD_GATEWAY, 14),
+        Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, 14),
+        Kind::Unimplemented => (StatusCode::NOT_IMPLEMENTED, 12),
+        // Nobody reads it; logs and metrics say 499.
+        Kind::Cancelled => (CLIENT_CLOSED_REQUEST, 1),
+        Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 13),
+    };
+    Status { http, grpc }
+}
+
+/// nginx's 499: the caller went away.
+pub(crate) const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};

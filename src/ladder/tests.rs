@@ -1,0 +1,93 @@
+//! What a plan says, and what an outcome becomes.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::*;
+use crate::{
+    fixture,
+    infer::{AnswerBody, answer::Timings},
+};
+
+const FRAUD: u32 = 0;
+const LITE: u32 = 1;
+
+fn ladder() -> Ladder {
+    Ladder::new(&fixture::config())
+}
+
+fn request(model: u32, method: Method) -> InferRequest {
+    InferRequest { method, ..fixture::request(model, 1, Duration::from_millis(200)) }
+}
+
+fn plan(level: Level) -> Plan {
+    Plan { level, ..ladder().plan(&request(FRAUD, Method::Predict), Instant::now()) }
+}
+
+fn answer(level: Level) -> Answer {
+    Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: AnswerBody::Whole(Bytes::new()),
+        trailers: None,
+        level,
+        degraded: Vec::new(),
+        caches: Vec::new(),
+        timings: Timings::default(),
+    }
+}
+
+#[test]
+fn explanations_go_to_the_explainer_where_there_is_one() {
+    for (model, method, pool, attempts) in [
+        (FRAUD, Method::Predict, 0, 3),
+        (FRAUD, Method::Explain, 1, 1),
+        (LITE, Method::Predict, 0, 3),
+        (LITE, Method::Explain, 0, 3),
+    ] {
+        let plan = ladder().plan(&request(model, method), Instant::now());
+        assert_eq!((plan.pool, plan.attempts), (PoolId(pool), attempts), "{model} {method:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_keeps_half_of_what_is_left_for_the_model() {
+    let request = request(FRAUD, Method::Predict);
+    let now = Instant::now() + Duration::from_millis(40);
+    let plan = ladder().plan(&request, now);
+    assert_eq!(plan.deadline, request.deadline);
+    assert_eq!(plan.features_by, Deadline::after(now, Duration::from_millis(80)));
+    assert_eq!((plan.level, plan.stale), (Level::Full, Stale::Refused));
+    assert_eq!((plan.tier, plan.model), (request.tier, request.model));
+    assert_eq!(plan.attempt_timeout, Some(Duration::from_millis(80)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passed_deadline_leaves_no_time_for_features() {
+    let request = request(FRAUD, Method::Predict);
+    let now = Instant::now() + Duration::from_secs(1);
+    assert_eq!(ladder().plan(&request, now).features_by, Deadline::after(now, Duration::ZERO));
+}
+
+#[test]
+fn an_answer_has_the_lowest_level_it_needed() {
+    for (planned, needed, settled) in [
+        (Level::Full, Level::Full, Level::Full),
+        (Level::Full, Level::ReducedFeatures, Level::ReducedFeatures),
+        (Level::SimplifiedModel, Level::Full, Level::SimplifiedModel),
+        (Level::ReducedFeatures, Level::SimplifiedModel, Level::SimplifiedModel),
+    ] {
+        let answer = ladder().settle(&plan(planned), Ok(answer(needed))).unwrap();
+        assert_eq!(answer.level, settled, "{planned} {needed}");
+    }
+}
+
+#[test]
+fn an_outage_says_when_to_try_again() {
+    let settle = |error| ladder().settle(&plan(Level::Full), Err(error)).unwrap_err();
+    let interval = Some(Duration::from_secs(5));
+    assert_eq!(settle(Error::new(Kind::Unavailable, "down")).retry_after(), interval);
+    let known = Error::new(Kind::Unavailable, "down").with_retry_after(Duration::from_secs(9));
+    assert_eq!(settle(known).retry_after(), Some(Duration::from_secs(9)));
+    assert_eq!(settle(Error::new(Kind::BackendFailed, "reset")).retry_after(), None);
+}

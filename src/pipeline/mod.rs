@@ -1,0 +1,141 @@
+//! The one path: every inference request walks the stages in this order and no other.
+//!
+//! Decisions go down in the [`Plan`], facts come up as return values; no stage calls an earlier one. What each stage hands on
+//! is a type that only that stage builds, so the compiler keeps the order.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use crate::{
+    admission::Door,
+    config::Config,
+    enrich::{self, Enricher},
+    features,
+    infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings},
+    ladder::Ladder,
+    predict::{Predict, Prediction},
+    telemetry::handles::path::{PathHandles, Stage},
+};
+
+/// The stages, built from one config snapshot.
+pub struct Pipeline {
+    /// The snapshot.
+    pub(crate) config: Arc<Config>,
+    /// 0: decides.
+    pub(crate) ladder: Ladder,
+    /// 1 and 5: the door, and the slots behind it.
+    pub(crate) admission: Door,
+    /// 2: rows.
+    pub(crate) features: Arc<features::Store>,
+    /// 3: rows into tensors.
+    pub(crate) enricher: Enricher,
+    /// 6: asks the model.
+    pub(crate) predict: Arc<Predict>,
+    /// What each stage takes.
+    pub(crate) handles: Arc<PathHandles>,
+}
+
+impl Pipeline {
+    /// Answers an inference request.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told when no level could answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it gives back its slot and cancels upstream.
+    pub async fn infer(&self, request: InferRequest) -> Result<Answer, Error> {
+        let plan = self.ladder.plan(&request, Instant::now());
+        let outcome = self.compute(request, &plan).await;
+        self.ladder.settle(&plan, outcome)
+    }
+
+    async fn compute(&self, request: InferRequest, plan: &Plan) -> Result<Answer, Error> {
+        let ticket = self.admission.enter(&request, plan)?;
+        let began = Instant::now();
+        let mut features = self.features.fetch(&request, plan).await?;
+        let fetched = Instant::now();
+        let protocol = request.protocol;
+        let enriched = self.enricher.enrich(request, &features, plan)?;
+        let enriched_at = Instant::now();
+        let permit = ticket.slot().await?;
+        let queued_until = Instant::now();
+        let prediction = self.predict.run(enriched, Some(permit), plan).await?;
+        let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
+        self.observe(&timings, enriched_at - fetched, &features);
+        let prediction = self.rename_back(protocol, prediction, plan);
+        Ok(Answer {
+            status: prediction.status,
+            headers: prediction.headers,
+            body: prediction.body,
+            trailers: prediction.trailers,
+            level: features.level(),
+            degraded: features.take_degraded(),
+            caches: features.caches().to_vec(),
+            timings,
+        })
+    }
+
+    /// Forwards what is no inference (metadata, readiness, statistics, streams): no slot, no features, the same attempts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Predict::run`].
+    pub async fn forward(&self, request: InferRequest) -> Result<Answer, Error> {
+        let plan = self.ladder.plan(&request, Instant::now());
+        let protocol = request.protocol;
+        let enriched = self.enricher.enrich(request, &features::FeatureSet::default(), &plan)?;
+        let prediction = self.predict.run(enriched, None, &plan).await?;
+        let timings = Timings { model: prediction.took, ..Timings::default() };
+        let prediction = self.rename_back(protocol, prediction, &plan);
+        Ok(Answer {
+            status: prediction.status,
+            headers: prediction.headers,
+            body: prediction.body,
+            trailers: prediction.trailers,
+            level: Level::Full,
+            degraded: Vec::new(),
+            caches: Vec::new(),
+            timings,
+        })
+    }
+
+    fn observe(&self, timings: &Timings, enriching: std::time::Duration, features: &features::FeatureSet) {
+        self.handles.stage(Stage::Admission, timings.queue);
+        self.handles.stage(Stage::Predict, timings.model);
+        if features.rows().is_some() {
+            self.handles.stage(Stage::Features, timings.features);
+            self.handles.stage(Stage::Enrich, enriching);
+        }
+    }
+
+    fn rename_back(&self, protocol: crate::infer::Protocol, prediction: Prediction, plan: &Plan) -> Prediction {
+        let model = self.config.model(plan.model);
+        if model.name == model.upstream {
+            return prediction;
+        }
+        let Prediction { mut headers, body, .. } = prediction;
+        let body = match body {
+            AnswerBody::Whole(bytes) => {
+                let (bytes, length) =
+                    enrich::rename::answer(protocol, bytes, &model.upstream, &model.name, json_length(&headers));
+                if let Some(length) = length {
+                    headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
+                }
+                AnswerBody::Whole(bytes)
+            }
+            // Longer than what is held: the upstream's own name passes.
+            stream @ AnswerBody::Stream(_) => stream,
+        };
+        Prediction { headers, body, ..prediction }
+    }
+}
+
+const JSON_LENGTH: http::HeaderName = http::HeaderName::from_static("inference-header-content-length");
+
+fn json_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(JSON_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,108 @@
+//! One attempt: one request to one endpoint, and its answer as far as it is held.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use super::{
+    HOLD_UP_TO, Prediction, Run,
+    body::{AnswerStream, Held, RequestBody},
+    classify::{Class, Failure},
+    endpoint::{Endpoint, InFlight},
+    http1, http2,
+};
+use crate::{
+    admission::Permit,
+    infer::{AnswerBody, Protocol},
+};
+
+/// Where an attempt goes.
+pub(super) struct Call<'a> {
+    pub(super) run: &'a Run<'a>,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) protocol: Protocol,
+    pub(super) holding: Holding,
+}
+
+/// Which answers are held until whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holding {
+    /// Those up to 64 KiB, but for event streams.
+    Short,
+    /// None: each frame may be waited for.
+    Never,
+}
+
+/// An endpoint's answer.
+pub(super) struct Reply {
+    pub(super) class: Class,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Held,
+}
+
+impl Call<'_> {
+    /// Connects if need be, sends, and reads the answer's head and up to 64 KiB of its body.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it cancels the request upstream: the HTTP/1 connection closes, the HTTP/2 stream is reset.
+    pub(super) async fn send(&self, request: Request<RequestBody>, in_flight: InFlight) -> Result<Reply, Failure> {
+        let upstream = self.endpoint.upstream(self.protocol).expect("picked: an endpoint with the port");
+        let timeout = self.run.pool.config.connect_timeout;
+        let worker = self.run.worker;
+        if self.protocol == Protocol::Grpc {
+            let shared = self.endpoint.shared(worker);
+            let sender = shared.sender(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
+            let response = http2::send(sender, request).await?;
+            return self.read(response, None, in_flight).await;
+        }
+        let idle = self.endpoint.idle(worker);
+        let mut lease = http1::lease(idle, upstream, timeout).await.map_err(Failure::Connect)?;
+        let response = lease.send(request).await?;
+        self.read(response, Some(lease), in_flight).await
+    }
+
+    async fn read(
+        &self,
+        response: Response<Incoming>,
+        connection: Option<http1::Lease>,
+        in_flight: InFlight,
+    ) -> Result<Reply, Failure> {
+        let (head, incoming) = response.into_parts();
+        let stream =
+            AnswerStream { head: std::collections::VecDeque::new(), incoming, connection, guards: (in_flight, None) };
+        let long = http_body::Body::size_hint(&stream).exact().is_some_and(|length| length > HOLD_UP_TO as u64);
+        let body = if long || self.holding == Holding::Never || is_event_stream(&head.headers) {
+            Held::Longer(stream)
+        } else {
+            stream.hold(HOLD_UP_TO).await?
+        };
+        let trailers = match &body {
+            Held::Whole(_, trailers) => trailers.as_ref(),
+            Held::Longer(_) => None,
+        };
+        let class = Class::of_answer(self.protocol, head.status, &head.headers, trailers);
+        Ok(Reply { class, status: head.status, headers: head.headers, body })
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+impl Reply {
+    /// Hands the answer on; a long body takes the permit with it.
+    pub(super) fn into_prediction(self, permit: Option<Permit>, took: Duration) -> Prediction {
+        let (body, trailers) = match self.body {
+            Held::Whole(bytes, trailers) => (AnswerBody::Whole(bytes), trailers),
+            Held::Longer(mut stream) => {
+                stream.guards.1 = permit;
+                (AnswerBody::Stream(stream.boxed_unsync()), None)
+            }
+        };
+        Prediction { status: self.status, headers: self.headers, body, trailers, took }
+    }
+}

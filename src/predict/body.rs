@@ -1,0 +1,165 @@
+//! Bodies on the way up and down. Neither is copied: chunks pass as the sockets gave them.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{classify::Failure, http1};
+use crate::infer::{Error, Kind, Rest};
+
+/// A request's body on its way to an endpoint.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    /// Held whole: can be sent again.
+    Whole(Option<Bytes>),
+    /// Goes once.
+    Stream {
+        /// What was read already.
+        head: Option<Bytes>,
+        /// What is still to come.
+        rest: Rest,
+    },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream { head, rest } => match head.take() {
+                Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
+                None => Pin::new(rest).poll_frame(cx),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream { head, rest } => head.is_none() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream { head, rest } => {
+                let ahead = head.as_ref().map_or(0, |head| head.len() as u64);
+                rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest))
+            }
+        }
+    }
+}
+
+/// An answer's body on its way down, with the connection it comes from and whatever must live as long as it does.
+pub(super) struct AnswerStream {
+    /// Read before the decision to stream was made.
+    pub(super) head: std::collections::VecDeque<Bytes>,
+    pub(super) incoming: Incoming,
+    /// Polled beside the body: an HTTP/1 connection has no task of its own. `None` for HTTP/2.
+    pub(super) connection: Option<http1::Lease>,
+    /// Counts the request as in flight until its last byte (slots, endpoint load).
+    pub(super) guards: Guards,
+}
+
+/// What is held until an answer's last byte.
+pub(super) type Guards = (super::endpoint::InFlight, Option<crate::admission::Permit>);
+
+impl AnswerStream {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(connection) = &mut self.connection {
+            connection.drive(cx);
+        }
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if frame.is_none() || self.incoming.is_end_stream() {
+            // Back to the pool as soon as the last byte is read.
+            if let Some(connection) = self.connection.take() {
+                connection.release();
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Reads on until the body ends or `limit` is passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: dropped, it closes the connection, which tells the endpoint that nobody waits.
+    pub(super) async fn hold(mut self, limit: usize) -> Result<Held, Failure> {
+        let (mut first, mut more, mut length) = (Bytes::new(), BytesMut::new(), 0);
+        loop {
+            let frame = match std::future::poll_fn(|cx| self.poll_incoming(cx)).await {
+                None => return Ok(Held::Whole(join(first, more), None)),
+                Some(frame) => frame.map_err(Failure::Broken)?,
+            };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    length += data.len();
+                    match (first.is_empty(), more.is_empty()) {
+                        (true, _) => first = data,
+                        (false, true) => {
+                            more.reserve(first.len() + data.len());
+                            more.extend_from_slice(&first);
+                            more.extend_from_slice(&data);
+                        }
+                        (false, false) => more.extend_from_slice(&data),
+                    }
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().ok();
+                    return Ok(Held::Whole(join(first, more), trailers));
+                }
+            }
+            if length > limit {
+                self.head.push_back(join(first, more));
+                return Ok(Held::Longer(self));
+            }
+        }
+    }
+}
+
+fn join(first: Bytes, more: BytesMut) -> Bytes {
+    if more.is_empty() { first } else { more.freeze() }
+}
+
+/// What [`AnswerStream::hold`] found.
+pub(super) enum Held {
+    /// The whole body, and trailers if there were any.
+    Whole(Bytes, Option<HeaderMap>),
+    /// Longer than the limit: to be passed through.
+    Longer(AnswerStream),
+}
+
+impl Body for AnswerStream {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if let Some(head) = this.head.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(head))));
+        }
+        let frame = ready!(this.poll_incoming(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| Error::new(Kind::BackendFailed, "the model's answer broke off").with_source(error))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.head.is_empty() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = self.head.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        self.incoming.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest))
+    }
+}

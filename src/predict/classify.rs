@@ -1,0 +1,166 @@
+//! What an attempt's outcome means. Decided here once; breaker, retry, load balancing and metrics all read this class.
+
+use std::{io, time::Duration};
+
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::LengthLimitError;
+
+use super::body::RequestBody;
+use crate::{
+    infer::{Error, Kind, Protocol},
+    resilience::breaker::Outcome,
+    telemetry::handles::predict::AttemptOutcome,
+};
+
+/// Why an attempt brought no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The connection died before the request was written: it goes out again without counting as a retry.
+    Unsent(Box<RequestBody>),
+    /// No connection could be made.
+    Connect(io::Error),
+    /// The connection broke with the request on it, or the answer could not be read.
+    Broken(hyper::Error),
+    /// The attempt's time ran out.
+    TimedOut(Duration),
+}
+
+impl Failure {
+    /// The caller's view of it.
+    pub(super) fn into_error(self, model: &str, endpoint: &str) -> Error {
+        match self {
+            Self::Unsent(_) => Error::new(
+                Kind::BackendFailed,
+                format!("model {model:?}: endpoint {endpoint} closed the connection before it took the request"),
+            ),
+            Self::Connect(error) => Error::new(
+                Kind::BackendFailed,
+                format!("model {model:?}: no connection to endpoint {endpoint}: {error}"),
+            )
+            .with_source(error),
+            Self::Broken(error) if caused_by::<LengthLimitError>(&error) => {
+                Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
+            }
+            Self::Broken(error) if error.is_user() => {
+                Error::new(Kind::Cancelled, "the caller broke off while sending the request's body").with_source(error)
+            }
+            Self::Broken(error) => Error::new(
+                Kind::BackendFailed,
+                format!("model {model:?}: endpoint {endpoint} broke off before it answered"),
+            )
+            .with_source(error),
+            Self::TimedOut(after) => Error::new(
+                Kind::DeadlineExceeded,
+                format!("model {model:?}: endpoint {endpoint} did not answer within {} ms", after.as_millis()),
+            ),
+        }
+    }
+}
+
+/// Whether an error of type `E` stands anywhere in the chain of causes.
+fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
+    std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source()).any(|error| error.is::<E>())
+}
+
+/// The class of an attempt's outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// The endpoint did its work.
+    Answered,
+    /// A 4xx or its gRPC counterpart: the endpoint works, the blame is the caller's.
+    Refused,
+    /// 429 or its gRPC counterpart: busy, not broken.
+    Overloaded,
+    /// 5xx or its gRPC counterpart: asking elsewhere may help.
+    ServerError,
+    /// 500: the endpoint ran and failed. Asking again would run it again; the answer is the model's own.
+    ModelError,
+    /// No connection: nothing was sent.
+    Connect,
+    /// The connection broke.
+    Broken,
+    /// No answer in time.
+    TimedOut,
+    /// The caller's own body broke off or was too long: says nothing of the endpoint.
+    Caller,
+}
+
+impl Class {
+    /// How the attempt is counted.
+    pub(super) const fn counted_as(self) -> AttemptOutcome {
+        match self {
+            Self::Answered => AttemptOutcome::Success,
+            Self::Refused => AttemptOutcome::CallerError,
+            Self::Overloaded => AttemptOutcome::Overloaded,
+            Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
+            Self::Connect => AttemptOutcome::ConnectFailed,
+            Self::TimedOut => AttemptOutcome::Timeout,
+            Self::Caller => AttemptOutcome::Cancelled,
+        }
+    }
+
+    /// The class of a failed attempt.
+    pub(super) fn of_failure(failure: &Failure) -> Self {
+        match failure {
+            Failure::Unsent(_) | Failure::Connect(_) => Self::Connect,
+            // A request body that fails is the caller's: hyper calls its source the user.
+            Failure::Broken(error) if error.is_user() => Self::Caller,
+            Failure::Broken(_) => Self::Broken,
+            Failure::TimedOut(_) => Self::TimedOut,
+        }
+    }
+
+    /// The class of an answer, from its head and, for gRPC, its trailers.
+    pub(super) fn of_answer(
+        protocol: Protocol,
+        status: StatusCode,
+        head: &HeaderMap,
+        trailers: Option<&HeaderMap>,
+    ) -> Self {
+        if protocol == Protocol::Grpc && status == StatusCode::OK {
+            return Self::of_grpc(grpc_status(head).or_else(|| trailers.and_then(grpc_status)));
+        }
+        match status.as_u16() {
+            429 => Self::Overloaded,
+            500 => Self::ModelError,
+            501 | 400..=499 => Self::Refused,
+            502.. => Self::ServerError,
+            _ => Self::Answered,
+        }
+    }
+
+    /// **Source:** gRPC status codes, <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+    const fn of_grpc(code: Option<u8>) -> Self {
+        match code {
+            Some(8) => Self::Overloaded,
+            Some(14) => Self::ServerError,
+            Some(2 | 13 | 15) => Self::ModelError,
+            Some(1 | 3..=7 | 9..=12 | 16) => Self::Refused,
+            // A missing status on a stream that goes on is not a failure.
+            _ => Self::Answered,
+        }
+    }
+
+    /// Whether another attempt may bring a better answer.
+    pub(super) const fn retryable(self) -> bool {
+        matches!(self, Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut)
+    }
+
+    /// What it tells the endpoint's breaker. No 4xx is a failure; being busy or a caller gone says nothing.
+    pub(super) const fn verdict(self) -> Outcome {
+        match self {
+            Self::Answered | Self::Refused => Outcome::Success,
+            Self::Overloaded | Self::Caller => Outcome::Neutral,
+            Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// The `retry-after` of an answer, in its form of seconds.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,115 @@
+//! Active health checks: every endpoint is asked at its pool's interval, over HTTP where it has that port, else over gRPC.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use tokio::time::Instant;
+
+use super::{
+    body::{AnswerStream, Held, RequestBody},
+    classify::Failure,
+    endpoint::{Endpoint, Health},
+    http1, http2,
+    pool::Pool,
+};
+use crate::{
+    app::Tasks,
+    infer::{Protocol, WorkerId},
+};
+
+/// Longest health answer that is read.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// Checks the pool's endpoints for ever.
+pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
+    let mut tick = tokio::time::interval(pool.config.health.interval);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let checks = pool.endpoints.iter().map(|endpoint| check(pool, endpoint, worker, tasks));
+        futures_util::future::join_all(checks).await;
+    }
+}
+
+async fn check(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &Tasks) {
+    let began = Instant::now();
+    let asked = tokio::time::timeout(pool.config.health.timeout, ask(pool, endpoint, worker, tasks)).await;
+    let verdict = match asked {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err(format!("no answer within {} ms", pool.config.health.timeout.as_millis())),
+    };
+    let before = endpoint.health();
+    let now = if verdict.is_ok() { Health::Passing } else { Health::Failing };
+    endpoint.checked(now, began.elapsed(), Instant::now());
+    if before != now {
+        match verdict {
+            Ok(()) => {
+                tracing::info!(pool = %pool.name, endpoint = %endpoint.name(), "endpoint passes its health check")
+            }
+            Err(reason) => {
+                tracing::warn!(pool = %pool.name, endpoint = %endpoint.name(), reason, "endpoint fails its health check");
+            }
+        }
+    }
+}
+
+async fn ask(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &Tasks) -> Result<(), String> {
+    if endpoint.http.is_some() {
+        ask_http(pool, endpoint, worker).await
+    } else {
+        ask_grpc(pool, endpoint, worker, tasks).await
+    }
+}
+
+async fn ask_http(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId) -> Result<(), String> {
+    let upstream = endpoint.http.as_ref().expect("asked over HTTP where there is a port");
+    let connect = pool.config.connect_timeout.min(pool.config.health.timeout);
+    let mut lease = http1::lease(endpoint.idle(worker), upstream, connect).await.map_err(|error| error.to_string())?;
+    let request = Request::get(&*pool.config.health.path)
+        .header(header::HOST, endpoint.host(Protocol::V2Json))
+        .header(header::USER_AGENT, "weir-health")
+        .body(RequestBody::Whole(None))
+        .map_err(|error| error.to_string())?;
+    let response = lease.send(request).await.map_err(describe)?;
+    let status = response.status();
+    let in_flight = endpoint.enter().ok_or("the endpoint is at max_in_flight")?;
+    let (_, incoming) = response.into_parts();
+    let stream =
+        AnswerStream { head: Default::default(), incoming, connection: Some(lease), guards: (in_flight, None) };
+    stream.hold(LONGEST_ANSWER).await.map_err(describe)?;
+    if status == StatusCode::OK { Ok(()) } else { Err(format!("{} answered {status}", pool.config.health.path)) }
+}
+
+async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &Tasks) -> Result<(), String> {
+    /// A frame around an empty `ServerReadyRequest`.
+    const EMPTY: &[u8] = &[0, 0, 0, 0, 0];
+    let upstream = endpoint.grpc.as_ref().expect("validated: an endpoint has a port");
+    let connect = pool.config.connect_timeout.min(pool.config.health.timeout);
+    let shared = endpoint.shared(worker);
+    let sender = shared.sender(upstream, connect, tasks).await.map_err(|error| error.to_string())?;
+    let uri = format!("http://{}/inference.GRPCInferenceService/ServerReady", upstream.authority);
+    let request = Request::post(uri)
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::TE, "trailers")
+        .body(RequestBody::Whole(Some(Bytes::from_static(EMPTY))))
+        .map_err(|error| error.to_string())?;
+    let (_, incoming) = http2::send(sender, request).await.map_err(describe)?.into_parts();
+    let in_flight = endpoint.enter().ok_or("the endpoint is at max_in_flight")?;
+    let stream = AnswerStream { head: Default::default(), incoming, connection: None, guards: (in_flight, None) };
+    match stream.hold(LONGEST_ANSWER).await.map_err(describe)? {
+        // `ServerReadyResponse { ready: true }` is field 1, varint 1, behind the frame's five bytes.
+        Held::Whole(body, _) if body.get(5..) == Some(&[0x08, 0x01]) => Ok(()),
+        _ => Err("ServerReady did not answer ready".into()),
+    }
+}
+
+fn describe(failure: Failure) -> String {
+    match failure {
+        Failure::Unsent(_) => "the connection closed before the check was sent".into(),
+        Failure::Connect(error) => error.to_string(),
+        Failure::Broken(error) => error.to_string(),
+        Failure::TimedOut(after) => format!("no answer within {} ms", after.as_millis()),
+    }
+}

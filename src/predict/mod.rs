@@ -1,0 +1,251 @@
+//! Stage 6: asks the model. The attempt loop is the only place that asks twice.
+//!
+//! An attempt picks an endpoint, sends the request with the time that remains, and holds a short answer until it is whole, so
+//! that a broken one can still be asked for again. Outcomes are classified once (`classify`); breaker, balance, budget and
+//! metrics read that class.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+mod attempt;
+mod body;
+pub(crate) mod classify;
+mod endpoint;
+mod health;
+mod http1;
+mod http2;
+mod outgoing;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use attempt::Holding;
+use classify::{Class, Failure};
+use outgoing::{Last, Outgoing};
+use pool::Pool;
+
+use crate::{
+    admission::Permit,
+    app::Tasks,
+    config::Config,
+    enrich::Enriched,
+    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, WorkerId},
+    telemetry::handles::predict::RetryDenied,
+};
+
+/// Answers up to this long are held until whole.
+const HOLD_UP_TO: usize = 64 * 1024;
+/// How often a request that was never sent goes out again for free: idle connections that the server closed.
+const FREE_RESENDS: u32 = 8;
+
+/// The pools.
+pub struct Predict {
+    pools: Vec<Pool>,
+    /// The model's name and its name upstream, by model id.
+    names: Vec<(Arc<str>, Arc<str>)>,
+    tasks: Tasks,
+}
+
+/// A model's answer.
+#[derive(Debug)]
+pub struct Prediction {
+    /// The HTTP status.
+    pub(crate) status: StatusCode,
+    /// End-to-end headers.
+    pub(crate) headers: HeaderMap,
+    /// The body.
+    pub(crate) body: AnswerBody,
+    /// gRPC trailers of a body held whole.
+    pub(crate) trailers: Option<HeaderMap>,
+    /// From the first attempt's start to the answer.
+    pub(crate) took: Duration,
+}
+
+impl Predict {
+    /// Builds the pools. Connects to nothing yet.
+    #[must_use]
+    pub fn new(config: &Config, tasks: Tasks, now: Instant) -> Self {
+        Self {
+            pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
+            names: config.models.iter().map(|model| (model.name.clone(), model.upstream.clone())).collect(),
+            tasks,
+        }
+    }
+
+    /// Asks the model, within the plan's deadline and number of attempts. `permit` is held until the answer's last byte.
+    ///
+    /// # Errors
+    ///
+    /// `BackendFailed`, `DeadlineExceeded`, `Unavailable` (no endpoint may be asked), `Shed` (all at `max_in_flight`),
+    /// `Unimplemented` (no endpoint speaks the protocol). An answer with an error status is an answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it cancels the attempt upstream.
+    pub async fn run(&self, enriched: Enriched, permit: Option<Permit>, plan: &Plan) -> Result<Prediction, Error> {
+        let pool = &self.pools[plan.pool.index()];
+        let (model, upstream) = &self.names[plan.model.index()];
+        let worker = enriched.worker();
+        let outgoing = Outgoing::new(enriched, model, upstream);
+        let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: Instant::now() };
+        run.attempts(outgoing, permit).await
+    }
+
+    /// Closes what is idle too long on this worker.
+    pub(crate) fn sweep(&self, worker: WorkerId, now: Instant) {
+        for endpoint in self.pools.iter().flat_map(|pool| &pool.endpoints) {
+            endpoint.sweep(worker, now);
+        }
+    }
+
+    /// Runs every pool's health checks until the tasks are cancelled.
+    pub(crate) fn check_health(self: &Arc<Self>, worker: WorkerId) {
+        for index in 0..self.pools.len() {
+            let this = self.clone();
+            self.tasks.background(async move { health::watch(&this.pools[index], worker, &this.tasks).await });
+        }
+    }
+
+    /// What keeps this from being ready: pools of which no endpoint has answered.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let silent = self.pools.iter().filter(|pool| pool.passing() == 0);
+        silent
+            .map(|pool| {
+                let names: Vec<&str> = pool.endpoints.iter().map(|endpoint| &**endpoint.name()).collect();
+                format!("pool {:?}: no endpoint passes its health check ({})", pool.name, names.join(", "))
+            })
+            .collect()
+    }
+
+    /// Whether an endpoint of the pool passed its last health check.
+    pub(crate) fn is_ready(&self, pool: PoolId) -> bool {
+        self.pools[pool.index()].passing() > 0
+    }
+}
+
+/// One request's way through its pool.
+struct Run<'a> {
+    pool: &'a Pool,
+    model: &'a str,
+    worker: WorkerId,
+    plan: &'a Plan,
+    tasks: &'a Tasks,
+    started: Instant,
+}
+
+/// What an attempt came to.
+enum Outcome {
+    Answer(Box<attempt::Reply>),
+    Failed(Failure),
+}
+
+impl Outcome {
+    /// When the endpoint asked to be asked again.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answer(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
+            _ => None,
+        }
+    }
+}
+
+impl Run<'_> {
+    async fn attempts(&self, mut outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
+        self.pool.budget.deposit(self.started);
+        let (mut attempt, mut resends, mut last_endpoint) = (0, 0, None);
+        let holding = if outgoing.method == Method::Stream { Holding::Never } else { Holding::Short };
+        loop {
+            let now = Instant::now();
+            let attempts_left = self.plan.attempts.saturating_sub(attempt).max(1);
+            let choice = self.pool.pick(outgoing.protocol, last_endpoint, now)?;
+            let Some(in_flight) = choice.endpoint.enter() else {
+                last_endpoint = Some(choice.index);
+                continue;
+            };
+            let limit = self.attempt_timeout(now, attempts_left)?;
+            let last = if attempts_left == 1 && resends == FREE_RESENDS { Last::Yes } else { Last::No };
+            let request = outgoing.attempt(&choice.endpoint, self.plan.deadline.remaining(now), last);
+            let Some(request) = request else {
+                return Err(Error::new(Kind::BackendFailed, "the request's body was sent and cannot be sent again"));
+            };
+            let call = attempt::Call { run: self, endpoint: &choice.endpoint, protocol: outgoing.protocol, holding };
+            let outcome = match tokio::time::timeout(limit, call.send(request, in_flight)).await {
+                Ok(Ok(reply)) => Outcome::Answer(Box::new(reply)),
+                Ok(Err(Failure::Unsent(body))) if resends < FREE_RESENDS => {
+                    resends += 1;
+                    outgoing.restore(*body);
+                    continue;
+                }
+                Ok(Err(failure)) => Outcome::Failed(failure),
+                Err(_) => Outcome::Failed(Failure::TimedOut(limit)),
+            };
+            let class = self.record(&outcome, choice.permit, &choice.endpoint, now);
+            attempt += 1;
+            let sent_once = outgoing.repeatable() || class == Class::Connect;
+            if !(class.retryable() && sent_once && attempt < self.plan.attempts && self.wait(attempt, &outcome).await) {
+                return self.conclude(outcome, &choice.endpoint, permit);
+            }
+            last_endpoint = Some(choice.index);
+        }
+    }
+
+    /// An attempt's share of what is left; an error once nothing is.
+    fn attempt_timeout(&self, now: Instant, attempts_left: u32) -> Result<Duration, Error> {
+        let left = self.plan.deadline.remaining(now);
+        if left.is_zero() {
+            let message = format!("model {:?}: the deadline passed before it could be asked", self.model);
+            return Err(Error::new(Kind::DeadlineExceeded, message));
+        }
+        Ok(self.plan.attempt_timeout.unwrap_or(left / attempts_left).min(left))
+    }
+
+    fn record(
+        &self,
+        outcome: &Outcome,
+        permit: crate::resilience::breaker::Permit,
+        endpoint: &endpoint::Endpoint,
+        began: Instant,
+    ) -> Class {
+        let class = match outcome {
+            Outcome::Answer(reply) => reply.class,
+            Outcome::Failed(failure) => Class::of_failure(failure),
+        };
+        let now = Instant::now();
+        endpoint.observe(class, now - began, outcome.retry_after(), now);
+        permit.record(class.verdict(), now);
+        self.pool.metrics.attempt(class.counted_as());
+        class
+    }
+
+    /// Waits before the next attempt; says whether there is to be one.
+    async fn wait(&self, attempt: u32, outcome: &Outcome) -> bool {
+        let now = Instant::now();
+        let asked = outcome.retry_after().unwrap_or_default();
+        let delay = self.pool.backoff.delay(attempt - 1, rand::random_range(-1.0..=1.0)).max(asked);
+        if delay >= self.plan.deadline.remaining(now) {
+            self.pool.metrics.denied(RetryDenied::Deadline);
+            return false;
+        }
+        if !self.pool.budget.withdraw(now) {
+            self.pool.metrics.denied(RetryDenied::Budget);
+            return false;
+        }
+        self.pool.metrics.retry();
+        tokio::time::sleep(delay).await;
+        true
+    }
+
+    fn conclude(
+        &self,
+        outcome: Outcome,
+        endpoint: &endpoint::Endpoint,
+        permit: Option<Permit>,
+    ) -> Result<Prediction, Error> {
+        match outcome {
+            Outcome::Answer(reply) => Ok(reply.into_prediction(permit, self.started.elapsed())),
+            Outcome::Failed(failure) => Err(failure.into_error(self.model, endpoint.name())),
+        }
+    }
+}

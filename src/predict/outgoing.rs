@@ -1,0 +1,192 @@
+//! The request as it goes out: path, headers and body, rebuilt for every attempt with the time that remains.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{body::RequestBody, endpoint::Endpoint};
+use crate::{
+    enrich::{Body, Enriched},
+    infer::{Method, Protocol, RequestId},
+};
+
+const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
+const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// What every attempt of a request sends.
+pub(super) struct Outgoing {
+    pub(super) protocol: Protocol,
+    pub(super) method: Method,
+    verb: http::Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: Replay,
+}
+
+/// Whether the body can be sent again.
+enum Replay {
+    Whole(Bytes),
+    Once(Option<RequestBody>),
+}
+
+impl Outgoing {
+    pub(super) fn new(enriched: Enriched, model: &str, upstream: &str) -> Self {
+        let Enriched { request, body, json_length } = enriched;
+        let path = if model == upstream || request.protocol == Protocol::Grpc {
+            request.path
+        } else {
+            renamed(&request.path, upstream)
+        };
+        let mut headers = request.headers;
+        describe_body(&mut headers, request.protocol, request.method, json_length);
+        let RequestId(id) = request.id;
+        headers.insert(REQUEST_ID, id);
+        let body = match body {
+            Body::Whole(bytes) => Replay::Whole(bytes),
+            Body::Stream { head, rest } => {
+                Replay::Once(Some(RequestBody::Stream { head: Some(head).filter(|head| !head.is_empty()), rest }))
+            }
+        };
+        Self { protocol: request.protocol, method: request.method, verb: request.verb, path, headers, body }
+    }
+
+    /// Whether another attempt can be made after one that was sent.
+    pub(super) const fn repeatable(&self) -> bool {
+        matches!(self.body, Replay::Whole(_))
+    }
+
+    /// Takes back the body of an attempt that was never sent.
+    pub(super) fn restore(&mut self, body: RequestBody) {
+        if let Replay::Once(slot) = &mut self.body {
+            *slot = Some(body);
+        }
+    }
+
+    /// The request for one attempt with `left` until its deadline; `None` when the body is gone.
+    pub(super) fn attempt(&mut self, to: &Endpoint, left: Duration, last: Last) -> Option<Request<RequestBody>> {
+        let body = match &mut self.body {
+            Replay::Whole(bytes) => RequestBody::Whole(Some(bytes.clone()).filter(|bytes| !bytes.is_empty())),
+            Replay::Once(slot) => slot.take()?,
+        };
+        let mut headers = match last {
+            Last::Yes => std::mem::take(&mut self.headers),
+            Last::No => self.headers.clone(),
+        };
+        self.tell_deadline(&mut headers, left);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.verb.clone();
+        *request.uri_mut() = self.uri(to, &mut headers);
+        if self.protocol == Protocol::Grpc {
+            *request.version_mut() = http::Version::HTTP_2;
+        }
+        *request.headers_mut() = headers;
+        Some(request)
+    }
+
+    fn uri(&self, to: &Endpoint, headers: &mut HeaderMap) -> Uri {
+        if self.protocol == Protocol::Grpc {
+            headers.remove(header::HOST);
+            let parts = Uri::builder()
+                .scheme("http")
+                .authority(to.host(self.protocol).as_bytes())
+                .path_and_query(self.path.clone());
+            return parts.build().unwrap_or_else(|_| Uri::from(self.path.clone()));
+        }
+        headers.insert(header::HOST, to.host(self.protocol).clone());
+        Uri::from(self.path.clone())
+    }
+
+    fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(WEIR_TIMEOUT, HeaderValue::from(millis));
+        if let Some(told) = headers.get_mut(ENVOY_TIMEOUT) {
+            *told = HeaderValue::from(millis);
+        }
+        if self.protocol == Protocol::Grpc {
+            headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
+        }
+    }
+}
+
+/// Whether more attempts may follow, which must find the headers again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    Yes,
+    No,
+}
+
+/// **Source:** gRPC over HTTP/2, "Timeout": at most eight digits and a unit.
+fn grpc_timeout(left: Duration) -> HeaderValue {
+    let micros = left.as_micros();
+    let text = match micros {
+        0..=99_999_999 => format!("{micros}u"),
+        100_000_000..=99_999_999_999 => format!("{}m", micros / 1_000),
+        _ => format!("{}S", (micros / 1_000_000).min(99_999_999)),
+    };
+    HeaderValue::from_str(&text).expect("digits and a letter are visible ASCII")
+}
+
+/// Says what the body is. Servers differ in what they make of a missing content type, so one is always sent.
+fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, json_length: Option<usize>) {
+    let content_type = match protocol {
+        Protocol::Grpc => {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            return;
+        }
+        Protocol::V2Binary => HeaderValue::from_static("application/octet-stream"),
+        Protocol::V1 | Protocol::V2Json => HeaderValue::from_static("application/json"),
+    };
+    if method != Method::Other {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    match json_length {
+        Some(length) => headers.insert(JSON_LENGTH, HeaderValue::from(length as u64)),
+        None => headers.remove(JSON_LENGTH),
+    };
+}
+
+/// The path with its model's name (the segment after `models/`) replaced.
+fn renamed(path: &PathAndQuery, upstream: &str) -> PathAndQuery {
+    let text = path.as_str();
+    let Some(start) = text.find("/models/").map(|at| at + "/models/".len()) else {
+        return path.clone();
+    };
+    let end = text[start..].find(['/', ':', '?']).map_or(text.len(), |length| start + length);
+    let renamed = format!("{}{}{}", &text[..start], utf8_percent_encode(upstream, NON_ALPHANUMERIC), &text[end..]);
+    PathAndQuery::try_from(renamed).unwrap_or_else(|_| path.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renames_only_the_model() {
+        for (path, expected) in [
+            ("/v2/models/m/infer", "/v2/models/up/infer"),
+            ("/v2/models/m/versions/3/infer?x=1", "/v2/models/up/versions/3/infer?x=1"),
+            ("/v1/models/m:predict", "/v1/models/up:predict"),
+            ("/v2/models/m", "/v2/models/up"),
+        ] {
+            assert_eq!(renamed(&PathAndQuery::from_static(path), "up"), expected);
+        }
+    }
+
+    #[test]
+    fn timeouts_never_have_more_than_eight_digits() {
+        for (left, expected) in [
+            (Duration::ZERO, "0u"),
+            (Duration::from_millis(200), "200000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(100_000), "100000S"),
+        ] {
+            assert_eq!(grpc_timeout(left), expected);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A set of endpoints with one policy, and the choice among them: power of two choices on expected wait.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::endpoint::{Endpoint, Health};
+use crate::{
+    config,
+    infer::{Error, Kind, Protocol},
+    resilience::{backoff, breaker, budget::Budget},
+    telemetry::handles::predict::PoolHandles,
+};
+
+/// A pool at work.
+pub(super) struct Pool {
+    pub(super) name: Arc<str>,
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    pub(super) config: config::Pool,
+    pub(super) backoff: backoff::Retry,
+    pub(super) budget: Budget,
+    pub(super) metrics: PoolHandles,
+}
+
+/// The endpoint chosen for an attempt, and the breaker's leave to ask it.
+pub(super) struct Choice {
+    pub(super) index: usize,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) permit: breaker::Permit,
+}
+
+impl Pool {
+    pub(super) fn new(config: &config::Pool, workers: usize, now: Instant) -> Self {
+        let endpoints =
+            config.endpoints.iter().map(|endpoint| Arc::new(Endpoint::new(endpoint, config, workers, now))).collect();
+        Self {
+            name: config.name.clone(),
+            endpoints,
+            backoff: backoff::Retry::from(&config.retry),
+            budget: Budget::new(config.retry_budget, now),
+            metrics: PoolHandles::new(&config.name),
+            config: config.clone(),
+        }
+    }
+
+    /// Chooses an endpoint for the next attempt, another than `last` where there is one.
+    ///
+    /// Endpoints whose health check fails are left out, unless all fail. A half-open breaker lets one probe by.
+    pub(super) fn pick(&self, protocol: Protocol, last: Option<usize>, now: Instant) -> Result<Choice, Error> {
+        if self.endpoints.len() == 1 {
+            return self.only(protocol, now);
+        }
+        let fits = |index: &usize| {
+            let endpoint = &self.endpoints[*index];
+            endpoint.upstream(protocol).is_some() && endpoint.has_room()
+        };
+        let all: smallvec::SmallVec<[usize; 16]> = (0..self.endpoints.len()).filter(fits).collect();
+        let healthy: smallvec::SmallVec<[usize; 16]> =
+            all.iter().copied().filter(|index| self.endpoints[*index].health() != Health::Failing).collect();
+        let mut candidates = if healthy.is_empty() { all } else { healthy };
+        if candidates.len() > 1 {
+            candidates.retain(|index| Some(*index) != last);
+        }
+        let mut until = None;
+        while !candidates.is_empty() {
+            let position = self.cheaper_of_two(&candidates, now);
+            let index = candidates.swap_remove(position);
+            match self.endpoints[index].breaker.admit(now) {
+                Ok(permit) => return Ok(Choice { index, endpoint: self.endpoints[index].clone(), permit }),
+                Err(refused) => until = [until, refused.until].into_iter().flatten().min(),
+            }
+        }
+        Err(self.nobody(protocol, until, now))
+    }
+
+    fn only(&self, protocol: Protocol, now: Instant) -> Result<Choice, Error> {
+        let endpoint = &self.endpoints[0];
+        if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
+            return Err(self.nobody(protocol, None, now));
+        }
+        match endpoint.breaker.admit(now) {
+            Ok(permit) => Ok(Choice { index: 0, endpoint: endpoint.clone(), permit }),
+            Err(refused) => Err(self.nobody(protocol, refused.until, now)),
+        }
+    }
+
+    fn cheaper_of_two(&self, candidates: &[usize], now: Instant) -> usize {
+        if candidates.len() == 1 {
+            return 0;
+        }
+        let first = rand::random_range(0..candidates.len());
+        let second = (first + rand::random_range(1..candidates.len())) % candidates.len();
+        let cost = |position: usize| self.endpoints[candidates[position]].cost(now);
+        if cost(first) <= cost(second) { first } else { second }
+    }
+
+    /// Why no endpoint could be asked; `until`: when the first of the open breakers lets a probe by.
+    fn nobody(&self, protocol: Protocol, until: Option<Instant>, now: Instant) -> Error {
+        let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };
+        let able: Vec<_> = self.endpoints.iter().filter(|endpoint| endpoint.upstream(protocol).is_some()).collect();
+        if able.is_empty() {
+            let names: Vec<&str> = self.endpoints.iter().map(|endpoint| &**endpoint.name()).collect();
+            let message = format!(
+                "pool {:?} cannot be asked over {port}: its endpoints ({}) have no {port} port configured",
+                self.name,
+                names.join(", ")
+            );
+            return Error::new(Kind::Unimplemented, message);
+        }
+        if able.iter().all(|endpoint| !endpoint.has_room()) {
+            let message = format!(
+                "pool {:?}: every endpoint has max_in_flight ({:?}) requests",
+                self.name, self.config.max_in_flight
+            );
+            return Error::new(Kind::Shed, message).with_retry_after(Duration::from_secs(1));
+        }
+        let wait = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        Error::new(Kind::Unavailable, format!("pool {:?}: the circuit breaker of every endpoint is open", self.name))
+            .with_retry_after(wait)
+    }
+
+    /// How many endpoints passed their last health check.
+    pub(super) fn passing(&self) -> usize {
+        self.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Passing).count()
+    }
+}

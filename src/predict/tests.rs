@@ -1,0 +1,286 @@
+//! The attempt loop against real sockets. Time is never asserted, only what arrived where and what came back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method as Verb, uri::PathAndQuery};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    config,
+    enrich::Body,
+    infer::{Caching, Deadline, InferRequest, Level, Method, ModelId, Payload, Protocol, RequestId, Stale, TierId},
+};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A server that answers each request on a connection with the next of `answers`, the last for ever. An answer that ends in
+/// `!` is followed by a reset.
+struct Server {
+    authority: String,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn start(answers: &'static [&'static str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (c, r) = (connections.clone(), requests.clone());
+        Tasks::default().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                c.fetch_add(1, Ordering::SeqCst);
+                Tasks::default().spawn(serve(stream, answers, r.clone()));
+            }
+        });
+        Self { authority, connections, requests }
+    }
+
+    fn arrivals(&self) -> (usize, usize) {
+        (self.connections.load(Ordering::SeqCst), self.requests.load(Ordering::SeqCst))
+    }
+}
+
+async fn serve(mut stream: TcpStream, answers: &'static [&'static str], requests: Arc<AtomicUsize>) {
+    let mut buffer = [0; 4096];
+    // Requests here are short: one read is one request.
+    while let Ok(1..) = stream.read(&mut buffer).await {
+        let index = requests.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+        let answer = answers[index];
+        stream.write_all(answer.trim_end_matches('!').as_bytes()).await.unwrap();
+        if answer.ends_with('!') {
+            return;
+        }
+    }
+}
+
+fn pool(authorities: &[&str]) -> config::Pool {
+    let upstream = |authority: &&str| {
+        let (host, port) = authority.rsplit_once(':').unwrap();
+        config::Upstream { authority: (*authority).into(), host: host.into(), port: port.parse().unwrap() }
+    };
+    config::Pool {
+        name: "p".into(),
+        endpoints: authorities.iter().map(|a| config::Endpoint { http: Some(upstream(a)), grpc: None }).collect(),
+        health: config::Health { path: "/".into(), interval: Duration::from_secs(5), timeout: Duration::from_secs(1) },
+        breaker: config::Breaker {
+            failure_threshold: 5,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(30),
+            half_open_requests: 3,
+            success_threshold: 3,
+        },
+        retry: config::Retry {
+            max_retries: 2,
+            initial_delay: Duration::from_millis(1),
+            max_delay: Duration::from_millis(2),
+            multiplier: 2.0,
+            jitter: 0.2,
+        },
+        retry_budget: 0.2,
+        attempt_timeout: None,
+        connect_timeout: Duration::from_secs(1),
+        max_in_flight: None,
+    }
+}
+
+fn predict(pool: config::Pool) -> Predict {
+    let now = Instant::now();
+    Predict { pools: vec![Pool::new(&pool, 1, now)], names: vec![("m".into(), "m".into())], tasks: Tasks::default() }
+}
+
+fn request() -> Enriched {
+    let deadline = Deadline::after(Instant::now(), Duration::from_secs(20));
+    let request = InferRequest {
+        id: RequestId(HeaderValue::from_static("id")),
+        worker: WorkerId(0),
+        protocol: Protocol::V2Json,
+        method: Method::Predict,
+        verb: Verb::POST,
+        path: PathAndQuery::from_static("/v2/models/m/infer"),
+        model: ModelId(0),
+        version: None,
+        tier: TierId(0),
+        deadline,
+        caching: Caching::Allowed,
+        headers: HeaderMap::new(),
+        json_length: None,
+        payload: Payload::Retained(Bytes::new()),
+    };
+    Enriched { request, body: Body::Whole(Bytes::from_static(b"{}")), json_length: None }
+}
+
+fn plan(timeout: Duration) -> Plan {
+    let deadline = Deadline::after(Instant::now(), timeout);
+    Plan {
+        level: Level::Full,
+        model: ModelId(0),
+        pool: PoolId(0),
+        tier: TierId(0),
+        deadline,
+        features_by: deadline,
+        stale: Stale::Refused,
+        attempts: 3,
+        attempt_timeout: None,
+    }
+}
+
+async fn ask(predict: &Predict) -> Result<(u16, Vec<u8>), Error> {
+    let prediction = predict.run(request(), None, &plan(Duration::from_secs(20))).await?;
+    let body = match prediction.body {
+        AnswerBody::Whole(bytes) => bytes.to_vec(),
+        AnswerBody::Stream(body) => {
+            use http_body_util::BodyExt as _;
+            http_body_util::Limited::new(body, 1 << 20).collect().await.unwrap().to_bytes().to_vec()
+        }
+    };
+    Ok((prediction.status.as_u16(), body))
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let server = Server::start(&[OK]).await;
+    let predict = predict(pool(&[&server.authority]));
+    for _ in 0..3 {
+        assert_eq!(ask(&predict).await.unwrap(), (200, b"ok".to_vec()));
+    }
+    assert_eq!(server.arrivals(), (1, 3));
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_is_replaced_without_a_retry() {
+    let server = Server::start(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok!"]).await;
+    let predict = predict(pool(&[&server.authority]));
+    for _ in 0..3 {
+        ask(&predict).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let (_, requests) = server.arrivals();
+    assert_eq!(requests, 3, "each request arrived once");
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_asked_for_again() {
+    let server = Server::start(&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhal!", OK]).await;
+    let predict = predict(pool(&[&server.authority]));
+    assert_eq!(ask(&predict).await.unwrap(), (200, b"ok".to_vec()));
+    assert_eq!(server.arrivals().1, 2);
+}
+
+#[tokio::test]
+async fn an_unreadable_answer_is_asked_for_again_and_then_told() {
+    let server = Server::start(&["garbage\r\n\r\n!"]).await;
+    let predict = predict(pool(&[&server.authority]));
+    let error = ask(&predict).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::BackendFailed);
+    assert!(error.to_string().contains(&server.authority), "{error}");
+    assert_eq!(server.arrivals().1, 3, "max_retries 2 are three attempts");
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_and_its_last_word_passes() {
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let server = Server::start(Box::leak(Box::new([busy]))).await;
+    let predict = predict(pool(&[&server.authority]));
+    assert_eq!(ask(&predict).await.unwrap(), (503, b"busy".to_vec()));
+    assert_eq!(server.arrivals().1, 3);
+}
+
+#[tokio::test]
+async fn a_models_own_failure_and_a_refusal_pass_at_once() {
+    for (answer, status) in [
+        ("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 1\r\n\r\nx", 500),
+        ("HTTP/1.1 404 Not Found\r\ncontent-length: 1\r\n\r\nx", 404),
+    ] {
+        let server = Server::start(Box::leak(Box::new([answer]))).await;
+        let predict = predict(pool(&[&server.authority]));
+        assert_eq!(ask(&predict).await.unwrap(), (status, b"x".to_vec()));
+        assert_eq!(server.arrivals().1, 1);
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_listens_another_endpoint_is_asked() {
+    let server = Server::start(&[OK]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let predict = predict(pool(&[&silent, &server.authority]));
+    for _ in 0..8 {
+        assert_eq!(ask(&predict).await.unwrap().0, 200);
+    }
+    assert_eq!(server.arrivals().1, 8);
+}
+
+#[tokio::test]
+async fn an_open_breaker_means_no_arrivals() {
+    let server = Server::start(&["garbage\r\n\r\n!"]).await;
+    let mut pool = pool(&[&server.authority]);
+    pool.retry.max_retries = 0;
+    let predict = predict(pool);
+    for _ in 0..5 {
+        assert_eq!(ask_once(&predict).await.unwrap_err().kind(), Kind::BackendFailed);
+    }
+    for _ in 0..5 {
+        let error = ask_once(&predict).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.retry_after().unwrap() > Duration::from_secs(20), "the breaker's time left");
+    }
+    assert_eq!(server.arrivals().1, 5);
+}
+
+async fn ask_once(predict: &Predict) -> Result<Prediction, Error> {
+    let plan = Plan { attempts: 1, ..plan(Duration::from_secs(20)) };
+    predict.run(request(), None, &plan).await
+}
+
+#[tokio::test]
+async fn a_silent_server_is_told_as_the_deadline() {
+    let server = Server::start(&[""]).await;
+    let predict = predict(pool(&[&server.authority]));
+    let error = predict.run(request(), None, &plan(Duration::from_millis(300))).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_long_answer_passes_through() {
+    let long: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n{}", "x".repeat(200_000)).into_boxed_str());
+    let server = Server::start(Box::leak(Box::new([long]))).await;
+    let predict = predict(pool(&[&server.authority]));
+    for _ in 0..2 {
+        assert_eq!(ask(&predict).await.unwrap().1.len(), 200_000);
+    }
+    assert_eq!(server.arrivals(), (1, 2), "the connection goes back after the last byte");
+}
+
+#[tokio::test]
+async fn a_pool_without_the_port_says_which() {
+    let predict = predict(pool(&["127.0.0.1:1"]));
+    let mut enriched = request();
+    enriched.request.protocol = Protocol::Grpc;
+    let error = predict.run(enriched, None, &plan(Duration::from_secs(1))).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::Unimplemented);
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn max_in_flight_is_kept() {
+    let server = Server::start(&[""]).await;
+    let mut pool = pool(&[&server.authority]);
+    pool.max_in_flight = Some(1);
+    let predict = predict(pool);
+    let Some(_held) = predict.pools[0].endpoints[0].enter() else { panic!("room for one") };
+    let error = predict.run(request(), None, &plan(Duration::from_secs(1))).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::Shed);
+    assert_eq!(server.arrivals(), (0, 0));
+}

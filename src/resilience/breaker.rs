@@ -1,0 +1,368 @@
+//! The circuit breaker: stops asking a target that keeps failing, and finds out cheaply when it is back.
+//!
+//! ```text
+//!            5 failures in 10 s without a success between them,
+//!            or < 80 % successes of ≥ 20 answers in 10 s
+//!   closed ───────────────────────────────────────────────────► open
+//!     ▲                                                         │ ▲
+//!     │ 3 successes                     open_for (30 s) passed, │ │ any failure
+//!     └──────────────────────────────── half-open ◄─ next call ─┘ │
+//!                                           └─────────────────────┘
+//! ```
+//!
+//! Invariants: half-open admits one probe at a time and never more than `half_open_requests` before it decides; an answer to
+//! a call admitted before the last transition changes nothing (every permit carries the epoch it was admitted in); a permit
+//! that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::config;
+
+/// The success rate under which a closed breaker trips.
+const LEAST_SUCCESS_RATE: f64 = 0.8;
+
+/// Answers in the window below which the rate says nothing.
+const LEAST_ANSWERS: u32 = 20;
+
+/// Parts of the window that expire one by one.
+const BUCKETS: usize = 10;
+
+/// When a breaker trips and how it closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Failures without a success between them that trip it.
+    pub failure_threshold: u32,
+    /// Within this long.
+    pub window: Duration,
+    /// How long it stays open.
+    pub open_for: Duration,
+    /// Most probes before half-open decides.
+    pub half_open_requests: u32,
+    /// Successes that close it; more than `half_open_requests` could never be reached and means that many.
+    pub success_threshold: u32,
+}
+
+impl From<&config::Breaker> for Policy {
+    fn from(breaker: &config::Breaker) -> Self {
+        Self {
+            failure_threshold: breaker.failure_threshold,
+            window: breaker.window,
+            open_for: breaker.open_for,
+            half_open_requests: breaker.half_open_requests,
+            success_threshold: breaker.success_threshold,
+        }
+    }
+}
+
+/// Where a breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Passing.
+    Closed,
+    /// Tripped.
+    Open,
+    /// Probing.
+    HalfOpen,
+}
+
+/// How an admitted call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target answered.
+    Success,
+    /// The target failed.
+    Failure,
+    /// It says nothing about the target (cancelled, the caller's mistake).
+    Neutral,
+}
+
+/// The call may not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When the next probe may go; `None`: one is out, its answer decides.
+    pub until: Option<Instant>,
+}
+
+/// What a call was admitted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    epoch: u64,
+    probe: bool,
+}
+
+/// The machine itself, without locks or clock.
+#[derive(Debug)]
+pub struct Machine {
+    policy: Policy,
+    /// Transitions so far.
+    epoch: u64,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Closed(Window),
+    Open { until: Instant },
+    HalfOpen { successes: u32, probing: bool },
+}
+
+impl Machine {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, epoch: 0, phase: Phase::Closed(Window::default()) }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        match self.phase {
+            Phase::Closed(_) => State::Closed,
+            Phase::Open { .. } => State::Open,
+            Phase::HalfOpen { .. } => State::HalfOpen,
+        }
+    }
+
+    /// Asks to make a call. An open breaker whose time has come turns half-open and admits it as the first probe.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] while open, and while a probe is out.
+    pub fn admit(&mut self, now: Instant) -> Result<Admitted, Refused> {
+        match self.phase {
+            Phase::Closed(_) => Ok(Admitted { epoch: self.epoch, probe: false }),
+            Phase::Open { until } if now < until => Err(Refused { until: Some(until) }),
+            Phase::HalfOpen { probing: true, .. } => Err(Refused { until: None }),
+            Phase::Open { .. } => {
+                self.enter(Phase::HalfOpen { successes: 0, probing: true });
+                Ok(Admitted { epoch: self.epoch, probe: true })
+            }
+            Phase::HalfOpen { ref mut probing, .. } => {
+                *probing = true;
+                Ok(Admitted { epoch: self.epoch, probe: true })
+            }
+        }
+    }
+
+    /// Whether [`Self::admit`] would say yes.
+    #[must_use]
+    pub fn would_admit(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Closed(_) => true,
+            Phase::Open { until } => now >= until,
+            Phase::HalfOpen { probing, .. } => !probing,
+        }
+    }
+
+    /// Takes in how an admitted call ended.
+    pub fn record(&mut self, call: Admitted, outcome: Outcome, now: Instant) {
+        if call.epoch != self.epoch {
+            return;
+        }
+        let closes_at = self.policy.success_threshold.min(self.policy.half_open_requests);
+        match (&mut self.phase, outcome) {
+            (Phase::Closed(_), Outcome::Neutral) | (Phase::Open { .. }, _) => {}
+            (Phase::Closed(window), outcome) => {
+                if window.trips(&self.policy, outcome == Outcome::Success, now) {
+                    self.open(now);
+                }
+            }
+            (Phase::HalfOpen { probing, .. }, Outcome::Neutral) => *probing = false,
+            (Phase::HalfOpen { .. }, Outcome::Failure) => self.open(now),
+            (Phase::HalfOpen { successes, probing }, Outcome::Success) => {
+                *successes += 1;
+                *probing = false;
+                if *successes >= closes_at {
+                    self.enter(Phase::Closed(Window::default()));
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, now: Instant) {
+        self.enter(Phase::Open { until: now + self.policy.open_for });
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.epoch += 1;
+        self.phase = phase;
+    }
+}
+
+/// What a closed breaker remembers.
+#[derive(Debug, Default)]
+struct Window {
+    /// Failures since the last success, oldest first; no more than the threshold.
+    failures: VecDeque<Instant>,
+    /// Exact counts a tenth of the window, oldest first.
+    answers: VecDeque<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    from: Instant,
+    successes: u32,
+    failures: u32,
+}
+
+impl Window {
+    /// Takes in an answer; whether it is one too many.
+    fn trips(&mut self, policy: &Policy, success: bool, now: Instant) -> bool {
+        let by_run = self.run(policy, success, now);
+        let by_rate = self.rate(policy, success, now);
+        by_run || by_rate
+    }
+
+    fn run(&mut self, policy: &Policy, success: bool, now: Instant) -> bool {
+        if success {
+            self.failures.clear();
+            return false;
+        }
+        while self.failures.front().is_some_and(|first| now.saturating_duration_since(*first) > policy.window) {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(now);
+        self.failures.len() >= policy.failure_threshold.max(1) as usize
+    }
+
+    fn rate(&mut self, policy: &Policy, success: bool, now: Instant) -> bool {
+        let age = |bucket: &Bucket| now.saturating_duration_since(bucket.from);
+        while self.answers.front().is_some_and(|first| age(first) >= policy.window) {
+            self.answers.pop_front();
+        }
+        if self.answers.back().is_none_or(|last| age(last) >= policy.window / BUCKETS as u32) {
+            self.answers.push_back(Bucket { from: now, successes: 0, failures: 0 });
+        }
+        if let Some(last) = self.answers.back_mut() {
+            last.successes += u32::from(success);
+            last.failures += u32::from(!success);
+        }
+        let successes: u32 = self.answers.iter().map(|bucket| bucket.successes).sum();
+        let answers = successes + self.answers.iter().map(|bucket| bucket.failures).sum::<u32>();
+        answers >= LEAST_ANSWERS && f64::from(successes) < LEAST_SUCCESS_RATE * f64::from(answers)
+    }
+}
+
+/// The machine for concurrent callers. While it is closed, admitting is one atomic load; recording takes a short lock.
+pub struct Breaker {
+    /// The epoch, doubled, plus 1 while closed: written under the lock, read without.
+    word: AtomicU64,
+    machine: Mutex<Machine>,
+    moved: Box<dyn Fn(State) + Send + Sync>,
+}
+
+impl Breaker {
+    /// A closed breaker. `moved` is called at each transition, in order, under the breaker's lock: it must be short and must
+    /// not call the breaker.
+    pub fn new(policy: Policy, moved: impl Fn(State) + Send + Sync + 'static) -> Arc<Self> {
+        let machine = Machine::new(policy);
+        Arc::new(Self { word: AtomicU64::new(word(&machine)), machine: Mutex::new(machine), moved: Box::new(moved) })
+    }
+
+    /// Asks to make a call.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] while open, and while a probe is out.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Permit, Refused> {
+        let word = self.word.load(Ordering::Acquire);
+        let call = if is_closed(word) {
+            Admitted { epoch: word >> 1, probe: false }
+        } else {
+            self.with(|machine| machine.admit(now))?
+        };
+        Ok(Permit { breaker: Arc::clone(self), call: Some(call) })
+    }
+
+    /// Whether a call would be admitted; changes nothing. The answer is old as soon as it is given.
+    #[must_use]
+    pub fn would_admit(&self, now: Instant) -> bool {
+        is_closed(self.word.load(Ordering::Acquire)) || self.lock().would_admit(now)
+    }
+
+    /// Whether it is closed: one atomic load.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        is_closed(self.word.load(Ordering::Acquire))
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.lock().state()
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
+        let mut machine = self.lock();
+        let before = machine.epoch;
+        let result = change(&mut machine);
+        if machine.epoch != before {
+            self.word.store(word(&machine), Ordering::Release);
+            (self.moved)(machine.state());
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        // No caller's code but `moved` runs under the lock, and the machine is whole before it is called.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn is_closed(word: u64) -> bool {
+    word & 1 == 1
+}
+
+fn word(machine: &Machine) -> u64 {
+    machine.epoch << 1 | u64::from(machine.state() == State::Closed)
+}
+
+/// An admitted call. Dropped without an answer it is neutral: a probe's place is free again.
+pub struct Permit {
+    breaker: Arc<Breaker>,
+    call: Option<Admitted>,
+}
+
+impl Permit {
+    /// Whether it is a half-open breaker's probe.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.call.is_some_and(|call| call.probe)
+    }
+
+    /// Says how the call ended.
+    pub fn record(mut self, outcome: Outcome, now: Instant) {
+        if let Some(call) = self.call.take() {
+            self.breaker.settle(call, outcome, now);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            // A neutral outcome looks at no clock.
+            self.breaker.settle(call, Outcome::Neutral, Instant::now());
+        }
+    }
+}
+
+impl Breaker {
+    fn settle(&self, call: Admitted, outcome: Outcome, now: Instant) {
+        if call.probe || outcome != Outcome::Neutral {
+            self.with(|machine| machine.record(call, outcome, now));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

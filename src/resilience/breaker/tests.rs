@@ -1,0 +1,326 @@
+//! The machine against its promises one by one, then against a model that keeps everything and computes from scratch.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: Policy = Policy {
+    failure_threshold: 5,
+    window: Duration::from_secs(10),
+    open_for: Duration::from_secs(30),
+    half_open_requests: 3,
+    success_threshold: 3,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Bench {
+    machine: Machine,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { machine: Machine::new(POLICY), now: Instant::now() }
+    }
+
+    fn pass(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self
+    }
+
+    fn admit(&mut self) -> Result<Admitted, Refused> {
+        self.machine.admit(self.now)
+    }
+
+    fn call(&mut self, outcome: Outcome) -> &mut Self {
+        let call = self.admit().expect("the test expects the call to be admitted");
+        self.machine.record(call, outcome, self.now);
+        self
+    }
+
+    fn calls(&mut self, count: usize, outcome: Outcome) -> &mut Self {
+        (0..count).for_each(|_| drop(self.call(outcome)));
+        self
+    }
+
+    fn state(&self) -> State {
+        self.machine.state()
+    }
+}
+
+fn drop<T>(_: T) {}
+
+fn open() -> Bench {
+    let mut bench = Bench::new();
+    bench.calls(5, Outcome::Failure);
+    assert_eq!(bench.state(), State::Open);
+    bench
+}
+
+fn half_open() -> Bench {
+    let mut bench = open();
+    bench.pass(POLICY.open_for).call(Outcome::Neutral);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench
+}
+
+#[test]
+fn five_failures_trip_and_four_do_not() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.calls(4, Outcome::Failure).state(), State::Closed);
+    assert_eq!(bench.call(Outcome::Failure).state(), State::Open);
+}
+
+#[test]
+fn a_success_between_starts_the_count_again() {
+    let mut bench = Bench::new();
+    bench.calls(4, Outcome::Failure).call(Outcome::Success).calls(4, Outcome::Failure);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn failures_spread_over_more_than_the_window_do_not_trip() {
+    let mut bench = Bench::new();
+    for _ in 0..50 {
+        assert_eq!(bench.call(Outcome::Failure).pass(SECOND * 26 / 10).state(), State::Closed);
+    }
+}
+
+#[test]
+fn five_failures_in_exactly_the_window_trip() {
+    let mut bench = Bench::new();
+    bench.call(Outcome::Failure).pass(SECOND * 10).calls(4, Outcome::Failure);
+    assert_eq!(bench.state(), State::Open);
+}
+
+#[test]
+fn a_low_success_rate_trips_from_twenty_answers_on() {
+    let mut bench = Bench::new();
+    // Three in four succeed: 14 of 19 is under 80 % but too few answers to tell.
+    for _ in 0..4 {
+        bench.calls(3, Outcome::Success).call(Outcome::Failure);
+    }
+    bench.calls(2, Outcome::Success).call(Outcome::Failure);
+    assert_eq!(bench.state(), State::Closed);
+    assert_eq!(bench.call(Outcome::Success).state(), State::Open, "15 of 20 is 75 %");
+}
+
+#[test]
+fn eighty_percent_is_good_enough() {
+    let mut bench = Bench::new();
+    for _ in 0..50 {
+        bench.calls(4, Outcome::Success).call(Outcome::Failure);
+    }
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn what_left_the_window_no_longer_counts_for_the_rate() {
+    let mut bench = Bench::new();
+    for _ in 0..4 {
+        bench.call(Outcome::Success).calls(3, Outcome::Failure);
+    }
+    assert_eq!(bench.state(), State::Closed, "16 answers");
+    bench.pass(SECOND * 10).calls(16, Outcome::Success).calls(4, Outcome::Failure);
+    assert_eq!(bench.state(), State::Closed, "16 of 20, and the old ones are gone");
+}
+
+#[test]
+fn neutral_answers_count_for_nothing() {
+    let mut bench = Bench::new();
+    bench.calls(4, Outcome::Failure).calls(100, Outcome::Neutral).call(Outcome::Failure);
+    assert_eq!(bench.state(), State::Open, "they are no successes");
+}
+
+#[test]
+fn open_refuses_until_its_time_and_says_when() {
+    let mut bench = open();
+    let until = bench.now + POLICY.open_for;
+    assert_eq!(bench.admit(), Err(Refused { until: Some(until) }));
+    assert_eq!(bench.pass(POLICY.open_for - Duration::from_nanos(1)).admit(), Err(Refused { until: Some(until) }));
+    assert!(bench.pass(Duration::from_nanos(1)).admit().is_ok_and(|call| call.probe));
+}
+
+#[test]
+fn half_open_admits_one_probe_at_a_time() {
+    let mut bench = half_open();
+    let probe = bench.admit().unwrap();
+    assert_eq!(bench.admit(), Err(Refused { until: None }));
+    assert!(!bench.machine.would_admit(bench.now));
+    bench.machine.record(probe, Outcome::Success, bench.now);
+    assert!(bench.admit().is_ok());
+}
+
+#[test]
+fn three_successes_close_and_two_do_not() {
+    let mut bench = half_open();
+    assert_eq!(bench.calls(2, Outcome::Success).state(), State::HalfOpen);
+    assert_eq!(bench.call(Outcome::Success).state(), State::Closed);
+    assert_eq!(bench.calls(4, Outcome::Failure).state(), State::Closed, "the old failures are forgotten");
+}
+
+#[test]
+fn any_failed_probe_opens_again_for_the_whole_time() {
+    let mut bench = half_open();
+    bench.calls(2, Outcome::Success).call(Outcome::Failure);
+    assert_eq!(bench.admit(), Err(Refused { until: Some(bench.now + POLICY.open_for) }));
+}
+
+#[test]
+fn a_probe_without_an_answer_leaves_its_place_to_another() {
+    let mut bench = half_open();
+    bench.calls(20, Outcome::Neutral);
+    assert_eq!(bench.calls(3, Outcome::Success).state(), State::Closed);
+}
+
+#[test]
+fn answers_from_before_a_transition_change_nothing() {
+    let mut bench = Bench::new();
+    let late = bench.admit().unwrap();
+    bench.calls(5, Outcome::Failure).pass(POLICY.open_for);
+    let probe = bench.admit().unwrap();
+    for outcome in [Outcome::Success, Outcome::Failure, Outcome::Neutral] {
+        bench.machine.record(late, outcome, bench.now);
+        assert_eq!(bench.state(), State::HalfOpen);
+        assert_eq!(bench.admit(), Err(Refused { until: None }), "the probe is still out");
+    }
+    bench.machine.record(probe, Outcome::Failure, bench.now);
+    bench.machine.record(probe, Outcome::Success, bench.now);
+    assert_eq!(bench.state(), State::Open, "an answer counts once");
+}
+
+#[test]
+fn a_success_threshold_that_no_probe_count_reaches_means_all_probes() {
+    let mut bench = Bench::new();
+    bench.machine = Machine::new(Policy { half_open_requests: 1, ..POLICY });
+    bench.calls(5, Outcome::Failure).pass(POLICY.open_for).call(Outcome::Success);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn the_shared_breaker_tells_transitions_in_order_and_frees_dropped_probes() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let breaker = Breaker::new(POLICY, {
+        let seen = Arc::clone(&seen);
+        move |state| seen.lock().unwrap().push(state)
+    });
+    let start = Instant::now();
+    for _ in 0..5 {
+        breaker.admit(start).ok().unwrap().record(Outcome::Failure, start);
+    }
+    assert!(!breaker.would_admit(start));
+    let later = start + POLICY.open_for;
+    for _ in 0..3 {
+        let probe = breaker.admit(later).ok().unwrap();
+        assert!(probe.is_probe());
+        assert!(breaker.admit(later).is_err());
+    }
+    for _ in 0..3 {
+        breaker.admit(later).ok().unwrap().record(Outcome::Success, later);
+    }
+    assert!(breaker.is_closed());
+    assert_eq!(*seen.lock().unwrap(), [State::Open, State::HalfOpen, State::Closed]);
+}
+
+/// Everything that was answered since the breaker closed, and the rules read off the page.
+struct Model {
+    state: State,
+    answers: Vec<(Instant, bool)>,
+    until: Option<Instant>,
+    probe_out: bool,
+    successes: u32,
+    epoch: u64,
+}
+
+impl Model {
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.state == State::Open && self.until.is_some_and(|until| now >= until) {
+            (self.state, self.successes, self.probe_out) = (State::HalfOpen, 0, false);
+            self.epoch += 1;
+        }
+        let admitted = self.state == State::Closed || self.state == State::HalfOpen && !self.probe_out;
+        self.probe_out |= admitted && self.state == State::HalfOpen;
+        admitted.then_some(self.epoch)
+    }
+
+    fn record(&mut self, epoch: u64, success: Option<bool>, now: Instant) {
+        if epoch != self.epoch {
+            return;
+        }
+        self.probe_out = false;
+        let Some(success) = success else { return };
+        if self.state == State::Closed {
+            self.answers.push((now, success));
+            let run: Vec<_> = self.answers.iter().rev().take_while(|(_, success)| !success).collect();
+            let recent_failures = run.iter().filter(|(at, _)| now - *at <= POLICY.window).count();
+            if recent_failures >= 5 {
+                self.open(now);
+            }
+        } else if !success {
+            self.open(now);
+        } else {
+            self.successes += 1;
+            if self.successes == 3 {
+                (self.state, self.answers) = (State::Closed, Vec::new());
+                self.epoch += 1;
+            }
+        }
+    }
+
+    fn open(&mut self, now: Instant) {
+        (self.state, self.until) = (State::Open, Some(now + POLICY.open_for));
+        self.epoch += 1;
+    }
+}
+
+proptest! {
+    /// Up to five calls are out at a time and end in any order. Fewer than 20 answers fall into any window, so that the
+    /// run of failures alone decides; the rate has its tests above.
+    #[test]
+    fn agrees_with_the_model(steps in prop::collection::vec((0..4u8, 0..5usize, 600..9_000u64), 0..300)) {
+        let mut now = Instant::now();
+        let mut machine = Machine::new(POLICY);
+        let mut model = Model {
+            state: State::Closed, answers: Vec::new(), until: None, probe_out: false, successes: 0, epoch: 0,
+        };
+        let mut out: Vec<(Admitted, u64)> = Vec::new();
+        for (action, pick, wait) in steps {
+            now += Duration::from_millis(wait);
+            if action == 0 || out.is_empty() {
+                let (real, modelled) = (machine.admit(now), model.admit(now));
+                prop_assert_eq!(real.is_ok(), modelled.is_some());
+                out.extend(real.ok().zip(modelled));
+            } else {
+                let (call, epoch) = out.swap_remove(pick % out.len());
+                let outcome = [Outcome::Success, Outcome::Failure, Outcome::Neutral][usize::from(action - 1)];
+                machine.record(call, outcome, now);
+                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure => Some(false), Outcome::Neutral => None };
+                model.record(epoch, success, now);
+            }
+            prop_assert_eq!(machine.state(), model.state);
+        }
+    }
+}
+
+proptest! {
+    /// Answers come in bursts on whole seconds, so that the tenths of the window begin where the model's seconds do.
+    #[test]
+    fn trips_exactly_when_the_run_or_the_rate_says_so(
+        answers in prop::collection::vec((prop::bool::weighted(0.15), prop::bool::weighted(0.8)), 0..200),
+    ) {
+        let mut bench = Bench::new();
+        let mut seen: Vec<(Instant, bool)> = Vec::new();
+        for (wait, success) in answers {
+            let now = bench.pass(SECOND * u32::from(wait)).now;
+            seen.push((now, success));
+            bench.call(if success { Outcome::Success } else { Outcome::Failure });
+            let run = seen.iter().rev().take_while(|(at, success)| !success && now - *at <= POLICY.window).count();
+            let window: Vec<_> = seen.iter().filter(|(at, _)| now - *at < POLICY.window).collect();
+            let successes = window.iter().filter(|(_, success)| *success).count();
+            let trips = run >= 5 || window.len() >= 20 && successes * 5 < window.len() * 4;
+            prop_assert_eq!(bench.state() == State::Open, trips);
+            if trips { break; }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Peak EWMA: how long an endpoint takes, quick to believe bad news and slow to forget it.
+//!
+//! A round trip above the estimate replaces it at once, one below it is averaged in with a weight that grows with the time
+//! since the last one (decay 10 s), and an estimate that nobody feeds decays towards zero, so that an endpoint that was slow
+//! once is tried again. A failure is fed as a penalty, so that fast failures do not draw traffic. The endpoint's in-flight
+//! count belongs to the endpoint; picking of two belongs to `predict`.
+//!
+//! **Source:** Finagle's `PeakEwma`.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How fast old round trips are forgotten.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// The least round trip a failure counts as.
+const PENALTY: Duration = Duration::from_secs(5);
+
+/// One endpoint's estimate. Concurrent feeds may lose one another's weight, never the scale: it is a hint, not a count.
+pub struct PeakEwma {
+    origin: Instant,
+    /// Seconds, as the bits of an `f64`, as of `stamp`.
+    cost: AtomicU64,
+    /// Nanoseconds since `origin` of the last feed.
+    stamp: AtomicU64,
+    penalized: AtomicBool,
+}
+
+impl PeakEwma {
+    /// An estimate that knows nothing yet: the endpoint looks free.
+    #[must_use]
+    pub fn new(origin: Instant) -> Self {
+        Self { origin, cost: AtomicU64::new(0), stamp: AtomicU64::new(0), penalized: AtomicBool::new(false) }
+    }
+
+    /// Feeds a round trip that ended at `now`.
+    pub fn observe(&self, round_trip: Duration, now: Instant) {
+        let weight = decayed(self.advance(now));
+        let sample = round_trip.as_secs_f64();
+        self.update(|cost| if sample > cost { sample } else { cost * weight + sample * (1.0 - weight) });
+    }
+
+    /// Feeds a failure: it counts as `retry_after`, at least 5 s.
+    pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
+        self.observe(retry_after.unwrap_or_default().max(PENALTY), now);
+        self.penalized.store(true, Relaxed);
+    }
+
+    /// Ends a penalty: a probe or a health check took `round_trip` and succeeded. Without a penalty it changes nothing.
+    pub fn lift(&self, round_trip: Duration, now: Instant) {
+        if self.penalized.swap(false, Relaxed) {
+            self.advance(now);
+            self.update(|_| round_trip.as_secs_f64());
+        }
+    }
+
+    /// What one more request would cost here: the estimate times the requests there would be. Lower is better.
+    #[must_use]
+    pub fn load(&self, in_flight: u32, now: Instant) -> f64 {
+        self.estimate(now) * (f64::from(in_flight) + 1.0)
+    }
+
+    /// The estimated round trip in seconds.
+    #[must_use]
+    pub fn estimate(&self, now: Instant) -> f64 {
+        let since = self.nanos(now).saturating_sub(self.stamp.load(Relaxed));
+        f64::from_bits(self.cost.load(Relaxed)) * decayed(since)
+    }
+
+    /// Moves the stamp to `now`; returns the nanoseconds it moved by, each of which one caller gets to see.
+    fn advance(&self, now: Instant) -> u64 {
+        let now = self.nanos(now);
+        now.saturating_sub(self.stamp.fetch_max(now, Relaxed))
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn update(&self, next: impl Fn(f64) -> f64) {
+        let mut seen = self.cost.load(Relaxed);
+        while let Err(now) =
+            self.cost.compare_exchange_weak(seen, next(f64::from_bits(seen)).to_bits(), Relaxed, Relaxed)
+        {
+            seen = now;
+        }
+    }
+}
+
+/// What is left of a weight of 1 after `nanos`.
+fn decayed(nanos: u64) -> f64 {
+    (-(nanos as f64) / DECAY.as_nanos() as f64).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_peak_is_believed_at_once_and_forgotten_slowly() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        ewma.observe(10 * MS, origin);
+        ewma.observe(100 * MS, origin + MS);
+        assert!((ewma.estimate(origin + MS) - 0.1).abs() < 1e-9);
+        ewma.observe(10 * MS, origin + MS + DECAY);
+        let expected = 0.1 * (-1f64).exp() + 0.01 * (1.0 - (-1f64).exp());
+        assert!((ewma.estimate(origin + MS + DECAY) - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_idle_endpoint_is_tried_again() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        ewma.penalize(None, origin);
+        assert!((ewma.estimate(origin) - 5.0).abs() < 1e-9);
+        let later = ewma.estimate(origin + Duration::from_secs(86));
+        assert!(later < 0.001, "5 s decay to 1 ms in about 85 s, not {later}");
+    }
+
+    #[test]
+    fn load_grows_with_what_is_in_flight() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        ewma.observe(10 * MS, origin);
+        assert!((ewma.load(3, origin) - 0.04).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_failure_counts_as_its_retry_after_but_at_least_five_seconds() {
+        let origin = Instant::now();
+        for (retry_after, seconds) in [(None, 5.0), (Some(MS), 5.0), (Some(Duration::from_secs(60)), 60.0)] {
+            let ewma = PeakEwma::new(origin);
+            ewma.penalize(retry_after, origin);
+            assert!((ewma.estimate(origin) - seconds).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_penalty_is_lifted_once_and_only_a_penalty() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        ewma.observe(100 * MS, origin);
+        ewma.lift(MS, origin);
+        assert!((ewma.estimate(origin) - 0.1).abs() < 1e-9, "no penalty, nothing to lift");
+        ewma.penalize(None, origin);
+        ewma.lift(MS, origin);
+        assert!((ewma.estimate(origin) - 0.001).abs() < 1e-9);
+    }
+
+    proptest! {
+        #[test]
+        fn an_estimate_stays_between_zero_and_the_slowest(steps in prop::collection::vec((0..20_000u64, 0..5_000u64), 1..100)) {
+            let origin = Instant::now();
+            let ewma = PeakEwma::new(origin);
+            let (mut now, mut slowest) = (origin, Duration::ZERO);
+            for (wait, took) in steps {
+                now += MS * u32::try_from(wait).unwrap();
+                let took = MS * u32::try_from(took).unwrap();
+                slowest = slowest.max(took);
+                ewma.observe(took, now);
+                let estimate = ewma.estimate(now);
+                prop_assert!(estimate >= 0.0 && estimate <= slowest.as_secs_f64() + 1e-9);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight.
+//!
+//! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
+//! When to use which is the stages' business.
+
+pub mod backoff;
+pub mod breaker;
+pub mod budget;
+pub mod bulkhead;
+pub mod ewma;
+pub mod flight;

@@ -1,0 +1,152 @@
+//! The feature stage's handles.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::{
+    config::View,
+    infer::{Reason, ViewId},
+    telemetry::names,
+};
+
+/// A layer of the feature store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    L1,
+    L2,
+    L3,
+}
+
+/// What a layer said to one lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Hit,
+    StaleHit,
+    NegativeHit,
+    Miss,
+    Error,
+    Timeout,
+}
+
+/// What became of a write-back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteBack {
+    Written,
+    Older,
+    Error,
+}
+
+const OUTCOMES: [&str; 6] = ["hit", "stale_hit", "negative_hit", "miss", "error", "timeout"];
+const WRITE_BACKS: [&str; 3] = ["written", "older", "error"];
+const REASONS: [Reason; 4] = [Reason::NotFound, Reason::Null, Reason::OutsideMaxAge, Reason::Unavailable];
+/// Each layer's name and the share of lookups it is expected to answer: 30–40 %, 95–99 %, all.
+const LAYERS: [(&str, f64); 3] = [("l1", 0.30), ("l2", 0.95), ("l3", 1.0)];
+
+/// Everything the stage counts.
+#[derive(Debug)]
+pub(crate) struct Features {
+    layers: [LayerHandles; 3],
+    views: Box<[ViewHandles]>,
+    write_backs: [Counter; 3],
+    pub(crate) coalesced: Counter,
+    l1_bytes: Gauge,
+    l1_rows: Gauge,
+}
+
+#[derive(Debug)]
+struct LayerHandles {
+    outcomes: [Counter; 6],
+    duration: Histogram,
+    hit_ratio: Gauge,
+    asked: AtomicU64,
+    answered: AtomicU64,
+}
+
+#[derive(Debug)]
+struct ViewHandles {
+    age: Histogram,
+    /// In the order of `REASONS`.
+    defaults: [Counter; 4],
+}
+
+impl Features {
+    pub(crate) fn new(views: &[Arc<View>]) -> Self {
+        Self {
+            layers: LAYERS.map(|(layer, target)| LayerHandles::new(layer, target)),
+            views: views.iter().map(|view| ViewHandles::new(&view.name)).collect(),
+            write_backs: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_WRITE_BACKS, "outcome" => outcome)),
+            coalesced: counter!(names::FEATURE_COALESCED),
+            l1_bytes: gauge!(names::L1_BYTES),
+            l1_rows: gauge!(names::L1_ROWS),
+        }
+    }
+
+    /// Counts lookups at a layer, all with one outcome.
+    pub(crate) fn looked_up(&self, layer: Layer, outcome: Outcome, count: u64) {
+        let layer = &self.layers[layer as usize];
+        layer.outcomes[outcome as usize].increment(count);
+        layer.asked.fetch_add(count, Ordering::Relaxed);
+        if matches!(outcome, Outcome::Hit | Outcome::StaleHit | Outcome::NegativeHit) {
+            layer.answered.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// How long one request's lookups at a layer took.
+    pub(crate) fn took(&self, layer: Layer, duration: std::time::Duration) {
+        self.layers[layer as usize].duration.record(duration);
+    }
+
+    /// How old the event behind a row is that was served.
+    pub(crate) fn served(&self, view: ViewId, age_seconds: f64) {
+        self.views[view.index()].age.record(age_seconds);
+    }
+
+    /// Defaults stood in for that many rows.
+    pub(crate) fn defaulted(&self, view: ViewId, reason: Reason, rows: u64) {
+        self.views[view.index()].defaults[reason as usize].increment(rows);
+    }
+
+    pub(crate) fn wrote_back(&self, outcome: WriteBack) {
+        self.write_backs[outcome as usize].increment(1);
+    }
+
+    /// Sets what is a level rather than a count.
+    pub(crate) fn gauge(&self, l1_bytes: u64, l1_rows: u64) {
+        self.l1_bytes.set(l1_bytes as f64);
+        self.l1_rows.set(l1_rows as f64);
+        for layer in &self.layers {
+            let asked = layer.asked.load(Ordering::Relaxed);
+            if asked > 0 {
+                layer.hit_ratio.set(layer.answered.load(Ordering::Relaxed) as f64 / asked as f64);
+            }
+        }
+    }
+}
+
+impl LayerHandles {
+    fn new(layer: &'static str, target: f64) -> Self {
+        gauge!(names::FEATURE_HIT_RATIO_TARGET, "layer" => layer).set(target);
+        Self {
+            outcomes: OUTCOMES.map(|outcome| counter!(names::FEATURE_LOOKUPS, "layer" => layer, "outcome" => outcome)),
+            duration: histogram!(names::FEATURE_LOOKUP_DURATION, "layer" => layer),
+            hit_ratio: gauge!(names::FEATURE_HIT_RATIO, "layer" => layer),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
+    }
+}
+
+impl ViewHandles {
+    fn new(view: &str) -> Self {
+        let view = view.to_owned();
+        Self {
+            age: histogram!(names::FEATURE_AGE, "view" => view.clone()),
+            defaults: REASONS
+                .map(|reason| counter!(names::FEATURE_DEFAULTS, "view" => view.clone(), "reason" => reason.token())),
+        }
+    }
+}
