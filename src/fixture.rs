@@ -21,6 +21,7 @@ use crate::{
 /// `explainers`, models `fraud` (joins `user_stats`, has an explainer) and `lite` (joins nothing).
 pub(crate) fn config() -> Config {
     Config {
+        allow_repository: false,
         listen: listen(),
         workers: 2,
         capacity: Capacity { slots: 10, shared: 0.3, burst_pool: None },
@@ -153,7 +154,12 @@ fn features() -> Features {
         id: ViewId(0),
         name: "user_stats".into(),
         entities: vec![("user_id".into(), EntityType::Int64)],
-        features: vec![Feature { name: "txn_count_1h".into(), kind: FeatureType::Int64, default: Value::Int64(7) }],
+        features: vec![Feature {
+            name: "txn_count_1h".into(),
+            kind: FeatureType::Int64,
+            default: Value::Int64(7),
+            length: None,
+        }],
         ttl: Duration::from_secs(300),
         max_age: None,
         consistency: Consistency::Ttl,

@@ -4,9 +4,24 @@
 //! Stages compile what they need from the snapshot when they are built; no request parses anything. Fields are `pub(crate)`
 //! so that a knob nobody reads is a compiler warning.
 
+mod de;
+mod explain;
+mod load;
+mod problems;
+mod raw;
+mod schema;
+mod shape;
+mod substitute;
+mod tree;
+mod validate;
+
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
+
+pub(crate) use load::{Loaded, load};
+pub use problems::Problems;
+pub(crate) use schema::document as json_schema;
 
 /// One consistent snapshot of the configuration.
 #[derive(Clone, Debug)]
@@ -22,6 +37,8 @@ pub struct Config {
     pub(crate) features: Features,
     pub(crate) drain: Drain,
     pub(crate) metrics_aliases: bool,
+    /// Whether model repository load and unload are passed on; refused otherwise.
+    pub(crate) allow_repository: bool,
     /// What the file sets and this version accepts without acting on it yet, as `path.to.key: words`.
     pub(crate) notices: Vec<String>,
 }
@@ -240,8 +257,11 @@ pub(crate) struct View {
 pub(crate) struct Feature {
     pub(crate) name: Arc<str>,
     pub(crate) kind: FeatureType,
-    /// What stands in for a missing value: as configured, else the type's zero (an empty list for lists).
+    /// What stands in for a missing value: as configured, else the type's zero (for lists `length` zeros, else empty).
     pub(crate) default: Value,
+    /// How many elements a list has: as configured, else as many as its default; `None`: as many as the row has. The default,
+    /// where there is a length, has it.
+    pub(crate) length: Option<usize>,
 }
 
 /// How changes of a view reach its cached rows.

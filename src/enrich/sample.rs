@@ -32,6 +32,7 @@ pub(crate) fn view(entity: (&str, EntityType), features: &[Declared<'_>]) -> Arc
         name: Arc::from(*name),
         kind: *kind,
         default: default.clone(),
+        length: None,
     };
     Arc::new(View {
         id: ViewId(0),

@@ -26,7 +26,7 @@ pub(super) fn view(name: &str) -> ViewBuilder {
 }
 
 fn feature(name: &str) -> Feature {
-    Feature { name: name.into(), kind: FeatureType::Int64, default: Value::Int64(-1) }
+    Feature { name: name.into(), kind: FeatureType::Int64, default: Value::Int64(-1), length: None }
 }
 
 impl ViewBuilder {
@@ -105,6 +105,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
 pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> config::Config {
     let nowhere = ([127, 0, 0, 1], 0).into();
     config::Config {
+        allow_repository: false,
         listen: config::Listen {
             http: nowhere,
             grpc: None,

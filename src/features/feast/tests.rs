@@ -36,7 +36,12 @@ pub(crate) fn entity(kind: &str, value: &Json) -> EntityValue {
 fn view(name: &str, features: &[&str]) -> View {
     let features = features
         .iter()
-        .map(|name| Feature { name: (*name).into(), kind: FeatureType::Double, default: Value::Double(0.0) })
+        .map(|name| Feature {
+            name: (*name).into(),
+            kind: FeatureType::Double,
+            default: Value::Double(0.0),
+            length: None,
+        })
         .collect();
     View {
         id: ViewId(0),

@@ -31,7 +31,7 @@ pub(crate) fn view(name: &str, entities: &[(&str, EntityType)], features: &[(&st
         entities: entities.iter().map(|(name, kind)| ((*name).into(), *kind)).collect(),
         features: features
             .iter()
-            .map(|(name, kind)| Feature { name: (*name).into(), kind: *kind, default: Value::Null })
+            .map(|(name, kind)| Feature { name: (*name).into(), kind: *kind, default: Value::Null, length: None })
             .collect(),
         ttl: Duration::from_secs(60),
         max_age: None,

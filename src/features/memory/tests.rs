@@ -9,7 +9,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
-    let feature = Feature { name: "f".into(), kind: FeatureType::Int64, default: Value::Int64(0) };
+    let feature = Feature { name: "f".into(), kind: FeatureType::Int64, default: Value::Int64(0), length: None };
     Arc::new(View {
         id: ViewId(id),
         name: format!("v{id}").into(),

@@ -1,0 +1,99 @@
+//! The effective value of every key, whether the file set it, and when a change of it takes effect.
+//!
+//! Values are shown as in problems: nothing that came from `${…}`, no password of a URL.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{
+    Config,
+    problems::{Path, Places},
+    raw::Root,
+    schema,
+};
+
+/// One line a key: `path: value  (set | default; reload class)`.
+pub(super) fn explain(raw: &Root, places: &Places, config: &Config) -> String {
+    let values = serde_json::to_value(raw).unwrap_or_default();
+    let mut explainer = Explainer { places, config, out: String::new() };
+    explainer.walk(&Path::default(), &values, schema::inlined(), "restart");
+    explainer.out
+}
+
+struct Explainer<'a> {
+    places: &'a Places,
+    config: &'a Config,
+    out: String,
+}
+
+impl Explainer<'_> {
+    fn walk(&mut self, path: &Path, value: &Value, schema: &Value, inherited: &str) {
+        let reload = schema["x-reload"].as_str().unwrap_or(inherited).to_owned();
+        let schema = fitting(value, schema);
+        match value {
+            Value::Object(entries) if !entries.is_empty() => {
+                for (key, value) in entries {
+                    let below = schema["properties"].get(key).unwrap_or(&schema["additionalProperties"]);
+                    self.walk(&path.key(key), value, below, &reload);
+                }
+            }
+            Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.walk(&path.item(i), item, &schema["items"], &reload);
+                }
+            }
+            _ => self.line(path, value, schema, &reload),
+        }
+    }
+
+    fn line(&mut self, path: &Path, value: &Value, schema: &Value, reload: &str) {
+        let origin = if self.places.is_set(path) { "set" } else { "default" };
+        let shown = match value {
+            Value::Array(_) => list(value, |i| self.places.given(&path.item(i))),
+            _ if origin == "set" => self.places.given(path).unwrap_or("***").to_owned(),
+            Value::Null => self.unset(path, schema),
+            Value::String(text) => text.clone(),
+            Value::Object(_) => "none".to_owned(),
+            other => other.to_string(),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.out, "{path}: {shown}  ({origin}; reload: {reload})");
+    }
+
+    /// What holds where the file says nothing and the default is not one value.
+    fn unset(&self, path: &Path, schema: &Value) -> String {
+        let tier = self.config.tiers.iter().find(|tier| path.parent() == Some(Path::of("tiers").key(&tier.name)));
+        if *path == Path::of("workers") {
+            return self.config.workers.to_string();
+        }
+        if let Some(tier) = tier {
+            let last = path.to_string();
+            match last.rsplit('.').next() {
+                Some("reserved") => return tier.reserved.to_string(),
+                Some("max") => return tier.max.to_string(),
+                Some("queue") => return tier.queue.to_string(),
+                Some("queue_timeout") => return format!("{}ms", tier.queue_timeout.as_millis()),
+                _ => {}
+            }
+        }
+        schema["x-unset"].as_str().unwrap_or("none").to_owned()
+    }
+}
+
+fn list<'p>(value: &Value, given: impl Fn(usize) -> Option<&'p str>) -> String {
+    let items = value.as_array().into_iter().flatten().enumerate();
+    let shown: Vec<_> = items.map(|(i, item)| given(i).map_or_else(|| item.to_string(), str::to_owned)).collect();
+    format!("[{}]", shown.join(", "))
+}
+
+/// The schema itself, or the option of `anyOf` that fits the kind of value.
+fn fitting<'s>(value: &Value, schema: &'s Value) -> &'s Value {
+    let kind = match value {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        _ => return schema,
+    };
+    let options = schema["anyOf"].as_array().into_iter().flatten();
+    options.clone().find(|option| option["type"] == kind).unwrap_or(schema)
+}

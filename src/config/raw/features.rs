@@ -1,0 +1,262 @@
+//! The feature store as the file says it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Breaker, FeatureRetry, Loose, Named, OneOrMany, Ratio, Size, Span};
+
+/// The feature store: views, and the three layers their rows are read from.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Features {
+    /// The Feast project, the suffix of every Redis key. Required where rows are in Redis.
+    #[schemars(extend("x-unset" = "default"))]
+    pub(crate) project: Option<String>,
+    /// URL of Feast's registry, instead of `views`.
+    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    pub(crate) registry: Option<String>,
+    /// Feature views by name; a view's name is also its push source.
+    #[schemars(extend("x-reload" = "live"))]
+    pub(crate) views: Named<View>,
+    /// The cache in this process.
+    #[schemars(extend("x-reload" = "live"))]
+    pub(crate) l1: L1,
+    /// The online store: Redis in Feast's layout, or a store of this process's own.
+    pub(crate) l2: L2,
+    /// Lookup files on an object store.
+    #[schemars(extend("x-unset" = "none"))]
+    pub(crate) l3: Option<L3>,
+    /// How a failed lookup is made again.
+    #[schemars(extend("x-reload" = "live"))]
+    pub(crate) retry: FeatureRetry,
+    /// When a layer or a shard is left alone, and how it comes back.
+    #[schemars(extend("x-reload" = "live"))]
+    pub(crate) breaker: Breaker,
+    /// How changes reach the caches.
+    #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
+    pub(crate) invalidate: Option<Invalidate>,
+    /// How hot keys are found and split.
+    #[schemars(extend("x-later" = true, "x-unset" = "off"))]
+    pub(crate) hot_keys: Option<HotKeys>,
+    /// Whether the feature server tells rows truthfully, or as Feast's Python server does.
+    #[schemars(extend("x-later" = ["feast-python"]))]
+    pub(crate) compat: Compat,
+}
+
+/// What the feature server says of missing and old rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Compat {
+    #[default]
+    Truthful,
+    FeastPython,
+}
+
+/// The cache in this process.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct L1 {
+    /// How much it holds; `0B` turns it off.
+    pub(crate) capacity: Size,
+    /// How long a row is good; a view's `ttl` shortens it.
+    pub(crate) ttl: Span,
+    /// How long past that it may be used at level 1.
+    pub(crate) stale_for: Span,
+}
+
+impl Default for L1 {
+    fn default() -> Self {
+        Self { capacity: Size(100 << 20), ttl: Span::secs(60), stale_for: Span::secs(600) }
+    }
+}
+
+/// The online store. With `redis` absent it is embedded.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct L2 {
+    /// `redis://` or `rediss://` URL of the server, or a list of them: the seeds of a cluster.
+    #[schemars(extend("x-unset" = "embedded"))]
+    pub(crate) redis: Option<OneOrMany>,
+    /// One server, or Redis Cluster.
+    pub(crate) mode: RedisMode,
+    /// Which nodes are read.
+    #[schemars(extend("x-later" = ["replica", "nearest"]))]
+    pub(crate) read_from: ReadFrom,
+    /// How long a row that Weir wrote back lives.
+    pub(crate) ttl: Span,
+    /// Longest wait for one round trip.
+    pub(crate) timeout: Span,
+    /// File of the embedded store.
+    #[schemars(extend("x-unset" = "in memory"))]
+    pub(crate) path: Option<String>,
+    /// URL of a Feast feature server, or a list of them, instead of Redis.
+    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    pub(crate) feature_server: Option<OneOrMany>,
+    /// The Redis that takes over when this one is lost.
+    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    pub(crate) dr: Option<Dr>,
+}
+
+impl Default for L2 {
+    fn default() -> Self {
+        Self {
+            redis: None,
+            mode: RedisMode::Single,
+            read_from: ReadFrom::Primary,
+            ttl: Span::secs(86_400),
+            timeout: Span::ms(20),
+            path: None,
+            feature_server: None,
+            dr: None,
+        }
+    }
+}
+
+/// What kind of Redis it is.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RedisMode {
+    Single,
+    Cluster,
+}
+
+/// Which nodes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReadFrom {
+    Primary,
+    Replica,
+    Nearest,
+}
+
+/// The Redis that takes over.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dr {
+    /// Its URL, or a list of them.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) redis: Option<OneOrMany>,
+    /// How long the first must be gone.
+    pub(crate) failover_after: Span,
+}
+
+impl Default for Dr {
+    fn default() -> Self {
+        Self { redis: None, failover_after: Span::secs(15) }
+    }
+}
+
+/// Lookup files on an object store.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct L3 {
+    /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///folder`.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) url: String,
+    /// Longest wait for one lookup.
+    pub(crate) timeout: Span,
+}
+
+impl Default for L3 {
+    fn default() -> Self {
+        Self { url: String::new(), timeout: Span::ms(150) }
+    }
+}
+
+/// How changes reach the caches.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Invalidate {
+    /// Whether Redis tells of changed keys (RESP3 client tracking).
+    pub(crate) tracking: bool,
+    /// A Kafka topic of feature updates.
+    #[schemars(extend("x-unset" = "none"))]
+    pub(crate) kafka: Option<Kafka>,
+}
+
+/// A Kafka topic.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Kafka {
+    /// Brokers as `host:port`.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) brokers: Vec<String>,
+    /// The topic.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) topic: String,
+}
+
+/// How hot keys are found and split.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HotKeys {
+    /// Share of all reads that makes a key hot.
+    pub(crate) share: Ratio,
+    /// Reads a second under which no key is hot.
+    pub(crate) min_rate: u32,
+    /// How many copies a hot key gets: a number, or `auto`.
+    pub(crate) copies: Copies,
+}
+
+impl Default for HotKeys {
+    fn default() -> Self {
+        Self { share: Ratio(0.01), min_rate: 100, copies: Copies::Word("auto".into()) }
+    }
+}
+
+/// A number of copies, or `auto`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(crate) enum Copies {
+    Number(u32),
+    Word(String),
+}
+
+/// A feature view.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct View {
+    /// Join keys and their types: BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) entities: Named<String>,
+    /// Features by name.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) features: Named<Feature>,
+    /// How long a cached copy is good; it shortens L1's and L2's.
+    #[schemars(extend("x-unset" = "as long as the layers keep it"))]
+    pub(crate) ttl: Option<Span>,
+    /// How old a row's event may be (Feast's `FeatureView.ttl`); `0s`: any age.
+    #[schemars(extend("x-unset" = "any age"))]
+    pub(crate) max_age: Option<Span>,
+    /// How changes reach cached rows: they expire, a push waits until no gateway serves the old row, or there are none.
+    #[schemars(extend("x-later" = ["write_through"]))]
+    pub(crate) consistency: Consistency,
+}
+
+/// How changes reach cached rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Consistency {
+    #[default]
+    Ttl,
+    WriteThrough,
+    Immutable,
+}
+
+/// A feature of a view.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Feature {
+    /// Feast's type: BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, UNIX_TIMESTAMP, each also with `_LIST`; JSON, UUID,
+    /// TIME_UUID and DECIMAL are text.
+    #[serde(rename = "type")]
+    #[schemars(extend("x-required" = true))]
+    pub(crate) kind: String,
+    /// What stands in for a missing value.
+    #[schemars(extend("x-unset" = "the type's zero"))]
+    pub(crate) default: Option<Loose>,
+    /// Elements of a list, always the same.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unset" = "the default's length"))]
+    pub(crate) length: Option<u32>,
+}

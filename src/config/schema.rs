@@ -1,0 +1,130 @@
+//! The JSON Schema (2020-12) of the configuration, made from the raw types.
+//!
+//! Weir checks a file's shape against the same schema that it prints, so the two cannot disagree. Optional keys are left out
+//! rather than null, so no property allows null.
+
+use std::sync::OnceLock;
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::raw::Root;
+
+/// The schema as `weir schema` prints it.
+pub(crate) fn document() -> Value {
+    finish(SchemaSettings::draft2020_12())
+}
+
+/// The same without references, for walking.
+pub(super) fn inlined() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| finish(SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true)))
+}
+
+fn finish(settings: SchemaSettings) -> Value {
+    let mut schema = Value::from(settings.into_generator().into_root_schema_for::<Root>());
+    refine(&mut schema);
+    schema
+}
+
+/// Moves `x-required` into `required`, and takes null out of optional keys.
+fn refine(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(refine),
+        Value::Object(object) => {
+            object.values_mut().for_each(refine);
+            without_null(object);
+            if let Some(Value::Object(properties)) = object.get_mut("properties") {
+                let required = take_required(properties);
+                if !required.is_empty() {
+                    object.insert("required".into(), required.into());
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn take_required(properties: &mut Map<String, Value>) -> Vec<Value> {
+    let mut required = Vec::new();
+    for (name, property) in properties {
+        let Some(property) = property.as_object_mut() else { continue };
+        if property.remove("x-required").is_some() {
+            property.remove("default");
+            required.push(json!(name));
+        }
+    }
+    required
+}
+
+fn without_null(object: &mut Map<String, Value>) {
+    if object.get("default").is_some_and(Value::is_null) {
+        object.remove("default");
+    }
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|t| t != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".into(), only);
+        }
+    }
+    if let Some(Value::Array(options)) = object.get_mut("anyOf") {
+        options.retain(|option| option.get("type").is_none_or(|t| t != "null"));
+        if let [only] = options.as_slice() {
+            let only = only.clone();
+            object.remove("anyOf");
+            if let Value::Object(only) = only {
+                for (key, value) in only {
+                    object.entry(key).or_insert(value);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every(schema: &Value, look: &mut impl FnMut(&Map<String, Value>)) {
+        match schema {
+            Value::Array(items) => items.iter().for_each(|item| every(item, look)),
+            Value::Object(object) => {
+                look(object);
+                object.values().for_each(|value| every(value, look));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn is_draft_2020_12_and_says_what_each_key_is() {
+        let schema = document();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        let mut keys = 0;
+        every(&schema, &mut |object| {
+            let Some(Value::Object(properties)) = object.get("properties") else { return };
+            for (name, property) in properties {
+                assert!(property["description"].as_str().is_some_and(|d| d.len() > 10), "{name}: {property}");
+                keys += 1;
+            }
+        });
+        assert!(keys > 90, "{keys} keys");
+    }
+
+    #[test]
+    fn refuses_unknown_keys_and_null_and_names_required_ones() {
+        let schema = inlined();
+        every(schema, &mut |object| {
+            if object.get("properties").is_some_and(Value::is_object) && object.get("type") == Some(&json!("object")) {
+                assert_eq!(object["additionalProperties"], false, "{object:?}");
+            }
+            assert!(object.get("type") != Some(&json!("null")), "{object:?}");
+        });
+        let join = &schema["properties"]["models"]["additionalProperties"]["properties"]["features"]["items"];
+        assert_eq!(join["required"], json!(["join", "view"]));
+        assert_eq!(schema["properties"]["drain"]["properties"]["delay"]["default"], "5s");
+        assert_eq!(schema["properties"]["listen"]["properties"]["max_body"]["default"], "64MiB");
+        assert_eq!(schema["properties"]["listen"]["x-reload"], "restart");
+    }
+}

@@ -1,0 +1,121 @@
+//! From what the file says to a [`Config`] that cannot be wrong: references, sums, types, ranges that hang together.
+//!
+//! One file a section. Every check records its problem and goes on with a placeholder, so that all problems are found; the
+//! `Config` made that way is only handed out when there was none.
+
+mod features;
+mod inputs;
+mod listen;
+mod models;
+mod pools;
+mod store;
+mod tiers;
+mod url;
+
+use std::collections::HashMap;
+
+use super::{
+    Config, Drain,
+    problems::{Path, Places, Problem},
+    raw::Root,
+    shape::nearest,
+};
+
+/// Checks what the file means. `shape` are the problems of its shape: nothing is reported about the same keys again.
+pub(super) fn validate(raw: &Root, places: &Places, shape: &[Problem]) -> (Config, Vec<Problem>) {
+    let mut check = Check { raw, places, shape, problems: Vec::new() };
+    let listen = check.listen();
+    let tiers = check.tiers();
+    let pools = check.pools();
+    let capacity = check.capacity();
+    let features = check.features();
+    let models = check.models(&tiers, &features);
+    check.fallbacks();
+    let config = Config {
+        listen,
+        workers: raw.workers.map_or_else(cores, |n| n as usize),
+        capacity,
+        model_ids: ids(&models),
+        tiers,
+        pools,
+        models,
+        features,
+        drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
+        metrics_aliases: raw.metrics.aliases,
+        allow_repository: raw.allow_repository,
+        notices: Vec::new(),
+    };
+    (config, check.problems)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn ids(models: &[super::Model]) -> HashMap<std::sync::Arc<str>, crate::infer::ModelId> {
+    models.iter().enumerate().map(|(i, model)| (model.name.clone(), crate::infer::ModelId(index(i)))).collect()
+}
+
+/// A list's index as an id holds it.
+fn index(i: usize) -> u32 {
+    u32::try_from(i).unwrap_or(u32::MAX)
+}
+
+/// What the checks share.
+struct Check<'a> {
+    raw: &'a Root,
+    places: &'a Places,
+    shape: &'a [Problem],
+    problems: Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// Records a problem; what was given is looked up.
+    fn wrong(&mut self, path: &Path, wrong: impl std::fmt::Display, allowed: impl std::fmt::Display) {
+        if self.shape.iter().any(|problem| problem.path.overlaps(path)) {
+            return;
+        }
+        let mut text = format!("{wrong}; allowed: {allowed}");
+        if let Some(given) = self.places.given(path) {
+            text.push_str("; given: ");
+            text.push_str(given);
+        }
+        let position = self.places.position(path);
+        self.problems.push(Problem { position, path: path.clone(), text });
+    }
+
+    /// Whether something is wrong at the path or below it, so that checks built on it would mislead.
+    fn is_broken(&self, path: &Path) -> bool {
+        self.shape.iter().chain(&self.problems).any(|problem| problem.path.overlaps(path))
+    }
+
+    /// Looks a name up, or records that there is none.
+    fn find<'n>(
+        &mut self,
+        path: &Path,
+        what: &str,
+        name: &str,
+        names: impl Iterator<Item = &'n str> + Clone,
+    ) -> Option<usize> {
+        if let Some(position) = names.clone().position(|n| n == name) {
+            return Some(position);
+        }
+        let hint = nearest(name, names.clone()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+        self.wrong(path, format_args!("no such {what}{hint}"), one_of(names));
+        None
+    }
+
+    /// Records a problem if the duration is zero.
+    fn positive(&mut self, path: &Path, span: super::raw::Span) -> std::time::Duration {
+        if span.0.is_zero() {
+            self.wrong(path, "zero", "more than 0s");
+        }
+        span.0
+    }
+}
+
+/// The names a reader may choose from.
+fn one_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { "none is declared".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,149 @@
+//! Pools: endpoints that can be reached, and policies whose numbers hang together.
+
+use crate::config::{
+    Breaker, Endpoint, Health, Pool, Retry, Upstream,
+    problems::Path,
+    raw::{self, Profile, Span},
+};
+
+use super::{Check, url};
+
+impl Check<'_> {
+    pub(super) fn pools(&mut self) -> Vec<Pool> {
+        let raw = self.raw;
+        raw.pools.iter().map(|(name, pool)| self.pool(name, pool)).collect()
+    }
+
+    fn pool(&mut self, name: &str, raw: &raw::Pool) -> Pool {
+        let path = Path::of("pools").key(name);
+        if name.is_empty() {
+            self.wrong(&path, "a pool without a name", "a name");
+        }
+        let endpoints = self.endpoints(&path.key("endpoints"), &raw.endpoints);
+        self.later(&path, raw);
+        let attempt = path.key("attempt_timeout");
+        Pool {
+            name: name.into(),
+            endpoints,
+            health: self.health(&path.key("health"), &raw.health),
+            breaker: self.breaker(&path.key("breaker"), &raw.breaker),
+            retry: self.retry(&path.key("retry"), raw.retry.profile()),
+            retry_budget: raw.retry.budget.0,
+            attempt_timeout: raw.attempt_timeout.map(|span| self.positive(&attempt, span)),
+            connect_timeout: self.positive(&path.key("connect_timeout"), raw.connect_timeout),
+            max_in_flight: raw.max_in_flight,
+        }
+    }
+
+    fn endpoints(&mut self, path: &Path, raw: &[raw::Endpoint]) -> Vec<Endpoint> {
+        if raw.is_empty() {
+            self.wrong(path, "no endpoint", "at least one");
+        }
+        let mut seen: Vec<String> = Vec::new();
+        let mut endpoints = Vec::with_capacity(raw.len());
+        for (i, endpoint) in raw.iter().enumerate() {
+            let path = path.item(i);
+            let endpoint = self.endpoint(&path, endpoint);
+            let ports = [&endpoint.http, &endpoint.grpc];
+            for address in ports.into_iter().flatten().map(|upstream| format!("{}:{}", upstream.host, upstream.port)) {
+                if seen.contains(&address) {
+                    self.wrong(&path, format_args!("{address} is in this pool already"), "each address once");
+                }
+                seen.push(address);
+            }
+            endpoints.push(endpoint);
+        }
+        endpoints
+    }
+
+    fn endpoint(&mut self, path: &Path, raw: &raw::Endpoint) -> Endpoint {
+        let ports = match raw {
+            raw::Endpoint::Url(text) => return Endpoint { http: self.upstream(path, text), grpc: None },
+            raw::Endpoint::Ports(ports) => ports,
+        };
+        if ports.http.is_some() && ports.dns.is_some() {
+            self.wrong(&path.key("dns"), "both http and dns name the HTTP port", "one of them");
+        }
+        if ports.http.is_none() && ports.dns.is_none() && ports.grpc.is_none() {
+            self.wrong(path, "neither an HTTP nor a gRPC port", "http, grpc or both; or dns");
+        }
+        let dns = path.key("dns");
+        let resolved = ports
+            .dns
+            .as_ref()
+            .and_then(|text| url::host_port(text, None).map_err(|wrong| self.wrong(&dns, wrong, "host:port")).ok());
+        Endpoint {
+            http: ports.http.as_ref().and_then(|text| self.upstream(&path.key("http"), text)).or(resolved),
+            grpc: ports.grpc.as_ref().and_then(|text| self.upstream(&path.key("grpc"), text)),
+        }
+    }
+
+    fn upstream(&mut self, path: &Path, text: &str) -> Option<Upstream> {
+        url::upstream(text).map_err(|wrong| self.wrong(path, wrong, url::UPSTREAM)).ok()
+    }
+
+    fn health(&mut self, path: &Path, raw: &raw::Health) -> Health {
+        let valid = raw.path.starts_with('/') && raw.path.parse::<http::uri::PathAndQuery>().is_ok();
+        if !valid {
+            self.wrong(&path.key("path"), "not a path", "a path that starts with /");
+        }
+        Health {
+            path: raw.path.as_str().into(),
+            interval: self.positive(&path.key("interval"), raw.interval),
+            timeout: self.positive(&path.key("timeout"), raw.timeout),
+        }
+    }
+
+    pub(super) fn breaker(&mut self, path: &Path, raw: &raw::Breaker) -> Breaker {
+        if raw.max_open_for.is_some_and(|max| max < raw.open_for) {
+            self.wrong(&path.key("max_open_for"), "less than open_for", format_args!("at least {}", raw.open_for));
+        }
+        Breaker {
+            failure_threshold: raw.failure_threshold,
+            window: self.positive(&path.key("window"), raw.window),
+            open_for: self.positive(&path.key("open_for"), raw.open_for),
+            half_open_requests: raw.half_open_requests,
+            success_threshold: raw.success_threshold,
+        }
+    }
+
+    pub(super) fn retry(&mut self, path: &Path, raw: Profile) -> Retry {
+        if raw.max_delay < raw.initial_delay {
+            let wrong = format!("less than initial_delay ({})", raw.initial_delay);
+            self.wrong(&path.key("max_delay"), wrong, format_args!("at least {}", raw.initial_delay));
+        }
+        Retry {
+            max_retries: raw.max_retries,
+            initial_delay: raw.initial_delay.0,
+            max_delay: raw.max_delay.0,
+            multiplier: raw.multiplier,
+            jitter: raw.jitter.0,
+        }
+    }
+
+    /// What is checked though this version does not act upon it.
+    fn later(&mut self, path: &Path, raw: &raw::Pool) {
+        if let Some(hedge) = &raw.hedge {
+            let percentile = hedge.after.strip_prefix('p').and_then(|p| p.parse::<u8>().ok());
+            let fits = percentile.is_some_and(|p| (1..100).contains(&p)) || Span::parse(&hedge.after).is_some();
+            if !fits {
+                self.wrong(&path.key("hedge").key("after"), "not a time", "a percentile such as p95, or a duration");
+            }
+        }
+        if let Some(failover) = &raw.failover {
+            let name = path.key("failover");
+            let name = if matches!(failover, raw::Failover::Rule(_)) { name.key("pool") } else { name };
+            if let Some(pool) = failover.pool() {
+                self.pool_named(&name, pool);
+            }
+        }
+        if let Some(metrics) = raw.gpu.as_ref().and_then(|gpu| gpu.metrics.as_ref())
+            && metrics
+                .parse::<http::Uri>()
+                .ok()
+                .is_none_or(|uri| uri.scheme_str() != Some("http") || uri.host().is_none())
+        {
+            self.wrong(&path.key("gpu").key("metrics"), "not a URL", "http://host:port/path");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The layers of the feature store: one online store, URLs that name one.
+
+use super::{Check, url};
+use crate::config::{
+    L1, L2, L3, Redis, RedisMode, Secret,
+    problems::Path,
+    raw::{self, OneOrMany},
+};
+
+impl Check<'_> {
+    pub(super) fn l1(&mut self, path: &Path, raw: &raw::L1) -> L1 {
+        L1 { capacity: raw.capacity.0, ttl: self.positive(&path.key("ttl"), raw.ttl), stale_for: raw.stale_for.0 }
+    }
+
+    pub(super) fn l2(&mut self, path: &Path, raw: &raw::L2) -> L2 {
+        let ttl = self.positive(&path.key("ttl"), raw.ttl);
+        let timeout = self.positive(&path.key("timeout"), raw.timeout);
+        if let Some(servers) = &raw.feature_server {
+            self.feature_servers(&path.key("feature_server"), servers);
+        }
+        if let Some(redis) = raw.dr.as_ref().and_then(|dr| dr.redis.as_ref()) {
+            self.redis_urls(&path.key("dr").key("redis"), redis);
+        }
+        let Some(redis) = &raw.redis else {
+            if raw.mode == raw::RedisMode::Cluster {
+                self.wrong(&path.key("mode"), "a mode without a Redis", "mode beside `redis` only");
+            }
+            return L2::Embedded { path: raw.path.as_ref().map(Into::into), ttl };
+        };
+        self.redis_urls(&path.key("redis"), redis);
+        for (key, set) in [("path", raw.path.is_some()), ("feature_server", raw.feature_server.is_some())] {
+            if set {
+                self.wrong(&path.key(key), "beside `redis`", "one online store");
+            }
+        }
+        if raw.mode == raw::RedisMode::Single && redis.as_slice().len() > 1 {
+            self.wrong(&path.key("redis"), "several servers in mode single", "one URL, or mode: cluster");
+        }
+        L2::Redis(Redis {
+            urls: redis.as_slice().iter().cloned().map(Secret).collect(),
+            mode: match raw.mode {
+                raw::RedisMode::Single => RedisMode::Single,
+                raw::RedisMode::Cluster => RedisMode::Cluster,
+            },
+            ttl,
+            timeout,
+        })
+    }
+
+    pub(super) fn l3(&mut self, path: &Path, raw: &raw::L3) -> L3 {
+        if let Err(wrong) = url::object_store(&raw.url) {
+            self.wrong(&path.key("url"), wrong, url::OBJECT_STORE);
+        }
+        L3 { url: raw.url.clone(), timeout: self.positive(&path.key("timeout"), raw.timeout) }
+    }
+
+    fn redis_urls(&mut self, path: &Path, urls: &OneOrMany) {
+        self.each(path, urls, |url| url::redis(url), url::REDIS);
+    }
+
+    fn feature_servers(&mut self, path: &Path, urls: &OneOrMany) {
+        self.each(path, urls, |url| url::upstream(url).map(|_| ()), url::UPSTREAM);
+    }
+
+    fn each(&mut self, path: &Path, urls: &OneOrMany, check: impl Fn(&str) -> Result<(), String>, allowed: &str) {
+        if urls.as_slice().is_empty() {
+            self.wrong(path, "no URL", allowed);
+        }
+        for (i, url) in urls.as_slice().iter().enumerate() {
+            if let Err(wrong) = check(url) {
+                let path = if urls.is_one() { path.clone() } else { path.item(i) };
+                self.wrong(&path, wrong, allowed);
+            }
+        }
+    }
+}

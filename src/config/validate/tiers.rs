@@ -1,0 +1,142 @@
+//! Tiers and capacity: order, defaults by name, and shares that add up.
+
+use crate::{
+    config::{
+        Capacity, Tier,
+        problems::Path,
+        raw::{self, Ratio, Span},
+    },
+    infer::PoolId,
+};
+
+use super::{Check, index};
+
+/// What a tier of that name has where the file says nothing.
+struct Defaults {
+    rank: usize,
+    reserved: f64,
+    max: Option<f64>,
+    queue: u32,
+    queue_timeout: Span,
+}
+
+fn defaults(name: &str) -> Defaults {
+    let of = |rank, reserved, max, queue, ms| Defaults { rank, reserved, max, queue, queue_timeout: Span::ms(ms) };
+    match name {
+        "high" => of(0, 0.4, Some(0.5), 64, 50),
+        "standard" => of(1, 0.3, Some(0.4), 128, 100),
+        "best-effort" => of(2, 0.1, Some(0.3), 256, 250),
+        _ => of(3, 0.0, None, 128, 100),
+    }
+}
+
+/// Shares are sums of decimal fractions that binary ones cannot hold exactly.
+const SLACK: f64 = 1e-9;
+
+impl Check<'_> {
+    pub(super) fn capacity(&mut self) -> Capacity {
+        let raw = &self.raw.capacity;
+        let path = Path::of("capacity").key("burst_pool");
+        Capacity {
+            slots: raw.slots,
+            shared: raw.shared.0,
+            burst_pool: raw.burst_pool.as_ref().and_then(|pool| self.pool_named(&path, pool)),
+        }
+    }
+
+    pub(super) fn tiers(&mut self) -> Vec<Tier> {
+        let raw = self.raw;
+        let shared = raw.capacity.shared.0;
+        if raw.tiers.is_empty() {
+            let all = raw::Tier { reserved: Some(Ratio(1.0 - shared)), max: Some(Ratio(1.0)), ..raw::Tier::default() };
+            return vec![self.tier("standard", &all)];
+        }
+        let mut order: Vec<_> = raw.tiers.iter().collect();
+        order.sort_by_key(|(name, _)| defaults(name).rank);
+        let alone = order.len() == 1;
+        let tiers: Vec<_> = order
+            .into_iter()
+            .map(|(name, tier)| match tier {
+                raw::Tier { reserved: None, max: None, .. } if alone => {
+                    let mut whole = self.tier(name, tier);
+                    (whole.reserved, whole.max) = (1.0 - shared, 1.0);
+                    whole
+                }
+                _ => self.tier(name, tier),
+            })
+            .collect();
+        self.shares(&tiers);
+        tiers
+    }
+
+    fn tier(&mut self, name: &str, raw: &raw::Tier) -> Tier {
+        let path = Path::of("tiers").key(name);
+        if name.is_empty() {
+            self.wrong(&path, "a tier without a name", "a name");
+        }
+        let shared = self.raw.capacity.shared.0;
+        let default = defaults(name);
+        let reserved = match (raw.reserved, raw.max) {
+            (Some(reserved), _) => reserved.0,
+            (None, max) => max.map_or(default.reserved, |max| default.reserved.min(max.0)),
+        };
+        let max = match (raw.max, raw.reserved, default.max) {
+            (Some(max), ..) => max.0,
+            (None, None, Some(max)) => max.min(reserved + shared),
+            _ => (reserved + shared).min(1.0),
+        };
+        let pool = match &raw.pool {
+            Some(pool) => self.pool_named(&path.key("pool"), pool),
+            None => self.only_pool(),
+        };
+        Tier {
+            name: name.into(),
+            pool,
+            reserved,
+            max,
+            queue: raw.queue.unwrap_or(default.queue),
+            queue_timeout: raw.queue_timeout.unwrap_or(default.queue_timeout).0,
+            low_priority: raw.low_priority,
+        }
+    }
+
+    fn shares(&mut self, tiers: &[Tier]) {
+        let shared = self.raw.capacity.shared.0;
+        let sum: f64 = tiers.iter().map(|tier| tier.reserved).sum::<f64>() + shared;
+        if sum > 1.0 + SLACK {
+            let list: Vec<_> = tiers.iter().map(|tier| format!("{} {}", tier.name, rounded(tier.reserved))).collect();
+            let wrong = format!("reserved {} and shared {} sum to {}", list.join(" + "), rounded(shared), rounded(sum));
+            self.wrong(&Path::of("tiers"), wrong, "at most 1");
+        }
+        for tier in tiers {
+            let path = Path::of("tiers").key(&tier.name);
+            let (least, most) = (tier.reserved, tier.reserved + shared);
+            if tier.max < least - SLACK || tier.max > most + SLACK {
+                let allowed = format!(
+                    "from its reserved share ({}) to reserved + capacity.shared ({})",
+                    rounded(least),
+                    rounded(most.min(1.0))
+                );
+                self.wrong(&path.key("max"), format_args!("a max of {} cannot be", rounded(tier.max)), allowed);
+            } else if tier.max * f64::from(self.raw.capacity.slots) < 1.0 - SLACK {
+                let wrong = format!("{} of {} slots is not one slot", rounded(tier.max), self.raw.capacity.slots);
+                self.wrong(&path, wrong, "a larger max, or more capacity.slots");
+            }
+        }
+    }
+
+    /// The pool of that name, or a problem.
+    pub(super) fn pool_named(&mut self, path: &Path, name: &str) -> Option<PoolId> {
+        let names: Vec<_> = self.raw.pools.names().collect();
+        self.find(path, "pool", name, names.into_iter()).map(|i| PoolId(index(i)))
+    }
+
+    /// Where there is one pool, nobody needs to name it.
+    fn only_pool(&self) -> Option<PoolId> {
+        (self.raw.pools.names().len() == 1).then_some(PoolId(0))
+    }
+}
+
+fn rounded(share: f64) -> f64 {
+    (share * 1e6).round() / 1e6
+}
