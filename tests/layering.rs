@@ -3,6 +3,8 @@
 //! A module's layer is its first path component. `crate::…` paths and the `super::…` paths that leave a top-level module are
 //! resolved; comments, strings and test code are not read. Test code may name anything.
 
+#![expect(clippy::panic, reason = "that is how a test fails")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -12,12 +14,15 @@ use std::{
 /// What everybody on the path may name: the vocabulary, the validated config, metric handles, the mechanisms.
 const BELOW: &[&str] = &["infer", "config", "telemetry", "resilience"];
 
+/// Where background work is started, so that the drain waits for it: the one thing of a higher layer that is named from below.
+const TASKS: &str = "app::Tasks";
+
 /// Module, what of [`BELOW`] it may name, and what else: a module, or one type of it.
 const LAYERS: &[(&str, &[&str], &[&str])] = &[
     // Vocabulary and mechanisms.
     ("infer", &[], &[]),
     ("proto", &[], &[]),
-    ("resilience", &[], &[]),
+    ("resilience", &["config"], &[]),
     ("config", &["infer"], &[]),
     ("telemetry", &["infer", "config"], &[]),
     // Stages: of each other, only the type that the one before hands on.
@@ -26,7 +31,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("features", BELOW, &[]),
     ("enrich", BELOW, &["features::FeatureSet"]),
     ("predictions", BELOW, &["enrich::Enriched"]),
-    ("predict", BELOW, &["enrich::Enriched", "admission::Permit"]),
+    ("predict", BELOW, &["enrich::Enriched", "enrich::Body", "admission::Permit"]),
     // The path, and what carries requests to it.
     ("pipeline", BELOW, &["ladder", "admission", "features", "enrich", "predictions", "predict"]),
     ("ingress", BELOW, &["pipeline", "proto"]),
@@ -45,7 +50,7 @@ struct Source {
     path: PathBuf,
     /// `["features", "row"]`
     module: Vec<String>,
-    /// The text up to its test module.
+    /// Without test modules.
     text: String,
 }
 
@@ -65,6 +70,7 @@ fn every_module_names_only_what_lies_below() {
             let module = named.split("::").next().unwrap_or_default();
             let allowed = module == layer
                 || below.contains(&module)
+                || (named.starts_with(TASKS) && below.contains(&"resilience"))
                 || handed.iter().any(|allowed| named == *allowed || named.starts_with(&format!("{allowed}::")));
             if !allowed {
                 problems.push(format!("{}: {layer} may not name {named}", source.path.display()));
@@ -96,6 +102,15 @@ fn functions_are_kept_short_by_clippy() {
         assert!(manifest.contains(lint), "Cargo.toml no longer has {lint}");
     }
     assert!(read("clippy.toml").contains("too-many-lines-threshold = 80"), "clippy.toml no longer stops at 80 lines");
+}
+
+#[test]
+fn test_modules_are_not_read() {
+    let text =
+        "//! x\n#[cfg(test)]\nmod grid;\nuse crate::a;\n#[cfg(test)]\nmod tests {\n    use crate::b;\n}\nuse crate::c;";
+    let Tests { text, files } = without_tests(text);
+    assert_eq!(text, "//! x\nuse crate::a;\nuse crate::c;");
+    assert_eq!(files, ["grid"]);
 }
 
 #[test]
@@ -132,38 +147,75 @@ fn read(path: &str) -> String {
 /// Every source file that is not a test's.
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut folders, mut found) = (vec![root.clone()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of the source tree").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                if path.file_name().is_some_and(|name| name != "tests") {
-                    folders.push(path);
-                }
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
-                let text = fs::read_to_string(&path).expect("source is text");
-                let relative = path.strip_prefix(&root).expect("it is under src").with_extension("");
-                let mut module: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-                if module.len() > 1 && module.last().is_some_and(|name| name == "mod") {
-                    module.pop();
-                }
-                found.push(Source { path, module, text: without_tests(&text) });
-            }
+    let (mut found, mut for_tests) = (Vec::new(), Vec::new());
+    for path in files(&root) {
+        let text = fs::read_to_string(&path).expect("source is text");
+        let relative = path.strip_prefix(&root).expect("it is under src").with_extension("");
+        let mut module: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        if module.len() > 1 && module.last().is_some_and(|name| name == "mod") {
+            module.pop();
         }
+        let tests = without_tests(&text);
+        let parent = if module == ["lib"] || module == ["main"] { Vec::new() } else { module.clone() };
+        for_tests.extend(tests.files.into_iter().map(|name| [parent.as_slice(), &[name]].concat()));
+        found.push(Source { path, module, text: tests.text });
     }
+    found.retain(|source| !for_tests.iter().any(|module| source.module.starts_with(module)));
     assert!(!found.is_empty());
     found
 }
 
-/// The text before its test module, which ends the file.
-fn without_tests(text: &str) -> String {
-    let lines: Vec<_> = text.lines().collect();
-    let is_test_module = |at: &usize| {
-        lines[*at].trim() == "#[cfg(test)]"
-            && lines.get(at + 1).is_some_and(|next| next.trim_start().starts_with("mod "))
-    };
-    let end = (0..lines.len()).find(is_test_module).unwrap_or(lines.len());
-    lines[..end].join("\n")
+/// The Rust files under a folder.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut found) = (vec![root.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the source tree").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// What one file declares for tests only.
+struct Tests {
+    /// The text without its inline test modules.
+    text: String,
+    /// Names of the files declared as `#[cfg(test)] mod name;`.
+    files: Vec<String>,
+}
+
+/// Takes test modules out: inline ones to their closing brace, others by name.
+fn without_tests(text: &str) -> Tests {
+    let (mut kept, mut files) = (Vec::new(), Vec::new());
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let module = lines.peek().and_then(|next| module_name(next)).filter(|_| line.trim() == "#[cfg(test)]");
+        let Some(name) = module else {
+            kept.push(line);
+            continue;
+        };
+        let declared = lines.next().unwrap_or_default();
+        if declared.ends_with(';') {
+            files.push(name.to_owned());
+        } else {
+            // rustfmt puts the closing brace where the declaration began.
+            let indent = &declared[..declared.len() - declared.trim_start().len()];
+            let close = format!("{indent}}}");
+            lines.by_ref().find(|line| *line == close);
+        }
+    }
+    Tests { text: kept.join("\n"), files }
+}
+
+fn module_name(line: &str) -> Option<&str> {
+    let rest =
+        line.trim_start().trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").strip_prefix("mod ")?;
+    Some(rest.trim_end_matches([' ', '{', ';']))
 }
 
 /// Every path into the crate that the source names, without the leading `crate::`.

@@ -1,8 +1,15 @@
 //! Weir against real servers: one file a promise.
 
+#![expect(clippy::panic, reason = "that is how a test fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 mod world;
 
+mod bad_input;
+mod cli;
+mod features;
+mod lifecycle;
 mod parts;
 mod passthrough;
+mod telemetry;

@@ -17,8 +17,6 @@ pub(crate) const SERVICE: &str = "/inference.GRPCInferenceService";
 /// One answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    /// The HTTP status.
-    pub(crate) http_status: u16,
     pub(crate) headers: HeaderMap,
     /// The first message's bytes, without the frame; `None` if none came.
     pub(crate) message: Option<Bytes>,
@@ -125,6 +123,7 @@ impl Grpc {
 }
 
 fn answer(head: &http::response::Parts, bytes: Bytes, trailers: Option<HeaderMap>) -> Answer {
+    assert_eq!(head.status.as_u16(), 200, "gRPC tells its errors in trailers");
     let grpc = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let message = match (grpc, bytes.len()) {
         (true, 0) => None,
@@ -136,7 +135,7 @@ fn answer(head: &http::response::Parts, bytes: Bytes, trailers: Option<HeaderMap
         (false, _) => Some(bytes),
     };
     let trailers = trailers.unwrap_or_else(|| head.headers.clone());
-    Answer { http_status: head.status.as_u16(), headers: head.headers.clone(), message, trailers }
+    Answer { headers: head.headers.clone(), message, trailers }
 }
 
 /// An input with raw contents: its descriptor and its bytes.

@@ -17,8 +17,6 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
     /// What followed a chunked body.
     pub(crate) trailers: Vec<(String, String)>,
-    /// Informational answers that came before, by status.
-    pub(crate) informational: Vec<u16>,
 }
 
 impl Response {
@@ -116,15 +114,13 @@ impl Http1 {
     /// Reads one answer, informational ones before it apart.
     #[track_caller]
     pub(crate) fn receive(&mut self) -> Response {
-        let mut informational = Vec::new();
         loop {
             let status = self.status_line().expect("an answer, not the connection's end");
             let headers = self.headers();
             if (100..200).contains(&status) {
-                informational.push(status);
                 continue;
             }
-            let mut response = Response { status, headers, body: Vec::new(), trailers: Vec::new(), informational };
+            let mut response = Response { status, headers, body: Vec::new(), trailers: Vec::new() };
             self.body(&mut response);
             return response;
         }

@@ -67,17 +67,6 @@ impl Metrics {
         let lines: Vec<_> = self.text.lines().filter(|line| line.starts_with(name)).collect();
         lines.join("\n")
     }
-
-    /// Fails unless the sum is `expected`.
-    #[track_caller]
-    pub(crate) fn expect(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
-        let found = self.count(name, labels);
-        assert!(
-            (found - expected).abs() < 1e-9,
-            "{name}{labels:?} is {found}, not {expected}:\n{}",
-            self.lines_of(name)
-        );
-    }
 }
 
 /// Scrapes until the sum satisfies `condition`; the sum.

@@ -11,7 +11,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{LazyLock, Mutex},
     thread,
     time::Duration,
@@ -22,7 +22,8 @@ use tokio::time::Instant;
 /// How long a server may take to become ready on a busy machine.
 pub(crate) const START: Duration = Duration::from_secs(120);
 
-struct Reaper(Mutex<ChildStdin>);
+/// The shell that ends what we leave behind; never waited for, since it ends after us.
+struct Reaper(Mutex<Child>);
 
 static REAPER: LazyLock<Reaper> = LazyLock::new(|| {
     let script = r#"
@@ -35,16 +36,18 @@ static REAPER: LazyLock<Reaper> = LazyLock::new(|| {
             esac
         done
         for g in $groups; do kill -KILL "-$g" 2>/dev/null; done
-        for f in $folders; do rm -rf "$f"; done"#;
+        # A process that is still dying may write once more.
+        for f in $folders; do
+            for try in 1 2 3 4 5 6 7 8 9; do rm -rf "$f" 2>/dev/null && break; sleep 0.2; done
+        done"#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.process_group(0).spawn().expect("/bin/sh is there");
-    Reaper(Mutex::new(child.stdin.take().expect("stdin was piped")))
+    Reaper(Mutex::new(command.process_group(0).spawn().expect("/bin/sh is there")))
 });
 
 fn tell_reaper(line: &str) {
-    let mut pipe = REAPER.0.lock().expect("no holder panics");
-    writeln!(pipe, "{line}").expect("the reaper reads until we end");
+    let mut reaper = REAPER.0.lock().expect("no holder panics");
+    writeln!(reaper.stdin.as_mut().expect("stdin was piped"), "{line}").expect("the reaper reads until we end");
 }
 
 /// A child process, its group and its log.

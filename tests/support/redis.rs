@@ -59,6 +59,11 @@ impl Redis {
         self.process.lock().expect("no holder panics").as_ref().expect("it runs").signal("STOP");
     }
 
+    /// Lets a frozen server go on.
+    pub(crate) fn thaw(&self) {
+        self.process.lock().expect("no holder panics").as_ref().expect("it runs").signal("CONT");
+    }
+
     /// Starts it, empty, where it was.
     pub(crate) fn restart(&self) {
         let mut command = Command::new("redis-server");

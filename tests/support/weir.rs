@@ -1,6 +1,6 @@
 //! The gateway itself: the binary that this package builds, started with a config a test writes.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, process::Command};
 
 use super::{
     grpc::Grpc,
@@ -93,13 +93,6 @@ impl Weir {
     #[track_caller]
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics::scrape(self.admin)
-    }
-
-    /// Sends SIGTERM and waits for the end; the exit code.
-    #[track_caller]
-    pub(crate) fn terminate(&mut self, limit: Duration) -> Option<i32> {
-        self.process.signal("TERM");
-        self.process.wait(limit).code()
     }
 }
 

@@ -1,0 +1,113 @@
+//! What can be seen from outside: metrics that promtool accepts, and headers that tell each answer's story.
+
+use std::sync::LazyLock;
+
+use crate::{
+    support::{
+        Weir,
+        http1::Response,
+        metrics::{await_metric, promtool},
+    },
+    world::{BEFORE_TRITON, FRAUD_PATH, STORE, fraud_config, fraud_request},
+};
+
+/// A gateway whose counters only this file moves.
+static WEIR: LazyLock<Weir> = LazyLock::new(|| Weir::start(&fraud_config(&format!("redis: [{}]", STORE.0.url()), "")));
+
+fn ask(headers: &[(&str, &str)]) -> Response {
+    let headers = [&[("content-type", "application/json")], headers].concat();
+    WEIR.connect().request("POST", FRAUD_PATH, &headers, fraud_request(1002, "m-1", 1.0).as_bytes()).expect(200)
+}
+
+/// The names that dashboards rely on, of the parts that exist.
+const PROMISED: &[&str] = &[
+    "weir_build_info",
+    "weir_requests_total",
+    "weir_request_duration_seconds",
+    "weir_stage_duration_seconds",
+    "weir_added_latency_seconds",
+    "weir_feature_lookups_total",
+    "weir_feature_age_seconds",
+    "weir_breaker_state",
+    "weir_attempts_total",
+    "weir_ladder_level",
+    "weir_answers_total",
+    "weir_tier_slots",
+    "weir_tier_slots_in_use",
+    "weir_inference_queue_depth",
+];
+
+#[test]
+fn promtool_is_content() {
+    ask(&[]);
+    let metrics = WEIR.metrics();
+    assert_eq!(promtool(metrics.text()), "");
+    let families = metrics.families();
+    let missing: Vec<_> = PROMISED.iter().filter(|name| !families.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?} not in {families:?}");
+    for family in families.iter().filter(|family| family.ends_with("_seconds")) {
+        let kind =
+            metrics.text().lines().find(|line| line.starts_with(&format!("# TYPE {family} "))).expect("its type");
+        assert!(!kind.ends_with("summary"), "{kind}: buckets are not set");
+    }
+}
+
+#[test]
+fn requests_are_counted_once() {
+    let count = || WEIR.metrics().count("weir_answers_total", &[("model", "fraud"), ("level", "full")]);
+    let before = count();
+    let body = r#"{"inputs": [{"name": "input-0", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}"#;
+    (0..7).for_each(|_| drop(WEIR.connect().post("/v2/models/fraud/infer", body).expect(200)));
+    let labels = [("model", "fraud"), ("level", "full")];
+    let found = await_metric(WEIR.admin(), "weir_answers_total", &labels, |count| count >= before + 7.0);
+    assert!(
+        (found - before - 7.0).abs() < 1e-9,
+        "{found} after {before}:\n{}",
+        WEIR.metrics().lines_of("weir_answers_total")
+    );
+}
+
+#[test]
+fn an_unknown_model_is_no_label() {
+    WEIR.connect().post("/v2/models/made-up-by-the-caller/infer", "{}").expect(404);
+    await_metric(WEIR.admin(), "weir_requests_total", &[("model", "other")], |count| count >= 1.0);
+    assert!(!WEIR.metrics().text().contains("made-up-by-the-caller"));
+}
+
+#[test]
+fn an_answer_tells_its_story() {
+    let answer = ask(&[]);
+    assert_eq!(answer.header("weir-level").as_deref(), Some("0"));
+    assert_eq!(answer.header("weir-degraded"), None);
+    let timing = answer.header("server-timing").expect("server-timing");
+    for stage in ["features", "model"] {
+        assert!(timing.contains(stage) && timing.contains("dur="), "{timing}");
+    }
+    let status = answer.header("cache-status").expect("cache-status");
+    assert!(status.contains("weir-l1"), "{status}");
+    // Where nothing is joined there is no cache to tell of.
+    let metadata = BEFORE_TRITON.connect().get("/v2/models/echo").expect(200);
+    assert_eq!(metadata.header("cache-status"), None);
+}
+
+#[test]
+fn request_ids_are_echoed_or_made() {
+    assert_eq!(ask(&[("x-request-id", "mine-1")]).header("x-request-id").as_deref(), Some("mine-1"));
+    let [first, second] = [(); 2].map(|()| ask(&[]).header("x-request-id").expect("one is made"));
+    assert!(first.len() >= 16 && first != second, "{first} {second}");
+    let refused = WEIR.connect().post("/v2/models/nope/infer", "{}").expect(404);
+    assert!(refused.header("x-request-id").is_some());
+}
+
+#[test]
+fn lookups_are_counted_by_layer() {
+    let count =
+        |layer, outcome| WEIR.metrics().count("weir_feature_lookups_total", &[("layer", layer), ("outcome", outcome)]);
+    let body = fraud_request(1017, "m-2", 1.0);
+    WEIR.connect().post(FRAUD_PATH, &body).expect(200);
+    let (l1, l2) = (count("l1", "hit"), count("l2", "hit"));
+    assert!(l2 >= 1.0, "{l2}");
+    WEIR.connect().post(FRAUD_PATH, &body).expect(200);
+    let labels = [("layer", "l1"), ("outcome", "hit")];
+    await_metric(WEIR.admin(), "weir_feature_lookups_total", &labels, |count| count >= l1 + 2.0);
+}
