@@ -1,5 +1,4 @@
 //! Stage 2: the rows of the entities a request names, from the nearest layer that has them.
-mod background;
 mod embedded;
 pub mod feast;
 mod l2;
@@ -10,7 +9,6 @@ mod redis;
 pub mod row;
 pub mod set;
 pub mod tiered;
-pub use background::Background;
 pub use row::Row;
 pub use set::FeatureSet;
 pub use tiered::Store;

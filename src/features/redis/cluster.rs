@@ -31,7 +31,8 @@ use super::{
     topology::Topology,
 };
 use crate::{
-    features::{background::Background, l2::Error},
+    app::Tasks,
+    features::l2::Error,
     infer::WorkerId,
 };
 
@@ -48,7 +49,7 @@ pub(super) struct Cluster {
     learning: AtomicBool,
     /// Each worker's own, by address.
     nodes: Box<[Mutex<Nodes>]>,
-    background: Background,
+    tasks: Tasks,
 }
 
 type Nodes = HashMap<Arc<str>, Arc<Node>>;
@@ -77,14 +78,14 @@ enum Redirect {
 type Route = (usize, Arc<str>, Redirect);
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<Client>, workers: usize, timeout: Duration, background: Background) -> Self {
+    pub(super) fn new(seeds: Vec<Client>, workers: usize, timeout: Duration, tasks: Tasks) -> Self {
         Self {
             seeds,
             timeout,
             map: watch::Sender::new(Map::Awaited),
             learning: AtomicBool::new(false),
             nodes: (0..workers).map(|_| Mutex::default()).collect(),
-            background,
+            tasks,
         }
     }
 
@@ -187,7 +188,7 @@ impl Cluster {
     fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
             let turn = Turn(Arc::clone(self));
-            self.background.until_stopped(async move { turn.0.learn_until_known(worker).await });
+            self.tasks.background(async move { turn.0.learn_until_known(worker).await });
         }
     }
 
@@ -254,7 +255,7 @@ impl Cluster {
         let new = || {
             let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == **address);
             let client = seed.cloned().unwrap_or_else(|| node::at(&self.seeds[0], address));
-            Arc::new(Node::new(client, self.timeout, self.background.clone()))
+            Arc::new(Node::new(client, self.timeout, self.tasks.clone()))
         };
         Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
     }

@@ -20,7 +20,7 @@ use ::redis::{
 use tokio::{sync::watch, time::sleep};
 
 use super::PATIENCE;
-use crate::features::{background::Background, l2::Error};
+use crate::{app::Tasks, features::l2::Error};
 
 /// The first wait after a failed attempt, doubled up to [`LONGEST_BACKOFF`], each ± 50 % so that gateways do not come at once.
 const BACKOFF: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ pub(super) struct Node {
     client: Client,
     timeout: Duration,
     link: watch::Sender<Link>,
-    background: Background,
+    tasks: Tasks,
 }
 
 #[derive(Clone, Debug)]
@@ -73,9 +73,9 @@ fn open(info: ConnectionInfo) -> Result<Client, RedisError> {
 }
 
 impl Node {
-    pub(super) fn new(client: Client, timeout: Duration, background: Background) -> Self {
+    pub(super) fn new(client: Client, timeout: Duration, tasks: Tasks) -> Self {
         let address = client.get_connection_info().addr().to_string().into();
-        Self { address, client, timeout, link: watch::Sender::new(Link::Idle), background }
+        Self { address, client, timeout, link: watch::Sender::new(Link::Idle), tasks }
     }
 
     pub(super) fn address(&self) -> &Arc<str> {
@@ -167,7 +167,7 @@ impl Node {
             begin
         });
         if begun {
-            self.background.until_stopped(dial(Arc::downgrade(self), last + 1));
+            self.tasks.background(dial(Arc::downgrade(self), last + 1));
         }
         begun
     }

@@ -29,7 +29,7 @@ fn open(urls: &[String], mode: RedisMode, project: &str, views: &[Arc<View>]) ->
         // Long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
         timeout: Duration::from_secs(10),
     };
-    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Background::default()).unwrap()
+    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Tasks::default()).unwrap()
 }
 
 fn features(project: &str, views: &[Arc<View>], redis: config::Redis) -> Features {

@@ -84,7 +84,7 @@ impl Flight {
         let mut flight = Self { led: Vec::new(), worker: how.worker };
         let mut awaited = flight.gather(shared, lookup, how);
         if !flight.led.is_empty() {
-            shared.background.finish(flight.fly(Arc::clone(shared)));
+            shared.tasks.spawn(flight.fly(Arc::clone(shared)));
         }
         for (join, want, progress) in &mut awaited {
             let stale_at_hand = matches!(&lookup.joins[*join].wants[*want].state, State::Open(Some(_)));

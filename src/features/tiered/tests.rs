@@ -90,7 +90,7 @@ async fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store 
     let features = features("p", views, l2, None);
     let models = [model(views, false), model(views, true), model(&[], false)];
     let config = crate::features::tests::config(features, models.to_vec());
-    let mut store = Store::open(&config, Background::default()).await.unwrap();
+    let mut store = Store::open(&config, Tasks::default()).await.unwrap();
     let timeout = LONG;
     Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), timeout));
     store
@@ -393,8 +393,7 @@ async fn what_redis_could_not_say_is_not_written_back_to_it() {
     // Not a hash: the read fails, a write would too.
     server.ask::<()>(&[b"SET", &redis_key(&key(1), "p"), b"text"]);
     assert_eq!(values(&store.users(&[1, 2]).await), [7, 8]);
-    store.shared.background.tasks.close();
-    store.shared.background.tasks.wait().await;
+    store.shared.tasks.finish().await;
     assert_eq!(server.calls("eval"), 1, "of the other row");
 }
 
@@ -548,9 +547,9 @@ async fn two_joins_of_one_view_are_read_once_and_told_once() {
 #[tokio::test]
 async fn what_can_never_work_is_said_when_it_is_opened() {
     let v = view("v").build();
-    let bad = |l2| {
+    let bad = async |l2| {
         let config = crate::features::tests::config(features("p", from_ref(&v), l2, None), Vec::new());
-        Store::open(&config, Background::default()).unwrap_err()
+        Store::open(&config, Tasks::default()).await.unwrap_err()
     };
     let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
     let ttl = Duration::from_secs(1);
@@ -577,10 +576,10 @@ async fn a_drain_waits_for_what_was_begun_and_ends_what_never_would() {
     let store = open(from_ref(&v), redis(&server, LONG), None).await;
     store.users(&[1]).await;
     let maintained = store.clone();
-    let background = store.shared.background.clone();
-    background.tasks.spawn(async move { maintained.maintain().await });
-    background.stop.cancel();
-    background.tasks.close();
+    let tasks = store.shared.tasks.clone();
+    tasks.background(async move {
+        maintained.maintain().await;
+    });
     // Trying to reach the server for ever is over, too.
-    background.tasks.wait().await;
+    tasks.finish().await;
 }
