@@ -21,11 +21,11 @@ Log detail: RUST_LOG=debug weir serve -c weir.yaml";
 
 /// Inference gateway and sidecar for KServe that joins online features on the way.
 ///
-/// Callers send ordinary inference requests (KServe V1, Open Inference Protocol over HTTP or gRPC) that name entities; Weir
-/// joins their features (in process, Redis, object store), sends the model the tensors it wants, and answers within the
-/// deadline.
+/// Callers send ordinary inference requests (KServe V1, Open Inference Protocol over
+/// HTTP or gRPC) that name entities; Weir joins their features (in process, Redis,
+/// object store), sends the model the tensors it wants, and answers in time.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(verbatim_doc_comment, name = "weir", version, after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Command,

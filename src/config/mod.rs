@@ -12,6 +12,8 @@ mod raw;
 mod schema;
 mod shape;
 mod substitute;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod validate;
 
