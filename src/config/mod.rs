@@ -21,7 +21,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
-pub(crate) use load::{Loaded, load};
+pub(crate) use load::load;
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
 

@@ -244,3 +244,16 @@ fn a_kserve_service_is_named_by_dns() {
     assert_eq!((&*grpc.authority, &*grpc.host, grpc.port), ("[::1]:8081", "::1", 8081));
     assert!(config.notices.is_empty());
 }
+
+#[test]
+fn every_example_is_good() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let yaml: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    assert!(yaml.len() >= 4, "{yaml:?}");
+    for path in yaml {
+        let text = std::fs::read_to_string(&path).unwrap().replace("${REDIS_PASSWORD}", "${TOKEN}");
+        let config = good(&text);
+        assert!(config.notices.is_empty(), "{}: {:?}", path.display(), config.notices);
+    }
+}

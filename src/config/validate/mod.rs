@@ -31,6 +31,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path]) -> (Config,
     let features = check.features();
     let models = check.models(&tiers, &features);
     check.fallbacks();
+    check.retry(&Path::of("spool").key("retry"), raw.spool.retry.profile());
     let config = Config {
         listen,
         workers: raw.workers.map_or_else(cores, |n| n as usize),
