@@ -591,6 +591,24 @@ proptest! {
         }
     }
 
+    /// Whatever is accepted is spliced into a binary body whose sizes add up again, or refused in words.
+    #[test]
+    fn what_is_spliced_adds_up(at in 0usize..400, byte in any::<u8>(), wide in any::<bool>()) {
+        let view = stats(&[("f", FeatureType::String, Value::String("x".into()))]);
+        let inputs = if wide { matrix(Datatype::Bytes, &["b"], 1) } else { columns(&[], &view) };
+        let sample = Sample::new(&view, model(&view, "fraud", Some(inputs)), vec![None]);
+        let mut body = br#"{"inputs":[{"name":"user_id","shape":[1],"datatype":"INT8","parameters":{"binary_data_size":1}},{"name":"b","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":5}},{"name":"j","shape":[1],"datatype":"BOOL","data":[true]}]}"#.to_vec();
+        let length = body.len();
+        body.extend_from_slice(b"\x07\x01\0\0\0a");
+        let whole = body.len();
+        body[at % whole] = byte;
+        if let Ok(decoded) = decode(Protocol::V2Binary, body.into(), Some(length))
+            && let Ok((bytes, length)) = sample.body(Protocol::V2Binary, decoded)
+        {
+            prop_assert!(decode(Protocol::V2Binary, bytes, length).is_ok());
+        }
+    }
+
     /// Whatever is accepted is spliced into a message again, or refused in words.
     #[test]
     fn what_is_spliced_is_protobuf(at in 0usize..400, byte in any::<u8>(), raw in any::<bool>()) {

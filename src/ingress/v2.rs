@@ -96,11 +96,15 @@ impl Request {
                 Ok(())
             })?);
         } else if key.is(json, "parameters") {
-            if scanner.peek() != Some(b'{') {
-                scanner.value()?;
-                return Err(Error::invalid("\"parameters\" must be an object"));
+            // Some clients write null for what they do not set.
+            match scanner.peek() {
+                Some(b'{') => self.parameters = Some(parameters(scanner)?),
+                Some(b'n') => drop(scanner.value()?),
+                _ => {
+                    scanner.value()?;
+                    return Err(Error::invalid("\"parameters\" must be an object"));
+                }
             }
-            self.parameters = Some(parameters(scanner)?);
         } else {
             scanner.value()?;
         }

@@ -346,6 +346,7 @@ fn v1_entities_come_from_every_instance_or_from_parameters() {
 
 #[test]
 fn what_is_not_joined_keeps_its_place() {
+    assert!(v2(r#"{"parameters": null}"#).parameters.is_empty());
     let decoded = v2(
         r#" {"inputs": [{"name": "a", "shape": [1], "datatype": "FP16", "parameters": {"shared_memory_region": "r"}}], "x": [[]]} "#,
     );
