@@ -102,12 +102,12 @@ mod tests {
         assert!(matches!(parse("weir check -c weir.yaml --explain"), Ok(Command::Check { explain: true, .. })));
         assert!(matches!(parse("weir schema"), Ok(Command::Schema)));
         assert!(matches!(parse("weir demo"), Ok(Command::Demo(_))));
-        let Ok(Command::Offline(Offline::Build { view, from, to, file })) =
+        let Ok(Command::Offline(Offline::Build { build, file })) =
             parse("weir offline build -c w.yaml --view v --from /in --to s3://b/p")
         else {
             panic!("offline build")
         };
-        assert_eq!((&*view, &*from, &*to, file.config.to_str()), ("v", "/in", "s3://b/p", Some("w.yaml")));
+        assert_eq!((&*build.view, &*build.from, &*build.to, file.config.to_str()), ("v", "/in", "s3://b/p", Some("w.yaml")));
         assert!(parse("weir serve").is_err() && parse("weir").is_err());
     }
 

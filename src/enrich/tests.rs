@@ -569,6 +569,69 @@ proptest! {
         prop_assert_eq!(found["inputs"][0]["data"][0].as_str().unwrap(), text);
     }
 
+    /// Whatever is accepted is spliced into JSON again, or refused in words.
+    #[test]
+    fn what_is_spliced_is_json(at in 0usize..400, byte in any::<u8>(), v1 in any::<bool>(), wide in any::<bool>()) {
+        let view = stats(&[("f", FeatureType::Float, Value::Float(1.5)), ("s", FeatureType::Int32List, Value::Int32List([1].into()))]);
+        let inputs = if wide { matrix(Datatype::Fp64, &["amount"], 2) } else { columns(&["amount"], &view) };
+        let sample = Sample::new(&view, model(&view, "fraud", Some(inputs)), vec![None, None]);
+        let (protocol, good) = if v1 {
+            (Protocol::V1, &br#"{"instances":[{"user_id":1,"amount":1.5},{"user_id":2,"amount":2,"x":{}}],"parameters":{"m":"x","user_id":7}}"#[..])
+        } else {
+            (Protocol::V2Json, &br#"{"id":"\u00e9","parameters":{"user_id":3,"amount":4},"inputs":[{"name":"user_id","shape":[2,1],"datatype":"INT64","data":[[1],[2]]},{"name":"amount","shape":[2],"datatype":"FP32","data":[1.5,2]}]}"#[..])
+        };
+        let mut body = good.to_vec();
+        body[at % good.len()] = byte;
+        if let Ok(decoded) = decode(protocol, body.into(), None)
+            && decoded.rows(&["user_id"]).is_ok_and(|rows| rows == 2)
+            && let Ok((bytes, _)) = sample.body(protocol, decoded)
+        {
+            let parsed: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);
+            prop_assert!(parsed.is_ok(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    /// Whatever is accepted is spliced into a binary body whose sizes add up again, or refused in words.
+    #[test]
+    fn what_is_spliced_adds_up(at in 0usize..400, byte in any::<u8>(), wide in any::<bool>()) {
+        let view = stats(&[("f", FeatureType::String, Value::String("x".into()))]);
+        let inputs = if wide { matrix(Datatype::Bytes, &["b"], 1) } else { columns(&[], &view) };
+        let sample = Sample::new(&view, model(&view, "fraud", Some(inputs)), vec![None]);
+        let mut body = br#"{"inputs":[{"name":"user_id","shape":[1],"datatype":"INT8","parameters":{"binary_data_size":1}},{"name":"b","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":5}},{"name":"j","shape":[1],"datatype":"BOOL","data":[true]}]}"#.to_vec();
+        let length = body.len();
+        body.extend_from_slice(b"\x07\x01\0\0\0a");
+        let whole = body.len();
+        body[at % whole] = byte;
+        if let Ok(decoded) = decode(Protocol::V2Binary, body.into(), Some(length))
+            && let Ok((bytes, length)) = sample.body(Protocol::V2Binary, decoded)
+        {
+            prop_assert!(decode(Protocol::V2Binary, bytes, length).is_ok());
+        }
+    }
+
+    /// Whatever is accepted is spliced into a message again, or refused in words.
+    #[test]
+    fn what_is_spliced_is_protobuf(at in 0usize..400, byte in any::<u8>(), raw in any::<bool>()) {
+        let view = stats(&[("f", FeatureType::Float, Value::Float(1.5))]);
+        let sample = Sample::new(&view, model(&view, "up", Some(matrix(Datatype::Fp32, &["user_id"], 1))), vec![None]);
+        let mut message = grpc_user("fraud");
+        message.parameters.insert("user_id".into(), Choice::Int64(8).into());
+        if raw {
+            message.inputs[0].contents = None;
+            message.raw_input_contents.push(vec![7, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        let mut body = message.encode_to_vec();
+        let length = body.len();
+        body[at % length] = byte;
+        // Prost also refuses what is not UTF-8 in fields that nobody here reads.
+        if ModelInferRequest::decode(&body[..]).is_ok()
+            && let Ok(decoded) = decode(Protocol::Grpc, body.into(), None)
+            && let Ok((bytes, _)) = sample.body(Protocol::Grpc, decoded)
+        {
+            prop_assert!(ModelInferRequest::decode(&bytes[5..]).is_ok());
+        }
+    }
+
     /// Any bytes at all: an answer is renamed or passed on, a request is renamed or refused.
     #[test]
     fn renaming_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100), length in 0usize..120) {

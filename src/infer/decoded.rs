@@ -20,7 +20,7 @@ use std::{borrow::Cow, fmt, ops::Range};
 use bytes::Bytes;
 
 pub use column::EntityColumn;
-pub(crate) use scalar::{Elements, Scalar};
+pub(crate) use scalar::{Elements, Scalar, shown};
 
 use super::{Datatype, Error, Protocol, Shape};
 

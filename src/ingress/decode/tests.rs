@@ -141,6 +141,26 @@ fn bad_v2_bodies() {
 }
 
 #[test]
+fn messages_do_not_grow_with_what_they_refuse() {
+    let long = "x".repeat(1 << 20);
+    let input = |name: &str, datatype: &str, shape: &str| {
+        format!(r#"{{"inputs": [{{"name": "{name}", "shape": {shape}, "datatype": "{datatype}", "data": []}}]}}"#)
+    };
+    let bodies = [
+        input(&long, "INT64", "[1]"),
+        input("a", &long, "[1]"),
+        input("a", "INT64", &format!("[{}1]", "1,".repeat(1 << 20))),
+        format!(r#"{{"{long}": 1, "{long}": 2}}"#),
+    ];
+    for body in bodies {
+        let told = refused(Protocol::V2Json, body.as_bytes());
+        assert!(told.len() < 300, "{} bytes", told.len());
+    }
+    let entity = v2(&format!(r#"{{"parameters": {{"u": {}}}}}"#, "9".repeat(1 << 20)));
+    assert!(entity.entities("u", EntityType::Int64).unwrap_err().to_string().len() < 300);
+}
+
+#[test]
 fn many_names_are_hashed_and_a_duplicate_is_still_found() {
     let tensor = |index: usize| format!(r#"{{"name": "t{index}", "shape": [0], "datatype": "INT64", "data": []}}"#);
     let tensors = |last: usize| (0..40).chain([last]).map(tensor).collect::<Vec<_>>().join(",");
@@ -326,6 +346,7 @@ fn v1_entities_come_from_every_instance_or_from_parameters() {
 
 #[test]
 fn what_is_not_joined_keeps_its_place() {
+    assert!(v2(r#"{"parameters": null}"#).parameters.is_empty());
     let decoded = v2(
         r#" {"inputs": [{"name": "a", "shape": [1], "datatype": "FP16", "parameters": {"shared_memory_region": "r"}}], "x": [[]]} "#,
     );
