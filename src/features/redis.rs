@@ -175,7 +175,11 @@ impl Redis {
         let count = commands.len();
         let answers = match &self.servers {
             Servers::Single(nodes) => {
-                timeout(self.timeout, of_worker(nodes, worker).send_all(commands.iter().map(|c| &c.cmd))).await
+                timeout(
+                    self.timeout,
+                    of_worker(nodes, worker).send_all(commands.into_iter().map(|command| command.cmd)),
+                )
+                .await
             }
             Servers::Cluster(cluster) => Ok(cluster.run(worker, &commands).await),
         };

@@ -221,7 +221,7 @@ impl Cluster {
             Box::pin(async move {
                 let node = self.node(worker, &address);
                 let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").take();
-                let asked = timeout(PATIENCE, node.send_all([&cmd].into_iter())).await;
+                let asked = timeout(PATIENCE, node.send_all([cmd].into_iter())).await;
                 let answer = asked.unwrap_or_else(|_| vec![Err(Error::TimedOut(PATIENCE))]).pop();
                 let answer = answer.expect("as many answers as commands")?;
                 let refused = || Error::Refused { address: Arc::clone(&address), why: "covers no slots".into() };

@@ -15,7 +15,7 @@ use std::{
 
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
-    Value, aio::MultiplexedConnection,
+    Value, aio::MultiplexedConnection, io::tcp::socket2::TcpKeepalive,
 };
 use tokio::{sync::watch, time::sleep};
 
@@ -25,6 +25,9 @@ use crate::{app::Tasks, features::l2::Error};
 /// The first wait after a failed attempt, doubled up to [`LONGEST_BACKOFF`], each ± 50 % so that gateways do not come at once.
 const BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// After this long without traffic the kernel asks whether the peer is still there.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// A server.
 #[derive(Debug)]
@@ -65,8 +68,10 @@ pub(super) fn at(other: &Client, address: &str) -> Client {
 }
 
 fn open(info: ConnectionInfo) -> Result<Client, RedisError> {
-    let settings = info.tcp_settings().clone().set_nodelay(true);
-    // A peer that vanished without a word: unanswered bytes end the connection, not the kernel's quarter of an hour.
+    // A peer that vanished without a word: an idle connection finds out by itself, one in use by its unanswered bytes, and
+    // not after the kernel's quarter of an hour.
+    let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(PATIENCE);
+    let settings = info.tcp_settings().clone().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(PATIENCE * 2);
     Client::open(info.set_tcp_settings(settings))
@@ -83,14 +88,14 @@ impl Node {
     }
 
     /// The answers to the commands, in one round trip. Waits without bound: the caller sets the time.
-    pub(super) async fn send_all<'a>(
+    pub(super) async fn send_all(
         self: &Arc<Self>,
-        commands: impl ExactSizeIterator<Item = &'a Cmd>,
+        commands: impl ExactSizeIterator<Item = Cmd>,
     ) -> Vec<Result<Value, Error>> {
         let count = commands.len();
         let mut pipeline = Pipeline::with_capacity(count);
         for command in commands {
-            pipeline.add_command(command.clone());
+            pipeline.add_command(command);
         }
         match self.send(&pipeline).await {
             Ok(values) => values.into_iter().map(|value| self.answer(value)).collect(),
@@ -114,7 +119,7 @@ impl Node {
     }
 
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), Error> {
-        let answer = self.send_all([&::redis::cmd("PING")].into_iter()).await.pop();
+        let answer = self.send_all([::redis::cmd("PING")].into_iter()).await.pop();
         answer.expect("as many answers as commands").map(drop)
     }
 

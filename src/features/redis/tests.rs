@@ -364,3 +364,12 @@ fn secrets_are_not_shown() {
     let error = runtime.block_on(read_one(&redis, ask(&v, 1))).unwrap_err();
     assert!(!format!("{error:?} {error}").contains("hunter2"));
 }
+
+#[tokio::test]
+async fn an_encrypted_connection_that_fails_is_a_server_that_is_down() {
+    let server = Server::start();
+    let v = view("v").build();
+    // The server speaks no TLS.
+    let redis = open(&[format!("rediss://127.0.0.1:{}", server.port)], RedisMode::Single, "p", from_ref(&v));
+    assert!(matches!(read_one(&redis, ask(&v, 1)).await, Err(Error::Unreachable { .. })));
+}

@@ -17,8 +17,8 @@ use crate::{
         tests::{ask, features, int, key, row, servers::Server, view},
     },
     infer::{
-        CacheEvent, Deadline, Degradation, EntityColumn, EntityValue, Level, PoolId, Reason, TierId, Value, ViewId,
-        answer::CacheOutcome, plan::Stale, request::Caching,
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityValue, Level, Method, ModelId, PoolId, Protocol, Reason,
+        RequestId, TierId, Value, ViewId, answer::CacheOutcome, plan::Stale, request::Caching,
     },
 };
 
@@ -559,13 +559,49 @@ async fn what_can_never_work_is_said_when_it_is_opened() {
     assert!(error.to_string().contains("/nowhere/rows.redb"), "{error}");
 }
 
+fn request(model: u32) -> (InferRequest, Plan) {
+    let deadline = Deadline::after(Instant::now(), LONG);
+    let request = InferRequest {
+        id: RequestId(http::HeaderValue::from_static("r")),
+        worker: WorkerId(0),
+        protocol: Protocol::V2Json,
+        method: Method::Predict,
+        verb: http::Method::POST,
+        path: http::uri::PathAndQuery::from_static("/"),
+        model: ModelId(model),
+        version: None,
+        tier: TierId(0),
+        deadline,
+        caching: Caching::Allowed,
+        headers: http::HeaderMap::new(),
+        json_length: None,
+        payload: Payload::Retained(bytes::Bytes::from_static(b"{}")),
+    };
+    let plan = Plan {
+        level: Level::Full,
+        model: ModelId(model),
+        pool: PoolId(0),
+        tier: TierId(0),
+        deadline,
+        features_by: deadline,
+        stale: Stale::Refused,
+        attempts: 1,
+        attempt_timeout: None,
+    };
+    (request, plan)
+}
+
 #[tokio::test]
-async fn a_model_that_joins_nothing_costs_nothing() {
+async fn a_model_that_joins_nothing_costs_nothing_and_others_need_a_decoded_body() {
     let v = view("v").build();
-    let store = open(&[v], L2Config::Embedded { path: None, ttl: LONG }, None).await;
-    let set = store.ask_model(2, &[], |_| {}).await;
+    let store = open(from_ref(&v), L2Config::Embedded { path: None, ttl: LONG }, None).await;
+    let (undecoded, plan) = request(2);
+    let set = assert_send(store.fetch(&undecoded, &plan)).await.unwrap();
     assert!(set.rows().is_none());
     assert_eq!((set.level(), set.caches()), (Level::Full, &[][..]));
+    // The plan may ask another model than the one named.
+    let error = store.fetch(&undecoded, &request(0).1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal);
 }
 
 #[tokio::test]
