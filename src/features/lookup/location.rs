@@ -25,7 +25,7 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// For a request path: the caller holds the deadline and decides about trying again.
+    /// For a request path: the caller holds the deadline, which may be earlier, and decides about trying again.
     pub(crate) const REQUEST: Self = Self { timeout: Duration::from_secs(2), retries: 0 };
     /// For a command: large objects, nobody waiting.
     pub(crate) const COMMAND: Self = Self { timeout: Duration::from_secs(120), retries: 5 };
