@@ -47,7 +47,7 @@ fn tensors(inputs: &serde_json::Value) -> String {
 #[test]
 fn malformed_json_says_where() {
     let mut connection = FRAUD_DETECTOR.connect();
-    refused(&mut connection, FRAUD_PATH, "{\"inputs\": [\n  oops]}", 400, &["line 2", "column 3", "byte 14"]);
+    refused(&mut connection, FRAUD_PATH, "{\"inputs\": [\n  oops]}", 400, &["line 2", "column 3", "byte 15"]);
     refused(&mut connection, FRAUD_PATH, "", 400, &["JSON"]);
     refused(&mut connection, FRAUD_PATH, "{\"inputs\": []} trailing", 400, &["line 1"]);
     refused(&mut connection, FRAUD_PATH, "[1]", 400, &["object"]);
@@ -118,7 +118,13 @@ fn entities_must_be_there_and_of_their_type() {
     ] {
         refused(&mut connection, V1_PATH, json!({"instances": [instance]}).to_string(), 400, &["user_id"]);
     }
-    refused(&mut connection, V1_PATH, json!({"instances": [[1, 2, 3]]}).to_string(), 400, &["instance 0", "object"]);
+    refused(
+        &mut connection,
+        V1_PATH,
+        json!({"instances": [[1, 2, 3]]}).to_string(),
+        400,
+        &["user_id", "key of every instance"],
+    );
 }
 
 #[test]
@@ -194,7 +200,8 @@ fn binary_sizes_must_add_up() {
     let head = tensor(8);
     let length = head.len().to_string();
     send(&head, &[0; 4], &length, &["user_id"]);
-    send(&head, &[0; 12], &length, &["12", "8"]);
+    let [announced, sent] = [8, 12].map(|data| (head.len() + data).to_string());
+    send(&head, &[0; 12], &length, &[&announced, &sent]);
     send(&tensor(4), &[0; 4], &tensor(4).len().to_string(), &["user_id", "8", "4"]);
     send(&head, &[0; 8], &(head.len() + 100).to_string(), &["inference-header-content-length"]);
     send(&head, &[0; 8], &(head.len() - 5).to_string(), &["JSON"]);

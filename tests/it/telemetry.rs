@@ -30,7 +30,6 @@ const PROMISED: &[&str] = &[
     "weir_feature_age_seconds",
     "weir_breaker_state",
     "weir_attempts_total",
-    "weir_ladder_level",
     "weir_answers_total",
     "weir_tier_slots",
     "weir_tier_slots_in_use",

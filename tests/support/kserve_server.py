@@ -35,7 +35,13 @@ grpc.aio.server = grpc_on_loopback
 
 
 def answer(payload, model, outputs):
-    return InferResponse(response_id=payload.id or generate_uuid(), model_name=model, infer_outputs=outputs)
+    return InferResponse(
+        response_id=payload.id or generate_uuid(),
+        model_name=model,
+        infer_outputs=outputs,
+        use_binary_outputs=payload.use_binary_outputs,
+        requested_outputs=payload.request_outputs,
+    )
 
 
 class Echo(Model):
