@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::Context;
 
-use self::{folder::Folder, guide::Guide, server::Server, settings::Listen};
+use self::{folder::Folder, guide::Guide, server::Server};
 
 /// What `weir demo` takes.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]

@@ -65,6 +65,8 @@ pub(super) struct Feature {
     pub(super) join: usize,
     pub(super) select: usize,
     pub(super) list: bool,
+    /// How many elements each row of a list must have, where the config says.
+    pub(super) length: Option<usize>,
     /// `view:feature`, as errors name it.
     pub(super) label: Box<str>,
 }
@@ -132,7 +134,7 @@ impl Source {
                 let (view, index) = declared(model, views, join, select);
                 let feature = &view.features[index];
                 let label = format!("{}:{}", view.name, feature.name).into();
-                Self::Feature(Feature { join, select, list: feature.kind.is_list(), label })
+                Self::Feature(Feature { join, select, list: feature.kind.is_list(), length: feature.length, label })
             }
         }
     }

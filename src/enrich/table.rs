@@ -86,13 +86,16 @@ pub(super) fn width(features: &FeatureSet, feature: &Feature, rows: usize) -> Re
         return Ok(1);
     }
     let length = |row| list_length(features.value(feature.join, feature.select, row)).unwrap_or(0);
-    let first = if rows > 0 { length(0) } else { 0 };
-    match (1..rows).find(|&row| length(row) != first) {
-        None => Ok(first),
+    let (expected, whose) = match feature.length {
+        Some(length) => (length, "its length in the config is"),
+        None => (if rows > 0 { length(0) } else { 0 }, "row 0 has"),
+    };
+    match (0..rows).find(|&row| length(row) != expected) {
+        None => Ok(expected),
         Some(row) => Err(Error::new(
             Kind::BackendFailed,
             format!(
-                "{}: row {row} has {} elements, row 0 has {first}; the rows of a list feature must be equally long, also a missing row's default",
+                "{}: row {row} has {} elements, {whose} {expected}; the rows of a list feature must be equally long, also a missing row's default",
                 feature.label,
                 length(row),
             ),

@@ -32,7 +32,7 @@ use self::{
     lookup::{How, Lookup},
 };
 use super::{
-    FeatureSet, Row,
+    FeatureSet,
     embedded::Embedded,
     l2::{Ask, L2},
     memory::Memory,

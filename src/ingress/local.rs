@@ -14,12 +14,16 @@ use super::{
 };
 use crate::infer::{Error, Kind, Method, Protocol, WorkerId};
 
+/// Why the repository is left alone.
+pub(super) const REPOSITORY: &str = "the model repository is not changed through weir: load and unload models at the model \
+     server, or set allow_repository: true";
+
 /// The extensions Weir itself speaks.
 pub(super) const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 /// Answers everything that needs no model server.
 pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Route<'_>) -> Response<ResponseBody> {
-    let known = !matches!(route, Route::Unknown | Route::V2Repository);
+    let known = !matches!(route, Route::Unknown | Route::V2Repository | Route::V2RepositoryModel(_));
     if known && request.method() != Verb::GET && request.method() != Verb::HEAD {
         return method_not_allowed(request.method(), "GET, HEAD");
     }
@@ -35,10 +39,7 @@ pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Rou
             encode::json(StatusCode::OK, &json!({ "models": names }))
         }
         Route::V1Model(name) => v1_model(gateway, name),
-        Route::V2Repository => refuse(
-            Kind::NotAllowed,
-            "the model repository is not changed through weir; load and unload models at the model server",
-        ),
+        Route::V2Repository | Route::V2RepositoryModel(_) => refuse(Kind::NotAllowed, REPOSITORY),
         _ => refuse(Kind::NotFound, &unknown_path(request.uri().path())),
     }
 }

@@ -27,7 +27,9 @@ pub(super) enum Route<'a> {
     V2ModelReady(Cow<'a, str>),
     /// `/v2/models/{m}` and what else a server has below it: forwarded.
     V2Model(Cow<'a, str>),
-    /// `/v2/repository/…`
+    /// `/v2/repository/models/{m}/load` or `unload` (POST).
+    V2RepositoryModel(Cow<'a, str>),
+    /// What else there is below `/v2/repository`.
     V2Repository,
     /// `/{package.Service}/{Method}`
     Grpc(&'a str, &'a str),
@@ -45,6 +47,10 @@ pub(super) fn route(path: &str) -> Route<'_> {
         (Some("v2"), None | Some(""), None, None) => Route::V2Server,
         (Some("v2"), Some("health"), Some("live"), None) => Route::V2Live,
         (Some("v2"), Some("health"), Some("ready"), None) => Route::V2Ready,
+        (Some("v2"), Some("repository"), Some("models"), Some(rest)) => match rest.split_once('/') {
+            Some((model, "load" | "unload")) if !model.is_empty() => Route::V2RepositoryModel(decode(model)),
+            _ => Route::V2Repository,
+        },
         (Some("v2"), Some("repository"), ..) => Route::V2Repository,
         (Some(service), Some(method), None, None) if service.contains('.') => Route::Grpc(service, method),
         _ => Route::Unknown,
@@ -105,6 +111,9 @@ mod tests {
             ("/v2/models/m/stats", Route::V2Model(m())),
             ("/v2/models/a%20b/infer", Route::V2Infer("a b".into(), None)),
             ("/v2/repository/index", Route::V2Repository),
+            ("/v2/repository/models/m/load", Route::V2RepositoryModel(m())),
+            ("/v2/repository/models/m/unload", Route::V2RepositoryModel(m())),
+            ("/v2/repository/models/m", Route::V2Repository),
             ("/inference.GRPCInferenceService/ModelInfer", Route::Grpc("inference.GRPCInferenceService", "ModelInfer")),
             ("/", Route::Unknown),
             ("", Route::Unknown),

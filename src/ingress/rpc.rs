@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, Method as Verb, Request, Response, header};
 use hyper::body::Incoming;
+use prost::Message as _;
 use tokio::time::Instant;
 use tower::Service as _;
 
@@ -48,16 +49,18 @@ pub(super) async fn serve(
         "ServerReady" => message(request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await,
         "ServerMetadata" => message(request, &server_metadata()).await,
         "ModelInfer" => return infer(gateway, worker, request, id).await,
-        "RepositoryModelLoad" | "RepositoryModelUnload" => Err(Error::new(
-            Kind::NotAllowed,
-            "the model repository is not changed through weir; load and unload models at the model server",
-        )),
+        "RepositoryModelLoad" | "RepositoryModelUnload" if !gateway.pipeline.config.allow_repository => {
+            Err(Error::new(Kind::NotAllowed, local::REPOSITORY))
+        }
         "RepositoryIndex" => Err(Error::new(
             Kind::Unimplemented,
             "weir has no repository to index; ask the model server, or ServerMetadata and ModelMetadata here",
         )),
-        "ModelStreamInfer" => return about_model(gateway, worker, request, (id, Method::Stream)).await,
-        _ => return about_model(gateway, worker, request, (id, Method::Other)).await,
+        "RepositoryModelLoad" | "RepositoryModelUnload" => {
+            return about_model(gateway, worker, request, (id, Asks::REPOSITORY)).await;
+        }
+        "ModelStreamInfer" => return about_model(gateway, worker, request, (id, Asks::STREAM)).await,
+        _ => return about_model(gateway, worker, request, (id, Asks::OTHER)).await,
     };
     outcome.unwrap_or_else(|error| encode::error(&error, Protocol::Grpc, Some(&id)))
 }
@@ -91,7 +94,7 @@ async fn infer(
     id: RequestId,
 ) -> Response<ResponseBody> {
     let began = Instant::now();
-    let arrived = arrive(gateway, request, (Method::Predict, began)).await;
+    let arrived = arrive(gateway, request, Asks::PREDICT, began).await;
     let model = arrived.as_ref().ok().map(|arrived| arrived.model);
     let call = gateway.records.begin(model, Protocol::Grpc, began);
     let prepared = match arrived {
@@ -111,10 +114,10 @@ async fn about_model(
     gateway: &Arc<Gateway>,
     worker: WorkerId,
     request: Request<Incoming>,
-    (id, method): (RequestId, Method),
+    (id, asks): (RequestId, Asks),
 ) -> Response<ResponseBody> {
-    let prepared = match arrive(gateway, request, (method, Instant::now())).await {
-        Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), method).await,
+    let prepared = match arrive(gateway, request, asks, Instant::now()).await {
+        Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), asks.method).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
@@ -122,6 +125,41 @@ async fn about_model(
         Err(error) => Err(error),
     };
     infer_http::finish(outcome, Protocol::Grpc, &id)
+}
+
+/// What a call is about and where its message names the model.
+#[derive(Clone, Copy)]
+struct Asks {
+    method: Method,
+    naming: Naming,
+}
+
+/// The field that names the model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// As in all of the protocol's own messages.
+    First,
+    /// As in those about the repository, whose first is the repository's name.
+    Second,
+}
+
+impl Asks {
+    const PREDICT: Self = Self { method: Method::Predict, naming: Naming::First };
+    const OTHER: Self = Self { method: Method::Other, naming: Naming::First };
+    const STREAM: Self = Self { method: Method::Stream, naming: Naming::First };
+    const REPOSITORY: Self = Self { method: Method::Other, naming: Naming::Second };
+}
+
+/// What is read of `RepositoryModelLoadRequest` and `RepositoryModelUnloadRequest`.
+#[derive(prost::Message)]
+struct RepositoryModel {
+    #[prost(string, tag = "2")]
+    model_name: String,
+}
+
+fn repository_model(message: &[u8]) -> Result<String, Error> {
+    let named = RepositoryModel::decode(message);
+    named.map(|named| named.model_name).map_err(|error| Error::invalid(format!("invalid gRPC message: {error}")))
 }
 
 /// A call whose model is known.
@@ -137,17 +175,19 @@ struct Arrived {
 async fn arrive(
     gateway: &Gateway,
     request: Request<Incoming>,
-    (method, now): (Method, Instant),
+    asks: Asks,
+    now: Instant,
 ) -> Result<Arrived, Error> {
     let (head, body) = request.into_parts();
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = context::deadline(&head.headers, UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;
-    let extent = if method == Method::Stream { Extent::First } else { Extent::Beginning };
+    let extent = if asks.method == Method::Stream { Extent::First } else { Extent::Beginning };
     let mut received = receive(body, extent, limit, patience).await?;
     let mut named = match &received {
         Received::Whole(_) => None,
-        Received::Longer(framed, _) => front(framed)?.map(|asked| named(gateway, asked)).transpose()?,
+        Received::Longer(framed, _) if asks.naming == Naming::First => front(framed)?.map(|asked| named(gateway, asked)).transpose()?,
+        Received::Longer(..) => None,
     };
     if named.is_none() {
         // Short, or compressed, or the name stands behind the tensors: the whole message tells.
@@ -156,11 +196,14 @@ async fn arrive(
             Received::Longer(framed, rest) => read_on(framed, rest, limit, patience).await?,
         };
         let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
-        named = grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?;
+        named = match asks.naming {
+            Naming::First => grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?,
+            Naming::Second => Some((infer_http::model(gateway, &repository_model(&message)?)?, None)),
+        };
         received = Received::Whole(framed);
     }
     let (model, version) = named.ok_or_else(|| Error::invalid("the message names no model"))?;
-    let longest = match method {
+    let longest = match asks.method {
         Method::Stream => LONGEST_STREAM,
         _ => gateway.pipeline.config.model(model).timeout,
     };

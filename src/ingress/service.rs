@@ -70,6 +70,10 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
             let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
             return infer_http::forward(gateway, worker, request, ask).await;
         }
+        Route::V2RepositoryModel(model) if gateway.pipeline.config.allow_repository => {
+            let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
+            return infer_http::forward(gateway, worker, request, ask).await;
+        }
         Route::V2ModelReady(model) => return local::model_ready(gateway, worker, request, model).await,
         other => return local::answer(gateway, &request, &other),
     };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use http::{HeaderMap, HeaderValue, Method as Verb, uri::PathAndQuery};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -140,12 +141,17 @@ async fn ask(predict: &Predict) -> Result<(u16, Vec<u8>), Error> {
     let prediction = predict.run(request(), None, &plan(Duration::from_secs(20))).await?;
     let body = match prediction.body {
         AnswerBody::Whole(bytes) => bytes.to_vec(),
-        AnswerBody::Stream(body) => {
-            use http_body_util::BodyExt as _;
-            http_body_util::Limited::new(body, 1 << 20).collect().await.unwrap().to_bytes().to_vec()
-        }
+        AnswerBody::Stream(body) => read(body).await,
     };
     Ok((prediction.status.as_u16(), body))
+}
+
+async fn read(mut body: http_body_util::combinators::UnsyncBoxBody<Bytes, Error>) -> Vec<u8> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        whole.extend(frame.unwrap().into_data().unwrap());
+    }
+    whole
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn write_view(config: &Config, name: &str, rows: impl Iterator<Item = (Ent
 impl Gateway {
     /// Where it listens, with real ports.
     pub(super) fn addresses(&self) -> Listen {
-        self.listen.clone()
+        self.listen
     }
 
     /// Waits until it has drained.

@@ -1,9 +1,8 @@
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arrow_array::{
     ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray,
 };
-use object_store::ObjectStoreExt;
 use parquet::arrow::ArrowWriter;
 
 use super::*;

@@ -4,7 +4,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use object_store::{ObjectStoreExt, local::LocalFileSystem, path::Path};
+use object_store::{ObjectStoreExt, local::LocalFileSystem};
 
 use super::*;
 use crate::features::lookup::{

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::*;
+use crate::features::Row;
 use crate::{
     config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
     features::{
