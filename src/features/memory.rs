@@ -124,7 +124,7 @@ impl Memory {
 
     /// What is known of a row at `now`.
     pub(crate) fn get(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Cached {
-        let Some(entry) = self.rows.get(&RowRef { view, entity: entity.as_bytes() }) else { return Cached::Miss };
+        let Some(entry) = self.held(view, entity) else { return Cached::Miss };
         if entry.fresh_until.is_none_or(|until| now < until) {
             return Cached::Fresh(entry.row);
         }
@@ -136,7 +136,8 @@ impl Memory {
         }
     }
 
-    /// Keeps what the store said at `fetched`: a row, or that there is none.
+    /// Keeps what the store said at `fetched`: a row, or that there is none. What was fetched later stays: a slow fetch must
+    /// not undo a quick one that began after it.
     pub(crate) fn put(&self, view: ViewId, entity: &EntityKey, row: Option<Arc<Row>>, fetched: Instant) {
         let (fresh, stale) = match self.lives[view.index()] {
             Life::Never => return,
@@ -145,7 +146,9 @@ impl Memory {
             Life::For { fresh, .. } if row.is_none() => (Some(fresh.min(DOUBTFUL)), None),
             Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
         };
-        self.insert(view, entity, row, (fetched, fresh, stale));
+        if self.held(view, entity).is_none_or(|held| held.fetched <= fetched) {
+            self.insert(view, entity, row, (fetched, fresh, stale));
+        }
     }
 
     /// Keeps a row from L3 while L2 cannot be asked: for a short time, and never in place of a newer one.
@@ -155,10 +158,14 @@ impl Memory {
             Life::Forever => (DOUBTFUL, None),
             Life::For { fresh, stale } => (fresh.min(DOUBTFUL), Some(fresh.min(DOUBTFUL) + stale)),
         };
-        let held = self.rows.get(&RowRef { view, entity: entity.as_bytes() }).and_then(|entry| entry.row);
+        let held = self.held(view, entity).and_then(|held| held.row);
         if held.is_none_or(|held| held.event_time < row.event_time) {
             self.insert(view, entity, Some(Arc::clone(row)), (fetched, Some(fresh), stale));
         }
+    }
+
+    fn held(&self, view: ViewId, entity: &EntityKey) -> Option<Entry> {
+        self.rows.get(&RowRef { view, entity: entity.as_bytes() })
     }
 
     fn insert(

@@ -97,6 +97,18 @@ async fn a_doubtful_row_is_short_lived_and_never_replaces_a_newer_one() {
     assert_eq!(memory.get(ViewId(0), &key(2), later), Cached::Stale { row: row(9), age: 70 * SECOND });
 }
 
+#[tokio::test]
+async fn a_slow_fetch_does_not_undo_one_that_began_after_it() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let now = Instant::now();
+    memory.put(ViewId(0), &key(1), Some(row(9)), now + SECOND);
+    memory.put(ViewId(0), &key(1), None, now);
+    memory.put(ViewId(0), &key(1), Some(row(5)), now);
+    assert_eq!(memory.get(ViewId(0), &key(1), now + SECOND), Cached::Fresh(Some(row(9))));
+    memory.put(ViewId(0), &key(1), None, now + 2 * SECOND);
+    assert_eq!(memory.get(ViewId(0), &key(1), now + 2 * SECOND), Cached::Fresh(None));
+}
+
 #[test]
 fn it_holds_no_more_bytes_than_it_may() {
     let memory = Memory::new(

@@ -45,6 +45,8 @@ const REST: Duration = Duration::from_millis(100);
 pub(super) struct Cluster {
     seeds: Vec<Client>,
     timeout: Duration,
+    /// How old a map may get.
+    pub(super) relearn_after: Duration,
     map: watch::Sender<Map>,
     learning: AtomicBool,
     /// Each worker's own, by address.
@@ -82,6 +84,7 @@ impl Cluster {
         Self {
             seeds,
             timeout,
+            relearn_after: OLD,
             map: watch::Sender::new(Map::Awaited),
             learning: AtomicBool::new(false),
             nodes: (0..workers).map(|_| Mutex::default()).collect(),
@@ -108,7 +111,7 @@ impl Cluster {
         // Whoever has not answered when the time is up keeps the answer it has: none in time.
         let _ = timeout_at(deadline, self.follow(worker, (commands, routes), &mut answers)).await;
         let troubled = |answer: &Result<Value, Error>| matches!(answer, Err(Error::Unreachable { .. }));
-        if topology.learned.elapsed() > OLD || answers.iter().any(troubled) {
+        if topology.learned.elapsed() > self.relearn_after || answers.iter().any(troubled) {
             self.learn(worker);
         }
         answers

@@ -307,7 +307,10 @@ async fn a_dead_master_takes_only_its_own_rows() {
 async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let cluster = servers::Cluster::start();
     let v = view("v").build();
-    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
+    let mut redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
+    let Servers::Cluster(shards) = &mut redis.servers else { panic!("not a cluster") };
+    // The redirect alone must make it learn.
+    Arc::get_mut(shards).unwrap().relearn_after = Duration::MAX;
     let stored = redis_key(&key(1), "p");
     let first = row(100, [int(5)]);
     redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
@@ -344,6 +347,40 @@ async fn redirects_are_followed_while_a_slot_moves_and_after() {
     };
     tokio::time::timeout(Duration::from_secs(60), learned).await.unwrap();
     assert!(to.calls("hmget") > asked);
+}
+
+#[tokio::test]
+async fn a_replica_that_takes_over_is_found() {
+    let mut cluster = servers::Cluster::with(Duration::from_secs(1));
+    let v = view("v").build();
+    let mut redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
+    let Servers::Cluster(shards) = &mut redis.servers else { panic!("not a cluster") };
+    Arc::get_mut(shards).unwrap().relearn_after = Duration::MAX;
+    let replicas = cluster.replicas();
+    let asks: Vec<Ask> = (0..20).map(|user| ask(&v, user)).collect();
+    for (user, ask) in asks.iter().enumerate() {
+        redis.write_back(WORKER, ask, &row(100, [int(user.try_into().unwrap())])).await.unwrap();
+    }
+    for (master, replica) in cluster.masters.iter().zip(&replicas) {
+        let held = master.ask::<u64>(&[b"DBSIZE"]);
+        while replica.ask::<u64>(&[b"DBSIZE"]) < held {
+            tokio::task::yield_now().await;
+        }
+    }
+    cluster.masters[2].kill();
+    let recovered = async {
+        while redis.read(WORKER, &asks).await.iter().any(|row| !matches!(row, Ok(Some(_)))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), recovered).await.unwrap();
+    assert!(replicas[2].calls("hmget") > 0);
+    let ready = async {
+        while redis.ready().await.is_err() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ready).await.unwrap();
 }
 
 #[tokio::test]

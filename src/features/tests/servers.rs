@@ -138,18 +138,27 @@ fn spawn(port: u16, folder: &TempDir, options: &[String]) -> Child {
 /// Three masters without replicas, which share the slots.
 pub(crate) struct Cluster {
     pub(crate) masters: [Server; 3],
+    timeout: Duration,
+}
+
+/// A server that is to be a cluster's.
+fn member(timeout: Duration) -> Server {
+    let (bus, timeout) = (free_port().to_string(), timeout.as_millis().to_string());
+    Server::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout, "--cluster-port", &bus])
 }
 
 /// The first and last slot of each master.
 const SHARES: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
 impl Cluster {
+    /// Patient: a member that a busy machine keeps waiting is not given up.
     pub(crate) fn start() -> Self {
-        let masters = std::array::from_fn(|_| {
-            let bus = free_port().to_string();
-            Server::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
-        });
-        let cluster = Self { masters };
+        Self::with(Duration::from_secs(30))
+    }
+
+    /// Members give each other up after `timeout`.
+    pub(crate) fn with(timeout: Duration) -> Self {
+        let cluster = Self { masters: std::array::from_fn(|_| member(timeout)), timeout };
         for (at, ((first, last), master)) in SHARES.iter().zip(&cluster.masters).enumerate() {
             let epoch = (at + 1).to_string();
             master.ask::<()>(&[b"CLUSTER", b"SET-CONFIG-EPOCH", epoch.as_bytes()]);
@@ -173,6 +182,31 @@ impl Cluster {
                 && info.contains("cluster_slots_ok:16384")
                 && info.contains("cluster_size:3")
         })
+    }
+
+    /// A replica for each master, in their order.
+    pub(crate) fn replicas(&self) -> [Server; 3] {
+        let replicas: [Server; 3] = std::array::from_fn(|_| member(self.timeout));
+        for (replica, master) in replicas.iter().zip(&self.masters) {
+            let (port, bus) = (master.port.to_string(), &master.options[5]);
+            replica.ask::<()>(&[b"CLUSTER", b"MEET", b"127.0.0.1", port.as_bytes(), bus.as_bytes()]);
+            let id: String = master.ask(&[b"CLUSTER", b"MYID"]);
+            let began = Instant::now();
+            // It can follow a master once it has heard of it.
+            while command(&[b"CLUSTER", b"REPLICATE", id.as_bytes()]).exec(&mut replica.client()).is_err() {
+                assert!(began.elapsed() < PATIENCE, "the replica does not join");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        let began = Instant::now();
+        while !self.masters.iter().chain(&replicas).all(|server| {
+            let slots: Vec<Vec<::redis::Value>> = server.ask(&[b"CLUSTER", b"SLOTS"]);
+            slots.len() == 3 && slots.iter().all(|range| range.len() == 4)
+        }) {
+            assert!(began.elapsed() < PATIENCE, "the replicas are not known to all");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        replicas
     }
 
     pub(crate) fn urls(&self) -> Vec<String> {

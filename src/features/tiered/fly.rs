@@ -66,8 +66,14 @@ pub(super) enum Done {
 
 type Led = (Lead<Id, Progress>, Ask);
 
-/// One that L2 did not end.
-type Further = (Lead<Id, Progress>, Ask, Behind);
+/// A fetch that L2 did not end.
+struct Further {
+    lead: Lead<Id, Progress>,
+    ask: Ask,
+    behind: Behind,
+    /// When L2 was asked: what is known is as old as that.
+    began: Instant,
+}
 
 /// The fetches that a request leads.
 pub(super) struct Flight {
@@ -161,15 +167,15 @@ impl Flight {
                     Behind::Failure
                 }
             };
-            further.push((lead, ask, behind));
+            further.push(Further { lead, ask, behind, began });
         }
         if let Some(l3) = &shared.l3 {
             let began = Instant::now();
-            join_all(further.into_iter().map(|led| shared.ask_l3(l3, self.worker, led))).await;
+            join_all(further.into_iter().map(|fetch| shared.ask_l3(l3, self.worker, fetch))).await;
             shared.metrics.took(Layer::L3, began.elapsed());
         } else {
-            for (lead, ask, behind) in further {
-                shared.give_up(&lead, &ask, (behind, Layer::L2), began);
+            for fetch in &further {
+                shared.give_up(fetch, Layer::L2);
             }
         }
     }
@@ -177,44 +183,35 @@ impl Flight {
 
 impl Shared {
     /// What L3 has of one row.
-    async fn ask_l3(&self, l3: &L3, worker: WorkerId, (lead, ask, behind): Further) {
-        lead.publish(Progress::AtL3(behind));
+    async fn ask_l3(&self, l3: &L3, worker: WorkerId, fetch: Further) {
+        fetch.lead.publish(Progress::AtL3(fetch.behind));
         let began = Instant::now();
         let read = async {
             let _permit = l3.reads.acquire().await;
-            l3.source.get(&ask).await
+            l3.source.get(&fetch.ask).await
         };
         let answer = timeout(l3.timeout, read).await;
         l3.took(began.elapsed());
-        let said = match answer {
-            Ok(Ok(Some(row))) => Ok(Some(Arc::new(row))),
-            Ok(Ok(None)) => Ok(None),
+        let (outcome, row) = match answer {
+            Ok(Ok(Some(row))) => (Outcome::Hit, Some(row)),
+            Ok(Ok(None)) => (Outcome::Miss, None),
             Ok(Err(error)) => {
-                tracing::debug!(view = %ask.view.name, %error, "row not read from L3");
-                Err(Outcome::Error)
+                tracing::debug!(view = %fetch.ask.view.name, %error, "row not read from L3");
+                (Outcome::Error, None)
             }
-            Err(_) => Err(Outcome::Timeout),
-        };
-        let outcome = match &said {
-            Ok(row) => {
-                if row.is_some() {
-                    Outcome::Hit
-                } else {
-                    Outcome::Miss
-                }
-            }
-            Err(outcome) => *outcome,
+            Err(_) => (Outcome::Timeout, None),
         };
         self.metrics.looked_up(Layer::L3, outcome, 1);
-        match said {
-            Ok(Some(row)) => self.land(worker, (lead, ask, behind), row, began).await,
-            Ok(None) => self.give_up(&lead, &ask, (behind, Layer::L3), began),
-            Err(_) => lead.publish(Progress::Done(Done::Failed(Layer::L3))),
+        match (row, outcome) {
+            (Some(row), _) => self.land(worker, fetch, Arc::new(row)).await,
+            (None, Outcome::Miss) => self.give_up(&fetch, Layer::L3),
+            (None, _) => fetch.lead.publish(Progress::Done(Done::Failed(Layer::L3))),
         }
     }
 
     /// A row of L3: to whoever waits at once, then to L2, unless L2 could not say what it has.
-    async fn land(&self, worker: WorkerId, (lead, ask, behind): Further, row: Arc<Row>, began: Instant) {
+    async fn land(&self, worker: WorkerId, fetch: Further, row: Arc<Row>) {
+        let Further { lead, ask, behind, began } = fetch;
         match behind {
             Behind::Absence => self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began),
             Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),
@@ -235,10 +232,11 @@ impl Shared {
     }
 
     /// No layer has the row: an absence if all said so, else a failure.
-    fn give_up(&self, lead: &Lead<Id, Progress>, ask: &Ask, (behind, last): (Behind, Layer), began: Instant) {
+    fn give_up(&self, fetch: &Further, last: Layer) {
+        let Further { lead, ask, behind, began } = fetch;
         lead.publish(Progress::Done(match behind {
             Behind::Absence => {
-                self.l1.put(ask.view.id, &ask.key, None, began);
+                self.l1.put(ask.view.id, &ask.key, None, *began);
                 Done::Absent(last)
             }
             Behind::Failure => Done::Failed(last),

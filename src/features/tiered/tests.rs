@@ -60,6 +60,8 @@ impl Scripted {
 /// Long enough on a machine that is busy with everything else; a test that waits for it to pass takes a shorter one.
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(50);
+/// What no test waits for.
+const NEVER: Duration = Duration::from_secs(3600);
 
 fn redis(server: &Server, timeout: Duration) -> L2Config {
     let urls = vec![Secret(server.url())];
@@ -92,8 +94,7 @@ async fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store 
     let models = [model(views, false), model(views, true), model(&[], false)];
     let config = crate::features::tests::config(features, models.to_vec());
     let mut store = Store::open(&config, Tasks::default()).await.unwrap();
-    let timeout = LONG;
-    Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), timeout));
+    Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), NEVER));
     store
 }
 
@@ -114,17 +115,21 @@ impl Store {
     }
 
     async fn ask_model(&self, model: usize, users: &[i64], change: impl FnOnce(&mut How)) -> FeatureSet {
-        let mut how = How {
-            worker: WorkerId(0),
-            caching: Caching::Allowed,
-            level: Level::Full,
-            stale: Stale::Refused,
-            by: Deadline::after(Instant::now(), LONG),
-        };
+        let mut how = how();
         change(&mut how);
         let column = EntityColumn::Rows(users.iter().copied().map(EntityValue::Int64).collect());
         let lookup = Lookup::new(&self.shared.joins[model], |_| Ok(users.len()), |_, _| Ok(column.clone())).unwrap();
         self.look_up(lookup, how).await
+    }
+}
+
+fn how() -> How {
+    How {
+        worker: WorkerId(0),
+        caching: Caching::Allowed,
+        level: Level::Full,
+        stale: Stale::Refused,
+        by: Deadline::after(Instant::now(), LONG),
     }
 }
 
@@ -166,6 +171,11 @@ fn put(server: &Server, view: &View, user: i64, row: &Row) {
     if let Some(time) = row.event_time {
         server.ask::<()>(&[b"HSET", &key, layout.event_time(), &encode_time(time)]);
     }
+}
+
+/// Bounds what would otherwise hang.
+async fn soon<T>(awaited: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), awaited).await.unwrap()
 }
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -340,6 +350,47 @@ async fn also_when_they_come_from_several_workers() {
 }
 
 #[tokio::test]
+async fn a_fetch_that_landed_between_the_look_and_the_lead_is_not_made_again() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), None);
+    let shared = &store.shared;
+    let how = how();
+    let column = EntityColumn::Rows(vec![EntityValue::Int64(1)]);
+    let mut lookup = Lookup::new(&shared.joins[0], |_| Ok(1), |_, _| Ok(column.clone())).unwrap();
+    lookup.ask_l1(&shared.l1, &how, Instant::now());
+    shared.l1.put(v.id, &key(1), Some(Arc::new(row(100, [int(7)]))), Instant::now());
+    Flight::board(shared, &mut lookup, &how).await;
+    let set = lookup.settle(&shared.metrics, SystemTime::now());
+    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 miss"));
+    assert_eq!(server.calls("hmget"), 0);
+}
+
+#[tokio::test]
+async fn who_bypasses_the_caches_joins_no_fetch_that_may_have_read_before() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[]).gated()));
+    let first = Box::pin(store.users(&[1]));
+    let until_asked = eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1);
+    let futures_util::future::Either::Right(((), first)) =
+        futures_util::future::select(first, Box::pin(until_asked)).await
+    else {
+        panic!("the gate is shut")
+    };
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let set = soon(
+        store.ask(&[1], |how| (how.caching, how.by) = (Caching::Bypassed, Deadline::after(Instant::now(), NEVER))),
+    )
+    .await;
+    assert_eq!(values(&set), [7]);
+    store.l3().gate.as_ref().unwrap().add_permits(1);
+    assert_eq!(reasons(&first.await), [Reason::NotFound]);
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 hit"), "nor does that fetch undo the refresh");
+}
+
+#[tokio::test]
 async fn a_fetch_goes_on_when_its_request_is_gone() {
     let server = Server::start();
     let v = view("v").build();
@@ -406,8 +457,7 @@ async fn a_stale_row_is_preferred_to_waiting_for_l3_while_redis_is_down() {
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     assert_eq!(values(&store.users(&[1]).await), [8]);
     server.kill();
-    // L3 would never answer.
-    let set = store.users(&[1]).await;
+    let set = soon(store.ask(&[1], |how| how.by = Deadline::after(Instant::now(), NEVER))).await;
     assert_eq!((values(&set), set.level()), (vec![8], Level::ReducedFeatures));
     assert!(is_stale(&set));
 }
@@ -438,12 +488,9 @@ async fn who_has_less_time_than_l3_takes_does_not_wait_for_it() {
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     let l3 = store.shared.l3.as_ref().unwrap();
     for _ in 0..100 {
-        l3.took(10 * LONG);
+        l3.took(10 * NEVER);
     }
-    // Were it waited for, this would never end: the gate is shut and the deadline half a minute off.
-    let began = Instant::now();
-    let set = store.users(&[1]).await;
-    assert!(began.elapsed() < LONG);
+    let set = soon(store.ask(&[1], |how| how.by = Deadline::after(Instant::now(), NEVER))).await;
     assert_eq!(reasons(&set), [Reason::Unavailable]);
     store.l3().gate.as_ref().unwrap().add_permits(1);
     eventually("it is filled in all the same", async || caches(&store.users(&[1]).await) == "l1 hit").await;
