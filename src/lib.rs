@@ -16,7 +16,6 @@
 //!
 //! Start reading at [`pipeline`]; [`infer`] is the vocabulary. `ARCHITECTURE.md` shows the layers, who may name whom, and where
 //! a new pool policy, level, metric or protocol goes. (Stage 4, the prediction cache, has its number but is not built yet.)
-#![allow(dead_code, unused_imports)]
 pub mod admin;
 pub mod admission;
 pub mod app;

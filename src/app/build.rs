@@ -33,7 +33,7 @@ pub(super) async fn gateway<H>(
 where
     H: tonic_health::pb::health_server::Health,
 {
-    let store = features::Store::open(&config, tasks.features()).await.context("cannot open the feature store")?;
+    let store = features::Store::open(&config, tasks.clone()).await.context("cannot open the feature store")?;
     let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),

@@ -95,7 +95,9 @@ impl App {
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
         let features = gateway.load_full().pipeline.features.clone();
-        tasks.background(async move { features.maintain().await });
+        tasks.background(async move {
+            features.maintain().await;
+        });
         tasks.background(readiness.clone().watch(gateway.clone(), health));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
@@ -105,8 +107,9 @@ impl App {
                 tracing::error!(%error, "the admin port closed");
             }
         });
-        for listener in std::iter::once(sockets.http).chain(sockets.grpc) {
-            tasks.spawn(server::accept(listener, app.acceptors.clone(), app.stop_accepting.clone()));
+        let listeners = [("http", Some(sockets.http)), ("grpc", sockets.grpc)];
+        for (name, listener) in listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?))) {
+            tasks.spawn(server::accept(name, listener, app.acceptors.clone(), app.stop_accepting.clone()));
         }
         Ok(app)
     }

@@ -31,11 +31,6 @@ impl Tasks {
         });
     }
 
-    /// The same, as the feature store takes it.
-    pub(super) fn features(&self) -> crate::features::Background {
-        crate::features::Background { tasks: self.tracker.clone(), stop: self.stop.clone() }
-    }
-
     /// Drops the background tasks and waits for all others.
     pub async fn finish(&self) {
         self.stop.cancel();

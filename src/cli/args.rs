@@ -21,11 +21,11 @@ Log detail: RUST_LOG=debug weir serve -c weir.yaml";
 
 /// Inference gateway and sidecar for KServe that joins online features on the way.
 ///
-/// Callers send ordinary inference requests (KServe V1, Open Inference Protocol over HTTP or gRPC) that name entities; Weir
-/// joins their features (in process, Redis, object store), sends the model the tensors it wants, and answers within the
-/// deadline.
+/// Callers send ordinary inference requests (KServe V1, Open Inference Protocol over
+/// HTTP or gRPC) that name entities; Weir joins their features (in process, Redis,
+/// object store), sends the model the tensors it wants, and answers in time.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(verbatim_doc_comment, name = "weir", version, after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -86,4 +86,46 @@ pub(super) enum Offline {
         #[command(flatten)]
         build: super::offline::BuildArgs,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_parse_as_their_examples_say() {
+        Args::command().debug_assert();
+        let parse = |line: &str| Args::try_parse_from(line.split(' ')).map(|args| args.command);
+        assert!(matches!(parse("weir serve -c weir.yaml"), Ok(Command::Serve(_))));
+        assert!(matches!(parse("weir check -c weir.yaml --explain"), Ok(Command::Check { explain: true, .. })));
+        assert!(matches!(parse("weir schema"), Ok(Command::Schema)));
+        assert!(matches!(parse("weir demo"), Ok(Command::Demo(_))));
+        let Ok(Command::Offline(Offline::Build { build, file })) =
+            parse("weir offline build -c w.yaml --view v --from /in --to s3://b/p")
+        else {
+            panic!("offline build")
+        };
+        assert_eq!((&*build.view, &*build.from, &*build.to, file.config.to_str()), ("v", "/in", "s3://b/p", Some("w.yaml")));
+        assert!(parse("weir serve").is_err() && parse("weir").is_err());
+    }
+
+    #[test]
+    fn the_help_lists_what_there_is() {
+        let commands: Vec<_> = Args::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        assert_eq!(commands, ["serve", "check", "schema", "demo", "offline"]);
+        for command in Args::command().get_subcommands() {
+            let documented = command.get_after_help().is_some() || command.has_subcommands();
+            assert!(command.get_about().is_some() && documented, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_smallest_configuration_in_the_help_is_good() {
+        let (_, rest) = EXAMPLES.split_once("model server:\n").unwrap();
+        let (yaml, _) = rest.split_once("\n\n").unwrap();
+        let config = crate::config::Config::parse(yaml, "help").unwrap();
+        assert_eq!(config.models.len(), 1);
+    }
 }

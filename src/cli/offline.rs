@@ -5,17 +5,19 @@
 //! until the last byte is written. Errors name file, column and row.
 
 mod columns;
+#[doc(hidden)]
+pub mod measure;
 mod rows;
 mod source;
 
 use std::{fmt, io::Write, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use tokio::time::{Duration, Instant};
 
 use crate::{
     config::{Config, View},
-    features::lookup::{Location, Patience, Target, Writer, manifest::Manifest},
+    features::lookup::{self, Location, Patience, Target, Writer, manifest::Manifest},
 };
 use rows::{Names, RowReader};
 
@@ -63,8 +65,10 @@ fn find_view<'a>(views: &'a [Arc<View>], name: &str) -> anyhow::Result<&'a View>
 
 async fn build_view(view: &View, project: &str, args: &BuildArgs) -> anyhow::Result<Summary> {
     let started = Instant::now();
-    let from = Location::open(&args.from, Patience::COMMAND).context("--from")?;
-    let to = Location::open(&args.to, Patience::COMMAND).context("--to")?;
+    let open = |flag, url| {
+        Location::open(url, Patience::COMMAND).map_err(|error| anyhow!("{flag}: {}", lookup::chain(&error)))
+    };
+    let (from, to) = (open("--from", &args.from)?, open("--to", &args.to)?);
     let sources = source::list(&from).await?;
     let names = Names { timestamp: &args.timestamp_field, created: args.created_field.as_deref() };
 
@@ -83,7 +87,7 @@ async fn build_view(view: &View, project: &str, args: &BuildArgs) -> anyhow::Res
     let rows = writer.rows();
     eprintln!("{rows} rows read from {} files; writing", sources.len());
     let manifest = writer.finish(Target { to: &to, project, view, source: &args.from }).await;
-    let manifest = manifest.with_context(|| format!("writing to {to}"))?;
+    let manifest = manifest.map_err(|error| anyhow!("writing to {to}: {}", lookup::chain(&error)))?;
     let folder = format!("{}/{}/{}", args.to.trim_end_matches('/'), manifest.project, manifest.view);
     Ok(Summary { rows, manifest, folder, took: started.elapsed() })
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     Config,
     problems::{Path, Places},
-    raw::Root,
+    raw::{Root, Span},
     schema,
 };
 
@@ -63,21 +63,40 @@ impl Explainer<'_> {
 
     /// What holds where the file says nothing and the default is not one value.
     fn unset(&self, path: &Path, schema: &Value) -> String {
-        let tier = self.config.tiers.iter().find(|tier| path.parent() == Some(Path::of("tiers").key(&tier.name)));
-        if *path == Path::of("workers") {
-            return self.config.workers.to_string();
-        }
-        if let Some(tier) = tier {
-            let last = path.to_string();
-            match last.rsplit('.').next() {
-                Some("reserved") => return tier.reserved.to_string(),
-                Some("max") => return tier.max.to_string(),
-                Some("queue") => return tier.queue.to_string(),
-                Some("queue_timeout") => return format!("{}ms", tier.queue_timeout.as_millis()),
-                _ => {}
+        let effective = match path.keys().as_slice() {
+            ["workers"] => Some(self.config.workers.to_string()),
+            ["tiers", tier, key] => self.tier(tier, key),
+            ["models", model, key] => self.model(model, key),
+            ["features", "views", view, "ttl"] => {
+                let view = self.config.features.views.iter().find(|v| &*v.name == *view);
+                view.map(|view| Span(view.ttl).to_string())
             }
+            _ => None,
+        };
+        effective.unwrap_or_else(|| schema["x-unset"].as_str().unwrap_or("none").to_owned())
+    }
+
+    fn tier(&self, name: &str, key: &str) -> Option<String> {
+        let tier = self.config.tiers.iter().find(|tier| &*tier.name == name)?;
+        match key {
+            "pool" => tier.pool.map(|pool| self.config.pool(pool).name.to_string()),
+            "reserved" => Some(tier.reserved.to_string()),
+            "max" => Some(tier.max.to_string()),
+            "queue" => Some(tier.queue.to_string()),
+            "queue_timeout" => Some(Span(tier.queue_timeout).to_string()),
+            _ => None,
         }
-        schema["x-unset"].as_str().unwrap_or("none").to_owned()
+    }
+
+    fn model(&self, name: &str, key: &str) -> Option<String> {
+        let model = self.config.model(self.config.model_id(name)?);
+        match key {
+            "tier" => Some(self.config.tiers[model.tier.index()].name.to_string()),
+            "pool" => Some(self.config.pool(model.pool).name.to_string()),
+            "upstream_model" => Some(model.upstream.to_string()),
+            "inputs" if model.joins.is_empty() => Some("as they come: nothing is joined".to_owned()),
+            _ => None,
+        }
     }
 }
 

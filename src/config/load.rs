@@ -77,7 +77,8 @@ pub(crate) fn parse(text: &str, name: &str, sources: &Sources<'_>) -> Result<Loa
             return Err(Problems::new(name, problems));
         }
     };
-    let (mut config, mut meaning) = validate::validate(&raw, &shape.places, &problems);
+    let broken: Vec<Path> = problems.iter().map(|problem| problem.path.clone()).chain(shape.meant).collect();
+    let (mut config, mut meaning) = validate::validate(&raw, &shape.places, &broken);
     problems.append(&mut meaning);
     if !problems.is_empty() {
         return Err(Problems::new(name, problems));

@@ -12,6 +12,8 @@ mod raw;
 mod schema;
 mod shape;
 mod substitute;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod validate;
 
@@ -19,7 +21,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
-pub(crate) use load::{Loaded, load};
+pub(crate) use load::load;
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
 

@@ -15,6 +15,15 @@ enum Segment {
     Index(usize),
 }
 
+impl Segment {
+    fn as_key(&self) -> Option<&str> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Index(_) => None,
+        }
+    }
+}
+
 impl Path {
     /// The path of a top-level key.
     pub(crate) fn of(key: &str) -> Self {
@@ -35,6 +44,11 @@ impl Path {
     pub(crate) fn parent(&self) -> Option<Self> {
         let (_, rest) = self.0.split_last()?;
         Some(Self(rest.to_vec()))
+    }
+
+    /// The keys, outermost first; empty for a path through a list.
+    pub(crate) fn keys(&self) -> Vec<&str> {
+        self.0.iter().map(Segment::as_key).collect::<Option<_>>().unwrap_or_default()
     }
 
     /// Whether one of the two holds the other.

@@ -19,6 +19,8 @@ pub(super) struct Shape {
     pub(super) problems: Vec<Problem>,
     /// `path: accepted, not acted upon by this version`
     pub(super) notices: Vec<String>,
+    /// Keys that seem to be meant by a misspelt one: nothing is said of their absence.
+    pub(super) meant: Vec<Path>,
 }
 
 /// Whether a node may stay.
@@ -37,9 +39,10 @@ impl Shape {
     }
 
     fn node(&mut self, node: &mut Node, schema: &Value, path: &Path) -> Verdict {
+        node.secret |= kind_of(schema) == "secret";
         self.places.insert(path.clone(), node.position, node.shown());
         let Some(chosen) = choose(node, schema) else {
-            return self.unfit(node, path, &format!("not {}", expected(schema)), &allowed(schema));
+            return self.unfit(node, path, schema);
         };
         let verdict = match &node.kind {
             Kind::Map(_) => self.object(node, chosen, path),
@@ -52,9 +55,8 @@ impl Shape {
         verdict
     }
 
-    fn unfit(&mut self, node: &Node, path: &Path, wrong: &str, allowed: &str) -> Verdict {
-        let given = if is_secret(allowed) { "***".to_owned() } else { node.shown() };
-        let text = format!("{wrong}; allowed: {allowed}; given: {given}");
+    fn unfit(&mut self, node: &Node, path: &Path, schema: &Value) -> Verdict {
+        let text = format!("not {}; allowed: {}; given: {}", expected(schema), allowed(schema), node.shown());
         self.problems.push(Problem { position: node.position, path: path.clone(), text });
         Verdict::Unfit
     }
@@ -67,13 +69,16 @@ impl Shape {
         let additional = schema.get("additionalProperties").filter(|a| a.is_object());
         let mut kept = Vec::with_capacity(entries.len());
         for (key, place, mut value) in entries.drain(..) {
-            let path = path.key(&key);
+            let (here, path) = (path, path.key(&key));
             match properties.get(&key).or(additional) {
                 None => {
-                    let text = unknown_key(&key, properties);
+                    let meant = nearest(&key, properties.keys().map(String::as_str));
+                    let text = unknown_key(&key, meant, properties);
                     self.problems.push(Problem { position: place, path, text });
+                    self.meant.extend(meant.map(|name| here.key(name)));
                 }
                 Some(schema) if value.is_null() => {
+                    value.position = place;
                     if let Some(kind) = self.nothing(&value, schema, &path) {
                         value.kind = kind;
                         kept.push((key, place, value));
@@ -90,9 +95,9 @@ impl Shape {
             }
         }
         *entries = kept;
-        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let path = path.key(name);
-            if !self.places.is_set(&path) && !self.problems.iter().any(|p| p.path == path) {
+            if !self.places.is_set(&path) && !self.meant.contains(&path) {
                 let text = format!("missing; allowed: {}", allowed(&properties[name]));
                 self.problems.push(Problem { position, path, text });
             }
@@ -131,7 +136,6 @@ impl Shape {
     }
 
     fn scalar(&mut self, node: &mut Node, schema: &Value, path: &Path) -> Verdict {
-        let wrong = format!("not {}", expected(schema));
         let fits = match kind_of(schema) {
             "duration" => text_of(node, schema).is_some_and(|text| Span::parse(&text).is_some()),
             "size" => text_of(node, schema).is_some_and(|text| Size::parse(&text).is_some()),
@@ -139,7 +143,7 @@ impl Shape {
             _ => plain_fits(node, schema),
         };
         if !fits {
-            return self.unfit(node, path, &wrong, &allowed(schema));
+            return self.unfit(node, path, schema);
         }
         if is(schema, "string")
             && kind_of(schema) != "value"
@@ -258,12 +262,6 @@ fn expected(schema: &Value) -> String {
     one.to_owned()
 }
 
-const SECRET: &str = "text, best as ${file:/path} or ${VAR}";
-
-fn is_secret(allowed: &str) -> bool {
-    allowed == SECRET
-}
-
 /// What is allowed there.
 fn allowed(schema: &Value) -> String {
     if let Some(options) = schema["anyOf"].as_array() {
@@ -283,7 +281,7 @@ fn allowed(schema: &Value) -> String {
     match kind_of(schema) {
         "duration" => Span::ALLOWED.to_owned(),
         "size" => Size::ALLOWED.to_owned(),
-        "secret" => SECRET.to_owned(),
+        "secret" => "text, best as ${file:/path} or ${VAR}".to_owned(),
         _ if is(schema, "object") => match schema["properties"].as_object() {
             Some(properties) => format!("a mapping with {}", names(properties)),
             None => "a mapping from names".to_owned(),
@@ -300,9 +298,8 @@ fn names(properties: &Map<String, Value>) -> String {
     properties.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn unknown_key(key: &str, properties: &Map<String, Value>) -> String {
-    let hint = nearest(key, properties.keys().map(String::as_str));
-    let hint = hint.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default();
+fn unknown_key(key: &str, meant: Option<&str>, properties: &Map<String, Value>) -> String {
+    let hint = meant.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default();
     format!("unknown key{hint}; allowed: {}; given: {key}", names(properties))
 }
 

@@ -22,8 +22,7 @@ pub(super) fn write(join: &Join<'_>, model: &[Span], form: Form, rename: Option<
         Form::Contents => Wire::Contents,
         Form::Raw => Wire::Raw,
     };
-    let cells = join.features.rows().unwrap_or(0) * 64;
-    let mut sink = Sink::new(wire, rename::FRAME + body.len() + cells + 256);
+    let mut sink = Sink::new(wire, rename::FRAME + body.len() + join.estimate());
     sink.out.extend_from_slice(&[0; rename::FRAME]);
     if let Some(upstream) = rename {
         wire::put_bytes(&mut sink.out, 1, upstream.as_bytes());
@@ -46,10 +45,9 @@ pub(super) fn write(join: &Join<'_>, model: &[Span], form: Form, rename: Option<
 
 /// The records that the model does not get.
 fn dropped(join: &Join<'_>) -> SmallVec<[Span; 8]> {
-    let body = &join.decoded.body;
     let mut spans = SmallVec::new();
     for tensor in &join.decoded.tensors {
-        if join.drops(|name| tensor.name.is(body, name)) {
+        if join.drops(tensor.name) {
             spans.push(tensor.span);
             if let Data::Raw { record, .. } = tensor.data {
                 spans.push(record);
@@ -57,7 +55,7 @@ fn dropped(join: &Join<'_>) -> SmallVec<[Span; 8]> {
         }
     }
     for parameter in &join.decoded.parameters {
-        if join.drops_parameter(|name| parameter.key.is(body, name)) {
+        if join.drops_parameter(parameter.key) {
             spans.push(parameter.span);
         }
     }

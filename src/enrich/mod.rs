@@ -30,6 +30,7 @@ mod v2;
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use self::recipe::{Output, Recipe};
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
     features::FeatureSet,
     infer::{
         Decoded, Error, InferRequest, Kind, Payload, Plan, Protocol, Rest, WorkerId,
-        decoded::{Layout, Span},
+        decoded::{Layout, Span, Text},
     },
 };
 
@@ -140,7 +141,7 @@ fn join(
     features: &FeatureSet,
     rename: Option<&str>,
 ) -> Result<(Bytes, Option<usize>), Error> {
-    let join = Join { decoded, recipe, features };
+    let join = Join::new(decoded, recipe, features);
     match &decoded.layout {
         Layout::Grpc { model, form } => grpc::write(&join, model, *form, rename).map(|bytes| (bytes, None)),
         _ if matches!(recipe.output, Output::Nothing) => Ok((decoded.body.clone(), None)),
@@ -156,9 +157,21 @@ struct Join<'a> {
     decoded: &'a Decoded,
     recipe: &'a Recipe,
     features: &'a FeatureSet,
+    /// Tensors or instance keys to leave out.
+    dropped_rows: SmallVec<[&'a str; 4]>,
+    /// Request parameters to leave out: those of a dropped name that the request does not carry a row.
+    dropped_parameters: SmallVec<[&'a str; 4]>,
 }
 
-impl Join<'_> {
+impl<'a> Join<'a> {
+    fn new(decoded: &'a Decoded, recipe: &'a Recipe, features: &'a FeatureSet) -> Self {
+        let names = recipe.dropped.iter().map(|name| &**name);
+        // Once a request, not once an instance: the look at the first instance is as long as the caller made it.
+        let (dropped_rows, rest): (_, SmallVec<[&str; 4]>) = names.partition(|name| decoded.in_rows(name));
+        let dropped_parameters = rest.into_iter().filter(|name| decoded.parameter(name).is_some()).collect();
+        Self { decoded, recipe, features, dropped_rows, dropped_parameters }
+    }
+
     /// How many instances the answer of the feature stage is for.
     fn rows(&self) -> Result<usize, Error> {
         self.features.rows().ok_or_else(|| Error::new(Kind::Internal, "a model with joins got no joined rows"))
@@ -168,7 +181,7 @@ impl Join<'_> {
     fn copy(&self, out: &mut Vec<u8>, range: Range<usize>, parameters: Option<Span>) {
         let body = &self.decoded.body;
         match parameters {
-            Some(span) if range.contains(&span.start()) && self.drops_any_parameter() => {
+            Some(span) if range.contains(&span.start()) && !self.dropped_parameters.is_empty() => {
                 out.extend_from_slice(&body[range.start..span.start()]);
                 self.put_parameters(out);
                 out.extend_from_slice(&body[span.end()..range.end]);
@@ -182,7 +195,7 @@ impl Join<'_> {
         let mut comma = false;
         out.push(b'{');
         for parameter in &self.decoded.parameters {
-            if self.drops_parameter(|name| parameter.key.is(body, name)) {
+            if self.drops_parameter(parameter.key) {
                 continue;
             }
             if comma {
@@ -195,18 +208,22 @@ impl Join<'_> {
     }
 
     /// Whether a tensor or instance key of that name is left out.
-    fn drops(&self, name: impl Fn(&str) -> bool) -> bool {
-        self.recipe.dropped.iter().any(|dropped| name(dropped))
+    fn drops(&self, name: Text) -> bool {
+        self.dropped_rows.iter().any(|dropped| name.is(&self.decoded.body, dropped))
     }
 
-    /// Whether any request parameter is left out.
-    fn drops_any_parameter(&self) -> bool {
-        let body = &self.decoded.body;
-        self.decoded.parameters.iter().any(|parameter| self.drops_parameter(|name| parameter.key.is(body, name)))
+    /// Whether a request parameter of that name is left out.
+    fn drops_parameter(&self, name: Text) -> bool {
+        self.dropped_parameters.iter().any(|dropped| name.is(&self.decoded.body, dropped))
     }
 
-    /// Whether the request parameter `key` is left out: only where no tensor or instance key of that name came first.
-    fn drops_parameter(&self, key: impl Fn(&str) -> bool) -> bool {
-        self.recipe.dropped.iter().any(|dropped| key(dropped) && !self.decoded.in_rows(dropped))
+    /// About how many bytes are appended.
+    fn estimate(&self) -> usize {
+        let columns = match &self.recipe.output {
+            Output::Nothing => 0,
+            Output::Matrix(matrix) => matrix.columns.len(),
+            Output::Columns(columns) => columns.len(),
+        };
+        256 + columns * (64 + 12 * self.features.rows().unwrap_or(0))
     }
 }

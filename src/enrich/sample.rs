@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Body, Enricher};
 use crate::{
     config::{Column, Consistency, Feature, Inputs, Join, Model, NamedColumn, View},
-    features::{FeatureSet, Row},
+    features::FeatureSet,
     infer::{
         Datatype, Deadline, Decoded, EntityType, Error, FeatureType, InferRequest, Level, Method, ModelId, Payload,
         Plan, PoolId, Protocol, RequestId, TierId, Value, ViewId, WorkerId, plan::Stale, request::Caching,
@@ -122,9 +122,6 @@ pub(crate) fn plan() -> Plan {
 impl Sample {
     /// A model over a view and its rows, in the order of the request's instances; `None`: no usable row.
     pub(crate) fn new(view: &Arc<View>, model: Model, rows: Vec<Option<Vec<Value>>>) -> Self {
-        let row =
-            |values: Vec<Value>| Arc::new(Row { event_time: None, values: values.into_iter().map(Some).collect() });
-        let rows = rows.into_iter().map(|values| values.map(row)).collect();
         let select: Vec<usize> = (0..view.features.len()).collect();
         let features = FeatureSet::sample(Arc::clone(view), &select, rows);
         let enricher = Enricher::compile(&[model], std::slice::from_ref(view), 64 << 20);

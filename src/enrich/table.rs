@@ -14,7 +14,7 @@ use super::{
 use crate::{
     features::FeatureSet,
     infer::{
-        Datatype, Error, Kind,
+        Datatype, Decoded, Error, Kind,
         decoded::{Data, Elements, Layout, Scalar, Tensor},
     },
 };
@@ -47,7 +47,7 @@ fn append_column(join: &Join<'_>, sink: &mut Sink, column: &Joined, rows: usize,
         (false, Narrow::Vector) => SmallVec::from_slice(&[rows]),
     };
     if let Some(tensor) = join.decoded.tensor(&column.head.name)
-        && !join.drops(|name| tensor.name.is(&join.decoded.body, name))
+        && !join.drops(tensor.name)
     {
         return Err(taken(&column.head.name));
     }
@@ -145,13 +145,13 @@ enum Cells<'a> {
     /// A parameter: the same in every row.
     Same(&'a str, Scalar<'a>),
     /// A key of every V1 instance.
-    Key(&'a str, &'a Join<'a>),
+    Key(&'a str, &'a Decoded),
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn new(join: &'a Join<'a>, matrix: &'a Matrix, rows: usize) -> Result<Self, Error> {
+    pub(super) fn new(join: &'a Join<'_>, matrix: &'a Matrix, rows: usize) -> Result<Self, Error> {
         if let Some(tensor) = join.decoded.tensor(&matrix.head.name)
-            && !join.drops(|name| tensor.name.is(&join.decoded.body, name))
+            && !join.drops(tensor.name)
         {
             return Err(taken(&matrix.head.name));
         }
@@ -161,7 +161,7 @@ impl<'a> Table<'a> {
                 Source::Feature(feature) => {
                     Column { width: width(join.features, feature, rows)?, cells: Cells::Feature(feature) }
                 }
-                Source::Request(name) => request_column(join, name, rows)?,
+                Source::Request(name) => request_column(join.decoded, name, rows)?,
             });
         }
         Ok(Self { features: join.features, columns })
@@ -183,7 +183,7 @@ impl<'a> Table<'a> {
                         put_request(writer, name, row, &scalar)?;
                     }
                 }
-                Cells::Key(name, join) => put_key(writer, join, name, row, column.width)?,
+                Cells::Key(name, decoded) => put_key(writer, decoded, name, row, column.width)?,
             }
         }
         Ok(())
@@ -198,9 +198,9 @@ fn put_request(writer: &mut Writer<'_>, name: &str, row: usize, scalar: &Scalar<
 }
 
 /// The elements of a key's value in a V1 instance.
-fn key_elements<'a>(join: &'a Join<'_>, name: &str, row: usize) -> Result<Elements<'a>, Error> {
-    let body = &join.decoded.body;
-    let value = match &join.decoded.layout {
+fn key_elements<'a>(decoded: &'a Decoded, name: &str, row: usize) -> Result<Elements<'a>, Error> {
+    let body = &decoded.body;
+    let value = match &decoded.layout {
         Layout::V1 { instances, .. } => instances.get(body, row, name)?,
         _ => None,
     };
@@ -209,9 +209,9 @@ fn key_elements<'a>(join: &'a Join<'_>, name: &str, row: usize) -> Result<Elemen
     value.map(|span| Elements::json(span.of(body))).ok_or_else(missing)
 }
 
-fn put_key(writer: &mut Writer<'_>, join: &Join<'_>, name: &str, row: usize, width: usize) -> Result<(), Error> {
+fn put_key(writer: &mut Writer<'_>, decoded: &Decoded, name: &str, row: usize, width: usize) -> Result<(), Error> {
     let mut found = 0;
-    for scalar in key_elements(join, name, row)? {
+    for scalar in key_elements(decoded, name, row)? {
         put_request(writer, name, row, &scalar)?;
         found += 1;
     }
@@ -221,20 +221,19 @@ fn put_key(writer: &mut Writer<'_>, join: &Join<'_>, name: &str, row: usize, wid
     Err(Error::invalid(format!("column {name:?}: row {row} has {found} elements, row 0 has {width}")))
 }
 
-fn request_column<'a>(join: &'a Join<'a>, name: &'a str, rows: usize) -> Result<Column<'a>, Error> {
-    let decoded = join.decoded;
+fn request_column<'a>(decoded: &'a Decoded, name: &'a str, rows: usize) -> Result<Column<'a>, Error> {
     if let Some(tensor) = decoded.tensor(name) {
-        return tensor_column(join, tensor, name, rows);
+        return tensor_column(decoded, tensor, name, rows);
     }
     if decoded.in_rows(name) {
-        let width = key_elements(join, name, 0)?.count();
-        return Ok(Column { width, cells: Cells::Key(name, join) });
+        let width = key_elements(decoded, name, 0)?.count();
+        return Ok(Column { width, cells: Cells::Key(name, decoded) });
     }
     if let Some(parameter) = decoded.parameter(name) {
         return Ok(Column { width: 1, cells: Cells::Same(name, decoded.parameter_value(parameter)) });
     }
     if rows == 0 && matches!(decoded.layout, Layout::V1 { .. }) {
-        return Ok(Column { width: 0, cells: Cells::Key(name, join) });
+        return Ok(Column { width: 0, cells: Cells::Key(name, decoded) });
     }
     let place = if matches!(decoded.layout, Layout::V1 { .. }) { "a key of every instance" } else { "an input tensor" };
     Err(Error::invalid(format!(
@@ -242,7 +241,7 @@ fn request_column<'a>(join: &'a Join<'a>, name: &'a str, rows: usize) -> Result<
     )))
 }
 
-fn tensor_column<'a>(join: &'a Join<'a>, tensor: &Tensor, name: &'a str, rows: usize) -> Result<Column<'a>, Error> {
+fn tensor_column<'a>(decoded: &'a Decoded, tensor: &Tensor, name: &'a str, rows: usize) -> Result<Column<'a>, Error> {
     let shape = &tensor.shape;
     if shape.len() > 2 {
         return Err(Error::invalid(format!("column {name:?}: shape {shape:?}; allowed: [n] or [n, k]")));
@@ -257,5 +256,5 @@ fn tensor_column<'a>(join: &'a Join<'a>, tensor: &Tensor, name: &'a str, rows: u
         return Err(Error::invalid(format!("column {name:?}: its data is in shared memory; allowed: in the request")));
     }
     let width = shape.get(1).map_or(1, |&width| usize::try_from(width).unwrap_or(0));
-    Ok(Column { width, cells: Cells::Tensor(name, tensor.elements(&join.decoded.body)) })
+    Ok(Column { width, cells: Cells::Tensor(name, tensor.elements(&decoded.body)) })
 }

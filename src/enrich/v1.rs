@@ -23,7 +23,7 @@ pub(super) fn write(join: &Join<'_>, instances: &Instances, parameters: Option<S
         let found = instances.rows.len();
         return Err(Error::new(Kind::Internal, format!("{rows} joined rows for {found} instances")));
     }
-    let mut out = Vec::with_capacity(body.len() + 64 * rows + 64);
+    let mut out = Vec::with_capacity(body.len() + join.estimate());
     join.copy(&mut out, 0..instances.span.start(), parameters);
     out.push(b'[');
     match &join.recipe.output {
@@ -80,7 +80,7 @@ fn put_instance(
     out.push(b'{');
     for member in members {
         // A key goes where the rows carry the entity; where a parameter does, a key of that name is none of ours.
-        if join.drops(|name| member.key.is(body, name) && join.decoded.in_rows(name)) {
+        if join.drops(member.key) {
             continue;
         }
         if let Some(column) = columns.iter().find(|column| member.key.is(body, &column.head.name)) {

@@ -26,8 +26,7 @@ pub(super) fn write(join: &Join<'_>, object: &Object) -> Result<(Bytes, Option<u
     let body = &join.decoded.body;
     let binary = join.decoded.protocol == Protocol::V2Binary;
     let wire = if binary { Wire::Binary } else { Wire::Json };
-    let cells = join.features.rows().unwrap_or(0) * 64;
-    let mut sink = Sink::new(wire, body.len() + cells + 256);
+    let mut sink = Sink::new(wire, body.len() + join.estimate());
     join.copy(&mut sink.out, 0..object.inputs.start(), object.parameters);
     put_inputs(join, &mut sink, object.present)?;
     join.copy(&mut sink.out, object.inputs.end()..object.json, object.parameters);
@@ -46,7 +45,7 @@ fn put_inputs(join: &Join<'_>, sink: &mut Sink, present: Present) -> Result<(), 
     }
     sink.out.push(b'[');
     for tensor in &join.decoded.tensors {
-        if join.drops(|name| tensor.name.is(body, name)) {
+        if join.drops(tensor.name) {
             continue;
         }
         if sink.comma {
@@ -68,7 +67,7 @@ fn put_chunks(join: &Join<'_>, sink: &mut Sink) {
     let body = &join.decoded.body;
     for tensor in &join.decoded.tensors {
         if let Data::Raw { record, .. } = tensor.data
-            && !join.drops(|name| tensor.name.is(body, name))
+            && !join.drops(tensor.name)
         {
             sink.out.extend_from_slice(record.of(body));
         }

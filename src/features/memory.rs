@@ -24,8 +24,8 @@ use crate::{
 const DOUBTFUL: Duration = Duration::from_secs(5);
 
 /// What an entry costs beside its key's bytes and its row: moka's key, value and bookkeeping (table slot, entry record, nodes
-/// of the recency and write queues), measured per entry on 64-bit Linux.
-const ENTRY: usize = 320;
+/// of the recency and write queues). Measured as resident memory over 300 000 entries on 64-bit Linux.
+const ENTRY: usize = 430;
 
 /// The in-process row cache.
 #[derive(Debug)]

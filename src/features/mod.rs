@@ -1,5 +1,13 @@
 //! Stage 2: the rows of the entities a request names, from the nearest layer that has them.
-mod background;
+//!
+//! ```text
+//! tiered ─► memory (L1) ─► l2: redis (single, cluster) | embedded ─► object (L3)
+//!                              └── feast: its keys, fields, values
+//! ```
+//!
+//! Reads never fail because a store does, and never outlast the plan; what was not the best is said in the [`FeatureSet`].
+//! What Weir writes into a shared store never replaces a newer row and never shortens anybody's life.
+
 mod embedded;
 pub mod feast;
 mod l2;
@@ -10,7 +18,7 @@ mod redis;
 pub mod row;
 pub mod set;
 pub mod tiered;
-pub use background::Background;
+
 pub use row::Row;
 pub use set::FeatureSet;
 pub use tiered::Store;

@@ -81,7 +81,8 @@ impl Store {
     /// # Errors
     /// The URL cannot be understood; never because the object store does not answer.
     pub(crate) async fn open(config: &config::L3, project: &str, views: &[Arc<View>]) -> Result<Self, Error> {
-        let location = Location::open(&config.url, Patience::REQUEST).map_err(|error| Error::Url(error.into()))?;
+        let patience = Patience { timeout: Patience::REQUEST.timeout.max(config.timeout), ..Patience::REQUEST };
+        let location = Location::open(&config.url, patience).map_err(|error| Error::Url(error.into()))?;
         Self::open_at(location, config.timeout, project, views).await
     }
 
@@ -155,7 +156,7 @@ impl From<lookup::Error> for Error {
         match error {
             lookup::Error::Damaged { .. } => Self::Damaged(error.to_string()),
             lookup::Error::Mismatch(words) => Self::Mismatch(words),
-            error => Self::Unavailable(lookup::view::chain(&error).into()),
+            error => Self::Unavailable(lookup::chain(&error).into()),
         }
     }
 }

@@ -19,11 +19,11 @@ use tokio::time::timeout;
 use self::{cluster::Cluster, node::Node, slots::Slot};
 use super::{
     Row,
-    background::Background,
     feast::{Layout, redis_key},
     l2::{Ask, Error, Written},
 };
 use crate::{
+    app::Tasks,
     config::{self, RedisMode, View},
     infer::WorkerId,
 };
@@ -65,19 +65,19 @@ impl Redis {
         config: &config::Redis,
         features: &config::Features,
         workers: usize,
-        background: &Background,
+        tasks: &Tasks,
     ) -> Result<Self, RedisError> {
         let slots = workers + 1;
         let servers = match config.mode {
             RedisMode::Single => {
                 let url = config.urls.first().map_or("", |url| &url.0);
                 let client = node::client(url)?;
-                let node = || Arc::new(Node::new(client.clone(), config.timeout, background.clone()));
+                let node = || Arc::new(Node::new(client.clone(), config.timeout, tasks.clone()));
                 Servers::Single((0..slots).map(|_| node()).collect())
             }
             RedisMode::Cluster => {
                 let seeds = config.urls.iter().map(|url| node::client(&url.0)).collect::<Result<Vec<Client>, _>>()?;
-                Servers::Cluster(Arc::new(Cluster::new(seeds, slots, config.timeout, background.clone())))
+                Servers::Cluster(Arc::new(Cluster::new(seeds, slots, config.timeout, tasks.clone())))
             }
         };
         Ok(Self {
@@ -175,7 +175,11 @@ impl Redis {
         let count = commands.len();
         let answers = match &self.servers {
             Servers::Single(nodes) => {
-                timeout(self.timeout, of_worker(nodes, worker).send_all(commands.iter().map(|c| &c.cmd))).await
+                timeout(
+                    self.timeout,
+                    of_worker(nodes, worker).send_all(commands.into_iter().map(|command| command.cmd)),
+                )
+                .await
             }
             Servers::Cluster(cluster) => Ok(cluster.run(worker, &commands).await),
         };

@@ -64,8 +64,10 @@ impl FeatureSet {
 /// For tests and benches only: the feature stage is the one place that builds a set.
 #[cfg(any(test, feature = "bench"))]
 impl FeatureSet {
-    /// One join: a view, its selected features, and a row an instance.
-    pub(crate) fn sample(view: Arc<View>, select: &[usize], rows: Vec<Option<Arc<Row>>>) -> Self {
+    /// One join: a view, its selected features, and the stored values of a row an instance; `None`: no usable row.
+    pub(crate) fn sample(view: Arc<View>, select: &[usize], rows: Vec<Option<Vec<Value>>>) -> Self {
+        let row = |values: Vec<Value>| Row { event_time: None, values: values.into_iter().map(Some).collect() };
+        let rows = rows.into_iter().map(|values| values.map(row).map(Arc::new)).collect();
         Self { joins: vec![Joined { view, select: select.into(), rows }], ..Self::default() }
     }
 }

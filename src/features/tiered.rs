@@ -33,7 +33,6 @@ use self::{
 };
 use super::{
     FeatureSet, Row,
-    background::Background,
     embedded::Embedded,
     l2::{Ask, L2},
     memory::Memory,
@@ -41,6 +40,7 @@ use super::{
     redis::Redis,
 };
 use crate::{
+    app::Tasks,
     config::{self, Config},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
     resilience::flight::Flights,
@@ -65,7 +65,7 @@ struct Shared {
     l3: Option<L3>,
     flights: Arc<Flights<fly::Id, fly::Progress>>,
     metrics: Handles,
-    background: Background,
+    tasks: Tasks,
 }
 
 /// The object store and how it is asked.
@@ -112,11 +112,11 @@ impl Store {
     /// # Errors
     ///
     /// A URL or a file that can never work.
-    pub async fn open(config: &Config, background: Background) -> Result<Self, OpenError> {
+    pub async fn open(config: &Config, tasks: Tasks) -> Result<Self, OpenError> {
         let features = &config.features;
         let l2 = match &features.l2 {
             config::L2::Redis(redis) => {
-                let redis = Redis::open(redis, features, config.workers, &background);
+                let redis = Redis::open(redis, features, config.workers, &tasks);
                 L2::Redis(redis.map_err(OpenError::Redis)?)
             }
             config::L2::Embedded { path, ttl } => {
@@ -135,7 +135,7 @@ impl Store {
             l3,
             flights: Arc::default(),
             metrics: Handles::new(&features.views),
-            background,
+            tasks,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -195,19 +195,16 @@ impl Store {
         Sizes { rows: self.shared.l1.rows(), bytes: self.shared.l1.bytes() }
     }
 
-    /// Keeps L1 tidy and the gauges current, until the process drains.
-    pub async fn maintain(&self) {
+    /// Keeps L1 tidy and the gauges current, for ever.
+    pub async fn maintain(&self) -> ! {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let forever = async {
-            loop {
-                ticks.tick().await;
-                self.shared.l1.tidy();
-                let sizes = self.sizes();
-                self.shared.metrics.gauge(sizes.bytes, sizes.rows);
-            }
-        };
-        self.shared.background.stop.run_until_cancelled(forever).await;
+        loop {
+            ticks.tick().await;
+            self.shared.l1.tidy();
+            let sizes = self.sizes();
+            self.shared.metrics.gauge(sizes.bytes, sizes.rows);
+        }
     }
 }
 

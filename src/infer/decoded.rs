@@ -20,7 +20,7 @@ use std::{borrow::Cow, fmt, ops::Range};
 use bytes::Bytes;
 
 pub use column::EntityColumn;
-pub(crate) use scalar::{Elements, Scalar};
+pub(crate) use scalar::{Elements, Scalar, shown};
 
 use super::{Datatype, Error, Protocol, Shape};
 
@@ -192,17 +192,10 @@ pub(crate) enum Form {
 pub(crate) struct Instances {
     /// The array.
     pub(crate) span: Span,
-    pub(crate) rows: Vec<Instance>,
+    /// Each one's members' positions in `members`; `None`: not an object.
+    pub(crate) rows: Vec<Option<Span>>,
     /// The members of every instance that is an object, in order.
     pub(crate) members: Vec<Member>,
-}
-
-/// One V1 instance.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Instance {
-    pub(crate) span: Span,
-    /// Its members' positions in [`Instances::members`]; `None`: not an object.
-    pub(crate) members: Option<Span>,
 }
 
 /// A member of a JSON object.
@@ -217,7 +210,7 @@ pub(crate) struct Member {
 impl Instances {
     /// An instance's members; `None` where it is not an object.
     pub(crate) fn members(&self, row: usize) -> Option<&[Member]> {
-        self.rows[row].members.map(|span| &self.members[span.range()])
+        self.rows[row].map(|span| &self.members[span.range()])
     }
 
     /// The value of `key` in an instance.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{binary, grpc, v1, v2};
 use crate::infer::{
     Datatype, Decoded, Error, Kind, Protocol,
-    decoded::{Text, inflate},
+    decoded::{Text, inflate, shown},
 };
 
 /// Decodes a request body as far as joins need. A gRPC body is the bare message (see [`grpc::unframe`]).
@@ -38,9 +38,21 @@ pub fn gunzip(body: Bytes, limit: u64) -> Result<Bytes, Error> {
     inflate::gunzip(&body, limit)
 }
 
+/// How much of a caller's name an error message shows.
+pub(super) const NAME: usize = 64;
+
+/// More dimensions than any model server takes; bounds what an error message shows.
+const DIMENSIONS: usize = 64;
+
 /// How many elements a shape has.
 pub(super) fn elements(name: &str, shape: &[i64]) -> Result<usize, Error> {
     let mut product = 1usize;
+    if shape.len() > DIMENSIONS {
+        let dimensions = shape.len();
+        return Err(Error::invalid(format!(
+            "tensor {name:?}: its shape has {dimensions} dimensions; allowed: at most {DIMENSIONS}"
+        )));
+    }
     for &dimension in shape {
         let Ok(dimension) = usize::try_from(dimension) else {
             return Err(Error::invalid(format!("tensor {name:?}: shape {shape:?} has a negative dimension")));
@@ -102,7 +114,7 @@ pub(super) fn unique<'a>(
     names: impl ExactSizeIterator<Item = &'a Text> + Clone,
 ) -> Result<(), Error> {
     let duplicate = if names.len() <= 16 { among_few(body, names) } else { among_many(body, names) };
-    duplicate.map_or(Ok(()), |name| Err(Error::invalid(format!("duplicate {what} {name:?}"))))
+    duplicate.map_or(Ok(()), |name| Err(Error::invalid(format!("duplicate {what} {:?}", shown(&name, NAME)))))
 }
 
 fn among_few<'a>(body: &'a [u8], mut names: impl Iterator<Item = &'a Text> + Clone) -> Option<Cow<'a, str>> {
@@ -129,3 +141,6 @@ fn among_many<'a>(body: &'a [u8], names: impl Iterator<Item = &'a Text>) -> Opti
     let mut seen = HashSet::new();
     names.map(|name| name.get(body)).find(|name| !seen.insert(name.clone()))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -5,12 +5,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::decode::{check_count, check_raw, elements, gunzip, unique};
+use super::decode::{NAME, check_count, check_raw, elements, gunzip, unique};
 use crate::infer::{
     Datatype, Decoded, Error, Kind, Protocol, Shape,
     decoded::{
         Data, Form, Layout, Parameter, Span, Tensor, Text,
         scalar::Contents,
+        shown,
         wire::{self, Fault, Field, Fields, Wire},
     },
 };
@@ -227,9 +228,10 @@ fn input(body: &[u8], field: &Field, index: usize) -> Result<Input, Error> {
     }
     let missing = |what: &str| Error::invalid(format!("inputs[{index}]: {what} is missing"));
     let name = name.filter(|name| name.len() > 0).ok_or_else(|| missing("name"))?;
-    let told = utf8("a tensor's name", body, name)?;
+    let told = shown(utf8("a tensor's name", body, name)?, NAME);
     let datatype = utf8("a tensor's datatype", body, datatype.ok_or_else(|| missing("datatype"))?)?;
-    let datatype = datatype.parse().map_err(|error| Error::invalid(format!("tensor {told:?}: {error}")))?;
+    let datatype =
+        shown(datatype, NAME).parse().map_err(|error| Error::invalid(format!("tensor {told:?}: {error}")))?;
     Ok(Input {
         span: field.span,
         message,
@@ -273,7 +275,7 @@ fn pair_raw(body: &[u8], inputs: Vec<Input>, raw: &[(Span, Span)]) -> Result<Vec
     let mut raw = raw.iter();
     let mut tensors = Vec::with_capacity(inputs.len());
     for input in inputs {
-        let name = utf8("a tensor's name", body, input.name.span)?;
+        let name = shown(utf8("a tensor's name", body, input.name.span)?, NAME);
         if input.contents {
             return Err(Error::invalid(format!("tensor {name:?}: contents and raw_input_contents exclude each other")));
         }
@@ -291,7 +293,7 @@ fn pair_raw(body: &[u8], inputs: Vec<Input>, raw: &[(Span, Span)]) -> Result<Vec
 }
 
 fn with_contents(body: &[u8], input: Input) -> Result<Tensor, Error> {
-    let name = utf8("a tensor's name", body, input.name.span)?;
+    let name = shown(utf8("a tensor's name", body, input.name.span)?, NAME);
     if input.shared {
         elements(name, &input.shape)?;
         return Ok(input.tensor(Data::Elsewhere));
@@ -307,3 +309,6 @@ fn with_contents(body: &[u8], input: Input) -> Result<Tensor, Error> {
     let message = input.message;
     Ok(input.tensor(Data::Contents(message)))
 }
+
+#[cfg(test)]
+mod tests;

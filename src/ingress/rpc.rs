@@ -5,7 +5,6 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, Method as Verb, Request, Response, header};
 use hyper::body::Incoming;
-use prost::Message as _;
 use tokio::time::Instant;
 use tower::Service as _;
 

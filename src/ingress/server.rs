@@ -24,7 +24,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::service::{Gateway, serve};
-use crate::{app::Tasks, infer::WorkerId};
+use crate::{
+    app::Tasks,
+    infer::WorkerId,
+    telemetry::handles::ingress::{ListenerHandles, OpenConnection},
+};
 
 /// How a worker serves a connection.
 #[derive(Clone, Debug)]
@@ -41,14 +45,20 @@ pub(crate) struct Workers(Arc<[Seat]>);
 
 struct Seat {
     connections: Arc<AtomicUsize>,
-    sender: mpsc::UnboundedSender<std::net::TcpStream>,
+    sender: mpsc::UnboundedSender<Accepted>,
+}
+
+/// A connection on its way to a worker, counted as open at its listener.
+struct Accepted {
+    stream: std::net::TcpStream,
+    open: OpenConnection,
 }
 
 /// A worker's end of the hand-over.
 pub(crate) struct Inbox {
     worker: WorkerId,
     connections: Arc<AtomicUsize>,
-    receiver: mpsc::UnboundedReceiver<std::net::TcpStream>,
+    receiver: mpsc::UnboundedReceiver<Accepted>,
 }
 
 impl Workers {
@@ -65,29 +75,30 @@ impl Workers {
         (Self(seats.into()), inboxes)
     }
 
-    fn hand_over(&self, stream: TcpStream) -> io::Result<()> {
+    fn hand_over(&self, stream: TcpStream, open: OpenConnection) -> io::Result<()> {
         let stream = stream.into_std()?;
         let seat = self.0.iter().min_by_key(|seat| seat.connections.load(Ordering::Relaxed));
         if let Some(seat) = seat {
             // Counted here, not when it is served: a burst must not go to one worker.
             seat.connections.fetch_add(1, Ordering::Relaxed);
             // A worker that is gone is shutting down, and the connection with it.
-            let _ = seat.sender.send(stream);
+            let _ = seat.sender.send(Accepted { stream, open });
         }
         Ok(())
     }
 }
 
 /// Accepts until `stop`, then closes the listener.
-pub(crate) async fn accept(listener: TcpListener, workers: Workers, stop: CancellationToken) {
+pub(crate) async fn accept(name: &'static str, listener: TcpListener, workers: Workers, stop: CancellationToken) {
     /// Out of descriptors or memory: trying again at once would spin.
     const PAUSE: Duration = Duration::from_millis(50);
+    let handles = ListenerHandles::new(name);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        if let Err(error) = accepted.and_then(|(stream, _)| workers.hand_over(stream)) {
+        if let Err(error) = accepted.and_then(|(stream, _)| workers.hand_over(stream, handles.connection())) {
             tracing::warn!(%error, "could not accept a connection");
             tokio::time::sleep(PAUSE).await;
         }
@@ -108,8 +119,8 @@ impl Inbox {
         tasks: Tasks,
         drain: CancellationToken,
     ) {
-        while let Some(stream) = self.receiver.recv().await {
-            let guard = Counted(self.connections.clone());
+        while let Some(Accepted { stream, open }) = self.receiver.recv().await {
+            let guards = (Counted(self.connections.clone()), open);
             let connection = Connection {
                 worker: self.worker,
                 gateway: gateway.clone(),
@@ -117,7 +128,7 @@ impl Inbox {
                 drain: drain.clone(),
             };
             tasks.spawn(async move {
-                let _guard = guard;
+                let _guards = guards;
                 if let Err(error) = connection.serve(stream).await {
                     tracing::debug!(error, "connection ended");
                 }

@@ -8,7 +8,7 @@ use super::decode::unique;
 use crate::infer::{
     Decoded, Error, Protocol,
     decoded::{
-        Instance, Instances, Layout, Member, Parameter, Span, Text,
+        Instances, Layout, Member, Parameter, Span, Text,
         json::{self, Scanner},
     },
 };
@@ -93,14 +93,15 @@ fn instances(scanner: &mut Scanner<'_>) -> Result<Instances, Error> {
     read.span = scanner.array(|scanner| {
         let instance = if scanner.peek() == Some(b'{') {
             let first = read.members.len();
-            let span = scanner.object(|scanner, key| {
+            scanner.object(|scanner, key| {
                 let value = scanner.span()?;
                 read.members.push(Member { key, span: member_span(key, value), value });
                 Ok(())
             })?;
-            Instance { span, members: Some(Span::new(first, read.members.len())) }
+            Some(Span::new(first, read.members.len()))
         } else {
-            Instance { span: scanner.span()?, members: None }
+            scanner.value()?;
+            None
         };
         read.rows.push(instance);
         Ok(())

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{
     binary::Chunks,
-    decode::{check_count, unique},
+    decode::{NAME, check_count, unique},
     v1::{not_an_object, parameters},
 };
 use crate::infer::{
@@ -16,6 +16,7 @@ use crate::infer::{
     decoded::{
         Data, Layout, Parameter, Present, Span, Tensor, Text,
         json::{self, Scanner},
+        shown,
     },
 };
 
@@ -95,11 +96,15 @@ impl Request {
                 Ok(())
             })?);
         } else if key.is(json, "parameters") {
-            if scanner.peek() != Some(b'{') {
-                scanner.value()?;
-                return Err(Error::invalid("\"parameters\" must be an object"));
+            // Some clients write null for what they do not set.
+            match scanner.peek() {
+                Some(b'{') => self.parameters = Some(parameters(scanner)?),
+                Some(b'n') => drop(scanner.value()?),
+                _ => {
+                    scanner.value()?;
+                    return Err(Error::invalid("\"parameters\" must be an object"));
+                }
             }
-            self.parameters = Some(parameters(scanner)?);
         } else {
             scanner.value()?;
         }
@@ -172,15 +177,16 @@ impl Members {
         let missing = |what: &str| Error::invalid(format!("inputs[{index}]: {what} is missing"));
         let name = self.name.ok_or_else(|| missing("name"))?;
         let text = name.get(json);
+        let text = shown(&text, NAME);
         let datatype = self.datatype.ok_or_else(|| missing("datatype"))?;
-        let datatype = parse_datatype(&text, &datatype.get(json))?;
+        let datatype = parse_datatype(text, &datatype.get(json))?;
         let shape = self.shape.ok_or_else(|| missing("shape"))?;
         let data = match (self.data, self.binary) {
             (Some((span, count)), None) => {
-                check_count(&text, datatype, &shape, count)?;
+                check_count(text, datatype, &shape, count)?;
                 Data::Json(span)
             }
-            (None, Some(size)) => chunks.take(&text, datatype, &shape, size)?,
+            (None, Some(size)) => chunks.take(text, datatype, &shape, size)?,
             (None, None) if self.shared => Data::Elsewhere,
             (None, None) => return Err(Error::invalid(format!("tensor {text:?}: data is missing"))),
             (Some(_), Some(_)) => {
@@ -192,7 +198,7 @@ impl Members {
 }
 
 fn parse_datatype(name: &str, text: &str) -> Result<Datatype, Error> {
-    text.parse().map_err(|error| Error::invalid(format!("tensor {name:?}: {error}")))
+    shown(text, NAME).parse().map_err(|error| Error::invalid(format!("tensor {name:?}: {error}")))
 }
 
 fn shape(json: &[u8], scanner: &mut Scanner<'_>, index: usize) -> Result<Shape, Error> {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::{
     config::{Config, Model},
     infer::{Answer, Deadline, Error, InferRequest, Kind, Level, Method, Plan, PoolId, Stale},
+    telemetry::handles::ladder::LadderHandles,
 };
 
 /// Of the time left, the share that the feature lookup may use at most: half stays for the model.
@@ -23,6 +24,8 @@ const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Ladder {
     models: Box<[Route]>,
     pools: Box<[PoolPolicy]>,
+    /// Every model stands at level 0: shown, so that alerts on it can be written.
+    _handles: Box<[LadderHandles]>,
 }
 
 struct Route {
@@ -53,7 +56,11 @@ impl Ladder {
             attempt_timeout: pool.attempt_timeout,
             recovery: pool.health.interval.max(LEAST_RETRY_AFTER),
         });
-        Self { models: config.models.iter().map(Route::new).collect(), pools: pools.collect() }
+        Self {
+            models: config.models.iter().map(Route::new).collect(),
+            pools: pools.collect(),
+            _handles: config.models.iter().map(|model| LadderHandles::new(&model.name)).collect(),
+        }
     }
 
     /// The first plan for a request: its own model, at level 0, until its deadline.

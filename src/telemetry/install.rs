@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{
-    Counter, Gauge, Key, KeyName, Metadata, SharedString, Unit, counter, describe_counter, describe_gauge, gauge,
+    Counter, Gauge, Key, KeyName, Metadata, SharedString, Unit, describe_counter, describe_gauge, gauge,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -132,7 +132,7 @@ impl metrics::Recorder for Recorder {
 
 #[cfg(test)]
 mod tests {
-    use metrics::histogram;
+    use metrics::{counter, histogram};
 
     use super::*;
     use crate::telemetry::names;

@@ -1,8 +1,8 @@
 //! Arrow columns into Feast values: what a parquet column may be for each declared type, and the words when it is not.
 //!
-//! Nothing is changed in silence but what Feast's own materialization changes too: doubles rounded to floats, timestamps cut to
-//! seconds, a scalar NaN made null, a null list element made the type's zero (NaN in lists of floats). Whole numbers that pandas
-//! turned into doubles because of a null are taken back exactly, or refused.
+//! Nothing is changed in silence but what Feast's own materialization changes too: doubles rounded to floats, times rounded down to
+//! seconds, a null time made the least one, a scalar NaN made null, a null list element made the type's zero (NaN in lists of
+//! floats). Whole numbers that pandas turned into doubles because of a null are taken back exactly, or refused.
 
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use bytes::Bytes;
 
 use crate::infer::{FeatureType, Value};
+
+/// What Feast stores for a time that is null, alone or in a list.
+const NULL_TIME: i64 = i64::MIN;
 
 /// What is wrong with a column, and with which of its rows.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +67,21 @@ impl Column {
         }
     }
 
+    /// Whether a row of the file is null; a null time has a value all the same.
+    pub(super) fn is_null(&self, row: usize) -> bool {
+        let array: &dyn Array = match self {
+            Self::Bytes(v) => v,
+            Self::String(v) => v,
+            Self::Int32(v) => v,
+            Self::Int64(v) | Self::UnixTimestamp(v) => v,
+            Self::Double(v) => v,
+            Self::Float(v) => v,
+            Self::Bool(v) => v,
+            Self::List(v, _) => v,
+        };
+        array.is_null(row)
+    }
+
     /// The value in a row.
     pub(super) fn value(&self, row: usize) -> Value {
         match self {
@@ -79,7 +97,7 @@ impl Column {
             Self::Double(v) if v.is_valid(row) && !v.value(row).is_nan() => Value::Double(v.value(row)),
             Self::Float(v) if v.is_valid(row) && !v.value(row).is_nan() => Value::Float(v.value(row)),
             Self::Bool(v) if v.is_valid(row) => Value::Bool(v.value(row)),
-            Self::UnixTimestamp(v) if v.is_valid(row) => Value::UnixTimestamp(v.value(row)),
+            Self::UnixTimestamp(v) => Value::UnixTimestamp(if v.is_valid(row) { v.value(row) } else { NULL_TIME }),
             _ => Value::Null,
         }
     }
@@ -97,7 +115,7 @@ impl Column {
             Self::Double(v) => Value::DoubleList(elements(v, range, f64::NAN)),
             Self::Float(v) => Value::FloatList(elements(v, range, f32::NAN)),
             Self::Bool(v) => Value::BoolList(range.map(|i| v.is_valid(i) && v.value(i)).collect()),
-            Self::UnixTimestamp(v) => Value::UnixTimestampList(elements(v, range, i64::MIN)),
+            Self::UnixTimestamp(v) => Value::UnixTimestampList(elements(v, range, NULL_TIME)),
             // Elements are made by `scalar`, which makes no lists.
             Self::List(..) => Value::Null,
         }
@@ -277,12 +295,12 @@ fn floats(array: &ArrayRef) -> Result<PrimitiveArray<Float32Type>, Problem> {
     Ok(doubles.unary(|double| double as f32))
 }
 
-/// Seconds since the epoch; what is finer is cut off.
+/// Seconds since the epoch, rounded down.
 fn seconds(array: &ArrayRef) -> Result<PrimitiveArray<Int64Type>, Problem> {
     let (ticks, unit) = ticks(array)?;
     Ok(ticks.unary(|tick| match unit {
         Tick::Day => tick.saturating_mul(86_400),
-        Tick::Of(per_second) => tick / per_second,
+        Tick::Of(per_second) => tick.div_euclid(per_second),
     }))
 }
 

@@ -149,9 +149,11 @@ impl Batch<'_> {
     fn key(&self, row: usize) -> anyhow::Result<EntityKey> {
         let mut values = smallvec::SmallVec::<[(&str, EntityValue); 4]>::new();
         for ((name, _), column) in self.view.entities.iter().zip(&self.keys) {
-            let value = match column.as_ref().map(|column| column.value(row)) {
+            let value = match column.as_ref().map(|column| (!column.is_null(row)).then(|| column.value(row))) {
                 None => EntityValue::String(String::new()),
-                Some(value) => entity_value(value).ok_or_else(|| self.place.error(name, null(row, "a join key")))?,
+                Some(value) => {
+                    value.and_then(entity_value).ok_or_else(|| self.place.error(name, null(row, "a join key")))?
+                }
             };
             values.push((name, value));
         }

@@ -9,11 +9,11 @@ use std::{
     io::{Seek, Write},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt, path::Path};
 
-use crate::features::lookup::Location;
+use crate::features::lookup::{self, Location};
 
 const RANGE_BYTES: u64 = 16 << 20;
 const RANGES_IN_FLIGHT: usize = 4;
@@ -40,10 +40,10 @@ pub(super) async fn list(from: &Location) -> anyhow::Result<Vec<Source>> {
         Err(object_store::Error::NotFound { .. }) => {}
         // A bucket's root is no object's name.
         Err(_) if from.path.is_root() => {}
-        Err(error) => return Err(error).with_context(|| format!("reading {from}")),
+        Err(error) => bail!("reading {from}: {}", lookup::chain(&error)),
     }
     let found = from.store.list(Some(&from.path)).try_collect::<Vec<_>>().await;
-    let found = found.with_context(|| format!("listing {from}"))?;
+    let found = found.map_err(|error| anyhow!("listing {from}: {}", lookup::chain(&error)))?;
     let mut sources: Vec<_> = found.into_iter().map(|meta| Source::new(from, meta)).filter(Source::counts).collect();
     if sources.is_empty() {
         bail!("--from: no parquet file at {from}");
@@ -85,9 +85,9 @@ impl Source {
     /// # Errors
     /// It cannot be read, or copied to a temporary file.
     pub(super) async fn fetch(&self) -> anyhow::Result<File> {
-        let reading = || format!("reading {}", self.name);
+        let reading = |error| anyhow!("reading {}: {}", self.name, lookup::chain(&error));
         if self.is_local() {
-            let got = self.location.store.get(&self.path).await.with_context(reading)?;
+            let got = self.location.store.get(&self.path).await.map_err(reading)?;
             if let GetResultPayload::File(file, _) = got.payload {
                 return Ok(file);
             }
@@ -97,7 +97,7 @@ impl Source {
         let mut ranges = stream::iter(starts)
             .map(|start| self.location.store.get_range(&self.path, start..(start + RANGE_BYTES).min(self.size)))
             .buffered(RANGES_IN_FLIGHT);
-        while let Some(bytes) = ranges.try_next().await.with_context(reading)? {
+        while let Some(bytes) = ranges.try_next().await.map_err(reading)? {
             file.write_all(&bytes).context("writing a temporary file (TMPDIR says where)")?;
         }
         file.rewind()?;

@@ -236,6 +236,23 @@ async fn what_does_not_fit_is_told_with_file_column_and_row() {
 }
 
 #[tokio::test]
+async fn a_time_may_be_a_join_key_but_no_null_one() {
+    let case = Case::new(make_view("hours", &[("hour", EntityType::UnixTimestamp)], &[("count", FeatureType::Int64)]));
+    let columns = |hour| {
+        vec![
+            ("hour", times([Some(3_600_000_000), hour])),
+            ("count", ints([Some(1), Some(2)])),
+            ("event_timestamp", times([Some(5), Some(5)])),
+        ]
+    };
+    let problem = case.put("a.parquet", columns(None)).problem("in").await;
+    assert!(problem.contains("column \"hour\", row 1 (from 0): is null; a join key must be there"), "{problem}");
+    case.put("a.parquet", columns(Some(7_200_000_000))).build("in").await.unwrap();
+    let key = EntityKey::new([("hour", &EntityValue::UnixTimestamp(7_200))].into_iter());
+    assert_eq!(*case.get(&key).await.unwrap().values, [Some(Value::Int64(2))]);
+}
+
+#[tokio::test]
 async fn rows_are_counted_over_batches() {
     let case = Case::new(users());
     let ids: Vec<_> = (0..10_000).map(|id| (id != 9_000).then_some(id)).collect();

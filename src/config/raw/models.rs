@@ -29,7 +29,7 @@ pub(crate) struct Model {
     #[schemars(extend("x-later" = true, "x-unset" = "off"))]
     pub(crate) cache: Option<PredictionCache>,
     /// Who answers V1 `:explain`.
-    #[schemars(extend("x-unset" = "nobody: 501"))]
+    #[schemars(extend("x-unset" = "none, :explain answers 501"))]
     pub(crate) explainer: Option<Explainer>,
     /// Models that answer together.
     #[schemars(extend("x-later" = true, "x-unset" = "none"))]

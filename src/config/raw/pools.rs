@@ -120,7 +120,7 @@ pub(crate) struct Breaker {
     /// How long it stays open.
     pub(crate) open_for: Span,
     /// How long it may stay open when it opens again and again.
-    #[schemars(extend("x-later" = true, "x-unset" = "open_for: no growth"))]
+    #[schemars(extend("x-later" = true, "x-unset" = "as open_for"))]
     pub(crate) max_open_for: Option<Span>,
     /// Probes let through while half-open, one at a time.
     #[schemars(range(min = 1))]

@@ -215,10 +215,6 @@ impl<T> Named<T> {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    pub(crate) fn position(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|(n, _)| n == name)
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

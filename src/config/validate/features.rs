@@ -116,12 +116,17 @@ impl Check<'_> {
             other => other,
         };
         stored.parse().unwrap_or_else(|_| {
-            let held = ["MAP", "STRUCT", "SET", "PDF", "IMAGE", "FILE", "ZONED"].iter().any(|word| text.contains(word));
-            let wrong = if held { "a type that no tensor can hold" } else { "not a feature type" };
+            let wrong = if is_shapeless(text) { "a type that no tensor can hold" } else { "not a feature type" };
             self.wrong(path, wrong, FEATURE_TYPES);
             FeatureType::Double
         })
     }
+}
+
+/// Whether Feast has the type and no tensor can hold it.
+fn is_shapeless(text: &str) -> bool {
+    let types = ["MAP", "MAP_LIST", "STRUCT", "STRUCT_LIST", "SCALAR_MAP", "VALUE_LIST", "ZONED_TIMESTAMP"];
+    types.contains(&text) || text.ends_with("_SET")
 }
 
 /// The type's zero; a list of `length` zeros.

@@ -73,43 +73,44 @@ impl Check<'_> {
     }
 
     fn matrix(&mut self, path: &Path, raw: &raw::Inputs, joined: &Joined<'_>) -> Option<Inputs> {
-        let (Some(name), Some(datatype), Some(items)) = (&raw.name, &raw.datatype, &raw.columns) else {
-            let given = [
-                ("name", raw.name.is_some()),
-                ("datatype", raw.datatype.is_some()),
-                ("columns", raw.columns.is_some()),
-            ];
-            for (key, _) in given.iter().filter(|(_, given)| !given) {
-                self.wrong(&path.key(key), "missing", "a matrix has name, datatype and columns");
-            }
-            return None;
-        };
-        let datatype = self.datatype(&path.key("datatype"), datatype)?;
-        let at = path.key("columns");
+        let given = [raw.name.is_some(), raw.datatype.is_some(), raw.columns.is_some()];
+        for (key, _) in ["name", "datatype", "columns"].iter().zip(given).filter(|(_, given)| !given) {
+            self.wrong(&path.key(key), "missing", "a matrix has name, datatype and columns");
+        }
+        let datatype = raw.datatype.as_ref().map(|text| self.datatype(&path.key("datatype"), text));
+        let datatype = datatype.flatten();
+        let columns = self.matrix_columns(&path.key("columns"), raw.columns.as_deref()?, datatype, joined);
+        Some(Inputs::Matrix { name: raw.name.as_deref()?.into(), datatype: datatype?, columns })
+    }
+
+    fn matrix_columns(
+        &mut self,
+        path: &Path,
+        items: &[raw::Column],
+        datatype: Option<Datatype>,
+        joined: &Joined<'_>,
+    ) -> Vec<Column> {
         if items.is_empty() {
-            self.wrong(&at, "no column", "at least one");
+            self.wrong(path, "no column", "at least one");
         }
         let mut columns = Vec::with_capacity(items.len());
         for (i, item) in items.iter().enumerate() {
-            let at = at.item(i);
-            let from = match item {
-                raw::Column::From(from) => from,
-                raw::Column::Renamed(_) => {
-                    self.wrong(&at, "a name for a matrix column", "view:feature, or a tensor's name, alone");
-                    continue;
-                }
+            let at = path.item(i);
+            let raw::Column::From(from) = item else {
+                self.wrong(&at, "a name for a matrix column", "view:feature, or a tensor's name, alone");
+                continue;
             };
             let Some(column) = self.column(&at, from, joined) else { continue };
-            if let Some(kind) = joined.kind(&column)
+            if let (Some(kind), Some(datatype)) = (joined.kind(&column), datatype)
                 && is_text(kind) != (datatype == Datatype::Bytes)
             {
                 let allowed = if is_text(kind) { "a matrix of BYTES" } else { "a matrix of any datatype but BYTES" };
-                let wrong = format!("a {kind} feature cannot be a column of {datatype}");
+                let wrong = format!("a feature of type {kind} does not fit a matrix of {datatype}");
                 self.wrong(&at, wrong, format_args!("{allowed}, or as: columns"));
             }
             columns.push(column);
         }
-        Some(Inputs::Matrix { name: name.as_str().into(), datatype, columns })
+        columns
     }
 
     fn columns(&mut self, path: &Path, raw: &raw::Inputs, joined: &Joined<'_>) -> Option<Inputs> {

@@ -21,9 +21,9 @@ use super::{
     shape::nearest,
 };
 
-/// Checks what the file means. `shape` are the problems of its shape: nothing is reported about the same keys again.
-pub(super) fn validate(raw: &Root, places: &Places, shape: &[Problem]) -> (Config, Vec<Problem>) {
-    let mut check = Check { raw, places, shape, problems: Vec::new() };
+/// Checks what the file means. `broken` are the keys whose shape is wrong: nothing is reported about them again.
+pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path]) -> (Config, Vec<Problem>) {
+    let mut check = Check { raw, places, broken, problems: Vec::new() };
     let listen = check.listen();
     let tiers = check.tiers();
     let pools = check.pools();
@@ -31,6 +31,7 @@ pub(super) fn validate(raw: &Root, places: &Places, shape: &[Problem]) -> (Confi
     let features = check.features();
     let models = check.models(&tiers, &features);
     check.fallbacks();
+    check.retry(&Path::of("spool").key("retry"), raw.spool.retry.profile());
     let config = Config {
         listen,
         workers: raw.workers.map_or_else(cores, |n| n as usize),
@@ -65,14 +66,14 @@ fn index(i: usize) -> u32 {
 struct Check<'a> {
     raw: &'a Root,
     places: &'a Places,
-    shape: &'a [Problem],
+    broken: &'a [Path],
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
     /// Records a problem; what was given is looked up.
     fn wrong(&mut self, path: &Path, wrong: impl std::fmt::Display, allowed: impl std::fmt::Display) {
-        if self.shape.iter().any(|problem| problem.path.overlaps(path)) {
+        if self.broken.iter().any(|broken| broken.overlaps(path)) {
             return;
         }
         let mut text = format!("{wrong}; allowed: {allowed}");
@@ -86,7 +87,7 @@ impl Check<'_> {
 
     /// Whether something is wrong at the path or below it, so that checks built on it would mislead.
     fn is_broken(&self, path: &Path) -> bool {
-        self.shape.iter().chain(&self.problems).any(|problem| problem.path.overlaps(path))
+        self.broken.iter().chain(self.problems.iter().map(|problem| &problem.path)).any(|broken| broken.overlaps(path))
     }
 
     /// Looks a name up, or records that there is none.

@@ -87,7 +87,7 @@ impl Check<'_> {
             let select = self.select(&path.key("select"), join, view);
             joins.push(Join { view: view.id, sources, select, optional: join.optional });
         }
-        let sound = self.problems.len() == before && !self.shape.iter().any(|p| p.path.overlaps(path));
+        let sound = self.problems.len() == before && !self.broken.iter().any(|broken| broken.overlaps(path));
         (joins, sound)
     }
 

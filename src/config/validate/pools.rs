@@ -44,13 +44,12 @@ impl Check<'_> {
         for (i, endpoint) in raw.iter().enumerate() {
             let path = path.item(i);
             let endpoint = self.endpoint(&path, endpoint);
-            let ports = [&endpoint.http, &endpoint.grpc];
-            for address in ports.into_iter().flatten().map(|upstream| format!("{}:{}", upstream.host, upstream.port)) {
-                if seen.contains(&address) {
-                    self.wrong(&path, format_args!("{address} is in this pool already"), "each address once");
-                }
-                seen.push(address);
+            let ports = [&endpoint.http, &endpoint.grpc].into_iter().flatten();
+            let addresses: Vec<_> = ports.map(|upstream| format!("{}:{}", upstream.host, upstream.port)).collect();
+            if let Some(address) = addresses.iter().find(|address| seen.contains(address)) {
+                self.wrong(&path, format_args!("{address} is in this pool already"), "each address once");
             }
+            seen.extend(addresses);
             endpoints.push(endpoint);
         }
         endpoints

@@ -19,7 +19,7 @@ impl Check<'_> {
             self.feature_servers(&path.key("feature_server"), servers);
         }
         if let Some(redis) = raw.dr.as_ref().and_then(|dr| dr.redis.as_ref()) {
-            self.redis_urls(&path.key("dr").key("redis"), redis);
+            self.redis_urls(&path.key("dr").key("redis"), redis, raw.mode);
         }
         let Some(redis) = &raw.redis else {
             if raw.mode == raw::RedisMode::Cluster {
@@ -27,7 +27,7 @@ impl Check<'_> {
             }
             return L2::Embedded { path: raw.path.as_ref().map(Into::into), ttl };
         };
-        self.redis_urls(&path.key("redis"), redis);
+        self.redis_urls(&path.key("redis"), redis, raw.mode);
         for (key, set) in [("path", raw.path.is_some()), ("feature_server", raw.feature_server.is_some())] {
             if set {
                 self.wrong(&path.key(key), "beside `redis`", "one online store");
@@ -54,8 +54,14 @@ impl Check<'_> {
         L3 { url: raw.url.clone(), timeout: self.positive(&path.key("timeout"), raw.timeout) }
     }
 
-    fn redis_urls(&mut self, path: &Path, urls: &OneOrMany) {
-        self.each(path, urls, |url| url::redis(url), url::REDIS);
+    fn redis_urls(&mut self, path: &Path, urls: &OneOrMany, mode: raw::RedisMode) {
+        let check = |url: &str| match url::redis(url)? {
+            db if db != 0 && mode == raw::RedisMode::Cluster => {
+                Err(format!("database {db} of a cluster, which has 0 only"))
+            }
+            _ => Ok(()),
+        };
+        self.each(path, urls, check, url::REDIS);
     }
 
     fn feature_servers(&mut self, path: &Path, urls: &OneOrMany) {

@@ -49,8 +49,8 @@ pub(super) fn host_port(authority: &str, default: Option<u16>) -> Result<Upstrea
     Ok(Upstream { authority: authority.into(), host: host.into(), port })
 }
 
-/// Checks a Redis URL; the client's own parser has the last word.
-pub(super) fn redis(text: &str) -> Result<(), String> {
+/// Checks a Redis URL; the client's own parser has the last word. Returns the number of its database.
+pub(super) fn redis(text: &str) -> Result<i64, String> {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme);
     match scheme {
         Some("redis" | "rediss") => {}
@@ -58,7 +58,8 @@ pub(super) fn redis(text: &str) -> Result<(), String> {
         None => return Err("not a URL".to_owned()),
     }
     // Its error can repeat the URL.
-    redis::IntoConnectionInfo::into_connection_info(text).map(|_| ()).map_err(|_| "not a Redis URL".to_owned())
+    let info = redis::IntoConnectionInfo::into_connection_info(text).map_err(|_| "not a Redis URL".to_owned())?;
+    Ok(info.redis_settings().db())
 }
 
 /// Checks an object store's URL.

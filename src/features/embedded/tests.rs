@@ -1,5 +1,7 @@
 //! The same contract as Redis', with `now` passed in.
 
+use std::slice::from_ref;
+
 use super::*;
 use crate::{
     config,
@@ -46,7 +48,7 @@ async fn rows_of_several_views_share_a_hash_and_its_first_life() {
 #[tokio::test]
 async fn only_newer_rows_replace_stored_ones() {
     let v = view("v").build();
-    let store = open(None, &[v.clone()]);
+    let store = open(None, from_ref(&v));
     let at = |time| Row { event_time: time, values: [int(1)].into() };
     for (user, (stored, offered, expected)) in [
         (Some(100), Some(100), Written::Older),
@@ -70,21 +72,17 @@ async fn a_file_keeps_its_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.redb");
     let v = view("v").build();
-    let store = open(Some(&path), &[v.clone()]);
+    let store = open(Some(&path), from_ref(&v));
     for user in 0..1000 {
         store.write_at(&ask(&v, user), &row(100, [int(user)]), 0).await.unwrap();
     }
     drop(store);
     // The writer flushes and lets go of the file when the last handle is gone.
-    let reopened = loop {
-        match Database::create(&path) {
-            Ok(database) => break drop(database),
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    };
-    let () = reopened;
-    let store = open(Some(&path), &[v.clone()]);
+    while let Err(error) = Database::create(&path) {
+        assert!(matches!(error, redb::DatabaseError::DatabaseAlreadyOpen), "{error}");
+        std::thread::yield_now();
+    }
+    let store = open(Some(&path), from_ref(&v));
     for user in 0..1000 {
         assert_eq!(read_at(&store, &ask(&v, user), 0), Some(row(100, [int(user)])));
     }
@@ -93,7 +91,7 @@ async fn a_file_keeps_its_rows() {
 #[tokio::test]
 async fn the_sweep_removes_what_expired_and_nothing_else() {
     let v = view("v").build();
-    let store = open(None, &[v.clone()]);
+    let store = open(None, from_ref(&v));
     store.write_at(&ask(&v, 1), &row(100, [int(1)]), 0).await.unwrap();
     store.write_at(&ask(&v, 2), &row(100, [int(2)]), 200 * SECOND).await.unwrap();
     Writer::new(Arc::clone(&store.database)).unwrap().sweep(300 * SECOND).unwrap();

@@ -255,7 +255,7 @@ fn values() -> impl Strategy<Value = Value> {
         proptest::collection::vec(item, 0..200).prop_map(Arc::from)
     }
     let bytes = || proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
-    let text = || ".{0,200}".prop_map(|text| Arc::<str>::from(text));
+    let text = || ".{0,200}".prop_map(Arc::<str>::from);
     prop_oneof![
         Just(Value::Null),
         bytes().prop_map(Value::Bytes),

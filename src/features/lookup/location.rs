@@ -25,7 +25,7 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// For a request path: the caller holds the deadline and decides about trying again.
+    /// For a request path: the caller holds the deadline, which may be earlier, and decides about trying again.
     pub(crate) const REQUEST: Self = Self { timeout: Duration::from_secs(2), retries: 0 };
     /// For a command: large objects, nobody waiting.
     pub(crate) const COMMAND: Self = Self { timeout: Duration::from_secs(120), retries: 5 };
@@ -94,7 +94,7 @@ impl Location {
         let (store, path) = match url.split_once("://") {
             None => local(&std::path::absolute(url).map_err(|error| client(error.into()))?),
             Some(("file", path)) => local(std::path::Path::new(path.strip_prefix("localhost").unwrap_or(path))),
-            Some(("s3" | "s3a", rest)) => remote(s3(url, patience), rest),
+            Some(("s3" | "s3a", rest)) => remote(s3(AmazonS3Builder::from_env().with_url(url), patience), rest),
             Some(("gs", rest)) => remote(gcs(url, patience), rest),
             Some(("az" | "adl" | "azure" | "abfs" | "abfss", rest)) => remote(azure(url, patience), rest),
             Some(_) => return Err(Error::Scheme(url.into())),
@@ -115,8 +115,8 @@ fn remote(store: object_store::Result<Arc<dyn ObjectStore>>, bucket_and_path: &s
     Ok((store?, Path::from_url_path(path)?))
 }
 
-fn s3(url: &str, patience: Patience) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let mut builder = AmazonS3Builder::from_env().with_url(url).with_retry(patience.retry());
+pub(super) fn s3(builder: AmazonS3Builder, patience: Patience) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let mut builder = builder.with_retry(patience.retry());
     for (key, value) in patience.client_options() {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }

@@ -2,10 +2,13 @@
 
 use std::{
     collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     ops::Range,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -13,10 +16,10 @@ use std::{
 use futures_util::stream::BoxStream;
 use object_store::{
     CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, aws::AmazonS3Builder, memory::InMemory, path::Path,
 };
 
-use super::{Location, Target};
+use super::{Location, Patience, Target, location};
 use crate::{
     config::{Consistency, Feature, View},
     features::Row,
@@ -90,6 +93,11 @@ impl Watched {
         Location { store: self.clone(), path: Path::from("lookup"), url: "test:///lookup".into() }
     }
 
+    fn check(&self) -> Result<()> {
+        let down = || object_store::Error::Generic { store: "watched", source: "is down".into() };
+        if self.down.load(SeqCst) { Err(down()) } else { Ok(()) }
+    }
+
     /// Ranged gets made so far, of all objects.
     pub(crate) fn ranged(&self) -> usize {
         self.gets.lock().unwrap().values().flatten().flatten().count()
@@ -105,10 +113,12 @@ impl std::fmt::Display for Watched {
 #[async_trait::async_trait]
 impl ObjectStore for Watched {
     async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.check()?;
         self.store.put_opts(to, payload, options).await
     }
 
     async fn put_multipart_opts(&self, to: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.check()?;
         self.store.put_multipart_opts(to, options).await
     }
 
@@ -119,9 +129,7 @@ impl ObjectStore for Watched {
         };
         let is_ranged = range.is_some();
         self.gets.lock().unwrap().entry(from.to_string()).or_default().push(range);
-        if self.down.load(SeqCst) {
-            return Err(object_store::Error::Generic { store: "watched", source: "is down".into() });
-        }
+        self.check()?;
         if is_ranged && self.stuck.load(SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -142,5 +150,98 @@ impl ObjectStore for Watched {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.store.copy_opts(from, to, options).await
+    }
+}
+
+/// A server on a port of its own that answers S3's GET, whole and ranged, from a folder.
+#[derive(Debug)]
+pub(crate) struct S3 {
+    port: u16,
+    served: Arc<Served>,
+}
+
+/// What a server has seen, and whether it is to hang up.
+#[derive(Debug, Default)]
+struct Served {
+    folder: PathBuf,
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    hang_up: AtomicBool,
+}
+
+impl S3 {
+    /// Serves `folder` as bucket `b` until the test ends.
+    pub(crate) fn serve(folder: &std::path::Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = Arc::new(Served { folder: folder.into(), ..Served::default() });
+        let seen = served.clone();
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let (connection, seen) = (connection.unwrap(), seen.clone());
+                seen.connections.fetch_add(1, SeqCst);
+                std::thread::spawn(move || seen.answer(&connection));
+            }
+        });
+        Self { port, served }
+    }
+
+    /// The bucket's root, through the client that requests use.
+    pub(crate) fn location(&self) -> Location {
+        let builder = AmazonS3Builder::new()
+            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
+            .with_bucket_name("b")
+            .with_access_key_id("id")
+            .with_secret_access_key("key");
+        let store = location::s3(builder, Patience::REQUEST).unwrap();
+        Location { store, path: Path::default(), url: "s3://b".into() }
+    }
+
+    /// Connections accepted and requests read so far.
+    pub(crate) fn seen(&self) -> (usize, usize) {
+        (self.served.connections.load(SeqCst), self.served.requests.load(SeqCst))
+    }
+
+    /// From now on every request is answered by closing its connection, or not.
+    pub(crate) fn hang_up(&self, on: bool) {
+        self.served.hang_up.store(on, SeqCst);
+    }
+}
+
+impl Served {
+    fn answer(&self, mut connection: &TcpStream) {
+        connection.set_nodelay(true).unwrap();
+        let mut lines = BufReader::new(connection).lines();
+        while let Some(Ok(first)) = lines.next() {
+            let headers: Vec<_> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            self.requests.fetch_add(1, SeqCst);
+            if self.hang_up.load(SeqCst) {
+                return;
+            }
+            let range =
+                headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(String::from));
+            let path = first.split(' ').nth(1).unwrap().strip_prefix("/b/").unwrap();
+            let Ok(whole) = std::fs::read(self.folder.join(path)) else {
+                let body = "<Error><Code>NoSuchKey</Code></Error>";
+                write!(connection, "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+                continue;
+            };
+            let (status, sent) = match &range {
+                None => ("200 OK".into(), &whole[..]),
+                Some(range) => {
+                    let (from, to) = range.split_once('-').unwrap();
+                    let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+                    let status = format!("206 Partial Content\r\ncontent-range: bytes {from}-{to}/{}", whole.len());
+                    (status, &whole[from..=to])
+                }
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\netag: \"1\"\r\nlast-modified: Mon, 23 Nov 2026 10:00:00 GMT\r\n\r\n",
+                sent.len()
+            );
+            if connection.write_all(&[head.as_bytes(), sent].concat()).is_err() {
+                return;
+            }
+        }
     }
 }

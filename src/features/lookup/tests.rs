@@ -1,14 +1,14 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use bytes::Bytes;
-use object_store::{ObjectStoreExt, path::Path};
+use object_store::ObjectStoreExt;
 use proptest::prelude::*;
 
 use super::{
     file::{self, DataFile},
     format::{self, Layout},
     manifest::{self, Manifest},
-    testing::{self, Watched, user, user_row, users, view, write_users},
+    testing::{Watched, user, user_row, users, view, write_users},
     *,
 };
 use crate::{
@@ -93,6 +93,47 @@ async fn the_newest_row_of_an_entity_is_kept() {
     for (id, newest) in [(1, row(Some(7), 11)), (2, row(Some(5), 20)), (3, row(Some(5), 31)), (4, row(Some(-1), 40))] {
         assert_eq!(get(&file, &user(id), &users).await.unwrap(), Some(newest), "entity {id}");
     }
+}
+
+#[tokio::test]
+async fn a_build_that_fails_changes_nothing() {
+    let files = Watched::in_memory();
+    let location = files.location();
+    let before = write_users(&location, 0..10, 0).await;
+    files.down.store(true, SeqCst);
+    let (users, rows) = (users(), [(user(1), user_row(1, 1))]);
+    let target = Target { to: &location, project: "shop", view: &users, source: "a test" };
+    assert!(matches!(write(target, rows).await, Err(Error::Store(_))));
+    files.down.store(false, SeqCst);
+    let folder = manifest::folder(&location.path, "shop", "user_stats");
+    let json = files.get(&manifest::path(&folder)).await.unwrap().bytes().await.unwrap();
+    assert_eq!(Manifest::parse(&json, "shop", &users).unwrap(), before);
+}
+
+#[tokio::test]
+async fn old_data_files_are_removed_but_not_the_last_nor_young_ones_nor_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::open(folder.path().to_str().unwrap(), Patience::COMMAND).unwrap();
+    let files = folder.path().join("shop/user_stats");
+    let age = |name: &str, hours: u64| {
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
+        std::fs::File::options().append(true).open(files.join(name)).unwrap().set_modified(then).unwrap();
+    };
+    let first = write_users(&location, 0..10, 0).await.data;
+    let second = write_users(&location, 0..10, 1).await.data;
+    for name in ["data-young.weir", "data-notes.txt"] {
+        std::fs::write(files.join(name), "x").unwrap();
+    }
+    for name in [&first, &second, "data-notes.txt", "manifest.json"] {
+        age(name, 5);
+    }
+    let third = write_users(&location, 0..10, 2).await.data;
+    let mut expected = [second, third, "data-young.weir".into(), "data-notes.txt".into(), "manifest.json".into()];
+    let mut left: Vec<_> =
+        std::fs::read_dir(&files).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    expected.sort();
+    left.sort();
+    assert_eq!(left, expected);
 }
 
 #[tokio::test]
@@ -227,6 +268,39 @@ proptest! {
             let found = runtime.block_on(get(&file, &EntityKey::from(key.as_slice()), &view)).unwrap();
             prop_assert_eq!(found.as_ref(), rows.get(key));
         }
+    }
+
+    /// Whatever the order they come in, the row kept is the one that a map kept by age holds.
+    #[test]
+    fn the_newest_row_is_the_one_a_map_keeps(
+        rows in proptest::collection::vec(
+            (0..6i64, proptest::option::of(-2..3i64), proptest::option::of(0..3i64)), 0..60)
+    ) {
+        let mut partitions = partition::Partitions::new();
+        let mut newest = std::collections::BTreeMap::new();
+        for (order, &(id, event_time, created)) in rows.iter().enumerate() {
+            let row = Row { event_time, values: [Some(Value::Int64(order as i64))].into() };
+            let (mut record, mut scratch) = (Vec::new(), Vec::new());
+            format::put_record(&user(id), &row, &mut scratch, &mut record);
+            let age = partition::Age { event_time, created };
+            partitions.push(user(id).as_bytes(), age, &record).unwrap();
+            let key = user(id).as_bytes().to_vec();
+            if newest.get(&key).is_none_or(|(known, _)| age >= *known) {
+                newest.insert(key, (age, record));
+            }
+        }
+        let mut sorted = partitions.finish().unwrap();
+        prop_assert_eq!(sorted.rows(), newest.len() as u64);
+        prop_assert_eq!(sorted.bytes(), newest.values().map(|(_, record)| record.len() as u64).sum::<u64>());
+        let mut last = 0;
+        while let Some((hash, record)) = sorted.next().unwrap() {
+            prop_assert!(last <= hash, "in the order of the hashes");
+            last = hash;
+            let key = format::Record::take(&mut &record[..]).unwrap().key;
+            let (_, expected) = newest.remove(key).expect("each entity once");
+            prop_assert_eq!(&expected[..], &record[..]);
+        }
+        prop_assert!(newest.is_empty());
     }
 
     /// Bytes that nobody wrote never panic.

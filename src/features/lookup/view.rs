@@ -19,7 +19,7 @@ use object_store::{GetOptions, ObjectStore, path::Path};
 use tokio::sync::Notify;
 
 use super::{
-    Error,
+    Error, chain,
     file::{DataFile, Pages, Read},
     manifest::{self, Manifest},
 };
@@ -121,7 +121,7 @@ impl Current {
         let next = match self.read_manifest(etag).await {
             Ok(Some(manifest)) => self.open(manifest, &before),
             Ok(None) => State::clone(&before),
-            Err(Error::Store(object_store::Error::NotFound { .. })) => self.absent(etag, &before),
+            Err(Error::Store(error)) if is_absent(&error) => self.absent(etag, &before),
             Err(error) => self.failed(&error, &before),
         };
         self.state.store(Arc::new(next));
@@ -179,14 +179,22 @@ impl Current {
     }
 }
 
-/// An error and what is behind it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
+/// Whether there is no manifest, as against no bucket: a bucket's name that is wrong must not pass for an empty view.
+fn is_absent(error: &object_store::Error) -> bool {
+    let text = chain(error);
+    let is_not_found = matches!(error, object_store::Error::NotFound { .. });
+    is_not_found && !["NoSuchBucket", "ContainerNotFound"].iter().any(|code| text.contains(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_is_not_there_is_no_empty_view() {
+        let not_found = |text: &str| object_store::Error::NotFound { path: "x".into(), source: text.to_owned().into() };
+        assert!(is_absent(&not_found("404: <Code>NoSuchKey</Code>")));
+        assert!(!is_absent(&not_found("404: <Code>NoSuchBucket</Code>")));
+        assert!(!is_absent(&object_store::Error::Generic { store: "S3", source: "503".into() }));
     }
-    text
 }

@@ -1,14 +1,14 @@
 //! Makes a view's lookup file: the data file first, whole and under a new name, then the manifest that names it.
 //!
 //! Whoever reads meanwhile goes on with the file its manifest names. The file of the build before stays for them; older ones
-//! are removed once nobody can still be reading them. A failed build leaves the manifest as it was and no data file behind.
+//! are removed once nobody can still be reading them. A build that fails leaves the manifest as it was; a data file that it may
+//! leave behind is removed by a later one.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart, path::Path};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -214,8 +214,8 @@ async fn remove_old(store: &Arc<dyn ObjectStore>, folder: &Path, keep: [&str; 2]
             && u128::from(age) > UNNAMED_FOR.as_millis()
     };
     let removed: object_store::Result<()> = async {
-        let found: Vec<_> = store.list(Some(folder)).try_collect().await?;
-        for old in found.into_iter().filter(is_old) {
+        let found = store.list_with_delimiter(Some(folder)).await?;
+        for old in found.objects.into_iter().filter(is_old) {
             store.delete(&old.location).await?;
             tracing::info!(file = %old.location, "removed a data file that no manifest names");
         }

@@ -9,7 +9,7 @@ use object_store::{ObjectStoreExt, local::LocalFileSystem, path::Path};
 use super::*;
 use crate::features::lookup::{
     manifest,
-    testing::{Watched, user, user_row, users, view, write_users},
+    testing::{S3, Watched, user, user_row, users, view, write_users},
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -188,4 +188,62 @@ async fn a_local_folder_is_opened_by_its_url() {
     assert_eq!(store.get(&users(), &user(9)).await.unwrap(), Some(user_row(9, 0)));
     let wrong = config::L3 { url: "ftp://x/y".into(), timeout: LONG };
     assert!(matches!(Store::open(&wrong, "shop", &[]).await, Err(Error::Url(_))));
+}
+
+/// A folder with 1,000 users, served as S3 does.
+async fn served() -> (tempfile::TempDir, S3) {
+    let folder = tempfile::tempdir().unwrap();
+    let to = Location::open(folder.path().to_str().unwrap(), Patience::COMMAND).unwrap();
+    write_users(&to, 0..1_000, 0).await;
+    let s3 = S3::serve(folder.path());
+    (folder, s3)
+}
+
+#[tokio::test]
+async fn over_http_a_lookup_is_two_requests_on_a_kept_connection() {
+    let (_folder, s3) = served().await;
+    let store = Store::open_at(s3.location(), LONG, "shop", &[Arc::new(users())]).await.unwrap();
+    assert_eq!(s3.seen(), (1, 1), "the manifest");
+    store.get(&users(), &user(1)).await.unwrap().unwrap();
+    assert_eq!(s3.seen().1, 3, "a page and a bucket");
+    for id in 0..100 {
+        assert_eq!(store.get(&users(), &user(id)).await.unwrap(), Some(user_row(id, 0)));
+    }
+    let (connections, requests) = s3.seen();
+    assert_eq!(requests, 103);
+    // A connection is put back a moment after its answer: a request in between makes another.
+    assert!(connections < 50, "{connections} connections for {requests} requests one after the other");
+}
+
+#[test]
+fn over_http_runtimes_come_and_go() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let (_folder, s3) = runtime().block_on(served());
+    let views = [Arc::new(users())];
+    let open = Store::open_at(s3.location(), LONG, "shop", &views);
+    let store = runtime().block_on(open).unwrap();
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for id in worker * 10..worker * 10 + 10 {
+                    let row = runtime().block_on(store.get(&users(), &user(id)));
+                    assert_eq!(row.unwrap(), Some(user_row(id, 0)));
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn over_http_a_server_that_hangs_up_is_an_error_and_passes() {
+    let (_folder, s3) = served().await;
+    let store = Store::open_at(s3.location(), LONG, "shop", &[Arc::new(users())]).await.unwrap();
+    s3.hang_up(true);
+    for _ in 0..3 {
+        let error = store.get(&users(), &user(1)).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    }
+    s3.hang_up(false);
+    assert_eq!(store.get(&users(), &user(1)).await.unwrap(), Some(user_row(1, 0)));
 }

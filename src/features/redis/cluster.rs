@@ -14,7 +14,11 @@ use std::{
 };
 
 use ::redis::{Client, Cmd, Pipeline, ServerErrorKind, Value};
-use futures_util::future::join_all;
+use futures_util::{
+    StreamExt,
+    future::{join_all, select_ok},
+    stream::FuturesUnordered,
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
@@ -27,7 +31,8 @@ use super::{
     topology::Topology,
 };
 use crate::{
-    features::{background::Background, l2::Error},
+    app::Tasks,
+    features::l2::Error,
     infer::WorkerId,
 };
 
@@ -43,9 +48,11 @@ pub(super) struct Cluster {
     map: watch::Sender<Map>,
     learning: AtomicBool,
     /// Each worker's own, by address.
-    nodes: Box<[Mutex<HashMap<Arc<str>, Arc<Node>>>]>,
-    background: Background,
+    nodes: Box<[Mutex<Nodes>]>,
+    tasks: Tasks,
 }
+
+type Nodes = HashMap<Arc<str>, Arc<Node>>;
 
 #[derive(Clone, Debug)]
 enum Map {
@@ -71,14 +78,14 @@ enum Redirect {
 type Route = (usize, Arc<str>, Redirect);
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<Client>, workers: usize, timeout: Duration, background: Background) -> Self {
+    pub(super) fn new(seeds: Vec<Client>, workers: usize, timeout: Duration, tasks: Tasks) -> Self {
         Self {
             seeds,
             timeout,
             map: watch::Sender::new(Map::Awaited),
             learning: AtomicBool::new(false),
             nodes: (0..workers).map(|_| Mutex::default()).collect(),
-            background,
+            tasks,
         }
     }
 
@@ -124,9 +131,9 @@ impl Cluster {
                 let values = self.send(worker, (&address, why), cmds).await;
                 (address, members, values)
             });
-            let mut sent: futures_util::stream::FuturesUnordered<_> = sent.collect();
+            let mut sent: FuturesUnordered<_> = sent.collect();
             // As they come: a server that does not answer in time takes nothing from those that do.
-            while let Some((address, members, values)) = futures_util::StreamExt::next(&mut sent).await {
+            while let Some((address, members, values)) = sent.next().await {
                 for (at, value) in members.into_iter().zip(values) {
                     if let Some((to, why)) = redirect(&value, &address) {
                         routes.push((at, to, why));
@@ -181,7 +188,7 @@ impl Cluster {
     fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
             let turn = Turn(Arc::clone(self));
-            self.background.until_stopped(async move { turn.0.learn_until_known(worker).await });
+            self.tasks.background(async move { turn.0.learn_until_known(worker).await });
         }
     }
 
@@ -214,14 +221,14 @@ impl Cluster {
             Box::pin(async move {
                 let node = self.node(worker, &address);
                 let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").take();
-                let asked = timeout(PATIENCE, node.send_all([&cmd].into_iter())).await;
+                let asked = timeout(PATIENCE, node.send_all([cmd].into_iter())).await;
                 let answer = asked.unwrap_or_else(|_| vec![Err(Error::TimedOut(PATIENCE))]).pop();
                 let answer = answer.expect("as many answers as commands")?;
                 let refused = || Error::Refused { address: Arc::clone(&address), why: "covers no slots".into() };
                 Topology::read(&answer, &address, Instant::now()).ok_or_else(refused)
             })
         });
-        futures_util::future::select_ok(asked).await.map(|(topology, _)| topology)
+        select_ok(asked).await.map(|(topology, _)| topology)
     }
 
     /// The masters known, and the seeds.
@@ -248,7 +255,7 @@ impl Cluster {
         let new = || {
             let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == **address);
             let client = seed.cloned().unwrap_or_else(|| node::at(&self.seeds[0], address));
-            Arc::new(Node::new(client, self.timeout, self.background.clone()))
+            Arc::new(Node::new(client, self.timeout, self.tasks.clone()))
         };
         Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
     }

@@ -15,16 +15,19 @@ use std::{
 
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
-    Value, aio::MultiplexedConnection,
+    Value, aio::MultiplexedConnection, io::tcp::socket2::TcpKeepalive,
 };
 use tokio::{sync::watch, time::sleep};
 
 use super::PATIENCE;
-use crate::features::{background::Background, l2::Error};
+use crate::{app::Tasks, features::l2::Error};
 
 /// The first wait after a failed attempt, doubled up to [`LONGEST_BACKOFF`], each ± 50 % so that gateways do not come at once.
 const BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// After this long without traffic the kernel asks whether the peer is still there.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// A server.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub(super) struct Node {
     client: Client,
     timeout: Duration,
     link: watch::Sender<Link>,
-    background: Background,
+    tasks: Tasks,
 }
 
 #[derive(Clone, Debug)]
@@ -65,17 +68,19 @@ pub(super) fn at(other: &Client, address: &str) -> Client {
 }
 
 fn open(info: ConnectionInfo) -> Result<Client, RedisError> {
-    let settings = info.tcp_settings().clone().set_nodelay(true);
-    // A peer that vanished without a word: unanswered bytes end the connection, not the kernel's quarter of an hour.
+    // A peer that vanished without a word: an idle connection finds out by itself, one in use by its unanswered bytes, and
+    // not after the kernel's quarter of an hour.
+    let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(PATIENCE);
+    let settings = info.tcp_settings().clone().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(PATIENCE * 2);
     Client::open(info.set_tcp_settings(settings))
 }
 
 impl Node {
-    pub(super) fn new(client: Client, timeout: Duration, background: Background) -> Self {
+    pub(super) fn new(client: Client, timeout: Duration, tasks: Tasks) -> Self {
         let address = client.get_connection_info().addr().to_string().into();
-        Self { address, client, timeout, link: watch::Sender::new(Link::Idle), background }
+        Self { address, client, timeout, link: watch::Sender::new(Link::Idle), tasks }
     }
 
     pub(super) fn address(&self) -> &Arc<str> {
@@ -83,14 +88,14 @@ impl Node {
     }
 
     /// The answers to the commands, in one round trip. Waits without bound: the caller sets the time.
-    pub(super) async fn send_all<'a>(
+    pub(super) async fn send_all(
         self: &Arc<Self>,
-        commands: impl ExactSizeIterator<Item = &'a Cmd>,
+        commands: impl ExactSizeIterator<Item = Cmd>,
     ) -> Vec<Result<Value, Error>> {
         let count = commands.len();
         let mut pipeline = Pipeline::with_capacity(count);
         for command in commands {
-            pipeline.add_command(command.clone());
+            pipeline.add_command(command);
         }
         match self.send(&pipeline).await {
             Ok(values) => values.into_iter().map(|value| self.answer(value)).collect(),
@@ -114,7 +119,7 @@ impl Node {
     }
 
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), Error> {
-        let answer = self.send_all([&::redis::cmd("PING")].into_iter()).await.pop();
+        let answer = self.send_all([::redis::cmd("PING")].into_iter()).await.pop();
         answer.expect("as many answers as commands").map(drop)
     }
 
@@ -167,7 +172,7 @@ impl Node {
             begin
         });
         if begun {
-            self.background.until_stopped(dial(Arc::downgrade(self), last + 1));
+            self.tasks.background(dial(Arc::downgrade(self), last + 1));
         }
         begun
     }

@@ -1,21 +1,21 @@
 //! Against real servers: one, and a cluster of three masters.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, slice::from_ref};
 
 use ::redis::Value as Reply;
 
 use super::*;
 use crate::{
-    config::{Feature, Features, L1, Secret},
+    config::{Features, Secret},
     features::{
         feast::tests::{data, entity, unhex},
         tests::{
             ask, int, key, row,
-            servers::{self, Server, command},
+            servers::{self, Server},
             view,
         },
     },
-    infer::{EntityKey, EntityType, EntityValue, FeatureType, Value as Stored, ViewId},
+    infer::{EntityKey, EntityType, EntityValue, Value as Stored},
 };
 
 const WORKER: WorkerId = WorkerId(0);
@@ -29,7 +29,7 @@ fn open(urls: &[String], mode: RedisMode, project: &str, views: &[Arc<View>]) ->
         // Long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
         timeout: Duration::from_secs(10),
     };
-    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Background::default()).unwrap()
+    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Tasks::default()).unwrap()
 }
 
 fn features(project: &str, views: &[Arc<View>], redis: config::Redis) -> Features {
@@ -122,7 +122,7 @@ async fn what_is_written_back_is_read_back_and_its_life_is_set_once() {
 async fn a_hash_without_a_life_stays_without_one() {
     let server = Server::start();
     let v = view("v").build();
-    let redis = single(&server, &[v.clone()]);
+    let redis = single(&server, from_ref(&v));
     let stored = redis_key(&key(1), "p");
     server.ask::<()>(&[b"HSET", &stored, b"_ts:other", b"\x08\x01"]);
     redis.write_back(WORKER, &ask(&v, 1), &row(100, [int(5)])).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_hash_without_a_life_stays_without_one() {
 async fn only_newer_rows_replace_stored_ones() {
     let server = Server::start();
     let v = view("v").build();
-    let redis = single(&server, &[v.clone()]);
+    let redis = single(&server, from_ref(&v));
     let time = |seconds: i64, nanos: i64| Some(seconds * 1_000_000_000 + nanos);
     // Stored, offered, whether it is newer.
     let cases = [
@@ -168,7 +168,7 @@ async fn only_newer_rows_replace_stored_ones() {
 async fn every_stored_time_of_feasts_is_compared_in_the_script_as_here() {
     let server = Server::start();
     let v = view("v").build();
-    let redis = single(&server, &[v.clone()]);
+    let redis = single(&server, from_ref(&v));
     for (at, vector) in data("values")["timestamps"].as_array().unwrap().iter().enumerate() {
         let at = i64::try_from(at).unwrap();
         let time = vector["seconds"].as_i64().unwrap() * 1_000_000_000 + vector["nanos"].as_i64().unwrap();
@@ -185,7 +185,7 @@ async fn every_stored_time_of_feasts_is_compared_in_the_script_as_here() {
 async fn what_is_stored_but_is_no_row_is_an_error_of_that_row_alone() {
     let server = Server::start();
     let v = view("v").build();
-    let redis = single(&server, &[v.clone()]);
+    let redis = single(&server, from_ref(&v));
     redis.write_back(WORKER, &ask(&v, 1), &row(100, [int(5)])).await.unwrap();
     server.ask::<()>(&[b"SET", &redis_key(&key(2), "p"), b"text"]);
     let field = Layout::of(&v).fields().next().unwrap().to_vec();
@@ -200,7 +200,7 @@ async fn what_is_stored_but_is_no_row_is_an_error_of_that_row_alone() {
 async fn a_server_that_is_down_fails_at_once_and_is_found_again() {
     let mut server = Server::start();
     let v = view("v").build();
-    let redis = single(&server, &[v.clone()]);
+    let redis = single(&server, from_ref(&v));
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
     assert_eq!(redis.ready().await, Ok(()));
     server.kill();
@@ -221,7 +221,7 @@ async fn a_server_that_is_down_fails_at_once_and_is_found_again() {
 async fn an_idle_connection_that_the_server_closed_costs_nothing() {
     let server = Server::start();
     let v = view("v").build();
-    let redis = single(&server, &[v.clone()]);
+    let redis = single(&server, from_ref(&v));
     read_one(&redis, ask(&v, 1)).await.unwrap();
     server.ask::<()>(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
@@ -231,7 +231,7 @@ async fn an_idle_connection_that_the_server_closed_costs_nothing() {
 async fn a_server_that_does_not_answer_is_given_up_on() {
     let server = Server::start();
     let v = view("v").build();
-    let mut redis = single(&server, &[v.clone()]);
+    let mut redis = single(&server, from_ref(&v));
     read_one(&redis, ask(&v, 1)).await.unwrap();
     redis.timeout = Duration::from_millis(20);
     server.freeze();
@@ -283,7 +283,7 @@ async fn a_cluster_is_read_and_written_shard_by_shard() {
 async fn a_dead_master_takes_only_its_own_rows() {
     let mut cluster = servers::Cluster::start();
     let v = view("v").build();
-    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", &[v.clone()]);
+    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
     let dead = cluster.masters[1].port;
     let users: Vec<i64> = (0..20).collect();
     let asks: Vec<Ask> = users.iter().map(|user| ask(&v, *user)).collect();
@@ -307,7 +307,7 @@ async fn a_dead_master_takes_only_its_own_rows() {
 async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let cluster = servers::Cluster::start();
     let v = view("v").build();
-    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", &[v.clone()]);
+    let redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
     let stored = redis_key(&key(1), "p");
     let first = row(100, [int(5)]);
     redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
@@ -351,7 +351,7 @@ async fn a_cluster_that_is_not_there_yet_is_found_when_it_is() {
     let v = view("v").build();
     let mut server = Server::start();
     server.kill();
-    let redis = open(&[server.url()], RedisMode::Cluster, "p", &[v.clone()]);
+    let redis = open(&[server.url()], RedisMode::Cluster, "p", from_ref(&v));
     assert!(read_one(&redis, ask(&v, 1)).await.is_err());
     assert!(redis.ready().await.is_err());
 }
@@ -360,7 +360,16 @@ async fn a_cluster_that_is_not_there_yet_is_found_when_it_is() {
 fn secrets_are_not_shown() {
     let v = view("v").build();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let redis = open(&["redis://:hunter2@127.0.0.1:1".into()], RedisMode::Single, "p", &[v.clone()]);
+    let redis = open(&["redis://:hunter2@127.0.0.1:1".into()], RedisMode::Single, "p", from_ref(&v));
     let error = runtime.block_on(read_one(&redis, ask(&v, 1))).unwrap_err();
     assert!(!format!("{error:?} {error}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn an_encrypted_connection_that_fails_is_a_server_that_is_down() {
+    let server = Server::start();
+    let v = view("v").build();
+    // The server speaks no TLS.
+    let redis = open(&[format!("rediss://127.0.0.1:{}", server.port)], RedisMode::Single, "p", from_ref(&v));
+    assert!(matches!(read_one(&redis, ask(&v, 1)).await, Err(Error::Unreachable { .. })));
 }

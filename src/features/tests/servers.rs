@@ -3,11 +3,12 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant as Clock},
+    time::Duration,
 };
 
 use ::redis::{Connection, FromRedisValue};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// How long a server may take to do what a test waits for. Long: it bounds a hang, nothing else.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ impl Server {
     }
 
     fn is_up(&mut self) -> bool {
-        let began = Clock::now();
+        let began = Instant::now();
         while began.elapsed() < PATIENCE {
             if self.process.try_wait().unwrap().is_some() {
                 return false;
@@ -157,7 +158,7 @@ impl Cluster {
             let (port, bus) = (master.port.to_string(), &master.options[5]);
             cluster.masters[0].ask::<()>(&[b"CLUSTER", b"MEET", b"127.0.0.1", port.as_bytes(), bus.as_bytes()]);
         }
-        let began = Clock::now();
+        let began = Instant::now();
         while !cluster.is_whole() {
             assert!(began.elapsed() < PATIENCE, "the cluster does not form");
             std::thread::sleep(Duration::from_millis(50));

@@ -66,6 +66,9 @@ pub(super) enum Done {
 
 type Led = (Lead<Id, Progress>, Ask);
 
+/// One that L2 did not end.
+type Further = (Lead<Id, Progress>, Ask, Behind);
+
 /// The fetches that a request leads.
 pub(super) struct Flight {
     led: Vec<Led>,
@@ -81,7 +84,7 @@ impl Flight {
         let mut flight = Self { led: Vec::new(), worker: how.worker };
         let mut awaited = flight.gather(shared, lookup, how);
         if !flight.led.is_empty() {
-            shared.background.finish(flight.fly(Arc::clone(shared)));
+            shared.tasks.spawn(flight.fly(Arc::clone(shared)));
         }
         for (join, want, progress) in &mut awaited {
             let stale_at_hand = matches!(&lookup.joins[*join].wants[*want].state, State::Open(Some(_)));
@@ -162,7 +165,7 @@ impl Flight {
         }
         if let Some(l3) = &shared.l3 {
             let began = Instant::now();
-            join_all(further.into_iter().map(|led| shared.from_l3(l3, self.worker, led))).await;
+            join_all(further.into_iter().map(|led| shared.ask_l3(l3, self.worker, led))).await;
             shared.metrics.took(Layer::L3, began.elapsed());
         } else {
             for (lead, ask, behind) in further {
@@ -174,7 +177,7 @@ impl Flight {
 
 impl Shared {
     /// What L3 has of one row.
-    async fn from_l3(&self, l3: &L3, worker: WorkerId, (lead, ask, behind): (Lead<Id, Progress>, Ask, Behind)) {
+    async fn ask_l3(&self, l3: &L3, worker: WorkerId, (lead, ask, behind): Further) {
         lead.publish(Progress::AtL3(behind));
         let began = Instant::now();
         let read = async {
@@ -211,13 +214,7 @@ impl Shared {
     }
 
     /// A row of L3: to whoever waits at once, then to L2, unless L2 could not say what it has.
-    async fn land(
-        &self,
-        worker: WorkerId,
-        (lead, ask, behind): (Lead<Id, Progress>, Ask, Behind),
-        row: Arc<Row>,
-        began: Instant,
-    ) {
+    async fn land(&self, worker: WorkerId, (lead, ask, behind): Further, row: Arc<Row>, began: Instant) {
         match behind {
             Behind::Absence => self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began),
             Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use smallvec::SmallVec;
 
+use super::lookup::Want;
 use crate::{
     config::{Config, Model, View},
     infer::{EntityColumn, EntityKey, EntityType, EntityValue, Error},
@@ -22,10 +23,10 @@ pub(super) struct Join {
     sources: Vec<Arc<str>>,
 }
 
-/// The distinct keys of one join, and which instance has which.
+/// The distinct keys of one join, all yet to be looked up, and which instance has which.
 #[derive(Debug)]
 pub(super) struct Keys {
-    pub(super) distinct: Vec<EntityKey>,
+    pub(super) distinct: Vec<Want>,
     pub(super) rows: Rows,
 }
 
@@ -75,10 +76,11 @@ impl Join {
             let pairs: SmallVec<[(&str, &EntityValue); 4]> = names.zip(values).collect();
             EntityKey::new(pairs.iter().copied())
         };
-        Ok(if columns.iter().all(|column| matches!(column, EntityColumn::Same(_))) {
-            Keys { distinct: if rows == 0 { Vec::new() } else { vec![key(0)] }, rows: Rows::Same(rows) }
-        } else {
-            distinct(rows, key)
+        let same = rows == 1 || columns.iter().all(|column| matches!(column, EntityColumn::Same(_)));
+        Ok(match (rows, same) {
+            (0, _) => Keys { distinct: Vec::new(), rows: Rows::Same(0) },
+            (_, true) => Keys { distinct: vec![Want::of(key(0))], rows: Rows::Same(rows) },
+            (_, false) => distinct(rows, key),
         })
     }
 }
@@ -91,24 +93,21 @@ fn at(column: &EntityColumn, row: usize) -> &EntityValue {
 }
 
 fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
-    let mut distinct = Vec::with_capacity(rows);
+    let mut distinct = Vec::<Want>::with_capacity(rows);
     let mut each = Vec::with_capacity(rows);
     let mut seen = HashMap::new();
     for row in 0..rows {
         let key = key(row);
-        let known = if rows <= FEW {
-            distinct.iter().position(|known| *known == key)
+        let next = distinct.len();
+        let at = if rows <= FEW {
+            distinct.iter().position(|known| known.key == key).unwrap_or(next)
         } else {
-            let known = seen.get(&key).copied();
-            if known.is_none() {
-                seen.insert(key.clone(), distinct.len());
-            }
-            known
+            *seen.entry(key.clone()).or_insert(next)
         };
-        each.push(known.unwrap_or_else(|| {
-            distinct.push(key);
-            distinct.len() - 1
-        }));
+        if at == next {
+            distinct.push(Want::of(key));
+        }
+        each.push(at);
     }
     Keys { distinct, rows: Rows::Each(each) }
 }
@@ -141,7 +140,7 @@ mod tests {
         let keys = join().keys(4, entities(vec!["a", "b", "a", "b"])).unwrap();
         let pairs = [("item", EntityValue::Int64(7)), ("user", EntityValue::String("b".into()))];
         assert_eq!(keys.distinct.len(), 2);
-        assert_eq!(keys.distinct[1], EntityKey::new(pairs.iter().map(|(name, value)| (*name, value))));
+        assert_eq!(keys.distinct[1].key, EntityKey::new(pairs.iter().map(|(name, value)| (*name, value))));
         assert!(matches!(keys.rows, Rows::Each(rows) if rows == [0, 1, 0, 1]));
 
         let many: Vec<&str> = (0..1000).map(|at| if at % 3 == 0 { "x" } else { "y" }).collect();

@@ -59,6 +59,12 @@ pub(super) struct Want {
     pub(super) state: State,
 }
 
+impl Want {
+    pub(super) const fn of(key: EntityKey) -> Self {
+        Self { key, state: State::Open(None) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum State {
     /// To be fetched. A stale row is at hand should that fail.
@@ -101,8 +107,7 @@ impl Lookup {
         let rows = rows(&sources)?;
         let mut lookups = Vec::with_capacity(joins.len());
         for join in joins {
-            let Keys { distinct, rows } = join.keys(rows, &entities)?;
-            let wants = distinct.into_iter().map(|key| Want { key, state: State::Open(None) }).collect();
+            let Keys { distinct: wants, rows } = join.keys(rows, &entities)?;
             lookups.push(JoinLookup {
                 view: Arc::clone(&join.view),
                 select: Arc::clone(&join.select),

@@ -48,8 +48,6 @@ impl Lookup {
 /// One row an instance.
 fn spread(join: &JoinLookup, mut judged: impl Iterator<Item = Option<Arc<Row>>>) -> Joined {
     let rows = match &join.rows {
-        // The commonest by far, and no detour for it.
-        Rows::Each(each) if each.len() == 1 => judged.collect(),
         Rows::Each(each) => {
             let judged: Vec<_> = judged.collect();
             each.iter().map(|&at| judged[at].clone()).collect()

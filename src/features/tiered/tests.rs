@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    slice::from_ref,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,14 +11,14 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{Feature, Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
+    config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
     features::{
         feast::{Layout, encode_time, redis_key},
         tests::{ask, features, int, key, row, servers::Server, view},
     },
     infer::{
-        CacheEvent, Deadline, Degradation, EntityColumn, EntityValue, Level, ModelId, PoolId, Reason, TierId, Value,
-        ViewId, answer::CacheOutcome, plan::Stale, request::Caching,
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityValue, Level, Method, ModelId, PoolId, Protocol, Reason,
+        RequestId, TierId, Value, ViewId, answer::CacheOutcome, plan::Stale, request::Caching,
     },
 };
 
@@ -89,7 +90,7 @@ async fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store 
     let features = features("p", views, l2, None);
     let models = [model(views, false), model(views, true), model(&[], false)];
     let config = crate::features::tests::config(features, models.to_vec());
-    let mut store = Store::open(&config, Background::default()).await.unwrap();
+    let mut store = Store::open(&config, Tasks::default()).await.unwrap();
     let timeout = LONG;
     Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), timeout));
     store
@@ -184,7 +185,7 @@ async fn rows_come_from_redis_and_then_from_memory() {
     let server = Server::start();
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     let set = assert_send(store.users(&[1])).await;
     assert_eq!((values(&set), &*caches(&set), set.level()), (vec![7], "l1 miss, l2 hit", Level::Full));
     assert_eq!(set.degraded, []);
@@ -203,7 +204,7 @@ async fn a_batch_asks_for_each_entity_once_and_answers_in_order() {
     for user in 0..10 {
         put(&server, &v, user, &row(100, [int(user * 10)]));
     }
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     let set = store.users(&[3, 1, 3, 3, 9]).await;
     assert_eq!(values(&set), [30, 10, 30, 30, 90]);
     assert_eq!(server.calls("hmget"), 3);
@@ -224,7 +225,7 @@ async fn what_the_store_does_not_have_is_told_apart_and_costs_no_level() {
     put(&server, &v, 2, &row(now - 10, [Some(Value::Null), int(2)]));
     put(&server, &v, 3, &row(now - 7200, [int(3), int(3)]));
     put(&server, &v, 4, &Row { event_time: None, values: [int(4), int(4)].into() });
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     // Twice: from Redis and from memory.
     for _ in 0..2 {
         for (user, value, reason) in [
@@ -274,7 +275,7 @@ async fn a_redis_that_was_never_there_leaves_a_store_that_answers() {
     let mut server = Server::start();
     server.kill();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     store.connect(WorkerId(0)).await;
     let set = store.users(&[1]).await;
     assert_eq!((values(&set), set.level()), (vec![-1], Level::SimplifiedModel));
@@ -288,13 +289,13 @@ async fn a_frozen_redis_is_not_waited_for() {
     let server = Server::start();
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, SHORT), None).await;
+    let store = open(from_ref(&v), redis(&server, SHORT), None).await;
     eventually("redis answers", async || values(&store.users(&[1]).await) == [7]).await;
     server.freeze();
     let set = store.users(&[1, 2]).await;
     assert_eq!((values(&set), set.level()), (vec![7, -1], Level::SimplifiedModel));
     // Nor longer than the plan allows.
-    let patient = open(&[v.clone()], redis(&server, LONG), None).await;
+    let patient = open(from_ref(&v), redis(&server, LONG), None).await;
     let set = patient.ask(&[1], |how| how.by = Deadline::after(Instant::now(), SHORT)).await;
     assert_eq!((reasons(&set), set.level()), (vec![Reason::Unavailable], Level::SimplifiedModel));
     server.thaw();
@@ -306,7 +307,7 @@ async fn a_hundred_misses_of_one_row_are_one_read() {
     let server = Server::start();
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     let sets = futures_util::future::join_all((0..100).map(|_| store.users(&[1]))).await;
     assert!(sets.iter().all(|set| values(set) == [7]));
     assert_eq!(server.calls("hmget"), 1);
@@ -317,7 +318,7 @@ async fn also_when_they_come_from_several_workers() {
     let server = Server::start();
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     let start = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
         for worker in 0..2 {
@@ -341,7 +342,7 @@ async fn also_when_they_come_from_several_workers() {
 async fn a_fetch_goes_on_when_its_request_is_gone() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     let request = Box::pin(store.users(&[1]));
     let until_asked = eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1);
     futures_util::future::select(request, Box::pin(until_asked)).await;
@@ -355,7 +356,7 @@ async fn a_fetch_goes_on_when_its_request_is_gone() {
 async fn rows_only_in_l3_are_found_and_written_back() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
     let set = store.users(&[1]).await;
     assert_eq!((values(&set), &*caches(&set), set.level()), (vec![7], "l1 miss, l2 miss, l3 hit", Level::Full));
     assert_eq!(caches(&store.users(&[1]).await), "l1 hit");
@@ -375,7 +376,7 @@ async fn rows_only_in_l3_are_found_and_written_back() {
 async fn l3_answers_while_redis_is_down() {
     let mut server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
     server.kill();
     let set = store.users(&[1]).await;
     assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 miss, l2 miss, l3 hit"));
@@ -388,12 +389,11 @@ async fn l3_answers_while_redis_is_down() {
 async fn what_redis_could_not_say_is_not_written_back_to_it() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7), (&v, 2, 8)]))).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7), (&v, 2, 8)]))).await;
     // Not a hash: the read fails, a write would too.
     server.ask::<()>(&[b"SET", &redis_key(&key(1), "p"), b"text"]);
     assert_eq!(values(&store.users(&[1, 2]).await), [7, 8]);
-    store.shared.background.tasks.close();
-    store.shared.background.tasks.wait().await;
+    store.shared.tasks.finish().await;
     assert_eq!(server.calls("eval"), 1, "of the other row");
 }
 
@@ -402,7 +402,7 @@ async fn a_stale_row_is_preferred_to_waiting_for_l3_while_redis_is_down() {
     let mut server = Server::start();
     let v = view("v").ttl(Duration::ZERO).build();
     put(&server, &v, 1, &row(200, [int(8)]));
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     assert_eq!(values(&store.users(&[1]).await), [8]);
     server.kill();
     // L3 would never answer.
@@ -415,7 +415,7 @@ async fn a_stale_row_is_preferred_to_waiting_for_l3_while_redis_is_down() {
 async fn l3_that_takes_too_long_leaves_defaults_now_and_the_row_later() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     // Redis' own answer takes a moment too: without it the request would not get as far as L3.
     store.connect(WorkerId(0)).await;
     let set = store.ask(&[1], |how| how.by = Deadline::after(Instant::now(), SHORT)).await;
@@ -434,7 +434,7 @@ async fn l3_that_takes_too_long_leaves_defaults_now_and_the_row_later() {
 async fn who_has_less_time_than_l3_takes_does_not_wait_for_it() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     let l3 = store.shared.l3.as_ref().unwrap();
     for _ in 0..100 {
         l3.took(10 * LONG);
@@ -452,7 +452,7 @@ async fn who_has_less_time_than_l3_takes_does_not_wait_for_it() {
 async fn a_broken_l3_is_unavailable_and_is_asked_again() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
     store.l3().broken.store(true, Ordering::Relaxed);
     let set = store.users(&[1]).await;
     assert_eq!((reasons(&set), &*caches(&set)), (vec![Reason::Unavailable], "l1 miss, l2 miss, l3 miss"));
@@ -465,7 +465,7 @@ async fn stale_rows_are_used_at_once_where_the_plan_allows_and_refreshed_beside(
     let server = Server::start();
     let v = view("v").ttl(Duration::ZERO).build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     store.users(&[1]).await;
     put(&server, &v, 1, &row(200, [int(8)]));
     let set = store.ask(&[1], |how| how.stale = Stale::Allowed).await;
@@ -482,7 +482,7 @@ async fn who_bypasses_the_caches_reads_the_store_and_refreshes_them() {
     let server = Server::start();
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     store.users(&[1]).await;
     put(&server, &v, 1, &row(200, [int(8)]));
     assert_eq!(values(&store.users(&[1]).await), [7]);
@@ -497,7 +497,7 @@ async fn optional_views_are_left_out_from_level_one_on() {
     let server = Server::start();
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     let set = store.ask_model(1, &[1], |how| how.level = Level::ReducedFeatures).await;
     assert_eq!((values(&set), &*caches(&set), set.level()), (vec![-1], "", Level::ReducedFeatures));
     assert_eq!(server.calls("hmget"), 0);
@@ -509,7 +509,7 @@ async fn optional_views_are_left_out_from_level_one_on() {
 async fn write_through_rows_are_read_every_time() {
     let server = Server::start();
     let v = Arc::new(View { consistency: config::Consistency::WriteThrough, ..(*view("v").build()).clone() });
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     for value in 0..3 {
         put(&server, &v, 1, &row(100, [int(value)]));
         assert_eq!(values(&store.users(&[1]).await), [value]);
@@ -520,7 +520,7 @@ async fn write_through_rows_are_read_every_time() {
 async fn the_embedded_store_keeps_what_came_from_l3() {
     let v = view("v").build();
     let l2 = L2Config::Embedded { path: None, ttl: Duration::from_secs(3600) };
-    let store = open(&[v.clone()], l2, Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    let store = open(from_ref(&v), l2, Some(Scripted::with(&[(&v, 1, 7)]))).await;
     assert_eq!(caches(&store.users(&[1]).await), "l1 miss, l2 miss, l3 hit");
     eventually("it is written back", async || {
         let set = store.ask(&[1], |how| how.caching = Caching::Bypassed).await;
@@ -548,8 +548,8 @@ async fn two_joins_of_one_view_are_read_once_and_told_once() {
 async fn what_can_never_work_is_said_when_it_is_opened() {
     let v = view("v").build();
     let bad = async |l2| {
-        let config = crate::features::tests::config(features("p", &[v.clone()], l2, None), Vec::new());
-        Store::open(&config, Background::default()).await.unwrap_err()
+        let config = crate::features::tests::config(features("p", from_ref(&v), l2, None), Vec::new());
+        Store::open(&config, Tasks::default()).await.unwrap_err()
     };
     let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
     let ttl = Duration::from_secs(1);
@@ -559,13 +559,49 @@ async fn what_can_never_work_is_said_when_it_is_opened() {
     assert!(error.to_string().contains("/nowhere/rows.redb"), "{error}");
 }
 
+fn request(model: u32) -> (InferRequest, Plan) {
+    let deadline = Deadline::after(Instant::now(), LONG);
+    let request = InferRequest {
+        id: RequestId(http::HeaderValue::from_static("r")),
+        worker: WorkerId(0),
+        protocol: Protocol::V2Json,
+        method: Method::Predict,
+        verb: http::Method::POST,
+        path: http::uri::PathAndQuery::from_static("/"),
+        model: ModelId(model),
+        version: None,
+        tier: TierId(0),
+        deadline,
+        caching: Caching::Allowed,
+        headers: http::HeaderMap::new(),
+        json_length: None,
+        payload: Payload::Retained(bytes::Bytes::from_static(b"{}")),
+    };
+    let plan = Plan {
+        level: Level::Full,
+        model: ModelId(model),
+        pool: PoolId(0),
+        tier: TierId(0),
+        deadline,
+        features_by: deadline,
+        stale: Stale::Refused,
+        attempts: 1,
+        attempt_timeout: None,
+    };
+    (request, plan)
+}
+
 #[tokio::test]
-async fn a_model_that_joins_nothing_costs_nothing() {
+async fn a_model_that_joins_nothing_costs_nothing_and_others_need_a_decoded_body() {
     let v = view("v").build();
-    let store = open(&[v], L2Config::Embedded { path: None, ttl: LONG }, None).await;
-    let set = store.ask_model(2, &[], |_| {}).await;
+    let store = open(from_ref(&v), L2Config::Embedded { path: None, ttl: LONG }, None).await;
+    let (undecoded, plan) = request(2);
+    let set = assert_send(store.fetch(&undecoded, &plan)).await.unwrap();
     assert!(set.rows().is_none());
     assert_eq!((set.level(), set.caches()), (Level::Full, &[][..]));
+    // The plan may ask another model than the one named.
+    let error = store.fetch(&undecoded, &request(0).1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal);
 }
 
 #[tokio::test]
@@ -573,13 +609,13 @@ async fn a_drain_waits_for_what_was_begun_and_ends_what_never_would() {
     let mut server = Server::start();
     server.kill();
     let v = view("v").build();
-    let store = open(&[v.clone()], redis(&server, LONG), None).await;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     store.users(&[1]).await;
     let maintained = store.clone();
-    let background = store.shared.background.clone();
-    background.tasks.spawn(async move { maintained.maintain().await });
-    background.stop.cancel();
-    background.tasks.close();
+    let tasks = store.shared.tasks.clone();
+    tasks.background(async move {
+        maintained.maintain().await;
+    });
     // Trying to reach the server for ever is over, too.
-    background.tasks.wait().await;
+    tasks.finish().await;
 }

@@ -99,8 +99,8 @@ impl fmt::Display for Scalar<'_> {
             Self::Uint(v) => write!(f, "{v}"),
             Self::Float(v) => write!(f, "{v:?}"),
             Self::Double(v) => write!(f, "{v:?}"),
-            Self::Number(text) => write!(f, "{}", cut(text)),
-            Self::Text(text) => write!(f, "{:?}", cut(text)),
+            Self::Number(text) => write!(f, "{}", shown(text, 32)),
+            Self::Text(text) => write!(f, "{:?}", shown(text, 32)),
             Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::Null => f.write_str("null"),
             Self::Other => f.write_str("an array or object"),
@@ -108,8 +108,9 @@ impl fmt::Display for Scalar<'_> {
     }
 }
 
-fn cut(text: &str) -> &str {
-    let end = (0..=32.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+/// At most so many bytes of a text that the caller sent, so that an error message is not as long as the body.
+pub(crate) fn shown(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
 }
 

@@ -41,7 +41,8 @@ fn text_comes_in_every_arrow_form() {
     }
     let nothing = array(NullArray::new(2));
     for kind in FeatureType::ALL {
-        assert_eq!(values(&nothing, *kind).unwrap(), [Value::Null, Value::Null], "{kind}");
+        let null = if *kind == FeatureType::UnixTimestamp { Value::UnixTimestamp(i64::MIN) } else { Value::Null };
+        assert_eq!(values(&nothing, *kind).unwrap(), [null.clone(), null], "{kind}");
     }
     let (row, words) = problem(&array(Int64Array::from(vec![1])), FeatureType::String);
     assert_eq!((row, words.as_str()), (None, "is Int64, declared STRING; allowed: string"));
@@ -127,7 +128,9 @@ fn times_of_every_unit_are_seconds() {
         assert_eq!(values(&array, kind).unwrap(), [Value::UnixTimestamp(at)], "{}", array.data_type());
     }
     let days = array(Date32Array::from(vec![Some(20_000), None]));
-    assert_eq!(values(&days, kind).unwrap(), [Value::UnixTimestamp(20_000 * 86_400), Value::Null]);
+    assert_eq!(values(&days, kind).unwrap(), [Value::UnixTimestamp(20_000 * 86_400), Value::UnixTimestamp(i64::MIN)]);
+    let early = array(TimestampMillisecondArray::from(vec![-1_500]));
+    assert_eq!(values(&early, kind).unwrap(), [Value::UnixTimestamp(-2)]);
     assert!(problem(&array(StringArray::from(vec!["2026"])), kind).1.contains("allowed: timestamps"));
 
     let nanos = |array: &ArrayRef| nanoseconds(array).map(|times| times.value(0));

@@ -1,0 +1,344 @@
+//! What is said of bad files, word for word.
+
+use super::{FULL, bad, good::joined_text};
+
+/// Parses the text and compares the problems with the lines, each ended by its place.
+fn says(text: &str, lines: &[&str]) {
+    assert_eq!(bad(text).join("\n"), lines.join("\n"));
+}
+
+const POOL: &str = "pools: {p: {endpoints: [http://h:1]}}\n";
+
+#[test]
+fn a_missing_secret_is_the_only_problem_of_the_documented_file() {
+    says(
+        &FULL.replace("/run/secrets/weir-admin", "/no/such/file"),
+        &["listen.admin_token: cannot read the file; allowed: a readable UTF-8 file; given: ${file:/no/such/file} \
+           (entity not found) (weir.yaml:1:84)"],
+    );
+    says(
+        "listen: {admin_token: '${NOPE}'}\nmodels: {m: {upstream_model: '${', pool: '${a-b}'}}\n",
+        &[
+            "listen.admin_token: no such environment variable; allowed: one that is set; given: ${NOPE} (weir.yaml:1:23)",
+            "models.m.upstream_model: `${` without `}`; allowed: ${VAR}, ${file:/path}, or $${ for the characters (weir.yaml:2:30)",
+            "models.m.pool: not a reference; allowed: ${VAR}, ${file:/path}; given: ${a-b} (weir.yaml:2:42)",
+        ],
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read_at_all() {
+    says("", &["the file is empty; allowed: a mapping of sections (weir.yaml:1:1)"]);
+    says("# nothing\n---\n", &["the file is empty; allowed: a mapping of sections (weir.yaml:3:1)"]);
+    says("- a\n", &["not a configuration; allowed: a mapping of sections; given: a list of 1 (weir.yaml:1:1)"]);
+    says("a: 1\n---\nb: 1\n", &["a second document starts here; allowed: one document a file (weir.yaml:2:1)"]);
+    says("models: {\n", &["not YAML: while parsing a node, did not find expected node content (weir.yaml:2:1)"]);
+    says("models: &a {}\n", &["anchors and aliases are not supported; write the value out (weir.yaml:1:9)"]);
+    says("models: !x {}\n", &["tags are not supported; write the value without `!…` (weir.yaml:1:9)"]);
+    says("? [a]\n: b\n", &["a key that is a list or a mapping; allowed: text (weir.yaml:1:3)"]);
+}
+
+#[test]
+fn unknown_and_duplicate_keys() {
+    says(
+        "worker: 2\nzzz: 1\nlisten: {http: 0.0.0.0:0, http: 0.0.0.0:1}\npools: {p: {endpoint: [http://h:1]}}\n",
+        &[
+            "worker: unknown key, did you mean `workers`?; allowed: allow_repository, capacity, drain, features, ladder, listen, \
+             metrics, models, pools, spool, tiers, workers; given: worker (weir.yaml:1:1)",
+            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, spool, \
+             tiers, workers; given: zzz (weir.yaml:2:1)",
+            "listen.http: set twice; allowed: once; first set at line 3 (weir.yaml:3:27)",
+            "pools.p.endpoint: unknown key, did you mean `endpoints`?; allowed: attempt_timeout, breaker, connect_timeout, endpoints, \
+             failover, gpu, health, hedge, max_in_flight, region, retry, zone; given: endpoint (weir.yaml:4:13)",
+        ],
+    );
+}
+
+#[test]
+fn wrong_types_are_all_found_at_once() {
+    says(
+        "workers: 0\ncapacity: {slots: many, shared: 1.5}\ndrain: {delay: 10, deadline: 1.5s}\nmetrics: {aliases: yes}\n\
+         listen: {max_body: 64, admin_token: [secret], http: }\nladder: {mode: maybe}\nmodels: [m]\nspool: {max_entries: -1}\n",
+        &[
+            "workers: not a whole number in range; allowed: a whole number from 1 to 1024; given: 0 (weir.yaml:1:10)",
+            "capacity.slots: not a whole number in range; allowed: a whole number from 1 to 1000000; given: many (weir.yaml:2:19)",
+            "capacity.shared: not a ratio; allowed: a number from 0 to 1; given: 1.5 (weir.yaml:2:33)",
+            "drain.delay: not a duration; allowed: a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m; given: 10 \
+             (weir.yaml:3:16)",
+            "drain.deadline: not a duration; allowed: a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m; given: 1.5s \
+             (weir.yaml:3:30)",
+            "metrics.aliases: not true or false; allowed: true, false; given: yes (weir.yaml:4:20)",
+            "listen.max_body: not a size; allowed: a whole number and a unit of B, kB, KiB, MB, MiB, GB, GiB, TiB, such as 100MiB; \
+             given: 64 (weir.yaml:5:20)",
+            "listen.admin_token: not text; allowed: text, best as ${file:/path} or ${VAR}; given: *** (weir.yaml:5:37)",
+            "listen.http: empty; allowed: text (in quotes where it looks like a number), or leave the key out (weir.yaml:5:47)",
+            "ladder.mode: not one of the words; allowed: act, observe; given: maybe (weir.yaml:6:16)",
+            "models: not a mapping; allowed: a mapping from names; given: a list of 1 (weir.yaml:7:9)",
+            "spool.max_entries: not a whole number; allowed: a whole number of 1 or more; given: -1 (weir.yaml:8:22)",
+        ],
+    );
+}
+
+#[test]
+fn what_must_be_given() {
+    says(
+        "pools: {p: {}, q: nope}\nmodels: {m: {features: [{view: v}], inputs: {name: x}, explainer: {}}}\nfeatures: {l3: {}}\n",
+        &[
+            "pools.p.endpoints: missing; allowed: a list of items that are each text (in quotes where it looks like a number), or a \
+             mapping with dns, grpc, http, zone (weir.yaml:1:12)",
+            "pools.q: not a mapping; allowed: a mapping with attempt_timeout, breaker, connect_timeout, endpoints, failover, gpu, \
+             health, hedge, max_in_flight, region, retry, zone; given: nope (weir.yaml:1:19)",
+            "models.m.pool: no pool here, and none at tiers.standard.pool; allowed: p, q (weir.yaml:2:13)",
+            "models.m.features[0].join: missing; allowed: a mapping from names (weir.yaml:2:25)",
+            "models.m.features[0].view: no such view; allowed: none is declared; given: v (weir.yaml:2:32)",
+            "models.m.inputs.as: missing; allowed: matrix, columns (weir.yaml:2:45)",
+            "models.m.explainer.pool: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:2:67)",
+            "features.l3.url: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:3:16)",
+        ],
+    );
+}
+
+#[test]
+fn addresses() {
+    says(
+        "listen: {http: 0.0.0.0:80, grpc: 127.0.0.1:80, admin: localhost:9090}\n",
+        &[
+            "listen.grpc: the same address as listen.http; allowed: a port of its own; given: 127.0.0.1:80 (weir.yaml:1:34)",
+            "listen.admin: not an address; allowed: ip:port, such as 0.0.0.0:8080 or [::1]:8080; given: localhost:9090 (weir.yaml:1:55)",
+        ],
+    );
+}
+
+#[test]
+fn shares_that_do_not_add_up() {
+    says(
+        &format!("{POOL}tiers:\n  high: {{reserved: 0.6}}\n  standard: {{reserved: 0.3, max: 0.6}}\n"),
+        &[
+            "tiers: reserved high 0.6 + standard 0.3 and shared 0.2 sum to 1.1; allowed: at most 1; given: a mapping with high, standard \
+             (weir.yaml:3:3)",
+            "tiers.standard.max: a max of 0.6 cannot be; allowed: from its reserved share (0.3) to reserved + capacity.shared (0.5); \
+             given: 0.6 (weir.yaml:4:34)",
+        ],
+    );
+    says(
+        &format!("capacity: {{slots: 2}}\n{POOL}tiers: {{high: , best-effort: }}\n"),
+        &[
+            "tiers.best-effort: 0.3 of 2 slots is not one slot; allowed: a larger max, or more capacity.slots; given: a mapping with no \
+           keys (weir.yaml:3:17)",
+        ],
+    );
+}
+
+#[test]
+fn endpoints_that_cannot_be_reached() {
+    says(
+        "pools:\n  p:\n    endpoints:\n    - https://h:1\n    - {zone: a}\n    - h:1\n    - http://h:1/v2\n    - http://h:0\n    - {dns: h}\n    \
+         - {http: http://h:1, dns: h:1}\n    - http://h:1\n  q: {endpoints: []}\n",
+        &[
+            "pools.p.endpoints[0]: https:// is not supported; allowed: http://host:port; given: https://h:1 (weir.yaml:4:7)",
+            "pools.p.endpoints[1]: neither an HTTP nor a gRPC port; allowed: http, grpc or both; or dns; given: a mapping with zone \
+             (weir.yaml:5:7)",
+            "pools.p.endpoints[2]: not a URL; allowed: http://host:port; given: h:1 (weir.yaml:6:7)",
+            "pools.p.endpoints[3]: a URL with more than a host and a port; allowed: http://host:port; given: http://h:1/v2 (weir.yaml:7:7)",
+            "pools.p.endpoints[4]: not a port from 1 to 65535; allowed: http://host:port; given: http://h:0 (weir.yaml:8:7)",
+            "pools.p.endpoints[5].dns: no port; allowed: host:port; given: h (weir.yaml:9:13)",
+            "pools.p.endpoints[6].dns: both http and dns name the HTTP port; allowed: one of them; given: h:1 (weir.yaml:10:31)",
+            "pools.p.endpoints[7]: h:1 is in this pool already; allowed: each address once; given: http://h:1 (weir.yaml:11:7)",
+            "pools.q.endpoints: no endpoint; allowed: at least one; given: a list of 0 (weir.yaml:12:18)",
+        ],
+    );
+}
+
+#[test]
+fn policies_whose_numbers_do_not_hang_together() {
+    says(
+        "pools:\n  p:\n    endpoints: [http://h:1]\n    health: {path: ready, interval: 0s}\n    breaker: {open_for: 1m, max_open_for: 10s}\n    \
+         retry: {initial_delay: 2s, max_delay: 1s, multiplier: 0.5}\n    hedge: {after: soon}\n    failover: q\n    gpu: {metrics: dcgm}\n",
+        &[
+            "pools.p.health.path: not a path; allowed: a path that starts with /; given: ready (weir.yaml:4:20)",
+            "pools.p.health.interval: zero; allowed: more than 0s; given: 0s (weir.yaml:4:37)",
+            "pools.p.breaker.max_open_for: less than open_for; allowed: at least 1m; given: 10s (weir.yaml:5:43)",
+            "pools.p.retry.max_delay: less than initial_delay (2s); allowed: at least 2s; given: 1s (weir.yaml:6:43)",
+            "pools.p.retry.multiplier: not a number in range; allowed: a number from 1 to 100; given: 0.5 (weir.yaml:6:59)",
+            "pools.p.hedge.after: not a time; allowed: a percentile such as p95, or a duration; given: soon (weir.yaml:7:20)",
+            "pools.p.failover: no such pool; allowed: p; given: q (weir.yaml:8:15)",
+            "pools.p.gpu.metrics: not a URL; allowed: http://host:port/path; given: dcgm (weir.yaml:9:20)",
+        ],
+    );
+}
+
+#[test]
+fn references_that_lead_nowhere() {
+    says(
+        &format!(
+            "{POOL}capacity: {{burst_pool: pp}}\ntiers: {{standard: {{pool: x}}}}\nmodels:\n  m: {{tier: standart, fallback: {{model: n}}}}\n  \
+             n: {{pool: y, explainer: {{pool: z}}, fallback: {{model: m}}, ensemble: {{members: [n, m]}}}}\n  a/b: {{fallback: {{model: o}}}}\n"
+        ),
+        &[
+            "capacity.burst_pool: no such pool, did you mean `p`?; allowed: p; given: pp (weir.yaml:2:24)",
+            "tiers.standard.pool: no such pool; allowed: p; given: x (weir.yaml:3:26)",
+            "models.m.tier: no such tier, did you mean `standard`?; allowed: standard; given: standart (weir.yaml:5:13)",
+            "models.m.fallback.model: falls back to itself in the end; allowed: a model whose fallbacks end elsewhere; given: n \
+             (weir.yaml:5:41)",
+            "models.n.pool: no such pool; allowed: p; given: y (weir.yaml:6:13)",
+            "models.n.explainer.pool: no such pool; allowed: p; given: z (weir.yaml:6:34)",
+            "models.n.fallback.model: falls back to itself in the end; allowed: a model whose fallbacks end elsewhere; given: m \
+             (weir.yaml:6:56)",
+            "models.n.ensemble.members[0]: no such other model; allowed: m, a/b; given: n (weir.yaml:6:81)",
+            "models.a/b: not a model's name; allowed: a name without spaces and `/`, as it stands in URLs; given: a mapping with fallback \
+             (weir.yaml:7:8)",
+            "models.a/b.fallback.model: no such model; allowed: m, n, a/b; given: o (weir.yaml:7:27)",
+        ],
+    );
+}
+
+#[test]
+fn joins_and_columns_that_do_not_fit() {
+    let matrix = |columns: &str| {
+        joined_text(&format!(", inputs: {{as: matrix, name: t, datatype: FP32, columns: [{columns}]}}"))
+    };
+    says(
+        &matrix("x, 'user:s', 'user:l', 'user:zip', 'nope:a', {name: q, from: x}"),
+        &[
+            "models.m.inputs.columns[1]: a feature of type STRING does not fit a matrix of FP32; allowed: a matrix of BYTES, or as: columns; given: \
+             \"user:s\" (weir.yaml:2:173)",
+            "models.m.inputs.columns[3]: not a selected feature; allowed: user:s, user:l, user:a, item:f, or a tensor of the request; \
+             given: \"user:zip\" (weir.yaml:2:193)",
+            "models.m.inputs.columns[4]: not a selected feature; allowed: user:s, user:l, user:a, item:f, or a tensor of the request; \
+             given: \"nope:a\" (weir.yaml:2:205)",
+            "models.m.inputs.columns[5]: a name for a matrix column; allowed: view:feature, or a tensor's name, alone; given: a mapping \
+             with name, from (weir.yaml:2:215)",
+        ],
+    );
+    says(
+        &matrix("'user:a'").replace("FP32", "BYTES"),
+        &[
+            "models.m.inputs.columns[0]: a feature of type INT64 does not fit a matrix of BYTES; allowed: a matrix of any datatype but BYTES, or as: \
+           columns; given: \"user:a\" (weir.yaml:2:171)",
+        ],
+    );
+    says(
+        &joined_text(", inputs: {as: matrix, datatype: F32}"),
+        &[
+            "models.m.inputs.columns: missing; allowed: a matrix has name, datatype and columns (weir.yaml:2:122)",
+            "models.m.inputs.name: missing; allowed: a matrix has name, datatype and columns (weir.yaml:2:122)",
+            "models.m.inputs.datatype: not a datatype; allowed: BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, FP32, \
+             FP64, BF16, BYTES; given: F32 (weir.yaml:2:145)",
+        ],
+    );
+    says(
+        &joined_text(", inputs: {as: columns, name: x, columns: ['user:a', {name: a, from: 'item:f'}]}"),
+        &[
+            "models.m.inputs.name: of a matrix only; allowed: as: matrix, or leave the key out; given: x (weir.yaml:2:142)",
+            "models.m.inputs.columns[1]: two tensors named a; allowed: another name, written in inputs.columns as {name: …, from: \
+             \"item:f\"}; given: a mapping with name, from (weir.yaml:2:165)",
+        ],
+    );
+    says(
+        &joined_text("").replace(
+            "item: {entities: {b: INT32, a: STRING}, features: {f:",
+            "item: {entities: {b: INT32, a: STRING}, features: {a:",
+        ),
+        &[
+            "models.m.features: two tensors named a; allowed: another name, written in inputs.columns as {name: …, from: \"item:a\"}; given: \
+           a list of 2 (weir.yaml:2:24)",
+        ],
+    );
+    says(
+        &joined_text("").replace("{b: y, a: x}", "{b: y, c: x}").replace("[s, l, a]", "[s, s, zz]"),
+        &[
+            "models.m.features[0].select[1]: selected already; allowed: each feature once; given: s (weir.yaml:2:71)",
+            "models.m.features[0].select[2]: no such feature; allowed: a, s, l; given: zz (weir.yaml:2:74)",
+            "models.m.features[1].join: does not name join key a; allowed: every join key of item: a, b; given: a mapping with b, c \
+             (weir.yaml:2:99)",
+            "models.m.features[1].join.c: no such join key; allowed: a, b; given: x (weir.yaml:2:109)",
+        ],
+    );
+    says(
+        &format!("{POOL}models: {{m: {{inputs: {{as: columns}}}}}}\n"),
+        &[
+            "models.m.inputs: inputs of a model that joins nothing; allowed: inputs beside `features` only; given: a mapping with as \
+           (weir.yaml:2:22)",
+        ],
+    );
+}
+
+#[test]
+fn views_whose_types_and_defaults_do_not_fit() {
+    says(
+        "features:\n  views:\n    a:b: {entities: {}, features: {}}\n    v:\n      entities: {id: FLOAT}\n      features:\n        \
+         a: {type: INT32, default: 3000000000}\n        b: {type: DOUBLE_LIST, length: 3, default: [1]}\n        c: {type: STRING, length: 2}\n        \
+         d: {type: MAP}\n        e: {type: INT}\n        f: {type: BOOL, default: 0}\n        g: {default: 1}\n",
+        &[
+            "features.views.a:b: not a view's name; allowed: a name without `:`, which separates view and feature; given: a mapping with \
+             entities, features (weir.yaml:3:10)",
+            "features.views.a:b.entities: no join key; allowed: at least one, each with its type; given: a mapping with no keys \
+             (weir.yaml:3:21)",
+            "features.views.a:b.features: no feature; allowed: at least one, each with its type; given: a mapping with no keys \
+             (weir.yaml:3:35)",
+            "features.views.v.entities.id: not an entity type; allowed: BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP; given: FLOAT \
+             (weir.yaml:5:22)",
+            "features.views.v.features.a.default: does not fit INT32; allowed: a whole number of 32 bits; given: 3000000000 \
+             (weir.yaml:7:35)",
+            "features.views.v.features.b.default: 1 elements; allowed: 3, as `length` says; given: a list of 1 (weir.yaml:8:52)",
+            "features.views.v.features.c.length: STRING is not a list; allowed: length on a list type only; given: 2 (weir.yaml:9:35)",
+            "features.views.v.features.d.type: a type that no tensor can hold; allowed: BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, \
+             UNIX_TIMESTAMP, JSON, UUID, TIME_UUID, DECIMAL, each also with _LIST; given: MAP (weir.yaml:10:19)",
+            "features.views.v.features.e.type: not a feature type; allowed: BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, \
+             UNIX_TIMESTAMP, JSON, UUID, TIME_UUID, DECIMAL, each also with _LIST; given: INT (weir.yaml:11:19)",
+            "features.views.v.features.f.default: does not fit BOOL; allowed: true, false; given: 0 (weir.yaml:12:34)",
+            "features.views.v.features.g.type: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:13:12)",
+        ],
+    );
+}
+
+#[test]
+fn stores_that_cannot_be_reached() {
+    says(
+        "features:\n  l2: {redis: ['redis://u:pw@h:1', 'http://u:pw@h/x', 'redis://h:port'], path: /x}\n  l3: {url: ftp://x}\n",
+        &[
+            "features.project: missing; allowed: the Feast project whose rows are in Redis (weir.yaml:2:3)",
+            "features.l2.redis: several servers in mode single; allowed: one URL, or mode: cluster; given: a list of 3 (weir.yaml:2:15)",
+            "features.l2.redis[1]: http:// is not Redis; allowed: redis://[user:password@]host[:port][/db], or rediss:// for TLS; given: \
+             \"http://***@h/x\" (weir.yaml:2:36)",
+            "features.l2.redis[2]: not a Redis URL; allowed: redis://[user:password@]host[:port][/db], or rediss:// for TLS; given: \
+             \"redis://h:port\" (weir.yaml:2:55)",
+            "features.l2.path: beside `redis`; allowed: one online store; given: /x (weir.yaml:2:80)",
+            "features.l3.url: ftp:// is not an object store; allowed: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, \
+             file:///folder; given: ftp://x (weir.yaml:3:13)",
+        ],
+    );
+    says(
+        "features: {project: p, l2: {redis: 'redis://h/2', mode: cluster, dr: {redis: h}}, l3: {url: 's3:///x'}}\n",
+        &[
+            "features.l2.redis: database 2 of a cluster, which has 0 only; allowed: redis://[user:password@]host[:port][/db], or rediss:// \
+             for TLS; given: \"redis://h/2\" (weir.yaml:1:36)",
+            "features.l2.dr.redis: not a URL; allowed: redis://[user:password@]host[:port][/db], or rediss:// for TLS; given: h \
+             (weir.yaml:1:78)",
+            "features.l3.url: no bucket; allowed: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder; given: \
+             \"s3:///x\" (weir.yaml:1:93)",
+        ],
+    );
+}
+
+#[test]
+fn default_answers_that_are_no_tensors() {
+    says(
+        &format!(
+            "{POOL}models: {{m: {{fallback: {{rule: ' ', default: {{outputs: [{{name: a, datatype: F32, shape: [1], data: [1]}}, \
+             {{name: b, datatype: UINT8, shape: [2, 1], data: [1, 300, x]}}, {{name: b, datatype: BYTES, shape: [0], data: []}}]}}}}}}}}\n"
+        ),
+        &[
+            "models.m.fallback.rule: empty; allowed: a CEL expression; given: \" \" (weir.yaml:2:31)",
+            "models.m.fallback.default.outputs[0].datatype: not a datatype; allowed: BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, \
+             INT32, INT64, FP16, FP32, FP64, BF16, BYTES; given: F32 (weir.yaml:2:76)",
+            "models.m.fallback.default.outputs[1].data: 3 elements for shape [2, 1]; allowed: as many as the shape's dimensions multiply \
+             to; given: a list of 3 (weir.yaml:2:153)",
+            "models.m.fallback.default.outputs[1].data[1]: does not fit UINT8; allowed: a whole number that the datatype holds; given: 300 \
+             (weir.yaml:2:157)",
+            "models.m.fallback.default.outputs[1].data[2]: does not fit UINT8; allowed: a whole number that the datatype holds; given: x \
+             (weir.yaml:2:162)",
+            "models.m.fallback.default.outputs[2].name: two tensors of one name; allowed: each name once; given: b (weir.yaml:2:174)",
+        ],
+    );
+}

@@ -1,0 +1,259 @@
+//! What good files mean.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{FULL, good, read};
+use crate::{
+    config::{Column, Config, Consistency, Inputs, L2, RedisMode},
+    infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
+};
+
+#[test]
+fn the_documented_file_says_what_it_says() {
+    let config = good(FULL);
+    assert_eq!(config.listen.http, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(config.listen.grpc, Some("0.0.0.0:8081".parse().unwrap()));
+    assert_eq!(config.listen.admin_token.as_ref().unwrap().0, "t0ken");
+    assert_eq!(config.listen.max_body, 64 << 20);
+    assert_eq!((config.workers, config.capacity.slots), (2, 200));
+    assert_eq!(config.capacity.burst_pool, Some(PoolId(3)));
+
+    let tiers: Vec<_> = config.tiers.iter().map(|t| (&*t.name, t.pool, t.reserved, t.max, t.queue)).collect();
+    assert_eq!(
+        tiers,
+        [
+            ("high", Some(PoolId(0)), 0.4, 0.5, 64),
+            ("standard", Some(PoolId(1)), 0.3, 0.4, 128),
+            ("best-effort", Some(PoolId(2)), 0.1, 0.3, 256)
+        ]
+    );
+    assert_eq!(config.tiers[2].queue_timeout, Duration::from_millis(250));
+
+    let pool = config.pool(PoolId(0));
+    let endpoint = &pool.endpoints[0];
+    assert_eq!(&*endpoint.http.as_ref().unwrap().authority, "127.0.0.1:9000");
+    assert_eq!(endpoint.grpc.as_ref().unwrap().port, 9001);
+    assert_eq!((pool.attempt_timeout, pool.max_in_flight), (Some(Duration::from_millis(80)), Some(64)));
+    assert_eq!((pool.retry.max_retries, pool.retry.max_delay), (2, Duration::from_secs(1)));
+    assert_eq!(pool.breaker.open_for, Duration::from_secs(30));
+    assert_eq!(config.drain.deadline, Duration::from_secs(30));
+}
+
+#[test]
+fn the_documented_model_is_joined_as_written() {
+    let config = good(FULL);
+    let model = config.model(config.model_id("fraud-detector").unwrap());
+    assert_eq!((model.tier, model.pool, model.explainer), (TierId(0), PoolId(0), Some(PoolId(1))));
+    assert_eq!((model.timeout, model.reserve), (Duration::from_millis(200), 0.3));
+    assert_eq!(model.joins[0].select, [0, 1]);
+    assert_eq!(model.joins[1].sources, [Arc::from("merchant_id")]);
+    assert!(!model.joins[0].optional && model.joins[1].optional);
+    let Some(Inputs::Matrix { name, datatype, columns }) = &model.inputs else { panic!("{:?}", model.inputs) };
+    assert_eq!((&**name, *datatype), ("input-0", Datatype::Fp32));
+    let shown: Vec<_> = columns.iter().map(|column| format!("{column:?}")).collect();
+    assert_eq!(
+        shown,
+        [
+            "Request(\"amount\")",
+            "Feature { join: 0, select: 0 }",
+            "Feature { join: 0, select: 1 }",
+            "Feature { join: 1, select: 0 }"
+        ]
+    );
+    let lite = config.model(config.model_id("fraud-lite").unwrap());
+    assert_eq!((lite.tier, lite.pool, &*lite.upstream, lite.reserve), (TierId(1), PoolId(1), "fraud-lite", 0.0));
+    assert!(lite.joins.is_empty() && lite.inputs.is_none());
+    assert_eq!(config.model_id("other"), None);
+}
+
+#[test]
+fn the_documented_store_is_read_as_written() {
+    let config = good(FULL);
+    let features = &config.features;
+    assert_eq!(&*features.project, "fraud");
+    let L2::Redis(redis) = &features.l2 else { panic!("{:?}", features.l2) };
+    assert_eq!((redis.urls[0].0.as_str(), redis.mode), ("redis://127.0.0.1:6379", RedisMode::Single));
+    assert_eq!((redis.ttl, redis.timeout), (Duration::from_secs(86_400), Duration::from_millis(20)));
+    assert_eq!(features.l3.as_ref().unwrap().url, "s3://features/lookup");
+    assert_eq!((features.l1.capacity, features.l1.stale_for), (100 << 20, Duration::from_secs(600)));
+    assert_eq!((features.retry.max_retries, features.retry.jitter), (3, 0.1));
+    let user = &features.views[0];
+    assert_eq!(user.entities, [(Arc::from("user_id"), EntityType::Int64)]);
+    assert_eq!((user.ttl, user.max_age), (Duration::from_secs(300), Some(Duration::from_secs(86_400))));
+    assert_eq!(user.consistency, Consistency::Ttl);
+    assert_eq!((user.features[0].kind, user.features[0].default.clone()), (FeatureType::Int64, Value::Int64(0)));
+    assert_eq!((&*user.features[1].name, user.features[1].length), ("avg_amount_7d", None));
+}
+
+#[test]
+fn what_is_not_acted_upon_is_said() {
+    let notices = good(FULL).notices;
+    for key in [
+        "capacity.burst_pool",
+        "pools.gpu-a.hedge",
+        "models.fraud-detector.fallback.rule",
+        "ladder.mode",
+        "spool.retry",
+    ] {
+        assert!(notices.contains(&format!("{key}: accepted, not acted upon by this version")), "{key}: {notices:#?}");
+    }
+    assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));
+    let text = FULL
+        .replace("read_from: primary", "read_from: replica")
+        .replace("consistency: ttl ", "consistency: write_through ");
+    let notices = good(&text).notices;
+    assert!(notices.iter().any(|notice| notice.starts_with("features.l2.read_from: ")), "{notices:#?}");
+    assert!(notices.iter().any(|notice| notice.starts_with("features.views.user_stats.consistency: ")));
+}
+
+#[test]
+fn a_proxy_needs_one_pool_and_one_name() {
+    let config = good("pools: {p: {endpoints: [http://h]}}\nmodels:\n  m:\n");
+    assert_eq!(config.tiers.len(), 1);
+    let tier = &config.tiers[0];
+    assert_eq!((&*tier.name, tier.max, tier.reserved + config.capacity.shared), ("standard", 1.0, 1.0));
+    assert_eq!((config.capacity.slots, &*config.features.project), (1000, "default"));
+    let pool = &config.pools[0];
+    assert_eq!((&*pool.health.path, pool.health.interval), ("/v2/health/ready", Duration::from_secs(5)));
+    assert_eq!(pool.health.timeout, Duration::from_secs(1));
+    let upstream = pool.endpoints[0].http.as_ref().unwrap();
+    assert_eq!((&*upstream.authority, upstream.port), ("h", 80));
+    assert!(pool.endpoints[0].grpc.is_none());
+    assert_eq!(config.models[0].timeout, Duration::from_secs(5));
+    assert!(config.metrics_aliases && !config.allow_repository && config.workers > 0);
+    assert!(matches!(config.features.l2, L2::Embedded { path: None, .. }));
+}
+
+#[test]
+fn a_feature_server_needs_no_models() {
+    let config =
+        good("models:\npools: {}\nfeatures: {views: {v: {entities: {id: STRING}, features: {x: {type: BOOL}}}}}");
+    assert!(config.models.is_empty() && config.pools.is_empty());
+    assert_eq!(config.features.views[0].ttl, Duration::from_secs(86_400));
+    assert_eq!(config.features.views[0].features[0].default, Value::Bool(false));
+}
+
+#[test]
+fn tiers_are_ordered_by_rank_and_a_model_takes_standard_else_the_lowest() {
+    let pools = "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: }\n";
+    let named = good(&format!("{pools}tiers: {{batch: , best-effort: , standard: , high: }}"));
+    let names: Vec<_> = named.tiers.iter().map(|tier| &*tier.name).collect();
+    assert_eq!(names, ["high", "standard", "best-effort", "batch"]);
+    assert_eq!(named.models[0].tier, TierId(1));
+    assert_eq!((named.tiers[3].reserved, named.tiers[3].max), (0.0, 0.2));
+    let other = good(&format!("{pools}tiers: {{high: , best-effort: }}"));
+    assert_eq!(other.models[0].tier, TierId(1));
+    assert_eq!((other.tiers[1].reserved, other.tiers[1].max), (0.1, 0.3));
+    let one = good(&format!("{pools}tiers: {{high: {{queue: 3}}}}"));
+    assert_eq!((one.tiers[0].reserved, one.tiers[0].max, one.tiers[0].queue), (0.8, 1.0, 3));
+}
+
+/// A file with one model that joins `user` (a: INT64, s: STRING, l: DOUBLE_LIST of 2) and `item` (a: FLOAT).
+fn joined(inputs: &str) -> Config {
+    good(&joined_text(inputs))
+}
+
+pub(super) fn joined_text(inputs: &str) -> String {
+    format!(
+        "pools: {{p: {{endpoints: [http://h:1]}}}}\n\
+         models: {{m: {{features: [{{view: user, join: {{id: user_id}}, select: [s, l, a]}}, {{view: item, join: {{b: y, a: x}}}}]{inputs}}}}}\n\
+         features:\n  views:\n    \
+         user: {{entities: {{id: INT64}}, features: {{a: {{type: INT64}}, s: {{type: STRING}}, l: {{type: DOUBLE_LIST, default: [1, 2.5]}}}}}}\n    \
+         item: {{entities: {{b: INT32, a: STRING}}, features: {{f: {{type: FLOAT_LIST, length: 3}}}}}}\n"
+    )
+}
+
+#[test]
+fn without_inputs_every_selected_feature_is_a_tensor() {
+    let config = joined("");
+    let Some(Inputs::Columns { columns }) = &config.models[0].inputs else { panic!() };
+    let names: Vec<_> = columns.iter().map(|column| &*column.name).collect();
+    assert_eq!(names, ["s", "l", "a", "f"]);
+    assert!(matches!(columns[3].column, Column::Feature { join: 1, select: 0 }));
+    assert_eq!(config.models[0].joins[0].select, [1, 2, 0]);
+    // Sources follow the view's sorted join keys, whatever order the file has.
+    assert_eq!(config.models[0].joins[1].sources, [Arc::from("x"), Arc::from("y")]);
+    let features = &config.features.views;
+    assert_eq!(features[0].features[2].length, Some(2));
+    assert_eq!(features[1].features[0].length, Some(3));
+    assert_eq!(features[1].features[0].default, Value::FloatList([0.0; 3].into()));
+}
+
+#[test]
+fn columns_may_be_renamed_and_request_tensors_kept() {
+    let config = joined(", inputs: {as: columns, columns: [user_id, 'input:0', {name: t, from: 'user:a'}, 'item:f']}");
+    let Some(Inputs::Columns { columns }) = &config.models[0].inputs else { panic!() };
+    let shown: Vec<_> = columns.iter().map(|c| format!("{}={:?}", c.name, c.column)).collect();
+    assert_eq!(
+        shown,
+        [
+            "user_id=Request(\"user_id\")",
+            "input:0=Request(\"input:0\")",
+            "t=Feature { join: 0, select: 2 }",
+            "f=Feature { join: 1, select: 0 }"
+        ]
+    );
+}
+
+#[test]
+fn secrets_and_numbers_come_from_variables_and_files() {
+    let text = "listen: {admin_token: 'Bearer ${TOKEN}$${x}'}\nfeatures: {project: p, l2: {redis: '${TOKEN}'}}\n";
+    let problems = read(text).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        problems.contains("features.l2.redis: not a URL") && problems.ends_with("given: *** (weir.yaml:2:36)"),
+        "{problems}"
+    );
+    let config = good(&text.replace("'${TOKEN}'}", "'redis://:${TOKEN}@h/2'}"));
+    assert_eq!(config.listen.admin_token.as_ref().unwrap().0, "Bearer s3cret${x}");
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let var = |_: &str| Some("7".to_owned());
+    let sources = crate::config::substitute::Sources { var: &var, file: &|_| Ok(String::new()) };
+    let loaded = crate::config::load::parse("workers: ${N}\nlisten: {admin_token: '${N}'}", "t", &sources).unwrap();
+    assert_eq!(loaded.config.workers, 7);
+    assert_eq!(loaded.config.listen.admin_token.unwrap().0, "7");
+    assert!(loaded.explained.contains("workers: ***  (set; reload: restart)"), "{}", loaded.explained);
+}
+
+#[test]
+fn every_key_is_explained_and_no_secret_shown() {
+    let explained = read(&FULL.replace("redis://127", "redis://u:pw@127")).unwrap().explained;
+    for line in [
+        "listen.admin_token: ***  (set; reload: restart)",
+        "pools.gpu-b.connect_timeout: 1s  (default; reload: new connections)",
+        "models.fraud-lite.pool: gpu-b  (default; reload: live)",
+        "features.l2.redis: [redis://***@127.0.0.1:6379]  (set; reload: restart)",
+        "tiers.high.reserved: 0.40  (set; reload: live)",
+    ] {
+        assert!(explained.lines().any(|l| l == line), "{line}\n{explained}");
+    }
+    assert!(!explained.contains("t0ken") && !explained.contains("pw"));
+}
+
+#[test]
+fn a_kserve_service_is_named_by_dns() {
+    let config = good(
+        "pools: {p: {endpoints: [{dns: 'fraud-predictor.ml.svc:8080', grpc: 'http://[::1]:8081'}]}}\nmodels: {m: }",
+    );
+    let endpoint = &config.pools[0].endpoints[0];
+    let http = endpoint.http.as_ref().unwrap();
+    assert_eq!(
+        (&*http.authority, &*http.host, http.port),
+        ("fraud-predictor.ml.svc:8080", "fraud-predictor.ml.svc", 8080)
+    );
+    let grpc = endpoint.grpc.as_ref().unwrap();
+    assert_eq!((&*grpc.authority, &*grpc.host, grpc.port), ("[::1]:8081", "::1", 8081));
+    assert!(config.notices.is_empty());
+}
+
+#[test]
+fn every_example_is_good() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let yaml: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    assert!(yaml.len() >= 4, "{yaml:?}");
+    for path in yaml {
+        let text = std::fs::read_to_string(&path).unwrap().replace("${REDIS_PASSWORD}", "${TOKEN}");
+        let config = good(&text);
+        assert!(config.notices.is_empty(), "{}: {:?}", path.display(), config.notices);
+    }
+}
