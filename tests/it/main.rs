@@ -12,4 +12,5 @@ mod features;
 mod lifecycle;
 mod parts;
 mod passthrough;
+mod pools;
 mod telemetry;

@@ -4,15 +4,28 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
     time::Duration,
 };
+
+/// What a health check is answered.
+const READY: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
 
 /// The listener.
 pub(crate) struct Hand {
     address: SocketAddr,
     arrivals: Receiver<Arrival>,
+}
+
+/// One that answers every POST the same, and counts them.
+pub(crate) struct Counting {
+    address: SocketAddr,
+    count: Arc<AtomicUsize>,
 }
 
 /// A request that reached it.
@@ -55,6 +68,43 @@ impl Hand {
     }
 }
 
+impl Counting {
+    /// Listens; each POST is answered with these bytes.
+    pub(crate) fn listen(answer: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = count.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counter = counter.clone();
+                thread::spawn(move || count_and_answer(stream, &counter, answer));
+            }
+        });
+        Self { address, count }
+    }
+
+    /// An endpoint for Weir's config.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How many POSTs arrived.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+}
+
+fn count_and_answer(mut stream: TcpStream, counter: &AtomicUsize, answer: &[u8]) {
+    while let Some((head, _)) = read_request(&mut stream) {
+        let post = !head.starts_with("GET ");
+        counter.fetch_add(usize::from(post), Ordering::SeqCst);
+        if stream.write_all(if post { answer } else { READY }).is_err() {
+            return;
+        }
+    }
+}
+
 impl Arrival {
     /// A header of the request.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -88,9 +138,7 @@ impl Arrival {
 fn serve(mut stream: TcpStream, arrivals: &Sender<Arrival>) {
     while let Some((head, body)) = read_request(&mut stream) {
         if head.starts_with("GET ") {
-            let answer =
-                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
-            if stream.write_all(answer.as_bytes()).is_err() {
+            if stream.write_all(READY).is_err() {
                 return;
             }
             continue;
