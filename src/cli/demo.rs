@@ -14,7 +14,6 @@ mod model;
 mod place;
 mod server;
 mod settings;
-mod signals;
 mod v2;
 
 #[cfg(test)]
@@ -24,11 +23,14 @@ use std::{
     fs,
     io::{self, Write},
     net::SocketAddr,
+    path::PathBuf,
+    pin::pin,
 };
 
 use anyhow::Context;
 
-use self::{folder::Folder, guide::Guide, server::Server};
+use self::{folder::Folder, guide::Guide, server::Server, settings::Listen};
+use crate::{cli::serve, telemetry};
 
 /// What `weir demo` takes.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
@@ -49,23 +51,36 @@ pub struct Args {
 /// # Errors
 /// When a port or the temporary folder cannot be had, or the gateway does not become ready.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let shutdown = signals::watch().context("cannot wait for signals")?;
+    telemetry::log::init();
     let (listen, moved) = place::choose(&args);
-    let folder = Folder::create().context("cannot make a temporary folder")?;
-    let models = Server::start().context("cannot start the sample models")?;
+    serve::block_on(async {
+        // Before anything is made that an early Ctrl-C would leave behind.
+        let mut stop = pin!(serve::stop_signal()?);
+        let folder = Folder::create().context("cannot make a temporary folder")?;
+        let models = Server::start().context("cannot start the sample models")?;
+        let models_at = (models.http, models.grpc);
+        let config = write_config(&folder, &listen, models_at)?;
 
-    let models_at = (models.http, models.grpc);
+        let gateway = gateway::start(&config).await?;
+        let listen = gateway.addresses()?;
+        tokio::select! {
+            ready = place::wait_until_ready(guide::reachable(listen.admin)) => ready?,
+            () = &mut stop => return Ok(()),
+        }
+        let guide = Guide { listen, models: models_at, folder: folder.path(), config: &config, moved };
+        // A closed stdout is no reason to stop serving.
+        let _ = write!(io::stdout(), "{guide}").and_then(|()| io::stdout().flush());
+        gateway.run_until(stop).await;
+        Ok(())
+    })
+}
+
+/// Writes the configuration into the folder; returns where it is.
+fn write_config(folder: &Folder, listen: &Listen, models: (SocketAddr, SocketAddr)) -> anyhow::Result<PathBuf> {
     let lookup = folder.path().join("lookup");
     let lookup = lookup.to_str().context("the temporary folder's path is not UTF-8")?;
     let config = folder.path().join("weir.yaml");
-    let yaml = settings::yaml(&listen, models_at, lookup);
-    fs::write(&config, &yaml).with_context(|| format!("cannot write {}", config.display()))?;
-
-    let gateway = gateway::start(&yaml, &config, shutdown.clone())?;
-    let listen = gateway.addresses();
-    place::wait_until_ready(guide::reachable(listen.admin), &shutdown)?;
-    let guide = Guide { listen, models: models_at, folder: folder.path(), config: &config, moved };
-    // A closed stdout is no reason to stop serving.
-    let _ = write!(io::stdout(), "{guide}").and_then(|()| io::stdout().flush());
-    gateway.wait()
+    fs::write(&config, settings::yaml(listen, models, lookup))
+        .with_context(|| format!("cannot write {}", config.display()))?;
+    Ok(config)
 }

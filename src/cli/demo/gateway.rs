@@ -1,16 +1,15 @@
 //! The gateway itself, as the demo sees it: the only file here that knows how Weir is put together.
 
-use std::{net::SocketAddr, path::Path, sync::mpsc, thread, time::SystemTime};
+use std::{path::Path, time::SystemTime};
 
 use anyhow::Context;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     data,
     settings::{self, Listen},
 };
 use crate::{
-    app::App,
+    app::{Addresses, App},
     config::Config,
     features::{
         Row,
@@ -20,35 +19,14 @@ use crate::{
     telemetry,
 };
 
-/// The running gateway: its control thread.
-pub(super) struct Gateway {
-    listen: Listen,
-    thread: thread::JoinHandle<anyhow::Result<()>>,
-}
+/// The running gateway.
+pub(super) struct Gateway(App);
 
-/// Writes the lookup files and starts Weir, both from the demo's configuration; `path` is what messages call it. It serves
-/// until `shutdown`.
-pub(super) fn start(yaml: &str, path: &Path, shutdown: CancellationToken) -> anyhow::Result<Gateway> {
-    let config = Config::parse(yaml, &path.display().to_string()).context("the demo's configuration is wrong")?;
-    let scrape = telemetry::install()?;
-    let (started, listening) = mpsc::sync_channel(1);
-    let thread = thread::Builder::new().name("gateway".into()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            write_lookup_files(&config).await.context("cannot write the lookup files")?;
-            let app = App::start(config, scrape).await?;
-            // Whoever started this waits for the addresses, or for the thread's error.
-            let _ = started.send(app.addresses());
-            app.run_until(shutdown.cancelled_owned()).await;
-            Ok(())
-        })
-    })?;
-    let Ok(addresses) = listening.recv() else {
-        let ended = thread.join().map_err(|_| anyhow::anyhow!("the gateway's thread ended in a panic"))?;
-        return Err(ended.err().unwrap_or_else(|| anyhow::anyhow!("the gateway ended before it began")));
-    };
-    let grpc: SocketAddr = addresses.grpc.context("the demo's gateway has a gRPC port of its own")?;
-    Ok(Gateway { listen: Listen { http: addresses.http, grpc, admin: addresses.admin }, thread })
+/// Writes the lookup files and starts Weir, both as the configuration file says.
+pub(super) async fn start(config: &Path) -> anyhow::Result<Gateway> {
+    let config = Config::load(config).context("the demo's configuration is wrong")?;
+    write_lookup_files(&config).await.context("cannot write the lookup files")?;
+    Ok(Gateway(App::start(config, telemetry::install()?).await?))
 }
 
 async fn write_lookup_files(config: &Config) -> anyhow::Result<()> {
@@ -69,12 +47,13 @@ async fn write_view(config: &Config, name: &str, rows: impl Iterator<Item = (Ent
 
 impl Gateway {
     /// Where it listens, with real ports.
-    pub(super) fn addresses(&self) -> Listen {
-        self.listen
+    pub(super) fn addresses(&self) -> anyhow::Result<Listen> {
+        let Addresses { http, grpc, admin } = self.0.addresses();
+        Ok(Listen { http, grpc: grpc.context("the demo's configuration has a gRPC port")?, admin })
     }
 
-    /// Waits until it has drained.
-    pub(super) fn wait(self) -> anyhow::Result<()> {
-        self.thread.join().map_err(|_| anyhow::anyhow!("the gateway's thread ended in a panic"))?
+    /// Serves until `stop`, then drains.
+    pub(super) async fn run_until(self, stop: impl Future<Output = ()>) {
+        self.0.run_until(stop).await;
     }
 }

@@ -14,13 +14,26 @@ use super::{
     settings::Listen,
 };
 
-const V2_BODY: &str = concat!(
-    r#"{"inputs":[{"name":"amount","datatype":"FP32","shape":[1],"data":[129.5]},"#,
-    r#"{"name":"user_id","datatype":"INT64","shape":[1],"data":[1001]},"#,
-    r#"{"name":"merchant_id","datatype":"BYTES","shape":[1],"data":["m_42"]}]}"#
-);
+macro_rules! v2_body {
+    ($user:literal) => {
+        concat!(
+            r#"{"inputs":[{"name":"amount","datatype":"FP32","shape":[1],"data":[129.5]},"#,
+            r#"{"name":"user_id","datatype":"INT64","shape":[1],"data":["#,
+            $user,
+            r#"]},{"name":"merchant_id","datatype":"BYTES","shape":[1],"data":["m_42"]}]}"#
+        )
+    };
+}
 
-const V1_BODY: &str = r#"{"instances":[{"amount":980.0,"user_id":7,"merchant_id":"m_7"},{"amount":12.5,"user_id":8,"merchant_id":"m_8"}]}"#;
+const V2_BODY: &str = v2_body!(1001);
+
+const UNKNOWN_USER: &str = v2_body!(999_999);
+
+/// The same amount, spent by a user in a burst at a shop with chargebacks, and by one without.
+const V1_BODY: &str = concat!(
+    r#"{"instances":[{"amount":480.0,"user_id":13,"merchant_id":"m_15"},"#,
+    r#"{"amount":480.0,"user_id":8,"merchant_id":"m_4"}]}"#
+);
 
 /// `bV80Mg==` is `m_42`: JSON carries protobuf bytes as Base64.
 const GRPC_BODY: &str = concat!(
@@ -63,7 +76,14 @@ impl Guide<'_> {
         vec![
             example("Score a payment (V2). Look for cache-status: weir-l3; hit", score.clone()),
             example("The same line again. Now cache-status: weir-l1; hit", score),
-            example("Two payments at once (V1)", post("/v1/models/fraud-detector:predict", V1_BODY)),
+            example(
+                "One amount, two users: the features decide (V1)",
+                post("/v1/models/fraud-detector:predict", V1_BODY),
+            ),
+            example(
+                "Nobody knows this user. Defaults, and weir-degraded says so",
+                post("/v2/models/fraud-detector/infer", UNKNOWN_USER),
+            ),
             example("What the model is", get(http, "/v2/models/fraud-detector")),
             example("What was measured", get(reachable(self.listen.admin), "/metrics")),
             example(
@@ -131,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_bodies_are_json_that_needs_no_escaping() {
-        for body in [V1_BODY, V2_BODY, GRPC_BODY] {
+        for body in [V1_BODY, V2_BODY, UNKNOWN_USER, GRPC_BODY] {
             assert!(!body.contains('\''), "{body}");
             serde_json::from_str::<Value>(body).unwrap();
         }

@@ -4,14 +4,17 @@
 //! was asked for never is.
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Args, settings::Listen};
 
@@ -41,28 +44,28 @@ fn place(asked: Option<SocketAddr>, port: u16) -> (SocketAddr, Option<String>) {
     }
 }
 
-/// Asks `GET /readyz` at the admin port until it says 200, for ten seconds, or until `shutdown`.
-pub(super) fn wait_until_ready(admin: SocketAddr, shutdown: &CancellationToken) -> anyhow::Result<()> {
+/// Asks `GET /readyz` at the admin port until it says 200, for ten seconds.
+pub(super) async fn wait_until_ready(admin: SocketAddr) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let answer = ask(admin).context("the admin port does not answer")?;
-        if answer.split_whitespace().nth(1) == Some("200") || shutdown.is_cancelled() {
+        let answer = timeout(Duration::from_secs(2), ask(admin)).await.map_err(io::Error::from);
+        let answer = answer.and_then(|answer| answer).context("the admin port does not answer")?;
+        if answer.split_whitespace().nth(1) == Some("200") {
             return Ok(());
         }
         if Instant::now() >= deadline {
             bail!("Weir is not ready after ten seconds; /readyz says:\n{answer}");
         }
-        std::thread::sleep(Duration::from_millis(20));
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn ask(admin: SocketAddr) -> std::io::Result<String> {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+async fn ask(admin: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(admin).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.take(64 * 1024).read_to_string(&mut answer)?;
+    stream.take(64 * 1024).read_to_string(&mut answer).await?;
     Ok(answer)
 }
 
@@ -86,19 +89,20 @@ mod tests {
         assert_eq!(place(Some(asked), 8080), (asked, None));
     }
 
-    #[test]
-    fn readiness_is_waited_for() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    #[tokio::test]
+    async fn readiness_is_waited_for() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let admin = listener.local_addr().unwrap();
-        let server = std::thread::spawn(move || {
+        let server = async {
             for status in ["503 Service Unavailable", "200 OK"] {
-                let (mut stream, _) = listener.accept().unwrap();
+                let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = [0; 1024];
-                assert!(stream.read(&mut head).unwrap() > 0);
-                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
             }
-        });
-        wait_until_ready(admin, &CancellationToken::new()).unwrap();
-        server.join().unwrap();
+        };
+        let (ready, ()) = tokio::join!(wait_until_ready(admin), server);
+        ready.unwrap();
     }
 }
