@@ -107,7 +107,10 @@ mod tests {
         else {
             panic!("offline build")
         };
-        assert_eq!((&*build.view, &*build.from, &*build.to, file.config.to_str()), ("v", "/in", "s3://b/p", Some("w.yaml")));
+        assert_eq!(
+            (&*build.view, &*build.from, &*build.to, file.config.to_str()),
+            ("v", "/in", "s3://b/p", Some("w.yaml"))
+        );
         assert!(parse("weir serve").is_err() && parse("weir").is_err());
     }
 

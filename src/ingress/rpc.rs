@@ -172,12 +172,7 @@ struct Arrived {
 }
 
 /// Reads as much of the call as it takes to know its model.
-async fn arrive(
-    gateway: &Gateway,
-    request: Request<Incoming>,
-    asks: Asks,
-    now: Instant,
-) -> Result<Arrived, Error> {
+async fn arrive(gateway: &Gateway, request: Request<Incoming>, asks: Asks, now: Instant) -> Result<Arrived, Error> {
     let (head, body) = request.into_parts();
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = context::deadline(&head.headers, UNTIL_MODEL_IS_KNOWN, now)?;
@@ -186,7 +181,9 @@ async fn arrive(
     let mut received = receive(body, extent, limit, patience).await?;
     let mut named = match &received {
         Received::Whole(_) => None,
-        Received::Longer(framed, _) if asks.naming == Naming::First => front(framed)?.map(|asked| named(gateway, asked)).transpose()?,
+        Received::Longer(framed, _) if asks.naming == Naming::First => {
+            front(framed)?.map(|asked| named(gateway, asked)).transpose()?
+        }
         Received::Longer(..) => None,
     };
     if named.is_none() {
@@ -197,7 +194,9 @@ async fn arrive(
         };
         let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
         named = match asks.naming {
-            Naming::First => grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?,
+            Naming::First => {
+                grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?
+            }
             Naming::Second => Some((infer_http::model(gateway, &repository_model(&message)?)?, None)),
         };
         received = Received::Whole(framed);

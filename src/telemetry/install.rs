@@ -6,9 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics::{
-    Counter, Gauge, Key, KeyName, Metadata, SharedString, Unit, describe_counter, describe_gauge, gauge,
-};
+use metrics::{Counter, Gauge, Key, KeyName, Metadata, SharedString, Unit, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::{

@@ -25,7 +25,9 @@ fn view() -> View {
         id: ViewId(0),
         name: "users".into(),
         entities: vec![("user_id".into(), EntityType::Int64)],
-        features: features.map(|(name, kind)| Feature { name: (*name).into(), kind, default: Value::Null, length: None }).collect(),
+        features: features
+            .map(|(name, kind)| Feature { name: (*name).into(), kind, default: Value::Null, length: None })
+            .collect(),
         ttl: Duration::from_secs(60),
         max_age: None,
         consistency: Consistency::Ttl,

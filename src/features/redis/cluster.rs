@@ -30,11 +30,7 @@ use super::{
     of_worker,
     topology::Topology,
 };
-use crate::{
-    app::Tasks,
-    features::l2::Error,
-    infer::WorkerId,
-};
+use crate::{app::Tasks, features::l2::Error, infer::WorkerId};
 
 /// A map older than this is learned anew by the next request, beside its work.
 const OLD: Duration = Duration::from_secs(10);

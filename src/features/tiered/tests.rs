@@ -353,7 +353,7 @@ async fn also_when_they_come_from_several_workers() {
 async fn a_fetch_that_landed_between_the_look_and_the_lead_is_not_made_again() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(from_ref(&v), redis(&server, LONG), None);
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
     let shared = &store.shared;
     let how = how();
     let column = EntityColumn::Rows(vec![EntityValue::Int64(1)]);
@@ -370,7 +370,7 @@ async fn a_fetch_that_landed_between_the_look_and_the_lead_is_not_made_again() {
 async fn who_bypasses_the_caches_joins_no_fetch_that_may_have_read_before() {
     let server = Server::start();
     let v = view("v").build();
-    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[]).gated()));
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[]).gated())).await;
     let first = Box::pin(store.users(&[1]));
     let until_asked = eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1);
     let futures_util::future::Either::Right(((), first)) =
