@@ -27,10 +27,10 @@ pub(crate) struct Features {
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) l3: Option<L3>,
     /// How a failed lookup is made again.
-    #[schemars(extend("x-reload" = "live"))]
+    #[schemars(extend("x-reload" = "live", "x-later" = true))]
     pub(crate) retry: FeatureRetry,
     /// When a layer or a shard is left alone, and how it comes back.
-    #[schemars(extend("x-reload" = "live"))]
+    #[schemars(extend("x-reload" = "live", "x-later" = true))]
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
     #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]

@@ -92,6 +92,8 @@ fn what_is_not_acted_upon_is_said() {
         "capacity.burst_pool",
         "pools.gpu-a.hedge",
         "models.fraud-detector.fallback.rule",
+        "features.retry",
+        "features.breaker",
         "ladder.mode",
         "spool.retry",
     ] {
