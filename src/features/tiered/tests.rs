@@ -665,3 +665,45 @@ async fn a_drain_waits_for_what_was_begun_and_ends_what_never_would() {
     // Trying to reach the server for ever is over, too.
     background.tasks.wait().await;
 }
+
+#[test]
+fn everything_is_counted_where_it_happens() {
+    let server = Server::start();
+    let v = view("v").ttl(Duration::ZERO).build();
+    let w = view("w").id(1).build();
+    put(&server, &w, 1, &row(100, [int(7)]));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let scrape = recorder.handle();
+    let l3 = Scripted::with(&[(&v, 1, 7)]);
+    let store = metrics::with_local_recorder(&recorder, || open(&[v, w], redis(&server, LONG), Some(l3)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let idle = || eventually("nothing runs", async || store.shared.background.tasks.is_empty());
+        // v is found in L3, w in L2; then v is past its ttl and w fresh.
+        store.users(&[1]).await;
+        idle().await;
+        store.ask(&[1], |how| how.stale = Stale::Allowed).await;
+        idle().await;
+        futures_util::future::join(store.users(&[2]), store.users(&[2])).await;
+        idle().await;
+        let gauged = eventually("the gauges are set", async || scrape.render().contains("\nweir_l1_rows 4\n"));
+        futures_util::future::select(Box::pin(store.maintain()), Box::pin(gauged)).await;
+    });
+    let text = scrape.render();
+    for line in [
+        r#"weir_feature_lookups_total{layer="l1",outcome="miss"} 6"#,
+        r#"weir_feature_lookups_total{layer="l1",outcome="hit"} 1"#,
+        r#"weir_feature_lookups_total{layer="l1",outcome="stale_hit"} 1"#,
+        r#"weir_feature_lookups_total{layer="l2",outcome="hit"} 2"#,
+        r#"weir_feature_lookups_total{layer="l3",outcome="hit"} 1"#,
+        r#"weir_feature_lookups_total{layer="l3",outcome="miss"} 2"#,
+        r#"weir_feature_write_backs_total{outcome="written"} 1"#,
+        "weir_feature_coalesced_total 2",
+        r#"weir_feature_defaults_total{view="v",reason="not_found"} 2"#,
+        r#"weir_feature_age_seconds_count{view="w"} 2"#,
+        r#"weir_feature_hit_ratio{layer="l1"} 0.25"#,
+        r#"weir_feature_hit_ratio_target{layer="l2"} 0.95"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+    }
+}
