@@ -21,7 +21,7 @@ pub enum Error {
 }
 
 impl Store {
-    pub(crate) fn open(config: &L3, _project: &str, _views: &[Arc<View>]) -> Result<Self, Error> {
+    pub(crate) async fn open(config: &L3, _project: &str, _views: &[Arc<View>]) -> Result<Self, Error> {
         Err(Error::Missing(config.url.clone()))
     }
 

@@ -47,8 +47,11 @@ use crate::{
     telemetry::handles::features::Features as Handles,
 };
 
-/// Reads from L3 at once, of all workers together: a cold start must not open a connection a key.
-const L3_READS: usize = 64;
+/// Reads from L3 under way, of all workers together; more wait their turn, no longer than a read may take. Half of what the
+/// object store's own bulkhead refuses beyond, because a read that was given up goes on there.
+const L3_READS: usize = 128;
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 /// The feature store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -107,12 +110,12 @@ pub enum OpenError {
 }
 
 impl Store {
-    /// Opens all layers. Connects to nothing: a server that is down leaves a store that answers with defaults until it is up.
+    /// Opens all layers. Waits for no Redis: one that is down leaves a store that answers with defaults until it is up.
     ///
     /// # Errors
     ///
     /// A URL or a file that can never work.
-    pub fn open(config: &Config, background: Background) -> Result<Self, OpenError> {
+    pub async fn open(config: &Config, background: Background) -> Result<Self, OpenError> {
         let features = &config.features;
         let l2 = match &features.l2 {
             config::L2::Redis(redis) => {
@@ -124,7 +127,10 @@ impl Store {
                 L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)
             }
         };
-        let l3 = features.l3.as_ref().map(|l3| L3::open(l3, features)).transpose()?;
+        let l3 = match &features.l3 {
+            Some(l3) => Some(L3::open(l3, features).await?),
+            None => None,
+        };
         let shared = Shared {
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
             l1: Memory::new(&features.l1, &features.views),
@@ -218,8 +224,9 @@ pub struct Sizes {
 }
 
 impl L3 {
-    fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
-        let store = object::Store::open(config, &features.project, &features.views).map_err(OpenError::Lookup)?;
+    async fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
+        let store = object::Store::open(config, &features.project, &features.views).await;
+        let store = store.map_err(OpenError::Lookup)?;
         Ok(Self::new(Source::Objects(store), config.timeout))
     }
 
@@ -229,9 +236,9 @@ impl L3 {
 }
 
 impl Source {
-    async fn get(&self, ask: &Ask) -> Result<Option<Row>, object::Error> {
+    async fn get(&self, ask: &Ask) -> Result<Option<Row>, Boxed> {
         match self {
-            Self::Objects(store) => store.get(&ask.view, &ask.key).await,
+            Self::Objects(store) => Ok(store.get(&ask.view, &ask.key).await?),
             #[cfg(test)]
             Self::Scripted(scripted) => scripted.get(ask).await,
         }

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::{
     config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
@@ -43,13 +45,13 @@ impl Scripted {
         self
     }
 
-    pub(super) async fn get(&self, ask: &Ask) -> Result<Option<Row>, object::Error> {
+    pub(super) async fn get(&self, ask: &Ask) -> Result<Option<Row>, super::Boxed> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
         if self.broken.load(Ordering::Relaxed) {
-            return Err(object::Error::Missing("broken".into()));
+            return Err("broken".into());
         }
         let rows = self.rows.lock().unwrap();
         Ok(rows.get(&(ask.view.id, ask.key.clone())).map(|(time, value)| row(*time, [int(*value)])))
@@ -92,7 +94,7 @@ fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store {
     let features = features("p", views, l2, None);
     let models = [model(views, false), model(views, true), model(&[], false)];
     let config = crate::features::tests::config(features, models.to_vec());
-    let mut store = Store::open(&config, Background::default()).unwrap();
+    let mut store = Store::open(&config, Background::default()).now_or_never().unwrap().unwrap();
     Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), NEVER));
     store
 }
@@ -556,7 +558,7 @@ async fn optional_views_are_left_out_from_level_one_on() {
 #[tokio::test]
 async fn write_through_rows_are_read_every_time() {
     let server = Server::start();
-    let v = Arc::new(View { consistency: config::Consistency::WriteThrough, ..(*view("v").build()).clone() });
+    let v = view("v").consistency(config::Consistency::WriteThrough).build();
     let store = open(from_ref(&v), redis(&server, LONG), None);
     for value in 0..3 {
         put(&server, &v, 1, &row(100, [int(value)]));
@@ -597,7 +599,7 @@ async fn what_can_never_work_is_said_when_it_is_opened() {
     let v = view("v").build();
     let bad = |l2| {
         let config = crate::features::tests::config(features("p", from_ref(&v), l2, None), Vec::new());
-        Store::open(&config, Background::default()).unwrap_err()
+        Store::open(&config, Background::default()).now_or_never().unwrap().unwrap_err()
     };
     let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
     let ttl = Duration::from_secs(1);

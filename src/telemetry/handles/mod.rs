@@ -1,3 +1,3 @@
 //! One struct of resolved metric handles a stage. The raw macros are used here and nowhere else.
 
-pub(crate) mod features;
+pub mod features;
