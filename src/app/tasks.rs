@@ -31,6 +31,12 @@ impl Tasks {
         });
     }
 
+    /// Whether nothing runs.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
     /// Drops the background tasks and waits for all others.
     pub async fn finish(&self) {
         self.stop.cancel();

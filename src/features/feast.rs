@@ -8,10 +8,11 @@
 
 mod murmur;
 mod time;
-pub mod value;
+mod value;
 mod wire;
 
 pub(crate) use time::{decode_time, encode_time};
+pub use value::{decode_value, encode_value};
 pub use wire::Malformed;
 
 use super::Row;
@@ -55,7 +56,7 @@ impl Layout {
         for _ in &self.features {
             let cell = cells.next().ok_or(Malformed::Truncated)?;
             found |= cell.is_some();
-            values.push(cell.map(value::decode).transpose()?);
+            values.push(cell.map(decode_value).transpose()?);
         }
         let event_time = cells.next().ok_or(Malformed::Truncated)?.map(decode_time).transpose()?;
         let row = Row { event_time, values: values.into() };
@@ -64,10 +65,11 @@ impl Layout {
 
     /// The cells of a row as they are stored, without the event time; features never written are left out.
     pub(crate) fn cells<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = (&'a [u8], Vec<u8>)> {
-        self.features
-            .iter()
-            .zip(&row.values)
-            .filter_map(|(field, value)| Some((field.as_slice(), value::encode(value.as_ref()?))))
+        self.features.iter().zip(&row.values).filter_map(|(field, value)| {
+            let mut cell = Vec::new();
+            encode_value(value.as_ref()?, &mut cell);
+            Some((field.as_slice(), cell))
+        })
     }
 }
 

@@ -55,6 +55,11 @@ impl ViewBuilder {
         self
     }
 
+    pub(super) fn consistency(mut self, consistency: Consistency) -> Self {
+        self.0.consistency = consistency;
+        self
+    }
+
     pub(super) fn build(self) -> Arc<View> {
         Arc::new(self.0)
     }

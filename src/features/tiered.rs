@@ -47,8 +47,11 @@ use crate::{
     telemetry::handles::features::Features as Handles,
 };
 
-/// Reads from L3 at once, of all workers together: a cold start must not open a connection a key.
-const L3_READS: usize = 64;
+/// Reads from L3 under way, of all workers together; more wait their turn, no longer than a read may take. Half of what the
+/// object store's own bulkhead refuses beyond, because a read that was given up goes on there.
+const L3_READS: usize = 128;
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 /// The feature store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -107,7 +110,7 @@ pub enum OpenError {
 }
 
 impl Store {
-    /// Opens all layers. Connects to nothing: a server that is down leaves a store that answers with defaults until it is up.
+    /// Opens all layers. Waits for no Redis: one that is down leaves a store that answers with defaults until it is up.
     ///
     /// # Errors
     ///
@@ -219,7 +222,8 @@ pub struct Sizes {
 
 impl L3 {
     async fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
-        let store = object::Store::open(config, &features.project, &features.views).await.map_err(OpenError::Lookup)?;
+        let store = object::Store::open(config, &features.project, &features.views).await;
+        let store = store.map_err(OpenError::Lookup)?;
         Ok(Self::new(Source::Objects(store), config.timeout))
     }
 
@@ -229,9 +233,9 @@ impl L3 {
 }
 
 impl Source {
-    async fn get(&self, ask: &Ask) -> Result<Option<super::Row>, object::Error> {
+    async fn get(&self, ask: &Ask) -> Result<Option<super::Row>, Boxed> {
         match self {
-            Self::Objects(store) => store.get(&ask.view, &ask.key).await,
+            Self::Objects(store) => Ok(store.get(&ask.view, &ask.key).await?),
             #[cfg(test)]
             Self::Scripted(scripted) => scripted.get(ask).await,
         }

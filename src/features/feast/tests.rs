@@ -1,16 +1,13 @@
 //! Against the bytes that Feast itself wrote (`tests/data/feast/`).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
-use crate::{
-    config::{Consistency, Feature},
-    infer::{EntityValue, FeatureType, Value, ViewId},
-};
+use crate::infer::{EntityValue, Value};
 
 pub(crate) fn data(file: &str) -> Json {
     let path = format!("{}/tests/data/feast/{file}.json", env!("CARGO_MANIFEST_DIR"));
@@ -33,25 +30,14 @@ pub(crate) fn entity(kind: &str, value: &Json) -> EntityValue {
     }
 }
 
-fn view(name: &str, features: &[&str]) -> View {
-    let features = features
-        .iter()
-        .map(|name| Feature {
-            name: (*name).into(),
-            kind: FeatureType::Double,
-            default: Value::Double(0.0),
-            length: None,
-        })
-        .collect();
-    View {
-        id: ViewId(0),
-        name: name.into(),
-        entities: Vec::new(),
-        features,
-        ttl: Duration::from_secs(60),
-        max_age: None,
-        consistency: Consistency::Ttl,
-    }
+fn encoded(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_value(value, &mut out);
+    out
+}
+
+fn view(name: &str, features: &[&str]) -> Arc<View> {
+    crate::features::tests::view(name).features(features).build()
 }
 
 #[test]
@@ -149,7 +135,7 @@ fn values_are_read_as_feast_shows_them() {
     let vectors = data("values");
     for vector in vectors["values"].as_array().unwrap() {
         let bytes = unhex(vector["hex"].as_str().unwrap());
-        let value = value::decode(&bytes).unwrap();
+        let value = decode_value(&bytes).unwrap();
         assert_eq!(std::mem::discriminant(&value), kind(vector["oneof"].as_str().unwrap()), "{vector}");
         match (&value, shown(&value)) {
             (_, Some(shown)) => assert_eq!(shown, vector["http_json"], "{vector}"),
@@ -159,7 +145,7 @@ fn values_are_read_as_feast_shows_them() {
         // Feast never writes `null_val` or unpacked lists, and text types come back as strings.
         let own = vector.get("note").is_none() && !matches!(value, Value::String(_) | Value::StringList(_));
         if own || vector["oneof"] == "string_val" || vector["oneof"] == "string_list_val" {
-            assert_eq!(value::encode(&value), bytes, "{vector}");
+            assert_eq!(encoded(&value), bytes, "{vector}");
         }
     }
     assert!(vectors["values"].as_array().unwrap().len() >= 60);
@@ -201,7 +187,7 @@ fn every_row_of_a_database_feast_wrote_is_read_and_would_be_written_the_same() {
             assert!(row.event_time.is_some(), "{name} of {}", key["key_hex"]);
             for (field, value) in layout.cells(&row) {
                 let stored = &hash[field];
-                let text = matches!(value::decode(stored), Ok(Value::String(_) | Value::StringList(_)));
+                let text = matches!(decode_value(stored), Ok(Value::String(_) | Value::StringList(_)));
                 assert!(text || &value == stored, "{name} of {}", key["key_hex"]);
             }
             rows += 1;
@@ -239,15 +225,15 @@ fn bytes_that_are_no_value_are_refused() {
         ("7205 0d00000000", Malformed::WireType(1)),
     ];
     for (hex, error) in refused {
-        assert_eq!(value::decode(&unhex(&hex.replace(' ', ""))), Err(error), "{hex}");
+        assert_eq!(decode_value(&unhex(&hex.replace(' ', ""))), Err(error), "{hex}");
     }
 }
 
 #[test]
 fn the_last_member_of_the_oneof_counts_and_unknown_ones_stay_as_they_came() {
-    assert_eq!(value::decode(&unhex("18012005")), Ok(Value::Int64(5)));
+    assert_eq!(decode_value(&unhex("18012005")), Ok(Value::Int64(5)));
     let later = unhex("9a0602 0801".replace(' ', "").as_str());
-    assert_eq!(value::decode(&later), Ok(Value::Opaque(Bytes::from(later))));
+    assert_eq!(decode_value(&later), Ok(Value::Opaque(Bytes::from(later))));
 }
 
 fn values() -> impl Strategy<Value = Value> {
@@ -280,7 +266,7 @@ fn values() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn every_value_survives_the_round_trip(value in values()) {
-        prop_assert_eq!(value::decode(&value::encode(&value)), Ok(value));
+        prop_assert_eq!(decode_value(&encoded(&value)), Ok(value));
     }
 
     #[test]
@@ -290,7 +276,7 @@ proptest! {
 
     #[test]
     fn no_bytes_break_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-        let _ = value::decode(&bytes);
+        let _ = decode_value(&bytes);
         let _ = decode_time(&bytes);
     }
 }

@@ -16,7 +16,7 @@ use crate::infer::Value;
 /// # Errors
 ///
 /// The bytes are not a `feast.types.Value`.
-pub fn decode(bytes: &[u8]) -> Result<Value, Malformed> {
+pub fn decode_value(bytes: &[u8]) -> Result<Value, Malformed> {
     let mut fields = Fields(bytes);
     let mut value = Value::Null;
     while let Some((field, payload)) = fields.next()? {
@@ -116,37 +116,34 @@ fn numbers<T>(list: &[u8], kind: Number, from_bits: impl Fn(u64) -> T) -> Result
     Ok(items.into())
 }
 
-/// Writes a value as Feast does. A null is no bytes at all.
-#[must_use]
-pub fn encode(value: &Value) -> Vec<u8> {
-    let mut out = Vec::with_capacity(12);
+/// Appends a value as Feast writes it. A null is no bytes at all.
+pub fn encode_value(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Null => {}
-        Value::Bytes(v) => put_bytes(&mut out, 1, v),
-        Value::String(v) => put_bytes(&mut out, 2, v.as_bytes()),
-        Value::Int32(v) => put_number(&mut out, 3, i64::from(*v) as u64),
-        Value::Int64(v) => put_number(&mut out, 4, *v as u64),
+        Value::Bytes(v) => put_bytes(out, 1, v),
+        Value::String(v) => put_bytes(out, 2, v.as_bytes()),
+        Value::Int32(v) => put_number(out, 3, i64::from(*v) as u64),
+        Value::Int64(v) => put_number(out, 4, *v as u64),
         Value::Double(v) => {
-            put_key(&mut out, 5, 1);
+            put_key(out, 5, 1);
             out.extend_from_slice(&v.to_le_bytes());
         }
         Value::Float(v) => {
-            put_key(&mut out, 6, 5);
+            put_key(out, 6, 5);
             out.extend_from_slice(&v.to_le_bytes());
         }
-        Value::Bool(v) => put_number(&mut out, 7, u64::from(*v)),
-        Value::UnixTimestamp(v) => put_number(&mut out, 8, *v as u64),
-        Value::BytesList(v) => put_chunks(&mut out, 11, v.iter().map(|item| &**item)),
-        Value::StringList(v) => put_chunks(&mut out, 12, v.iter().map(|item| item.as_bytes())),
-        Value::Int32List(v) => put_packed(&mut out, 13, v, |out, v| put_varint(out, i64::from(*v) as u64)),
-        Value::Int64List(v) => put_packed(&mut out, 14, v, |out, v| put_varint(out, *v as u64)),
-        Value::DoubleList(v) => put_packed(&mut out, 15, v, |out, v| out.extend_from_slice(&v.to_le_bytes())),
-        Value::FloatList(v) => put_packed(&mut out, 16, v, |out, v| out.extend_from_slice(&v.to_le_bytes())),
-        Value::BoolList(v) => put_packed(&mut out, 17, v, |out, v| put_varint(out, u64::from(*v))),
-        Value::UnixTimestampList(v) => put_packed(&mut out, 18, v, |out, v| put_varint(out, *v as u64)),
+        Value::Bool(v) => put_number(out, 7, u64::from(*v)),
+        Value::UnixTimestamp(v) => put_number(out, 8, *v as u64),
+        Value::BytesList(v) => put_chunks(out, 11, v.iter().map(|item| &**item)),
+        Value::StringList(v) => put_chunks(out, 12, v.iter().map(|item| item.as_bytes())),
+        Value::Int32List(v) => put_packed(out, 13, v, |out, v| put_varint(out, i64::from(*v) as u64)),
+        Value::Int64List(v) => put_packed(out, 14, v, |out, v| put_varint(out, *v as u64)),
+        Value::DoubleList(v) => put_packed(out, 15, v, |out, v| out.extend_from_slice(&v.to_le_bytes())),
+        Value::FloatList(v) => put_packed(out, 16, v, |out, v| out.extend_from_slice(&v.to_le_bytes())),
+        Value::BoolList(v) => put_packed(out, 17, v, |out, v| put_varint(out, u64::from(*v))),
+        Value::UnixTimestampList(v) => put_packed(out, 18, v, |out, v| put_varint(out, *v as u64)),
         Value::Opaque(v) => out.extend_from_slice(v),
     }
-    out
 }
 
 fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {

@@ -107,7 +107,7 @@ impl DataFile {
         }
         let mut values = Vec::with_capacity(cells_of.len());
         for at in cells_of {
-            let value = at.and_then(|at| cells[at]).map(feast::value::decode).transpose();
+            let value = at.and_then(|at| cells[at]).map(feast::decode_value).transpose();
             values.push(value.map_err(|_| damaged(Damaged("a value is not a feast.types.Value")))?);
         }
         Ok(Some(Row { event_time: record.event_time, values: values.into() }))

@@ -186,7 +186,7 @@ pub(crate) fn put_record(key: &EntityKey, row: &Row, scratch: &mut Vec<u8>, out:
 fn put_cell(value: Option<&crate::infer::Value>, out: &mut Vec<u8>) {
     let Some(value) = value else { return out.push(0) };
     let start = out.len();
-    out.extend_from_slice(&feast::value::encode(value));
+    feast::encode_value(value, out);
     let length = out.len() - start;
     // The length goes before the bytes: they are moved up by as much as it takes.
     let prefix = length as u64 + 1;

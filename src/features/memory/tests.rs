@@ -2,35 +2,22 @@
 
 use super::*;
 use crate::{
-    config::Feature,
-    infer::{EntityValue, FeatureType, Value},
+    features::tests::{int, key, view as named},
+    infer::Value,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
-    let feature = Feature { name: "f".into(), kind: FeatureType::Int64, default: Value::Int64(0), length: None };
-    Arc::new(View {
-        id: ViewId(id),
-        name: format!("v{id}").into(),
-        entities: vec![("user".into(), crate::infer::EntityType::Int64)],
-        features: vec![feature],
-        ttl,
-        max_age: None,
-        consistency,
-    })
+    named("v").id(id).ttl(ttl).consistency(consistency).build()
 }
 
 fn memory(views: &[Arc<View>]) -> Memory {
     Memory::new(&L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND }, views)
 }
 
-fn key(id: i64) -> EntityKey {
-    EntityKey::new([("user", &EntityValue::Int64(id))].into_iter())
-}
-
 fn row(value: i64) -> Arc<Row> {
-    Arc::new(Row { event_time: Some(value), values: [Some(Value::Int64(value))].into() })
+    Arc::new(Row { event_time: Some(value), values: [int(value)].into() })
 }
 
 const TINY: Duration = Duration::from_nanos(1);

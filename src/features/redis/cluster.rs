@@ -106,7 +106,9 @@ impl Cluster {
         }
         // Whoever has not answered when the time is up keeps the answer it has: none in time.
         let _ = timeout_at(deadline, self.follow(worker, (commands, routes), &mut answers)).await;
-        let troubled = |answer: &Result<Value, Error>| matches!(answer, Err(Error::Unreachable { .. }));
+        // A master that is gone, or hangs, may have been replaced.
+        let troubled =
+            |answer: &Result<Value, Error>| matches!(answer, Err(Error::Unreachable { .. } | Error::TimedOut(_)));
         if topology.learned.elapsed() > self.relearn_after || answers.iter().any(troubled) {
             self.learn(worker);
         }

@@ -332,21 +332,21 @@ async fn redirects_are_followed_while_a_slot_moves_and_after() {
         master.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"NODE", to_id.as_bytes()]);
     }
     // MOVED.
+    let before = from.rejections("hmget");
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(second));
-    let asked = to.calls("hmget");
+    assert_eq!(from.rejections("hmget"), before + 1);
     // Then the map is learned anew: the old master is not asked any more.
     let learned = async {
         loop {
-            let before = from.calls("hmget");
+            let before = from.rejections("hmget");
             read_one(&redis, ask(&v, 1)).await.unwrap();
-            if from.calls("hmget") == before {
+            if from.rejections("hmget") == before {
                 break;
             }
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), learned).await.unwrap();
-    assert!(to.calls("hmget") > asked);
+    tokio::time::timeout(Duration::from_secs(30), learned).await.unwrap();
 }
 
 #[tokio::test]

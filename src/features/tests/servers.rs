@@ -72,12 +72,21 @@ impl Server {
         command(words).query(&mut self.client()).unwrap()
     }
 
-    /// How often a command was called.
+    /// How often a command was carried out.
     pub(crate) fn calls(&self, name: &str) -> u64 {
+        self.count(name, "calls=")
+    }
+
+    /// How often a command was refused or redirected.
+    pub(crate) fn rejections(&self, name: &str) -> u64 {
+        self.count(name, "rejected_calls=")
+    }
+
+    fn count(&self, name: &str, what: &str) -> u64 {
         let stats: String = self.ask(&[b"INFO", b"commandstats"]);
-        let prefix = format!("cmdstat_{name}:calls=");
-        let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
-        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+        let prefix = format!("cmdstat_{name}:");
+        let counts = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+        counts.map_or(0, |counts| counts.split(',').find_map(|part| part.strip_prefix(what)).unwrap().parse().unwrap())
     }
 
     pub(crate) fn kill(&mut self) {

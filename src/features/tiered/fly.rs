@@ -171,8 +171,12 @@ impl Flight {
         }
         if let Some(l3) = &shared.l3 {
             let began = Instant::now();
-            join_all(further.into_iter().map(|fetch| shared.ask_l3(l3, self.worker, fetch))).await;
-            shared.metrics.took(Layer::L3, began.elapsed());
+            let landed = join_all(further.into_iter().map(|fetch| shared.ask_l3(l3, fetch))).await;
+            if !landed.is_empty() {
+                shared.metrics.took(Layer::L3, began.elapsed());
+            }
+            let back = landed.iter().flatten().map(|(ask, row)| shared.write_back(self.worker, ask, row));
+            join_all(back).await;
         } else {
             for fetch in &further {
                 shared.give_up(fetch, Layer::L2);
@@ -182,8 +186,8 @@ impl Flight {
 }
 
 impl Shared {
-    /// What L3 has of one row.
-    async fn ask_l3(&self, l3: &L3, worker: WorkerId, fetch: Further) {
+    /// What L3 has of one row. Returns it if L2 is to have it too.
+    async fn ask_l3(&self, l3: &L3, fetch: Further) -> Option<(Ask, Arc<Row>)> {
         fetch.lead.publish(Progress::AtL3(fetch.behind));
         let began = Instant::now();
         let read = async {
@@ -196,38 +200,40 @@ impl Shared {
             Ok(Ok(Some(row))) => (Outcome::Hit, Some(row)),
             Ok(Ok(None)) => (Outcome::Miss, None),
             Ok(Err(error)) => {
-                tracing::debug!(view = %fetch.ask.view.name, %error, "row not read from L3");
+                tracing::debug!(view = %fetch.ask.view.name, error, "row not read from L3");
                 (Outcome::Error, None)
             }
             Err(_) => (Outcome::Timeout, None),
         };
         self.metrics.looked_up(Layer::L3, outcome, 1);
         match (row, outcome) {
-            (Some(row), _) => self.land(worker, fetch, Arc::new(row)).await,
+            (Some(row), _) => return self.land(fetch, Arc::new(row)),
             (None, Outcome::Miss) => self.give_up(&fetch, Layer::L3),
             (None, _) => fetch.lead.publish(Progress::Done(Done::Failed(Layer::L3))),
         }
+        None
     }
 
-    /// A row of L3: to whoever waits at once, then to L2, unless L2 could not say what it has.
-    async fn land(&self, worker: WorkerId, fetch: Further, row: Arc<Row>) {
+    /// A row of L3, to whoever waits. L2 is to have it too, unless it could not say what it has.
+    fn land(&self, fetch: Further, row: Arc<Row>) -> Option<(Ask, Arc<Row>)> {
         let Further { lead, ask, behind, began } = fetch;
         match behind {
             Behind::Absence => self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began),
             Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),
         }
         lead.publish(Progress::Done(Done::Row(Arc::clone(&row), Layer::L3)));
-        drop(lead);
-        if behind == Behind::Absence {
-            let written = self.l2.write_back(worker, &ask, &row).await;
-            self.metrics.wrote_back(match &written {
-                Ok(Written::Written) => WriteBack::Written,
-                Ok(Written::Older) => WriteBack::Older,
-                Err(_) => WriteBack::Error,
-            });
-            if let Err(error) = written {
-                tracing::debug!(view = %ask.view.name, %error, "row not written back to L2");
-            }
+        (behind == Behind::Absence).then_some((ask, row))
+    }
+
+    async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) {
+        let written = self.l2.write_back(worker, ask, row).await;
+        self.metrics.wrote_back(match &written {
+            Ok(Written::Written) => WriteBack::Written,
+            Ok(Written::Older) => WriteBack::Older,
+            Err(_) => WriteBack::Error,
+        });
+        if let Err(error) = written {
+            tracing::debug!(view = %ask.view.name, %error, "row not written back to L2");
         }
     }
 

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::features::Row;
 use crate::{
@@ -44,13 +46,13 @@ impl Scripted {
         self
     }
 
-    pub(super) async fn get(&self, ask: &Ask) -> Result<Option<Row>, object::Error> {
+    pub(super) async fn get(&self, ask: &Ask) -> Result<Option<Row>, super::Boxed> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
         if self.broken.load(Ordering::Relaxed) {
-            return Err(object::Error::Damaged("broken".into()));
+            return Err("broken".into());
         }
         let rows = self.rows.lock().unwrap();
         Ok(rows.get(&(ask.view.id, ask.key.clone())).map(|(time, value)| row(*time, [int(*value)])))
@@ -556,7 +558,7 @@ async fn optional_views_are_left_out_from_level_one_on() {
 #[tokio::test]
 async fn write_through_rows_are_read_every_time() {
     let server = Server::start();
-    let v = Arc::new(View { consistency: config::Consistency::WriteThrough, ..(*view("v").build()).clone() });
+    let v = view("v").consistency(config::Consistency::WriteThrough).build();
     let store = open(from_ref(&v), redis(&server, LONG), None).await;
     for value in 0..3 {
         put(&server, &v, 1, &row(100, [int(value)]));
@@ -597,7 +599,7 @@ async fn what_can_never_work_is_said_when_it_is_opened() {
     let v = view("v").build();
     let bad = async |l2| {
         let config = crate::features::tests::config(features("p", from_ref(&v), l2, None), Vec::new());
-        Store::open(&config, Tasks::default()).await.unwrap_err()
+        Store::open(&config, Tasks::default()).now_or_never().unwrap().unwrap_err()
     };
     let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
     let ttl = Duration::from_secs(1);
@@ -666,4 +668,47 @@ async fn a_drain_waits_for_what_was_begun_and_ends_what_never_would() {
     });
     // Trying to reach the server for ever is over, too.
     tasks.finish().await;
+}
+
+#[test]
+fn everything_is_counted_where_it_happens() {
+    let server = Server::start();
+    let v = view("v").ttl(Duration::ZERO).build();
+    let w = view("w").id(1).build();
+    put(&server, &w, 1, &row(100, [int(7)]));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let scrape = recorder.handle();
+    let l3 = Scripted::with(&[(&v, 1, 7)]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let opened = || runtime.block_on(open(&[v, w], redis(&server, LONG), Some(l3)));
+    let store = metrics::with_local_recorder(&recorder, opened);
+    runtime.block_on(async {
+        let idle = || eventually("nothing runs", async || store.shared.tasks.is_empty());
+        // v is found in L3, w in L2; then v is past its ttl and w fresh.
+        store.users(&[1]).await;
+        idle().await;
+        store.ask(&[1], |how| how.stale = Stale::Allowed).await;
+        idle().await;
+        futures_util::future::join(store.users(&[2]), store.users(&[2])).await;
+        idle().await;
+        let gauged = eventually("the gauges are set", async || scrape.render().contains("\nweir_l1_rows 4\n"));
+        futures_util::future::select(Box::pin(store.maintain()), Box::pin(gauged)).await;
+    });
+    let text = scrape.render();
+    for line in [
+        r#"weir_feature_lookups_total{layer="l1",outcome="miss"} 6"#,
+        r#"weir_feature_lookups_total{layer="l1",outcome="hit"} 1"#,
+        r#"weir_feature_lookups_total{layer="l1",outcome="stale_hit"} 1"#,
+        r#"weir_feature_lookups_total{layer="l2",outcome="hit"} 2"#,
+        r#"weir_feature_lookups_total{layer="l3",outcome="hit"} 1"#,
+        r#"weir_feature_lookups_total{layer="l3",outcome="miss"} 2"#,
+        r#"weir_feature_write_backs_total{outcome="written"} 1"#,
+        "weir_feature_coalesced_total 2",
+        r#"weir_feature_defaults_total{view="v",reason="not_found"} 2"#,
+        r#"weir_feature_age_seconds_count{view="w"} 2"#,
+        r#"weir_feature_hit_ratio{layer="l1"} 0.25"#,
+        r#"weir_feature_hit_ratio_target{layer="l2"} 0.95"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+    }
 }
