@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Background {
     /// Every task is begun here.
     pub tasks: TaskTracker,
-    /// Cancelled when tasks that would go on for ever must end.
+    /// Cancelled when tasks that would go on for ever must end: after the last request, which may still need a connection.
     pub stop: CancellationToken,
 }
 
