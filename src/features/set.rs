@@ -34,8 +34,8 @@ impl FeatureSet {
         let feature = joined.select[select];
         let stored = joined.rows[row].as_ref().and_then(|row| row.values[feature].as_ref());
         match stored {
-            Some(value) if !value.is_null() => value,
-            _ => &joined.view.features[feature].default,
+            None | Some(Value::Null) => &joined.view.features[feature].default,
+            Some(value) => value,
         }
     }
 

@@ -45,14 +45,6 @@ pub enum Value {
     Opaque(Bytes),
 }
 
-impl Value {
-    /// Whether a null is stored, in either of Feast's two ways.
-    #[must_use]
-    pub const fn is_null(&self) -> bool {
-        matches!(self, Self::Null | Self::UnixTimestamp(i64::MIN))
-    }
-}
-
 macro_rules! feature_types {
     ($($variant:ident = $name:literal;)+) => {
         /// A feature's declared type.

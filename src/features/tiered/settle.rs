@@ -77,7 +77,7 @@ impl Flaws {
         }
         let values = || join.select.iter().map(|&feature| &row.values[feature]);
         self.defaults[Reason::NotFound as usize] += u64::from(values().any(Option::is_none));
-        self.defaults[Reason::Null as usize] += u64::from(values().flatten().any(Value::is_null));
+        self.defaults[Reason::Null as usize] += u64::from(values().any(|value| *value == Some(Value::Null)));
         Some(row)
     }
 
