@@ -9,7 +9,7 @@ use weir::proto::inference as pb;
 
 use crate::{
     support::{
-        KServe, client,
+        KServe, Weir, client,
         grpc::{Grpc, SERVICE, raw_input},
         http1::{Http1, Response},
     },
@@ -299,13 +299,25 @@ fn loading_and_unloading_models_is_refused() {
     for method in ["RepositoryModelLoad", "RepositoryModelUnload"] {
         let answer = BEFORE_TRITON.connect_grpc().call_raw(&format!("{SERVICE}/{method}"), b"\x12\x04echo", &[]);
         assert_eq!(answer.status(), 7, "{method}: {}", answer.text());
-        assert!(answer.text().contains("repository"), "{}", answer.text());
+        assert!(answer.text().contains("allow_repository"), "{}", answer.text());
     }
     for verb in ["load", "unload"] {
         let answer = BEFORE_TRITON.connect().post(&format!("/v2/repository/models/echo/{verb}"), "{}");
         assert!(matches!(answer.status, 403 | 404), "{verb}: {}", answer.status);
     }
     BEFORE_TRITON.connect().get("/v2/models/echo/ready").expect(200);
+}
+
+#[test]
+fn loading_and_unloading_is_the_servers_business_where_allowed() {
+    let weir = Weir::start(&format!(
+        "allow_repository: true\npools:\n  triton: {{endpoints: [{}]}}\nmodels:\n  echo: {{pool: triton}}\n",
+        TRITON.endpoint()
+    ));
+    // This Triton was not started with explicit model control, and says so itself.
+    let path = format!("{SERVICE}/RepositoryModelLoad");
+    let answer = same_call(TRITON.grpc(), weir.grpc(), &path, b"\x12\x04echo");
+    assert_ne!(answer.status(), 0);
 }
 
 #[test]
