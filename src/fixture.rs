@@ -63,7 +63,7 @@ fn listen() -> Listen {
         admin: ([0, 0, 0, 0], 9090).into(),
         admin_token: Some(Secret("open-sesame".into())),
         max_body: 64 << 20,
-        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(10),
         max_connection_age: Duration::from_secs(600),
     }
 }

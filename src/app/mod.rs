@@ -76,10 +76,8 @@ impl App {
         let gateway = build::gateway(config.clone(), &tasks, readiness.clone(), health_service).await?;
         let gateway = Arc::new(ArcSwap::from_pointee(gateway));
         let (acceptors, inboxes) = Workers::new(config.workers);
-        let limits = Limits {
-            header_timeout: config.listen.header_timeout,
-            max_connection_age: config.listen.max_connection_age,
-        };
+        let limits =
+            Limits { idle_timeout: config.listen.idle_timeout, max_connection_age: config.listen.max_connection_age };
         let app = Self {
             addresses,
             drain: config.drain.clone(),

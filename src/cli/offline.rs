@@ -32,7 +32,7 @@ pub struct BuildArgs {
     /// Parquet to read: a file, a folder of part files, or hive-partitioned folders (path, file://, s3://, gs://, az://)
     #[arg(long)]
     pub from: String,
-    /// Where lookup files are, as in `features.l3.url`; written to <to>/<project>/<view>/
+    /// Where lookup files are, as in `features.l3.url`; written to `TO/project/view/`
     #[arg(long)]
     pub to: String,
     /// The column with the event time

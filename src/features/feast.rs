@@ -2,7 +2,7 @@
 //!
 //! Keys, field names, values and event times are byte for byte Feast's own, so that rows Feast materialized are read and
 //! rows Weir wrote back are read by Feast. What a hash does not hold, it does not invent: a field never written is `None`,
-//! a stored null is [`Value::Null`]. Deleting is left to Feast.
+//! a stored null is `Value::Null`. Deleting is left to Feast.
 //!
 //! **Source:** Feast 0.67, `infra/online_stores/{helpers,redis}.py`.
 

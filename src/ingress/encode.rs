@@ -22,13 +22,12 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Headers that speak of one connection, not of the message.
 ///
 /// **Source:** RFC 9110 §7.6.1.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
@@ -67,6 +66,9 @@ pub(super) fn answer(answer: Answer, id: &RequestId) -> Response<ResponseBody> {
         headers.insert(CACHE_STATUS, cache_status(&caches));
     }
     headers.insert(SERVER_TIMING, server_timing(&timings));
+    if let Some(trailers) = trailers.as_ref().filter(|_| !headers.contains_key(header::TRAILER)) {
+        announce(&mut headers, trailers);
+    }
     let body = match body {
         AnswerBody::Whole(bytes) => {
             ResponseBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), trailers.map(Box::new))
@@ -77,6 +79,14 @@ pub(super) fn answer(answer: Answer, id: &RequestId) -> Response<ResponseBody> {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// Names the trailers to come: over HTTP/1.1 only those are sent.
+fn announce(headers: &mut HeaderMap, trailers: &HeaderMap) {
+    // gRPC's are announced by `te: trailers` and never over HTTP/1.1.
+    for name in trailers.keys().filter(|name| !name.as_str().starts_with("grpc-")) {
+        headers.append(header::TRAILER, HeaderValue::from(name.clone()));
+    }
 }
 
 /// An error as it goes out: JSON `{"error": "…"}`, or a gRPC status with the same text.

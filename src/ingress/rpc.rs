@@ -65,6 +65,12 @@ pub(super) async fn serve(
     outcome.unwrap_or_else(|error| encode::error(&error, Protocol::Grpc, Some(&id)))
 }
 
+/// A path that names no service.
+pub(super) fn unknown(path: &str) -> Response<ResponseBody> {
+    let error = Error::new(Kind::Unimplemented, format!("no such method {path:?}; allowed: those of {SERVICE}"));
+    encode::error(&error, Protocol::Grpc, None)
+}
+
 fn server_metadata() -> inference::ServerMetadataResponse {
     inference::ServerMetadataResponse {
         name: "weir".into(),

@@ -2,16 +2,21 @@
 //! on a current-thread runtime of its own.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,18 +28,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::service::{Gateway, serve};
+use super::{
+    body::ResponseBody,
+    service::{Gateway, serve},
+};
 use crate::{
     app::Tasks,
-    infer::WorkerId,
+    infer::{Error, WorkerId},
     telemetry::handles::ingress::{ListenerHandles, OpenConnection},
 };
 
 /// How a worker serves a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// A request's head must be there within this.
-    pub(crate) header_timeout: Duration,
+    /// A connection without a request for this long is closed, be it idle or slow to send a head.
+    pub(crate) idle_timeout: Duration,
     /// A connection is asked to end after this.
     pub(crate) max_connection_age: Duration,
 }
@@ -156,16 +164,26 @@ struct Connection {
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// A connection with nothing in flight that was told to go has this long to do so.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 impl Connection {
-    /// Serves HTTP/1.1 or HTTP/2, whichever the first bytes say, until the caller closes, the connection is too old, or the
-    /// process drains: then what is in flight is finished and the caller told to go (`connection: close`, GOAWAY).
+    /// Serves HTTP/1.1 or HTTP/2, whichever the first bytes say, until the caller closes, the connection is idle or too old, or
+    /// the process drains: then what is in flight is finished and the caller told to go (`connection: close`, GOAWAY).
     async fn serve(self, stream: std::net::TcpStream) -> Result<(), String> {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let stream = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
-        let (worker, gateway) = (self.worker, self.gateway);
-        let service = service_fn(move |request| serve(gateway.load_full(), worker, request));
+        let (worker, gateway, activity) = (self.worker, self.gateway, Arc::new(Activity::default()));
+        let busy = activity.clone();
+        let service = service_fn(move |request| {
+            let (guard, gateway) = (busy.begin(), gateway.load_full());
+            async move {
+                let Ok(response) = serve(gateway, worker, request).await;
+                Ok::<_, Infallible>(response.map(|body| Guarded { body, _guard: guard }))
+            }
+        });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.header_timeout).pipeline_flush(true);
+        builder.http1().pipeline_flush(true);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -174,18 +192,92 @@ impl Connection {
             .keep_alive_interval(Duration::from_secs(20));
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            () = self.drain.cancelled() => None,
-            () = tokio::time::sleep(self.limits.max_connection_age) => None,
+            biased;
+            ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
+            () = self.drain.cancelled() => End::Drained,
+            end = activity.watch(&self.limits) => end,
         };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        connection.as_mut().graceful_shutdown();
+        match ended {
+            End::Drained | End::Old => connection.await.map_err(|error| error.to_string()),
+            // Half a request may have been read: it is not waited for again.
+            End::Idle => match tokio::time::timeout(FAREWELL, connection).await {
+                Ok(ended) => ended.map_err(|error| error.to_string()),
+                Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+/// Why a connection is ended from here.
+enum End {
+    Drained,
+    Old,
+    Idle,
+}
+
+/// What happens on a connection. One timer looks at it now and then, which costs a request two atomic additions where a timer
+/// of its own would have to be set and cleared.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Busy {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Ends when the connection was idle for `idle_timeout` (at most twice that), or is old.
+    async fn watch(&self, limits: &Limits) -> End {
+        let old = tokio::time::Instant::now() + limits.max_connection_age;
+        let mut seen = 0;
+        loop {
+            let look = tokio::time::Instant::now() + limits.idle_timeout;
+            tokio::time::sleep_until(look.min(old)).await;
+            if look >= old {
+                return End::Old;
             }
-        };
-        ended.map_err(|error| error.to_string())
+            let (ended, begun) = (self.ended.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
+            if begun == seen && ended == begun {
+                return End::Idle;
+            }
+            seen = begun;
+        }
+    }
+}
+
+/// A request in flight, until its answer's last byte was taken.
+struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body that keeps its connection from looking idle.
+struct Guarded {
+    body: ResponseBody,
+    _guard: Busy,
+}
+
+impl Body for Guarded {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

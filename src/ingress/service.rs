@@ -75,6 +75,7 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
             return infer_http::forward(gateway, worker, request, ask).await;
         }
         Route::V2ModelReady(model) => return local::model_ready(gateway, worker, request, model).await,
+        Route::Unknown if is_grpc(&request) => return rpc::unknown(path.path()),
         other => return local::answer(gateway, &request, &other),
     };
     if request.method() != Verb::POST {

@@ -5,7 +5,7 @@
 //!          └── somebody is ───► Waiter ── changed() ──► … ──► the last word, or the lead's end without one
 //! ```
 //!
-//! The first to come leads: it does the work, or hands the [`Lead`] to a task that does, so that the work outlives whoever
+//! The first to come leads: it does the work, or hands the `Lead` to a task that does, so that the work outlives whoever
 //! asked. Everyone, the first one too, watches. A key is free again before its last watcher hears, and only after the last
 //! word was published: who comes later starts anew and must look for the result where the lead left it. A lead that is
 //! dropped without a word (a panic, an aborted task) wakes its waiters with nothing; it never leaves them hanging.

@@ -375,7 +375,7 @@ fn bad_input_on_a_streamed_model_is_the_models_business() {
 #[test]
 fn a_slow_head_is_not_waited_for_forever() {
     let listen =
-        "listen: {http: \"127.0.0.1:0\", grpc: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", header_timeout: 200ms}\n";
+        "listen: {http: \"127.0.0.1:0\", grpc: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", idle_timeout: 200ms}\n";
     let config = fraud_config(&format!("redis: [{}]", STORE.0.url()), "");
     let weir = Weir::start(&format!("{listen}{config}"));
     let mut connection = weir.connect();

@@ -78,8 +78,8 @@ pub(crate) struct Listen {
     pub(crate) admin_token: Option<Hidden>,
     /// Largest request body; a longer one is refused with 413.
     pub(crate) max_body: Size,
-    /// How long a client may take to send a request's head.
-    pub(crate) header_timeout: Span,
+    /// A connection without a request for this long (at most twice that) is closed, be it idle or slow to send a head.
+    pub(crate) idle_timeout: Span,
     /// A connection older than this is asked to close, so that long-lived HTTP/2 connections spread over the workers.
     pub(crate) max_connection_age: Span,
 }
@@ -92,7 +92,7 @@ impl Default for Listen {
             admin: "0.0.0.0:9090".into(),
             admin_token: None,
             max_body: Size(64 << 20),
-            header_timeout: Span::secs(10),
+            idle_timeout: Span::secs(60),
             max_connection_age: Span::secs(600),
         }
     }
