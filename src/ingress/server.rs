@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -134,6 +134,7 @@ impl Inbox {
                 gateway: gateway.clone(),
                 limits: limits.clone(),
                 drain: drain.clone(),
+                tasks: tasks.clone(),
             };
             tasks.spawn(async move {
                 let _guards = guards;
@@ -158,6 +159,7 @@ struct Connection {
     gateway: Arc<ArcSwap<Gateway>>,
     limits: Limits,
     drain: CancellationToken,
+    tasks: Tasks,
 }
 
 /// Flow-control windows large enough for tensors.
@@ -177,10 +179,11 @@ impl Connection {
         let busy = activity.clone();
         let service = service_fn(move |request| {
             let (guard, gateway) = (busy.begin(), gateway.load_full());
-            async move {
+            // Boxed: hyper and the guard against panics each move the future once, and it is several kilobytes long.
+            Box::pin(async move {
                 let Ok(response) = serve(gateway, worker, request).await;
                 Ok::<_, Infallible>(response.map(|body| Guarded { body, _guard: guard }))
-            }
+            })
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().pipeline_flush(true);
@@ -191,22 +194,42 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(Duration::from_secs(20));
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
+        let patience = self.limits.max_connection_age;
+        let told = watched(activity, self.limits, self.drain, &self.tasks);
+        let end = tokio::select! {
             biased;
             ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
-            () = self.drain.cancelled() => End::Drained,
-            end = activity.watch(&self.limits) => end,
+            end = told => end.unwrap_or(End::Drained),
         };
         connection.as_mut().graceful_shutdown();
-        match ended {
-            End::Drained | End::Old => connection.await.map_err(|error| error.to_string()),
+        let last = match end {
+            // The drain has a deadline of its own.
+            End::Drained => return connection.await.map_err(|error| error.to_string()),
+            End::Old => patience,
             // Half a request may have been read: it is not waited for again.
-            End::Idle => match tokio::time::timeout(FAREWELL, connection).await {
-                Ok(ended) => ended.map_err(|error| error.to_string()),
-                Err(_) => Ok(()),
-            },
+            End::Idle => FAREWELL,
+        };
+        match tokio::time::timeout(last, connection).await {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(_) => Ok(()),
         }
     }
+}
+
+/// Watches a connection from a task of its own, so that polling the connection, which happens several times a request, polls
+/// no timers and takes no locks. The task ends with the receiver.
+fn watched(activity: Arc<Activity>, limits: Limits, drain: CancellationToken, tasks: &Tasks) -> oneshot::Receiver<End> {
+    let (mut tell, told) = oneshot::channel();
+    tasks.spawn(async move {
+        let end = tokio::select! {
+            () = tell.closed() => return,
+            () = drain.cancelled() => End::Drained,
+            end = activity.watch(&limits) => end,
+        };
+        // Its connection may have ended just now.
+        let _ = tell.send(end);
+    });
+    told
 }
 
 /// Why a connection is ended from here.

@@ -48,22 +48,24 @@ impl Pipeline {
     ///
     /// Dropped, it gives back its slot and cancels upstream.
     pub async fn infer(&self, request: InferRequest) -> Result<Answer, Error> {
-        let plan = self.ladder.plan(&request, Instant::now());
-        let outcome = self.compute(request, &plan).await;
+        let now = Instant::now();
+        let plan = self.ladder.plan(&request, now);
+        let outcome = self.compute(request, &plan, now).await;
         self.ladder.settle(&plan, outcome)
     }
 
-    async fn compute(&self, request: InferRequest, plan: &Plan) -> Result<Answer, Error> {
+    async fn compute(&self, request: InferRequest, plan: &Plan, began: Instant) -> Result<Answer, Error> {
         let ticket = self.admission.enter(&request, plan)?;
-        let began = Instant::now();
         let mut features = self.features.fetch(&request, plan).await?;
-        let fetched = Instant::now();
+        // Where nothing is joined, no time passed.
+        let now = || if features.rows().is_some() { Instant::now() } else { began };
+        let fetched = now();
         let protocol = request.protocol;
         let enriched = self.enricher.enrich(request, &features, plan)?;
-        let enriched_at = Instant::now();
+        let enriched_at = now();
         let permit = ticket.slot().await?;
         let queued_until = Instant::now();
-        let prediction = self.predict.run(enriched, Some(permit), plan).await?;
+        let prediction = self.predict.run(enriched, Some(permit), plan, queued_until).await?;
         let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
         self.observe(&timings, enriched_at - fetched, &features);
         let prediction = self.rename_back(protocol, prediction, plan);
@@ -85,10 +87,11 @@ impl Pipeline {
     ///
     /// As [`Predict::run`].
     pub async fn forward(&self, request: InferRequest) -> Result<Answer, Error> {
-        let plan = self.ladder.plan(&request, Instant::now());
+        let now = Instant::now();
+        let plan = self.ladder.plan(&request, now);
         let protocol = request.protocol;
         let enriched = self.enricher.enrich(request, &features::FeatureSet::default(), &plan)?;
-        let prediction = self.predict.run(enriched, None, &plan).await?;
+        let prediction = self.predict.run(enriched, None, &plan, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
         let prediction = self.rename_back(protocol, prediction, &plan);
         Ok(Answer {

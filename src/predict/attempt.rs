@@ -1,6 +1,6 @@
 //! One attempt: one request to one endpoint, and its answer as far as it is held.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -8,14 +8,14 @@ use hyper::body::Incoming;
 
 use super::{
     HOLD_UP_TO, Prediction, Run,
-    body::{AnswerStream, Held, RequestBody},
+    body::{AnswerStream, Held, Limit, RequestBody},
     classify::{Class, Failure},
     endpoint::{Endpoint, InFlight},
     http1, http2,
 };
 use crate::{
     admission::Permit,
-    infer::{AnswerBody, Protocol},
+    infer::{AnswerBody, Deadline, Protocol},
 };
 
 /// Where an attempt goes.
@@ -55,12 +55,18 @@ impl Call<'_> {
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
             let shared = self.endpoint.shared(worker);
-            let sender = shared.sender(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
+            let sender = match shared.sender(upstream, timeout, self.run.tasks).await {
+                Ok(sender) => sender,
+                Err(error) => return Err(unconnected(error, request)),
+            };
             let response = http2::send(sender, request).await?;
             return self.read(response, None, in_flight).await;
         }
         let idle = self.endpoint.idle(worker);
-        let mut lease = http1::lease(idle, upstream, timeout).await.map_err(Failure::Connect)?;
+        let mut lease = match http1::lease(idle, upstream, timeout).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(unconnected(error, request)),
+        };
         let response = lease.send(request).await?;
         self.read(response, Some(lease), in_flight).await
     }
@@ -72,10 +78,13 @@ impl Call<'_> {
         in_flight: InFlight,
     ) -> Result<Reply, Failure> {
         let (head, incoming) = response.into_parts();
-        let stream =
-            AnswerStream { head: std::collections::VecDeque::new(), incoming, connection, guards: (in_flight, None) };
+        let guards = (Some(in_flight), None);
+        let mut stream = AnswerStream { head: VecDeque::new(), incoming, connection, guards, limit: None };
         let long = http_body::Body::size_hint(&stream).exact().is_some_and(|length| length > HOLD_UP_TO as u64);
-        let body = if long || self.holding == Holding::Never || is_event_stream(&head.headers) {
+        let body = if is_event_stream(&head.headers) {
+            stream.limit = Some(Limit::each(self.run.plan.deadline.instant() - self.run.started));
+            Held::Longer(stream)
+        } else if long || self.holding == Holding::Never {
             Held::Longer(stream)
         } else {
             stream.hold(HOLD_UP_TO).await?
@@ -89,17 +98,22 @@ impl Call<'_> {
     }
 }
 
+fn unconnected(error: std::io::Error, request: Request<RequestBody>) -> Failure {
+    Failure::Connect(error, Some(Box::new(request.into_body())))
+}
+
 fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 impl Reply {
     /// Hands the answer on; a long body takes the permit with it.
-    pub(super) fn into_prediction(self, permit: Option<Permit>, took: Duration) -> Prediction {
+    pub(super) fn into_prediction(self, permit: Option<Permit>, took: Duration, deadline: Deadline) -> Prediction {
         let (body, trailers) = match self.body {
             Held::Whole(bytes, trailers) => (AnswerBody::Whole(bytes), trailers),
             Held::Longer(mut stream) => {
                 stream.guards.1 = permit;
+                stream.limit.get_or_insert_with(|| Limit::by(deadline));
                 (AnswerBody::Stream(stream.boxed_unsync()), None)
             }
         };

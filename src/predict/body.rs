@@ -2,16 +2,23 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::LengthLimitError;
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{classify::Failure, http1};
-use crate::infer::{Error, Kind, Rest};
+use crate::infer::{Deadline, Error, Kind, Rest};
 
 /// A request's body on its way to an endpoint.
 #[derive(Debug)]
@@ -24,7 +31,38 @@ pub(super) enum RequestBody {
         head: Option<Bytes>,
         /// What is still to come.
         rest: Rest,
+        /// Where it is noted when the caller's body fails.
+        fault: Arc<Fault>,
     },
+}
+
+/// Whether a caller's body failed on its way, and how. HTTP/2 reports it as any other broken stream, so it is noted here.
+#[derive(Debug, Default)]
+pub(super) struct Fault(AtomicU8);
+
+/// How a caller's body failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyFault {
+    /// It is longer than allowed.
+    TooLong,
+    /// It broke off.
+    BrokeOff,
+}
+
+impl Fault {
+    fn note(&self, error: &(dyn std::error::Error + 'static)) {
+        let fault = if error.is::<LengthLimitError>() { 1 } else { 2 };
+        self.0.store(fault, Ordering::Relaxed);
+    }
+
+    /// What was noted.
+    pub(super) fn noted(&self) -> Option<BodyFault> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(BodyFault::TooLong),
+            _ => Some(BodyFault::BrokeOff),
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -34,9 +72,12 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { head, rest } => match head.take() {
+            Self::Stream { head, rest, fault } => match head.take() {
                 Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
-                None => Pin::new(rest).poll_frame(cx),
+                None => Pin::new(rest).poll_frame(cx).map_err(|error| {
+                    fault.note(&*error);
+                    error
+                }),
             },
         }
     }
@@ -44,14 +85,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream { head, rest } => head.is_none() && rest.is_end_stream(),
+            Self::Stream { head, rest, .. } => head.is_none() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream { head, rest } => {
+            Self::Stream { head, rest, .. } => {
                 let ahead = head.as_ref().map_or(0, |head| head.len() as u64);
                 rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest))
             }
@@ -66,12 +107,43 @@ pub(super) struct AnswerStream {
     pub(super) incoming: Incoming,
     /// Polled beside the body: an HTTP/1 connection has no task of its own. `None` for HTTP/2.
     pub(super) connection: Option<http1::Lease>,
-    /// Counts the request as in flight until its last byte (slots, endpoint load).
+    /// Counts the request as in flight until its last byte (slots, endpoint load). Health checks are not counted.
     pub(super) guards: Guards,
+    /// How long it may take, once it is passed through.
+    pub(super) limit: Option<Limit>,
 }
 
 /// What is held until an answer's last byte.
-pub(super) type Guards = (super::endpoint::InFlight, Option<crate::admission::Permit>);
+pub(super) type Guards = (Option<super::endpoint::InFlight>, Option<crate::admission::Permit>);
+
+/// How long a passed-through answer may take.
+pub(super) struct Limit {
+    sleep: Pin<Box<Sleep>>,
+    /// `Some`: an event stream, of which each part may take this long.
+    each: Option<Duration>,
+}
+
+impl Limit {
+    /// The whole answer must have come by `deadline`.
+    pub(super) fn by(deadline: Deadline) -> Self {
+        Self { sleep: Box::pin(sleep_until(deadline.instant())), each: None }
+    }
+
+    /// Each part must come within `each` of the one before.
+    pub(super) fn each(each: Duration) -> Self {
+        Self { sleep: Box::pin(sleep_until(Instant::now() + each)), each: Some(each) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
+    }
+
+    fn again(&mut self) {
+        if let Some(each) = self.each {
+            self.sleep.as_mut().reset(Instant::now() + each);
+        }
+    }
+}
 
 impl AnswerStream {
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -82,7 +154,7 @@ impl AnswerStream {
         if frame.is_none() || self.incoming.is_end_stream() {
             // Back to the pool as soon as the last byte is read.
             if let Some(connection) = self.connection.take() {
-                connection.release();
+                connection.release(cx);
             }
         }
         Poll::Ready(frame)
@@ -148,7 +220,17 @@ impl Body for AnswerStream {
         if let Some(head) = this.head.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
-        let frame = ready!(this.poll_incoming(cx));
+        let Poll::Ready(frame) = this.poll_incoming(cx) else {
+            if let Some(limit) = &mut this.limit {
+                ready!(limit.poll(cx));
+                let late = Error::new(Kind::DeadlineExceeded, "the model's answer did not end in time");
+                return Poll::Ready(Some(Err(late)));
+            }
+            return Poll::Pending;
+        };
+        if let Some(limit) = &mut this.limit {
+            limit.again();
+        }
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| Error::new(Kind::BackendFailed, "the model's answer broke off").with_source(error))
         }))

@@ -3,9 +3,8 @@
 use std::{io, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::LengthLimitError;
 
-use super::body::RequestBody;
+use super::body::{BodyFault, RequestBody};
 use crate::{
     infer::{Error, Kind, Protocol},
     resilience::breaker::Outcome,
@@ -17,8 +16,10 @@ use crate::{
 pub(super) enum Failure {
     /// The connection died before the request was written: it goes out again without counting as a retry.
     Unsent(Box<RequestBody>),
-    /// No connection could be made.
-    Connect(io::Error),
+    /// No connection could be made; the body was not touched.
+    Connect(io::Error, Option<Box<RequestBody>>),
+    /// The caller's own body failed on its way.
+    Caller(BodyFault),
     /// The connection broke with the request on it, or the answer could not be read.
     Broken(hyper::Error),
     /// The attempt's time ran out.
@@ -33,16 +34,16 @@ impl Failure {
                 Kind::BackendFailed,
                 format!("model {model:?}: endpoint {endpoint} closed the connection before it took the request"),
             ),
-            Self::Connect(error) => Error::new(
+            Self::Connect(error, _) => Error::new(
                 Kind::BackendFailed,
                 format!("model {model:?}: no connection to endpoint {endpoint}: {error}"),
             )
             .with_source(error),
-            Self::Broken(error) if caused_by::<LengthLimitError>(&error) => {
+            Self::Caller(BodyFault::TooLong) => {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
-            Self::Broken(error) if error.is_user() => {
-                Error::new(Kind::Cancelled, "the caller broke off while sending the request's body").with_source(error)
+            Self::Caller(BodyFault::BrokeOff) => {
+                Error::new(Kind::Cancelled, "the caller broke off while sending the request's body")
             }
             Self::Broken(error) => Error::new(
                 Kind::BackendFailed,
@@ -55,11 +56,6 @@ impl Failure {
             ),
         }
     }
-}
-
-/// Whether an error of type `E` stands anywhere in the chain of causes.
-fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
-    std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source()).any(|error| error.is::<E>())
 }
 
 /// The class of an attempt's outcome.
@@ -100,11 +96,10 @@ impl Class {
     }
 
     /// The class of a failed attempt.
-    pub(super) fn of_failure(failure: &Failure) -> Self {
+    pub(super) const fn of_failure(failure: &Failure) -> Self {
         match failure {
-            Failure::Unsent(_) | Failure::Connect(_) => Self::Connect,
-            // A request body that fails is the caller's: hyper calls its source the user.
-            Failure::Broken(error) if error.is_user() => Self::Caller,
+            Failure::Unsent(_) | Failure::Connect(..) => Self::Connect,
+            Failure::Caller(_) => Self::Caller,
             Failure::Broken(_) => Self::Broken,
             Failure::TimedOut(_) => Self::TimedOut,
         }

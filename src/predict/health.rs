@@ -74,10 +74,9 @@ async fn ask_http(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId) -> Re
         .map_err(|error| error.to_string())?;
     let response = lease.send(request).await.map_err(describe)?;
     let status = response.status();
-    let in_flight = endpoint.enter().ok_or("the endpoint is at max_in_flight")?;
     let (_, incoming) = response.into_parts();
     let stream =
-        AnswerStream { head: Default::default(), incoming, connection: Some(lease), guards: (in_flight, None) };
+        AnswerStream { head: Default::default(), incoming, connection: Some(lease), guards: (None, None), limit: None };
     stream.hold(LONGEST_ANSWER).await.map_err(describe)?;
     if status == StatusCode::OK { Ok(()) } else { Err(format!("{} answered {status}", pool.config.health.path)) }
 }
@@ -96,8 +95,8 @@ async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks
         .body(RequestBody::Whole(Some(Bytes::from_static(EMPTY))))
         .map_err(|error| error.to_string())?;
     let (_, incoming) = http2::send(sender, request).await.map_err(describe)?.into_parts();
-    let in_flight = endpoint.enter().ok_or("the endpoint is at max_in_flight")?;
-    let stream = AnswerStream { head: Default::default(), incoming, connection: None, guards: (in_flight, None) };
+    let stream =
+        AnswerStream { head: Default::default(), incoming, connection: None, guards: (None, None), limit: None };
     match stream.hold(LONGEST_ANSWER).await.map_err(describe)? {
         // `ServerReadyResponse { ready: true }` is field 1, varint 1, behind the frame's five bytes.
         Held::Whole(body, _) if body.get(5..) == Some(&[0x08, 0x01]) => Ok(()),
@@ -108,7 +107,8 @@ async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks
 fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unsent(_) => "the connection closed before the check was sent".into(),
-        Failure::Connect(error) => error.to_string(),
+        Failure::Connect(error, _) => error.to_string(),
+        Failure::Caller(_) => "the check's own body failed".into(),
         Failure::Broken(error) => error.to_string(),
         Failure::TimedOut(after) => format!("no answer within {} ms", after.as_millis()),
     }

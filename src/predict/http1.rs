@@ -29,6 +29,8 @@ pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
     driver: Box<Driver>,
     state: State,
+    /// Whether the last request's body was streamed: then its answer may have come before all of it was sent.
+    streamed: bool,
     idle_since: Instant,
 }
 
@@ -45,7 +47,7 @@ impl Connection {
         let stream = super::endpoint::connect(upstream, timeout).await?;
         let (sender, driver) =
             http1::Builder::new().max_headers(128).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, driver: Box::new(driver), state: State::Open, idle_since: Instant::now() })
+        Ok(Self { sender, driver: Box::new(driver), state: State::Open, streamed: false, idle_since: Instant::now() })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -62,6 +64,7 @@ impl Connection {
     }
 
     async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
+        self.streamed = matches!(request.body(), RequestBody::Stream { .. });
         let mut response = pin!(self.sender.try_send_request(request));
         let (driver, state) = (&mut self.driver, &mut self.state);
         let sent = std::future::poll_fn(|cx| {
@@ -141,10 +144,11 @@ impl Lease {
         self.connection.drive(cx);
     }
 
-    /// Gives the connection back. Whether it can be used again is found when it is taken.
-    pub(super) fn release(self) {
+    /// Gives the connection back. Whether it can be used again is found when it is taken; but one that still sends a body
+    /// whose answer has come is closed at once, and the caller's upload with it.
+    pub(super) fn release(self, cx: &mut Context<'_>) {
         let Self { mut connection, idle } = self;
-        if connection.state == State::Closed {
+        if connection.state == State::Closed || (connection.streamed && !connection.poll_usable(cx)) {
             return;
         }
         connection.idle_since = Instant::now();

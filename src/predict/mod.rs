@@ -23,7 +23,7 @@ mod tests;
 
 use attempt::Holding;
 use classify::{Class, Failure};
-use outgoing::{Last, Outgoing};
+use outgoing::Outgoing;
 use pool::Pool;
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     app::Tasks,
     config::Config,
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, WorkerId},
+    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, WorkerId},
     telemetry::handles::predict::RetryDenied,
 };
 
@@ -84,12 +84,18 @@ impl Predict {
     /// # Cancel safety
     ///
     /// Dropped, it cancels the attempt upstream.
-    pub async fn run(&self, enriched: Enriched, permit: Option<Permit>, plan: &Plan) -> Result<Prediction, Error> {
+    pub async fn run(
+        &self,
+        enriched: Enriched,
+        permit: Option<Permit>,
+        plan: &Plan,
+        now: Instant,
+    ) -> Result<Prediction, Error> {
         let pool = &self.pools[plan.pool.index()];
         let (model, upstream) = &self.names[plan.model.index()];
         let worker = enriched.worker();
         let outgoing = Outgoing::new(enriched, model, upstream);
-        let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: Instant::now() };
+        let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: now };
         run.attempts(outgoing, permit).await
     }
 
@@ -136,58 +142,52 @@ struct Run<'a> {
 }
 
 /// What an attempt came to.
-enum Outcome {
-    Answer(Box<attempt::Reply>),
-    Failed(Failure),
-}
-
-impl Outcome {
-    /// When the endpoint asked to be asked again.
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Answer(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
-            _ => None,
-        }
-    }
-}
+type Outcome = Result<attempt::Reply, Failure>;
 
 impl Run<'_> {
     async fn attempts(&self, mut outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.budget.deposit(self.started);
-        let (mut attempt, mut resends, mut last_endpoint) = (0, 0, None);
+        let (mut attempt, mut resends, mut now, mut last) = (0, 0, self.started, None);
         let holding = if outgoing.method == Method::Stream { Holding::Never } else { Holding::Short };
         loop {
-            let now = Instant::now();
-            let attempts_left = self.plan.attempts.saturating_sub(attempt).max(1);
-            let choice = self.pool.pick(outgoing.protocol, last_endpoint, now)?;
+            let left = if outgoing.repeatable() { self.plan.attempts.saturating_sub(attempt).max(1) } else { 1 };
+            let chosen = self.pool.pick(outgoing.protocol, last, now);
+            let chosen = chosen.and_then(|choice| Ok((choice, self.attempt_timeout(now, left)?)));
+            let (choice, limit) = chosen?;
             let Some(in_flight) = choice.endpoint.enter() else {
-                last_endpoint = Some(choice.index);
+                // Somebody took the last place meanwhile.
+                last = Some(choice.index);
                 continue;
             };
-            let limit = self.attempt_timeout(now, attempts_left)?;
-            let last = if attempts_left == 1 && resends == FREE_RESENDS { Last::Yes } else { Last::No };
-            let request = outgoing.attempt(&choice.endpoint, self.plan.deadline.remaining(now), last);
+            let request = outgoing.attempt(&choice.endpoint, self.plan.deadline.remaining(now));
             let Some(request) = request else {
                 return Err(Error::new(Kind::BackendFailed, "the request's body was sent and cannot be sent again"));
             };
             let call = attempt::Call { run: self, endpoint: &choice.endpoint, protocol: outgoing.protocol, holding };
             let outcome = match tokio::time::timeout(limit, call.send(request, in_flight)).await {
-                Ok(Ok(reply)) => Outcome::Answer(Box::new(reply)),
                 Ok(Err(Failure::Unsent(body))) if resends < FREE_RESENDS => {
                     resends += 1;
                     outgoing.restore(*body);
                     continue;
                 }
-                Ok(Err(failure)) => Outcome::Failed(failure),
-                Err(_) => Outcome::Failed(Failure::TimedOut(limit)),
+                Ok(Err(Failure::Broken(error))) => {
+                    Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
+                }
+                Ok(Err(Failure::Connect(error, body))) => {
+                    body.into_iter().for_each(|body| outgoing.restore(*body));
+                    Err(Failure::Connect(error, None))
+                }
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::TimedOut(limit)),
             };
-            let class = self.record(&outcome, choice.permit, &choice.endpoint, now);
+            let (class, ended) = self.record(&outcome, choice.permit, &choice.endpoint, now);
             attempt += 1;
-            let sent_once = outgoing.repeatable() || class == Class::Connect;
-            if !(class.retryable() && sent_once && attempt < self.plan.attempts && self.wait(attempt, &outcome).await) {
-                return self.conclude(outcome, &choice.endpoint, permit);
+            let may = class.retryable() && (outgoing.repeatable() || class == Class::Connect);
+            if !(may && attempt < self.plan.attempts && self.wait(attempt, &outcome, outgoing.protocol).await) {
+                return self.conclude(outcome, &choice.endpoint, permit, ended);
             }
-            last_endpoint = Some(choice.index);
+            last = Some(choice.index);
+            now = Instant::now();
         }
     }
 
@@ -207,29 +207,34 @@ impl Run<'_> {
         permit: crate::resilience::breaker::Permit,
         endpoint: &endpoint::Endpoint,
         began: Instant,
-    ) -> Class {
+    ) -> (Class, Instant) {
         let class = match outcome {
-            Outcome::Answer(reply) => reply.class,
-            Outcome::Failed(failure) => Class::of_failure(failure),
+            Ok(reply) => reply.class,
+            Err(failure) => Class::of_failure(failure),
         };
         let now = Instant::now();
-        endpoint.observe(class, now - began, outcome.retry_after(), now);
+        endpoint.observe(class, now - began, retry_after(outcome), now);
         permit.record(class.verdict(), now);
         self.pool.metrics.attempt(class.counted_as());
-        class
+        (class, now)
     }
 
-    /// Waits before the next attempt; says whether there is to be one.
-    async fn wait(&self, attempt: u32, outcome: &Outcome) -> bool {
+    /// Waits before the next attempt; says whether there is to be one. What is not made leaves the outcome at hand to be told.
+    async fn wait(&self, attempt: u32, outcome: &Outcome, protocol: Protocol) -> bool {
         let now = Instant::now();
-        let asked = outcome.retry_after().unwrap_or_default();
-        let delay = self.pool.backoff.delay(attempt - 1, rand::random_range(-1.0..=1.0)).max(asked);
-        if delay >= self.plan.deadline.remaining(now) {
-            self.pool.metrics.denied(RetryDenied::Deadline);
-            return false;
-        }
-        if !self.pool.budget.withdraw(now) {
-            self.pool.metrics.denied(RetryDenied::Budget);
+        let asked = retry_after(outcome).unwrap_or_default();
+        let delay = self.pool.backoff.delay(attempt - 1, rand::random()).max(asked);
+        let denied = if delay >= self.plan.deadline.remaining(now) {
+            Some(RetryDenied::Deadline)
+        } else if !self.pool.would_pick(protocol, now + delay) {
+            Some(RetryDenied::NoEndpoint)
+        } else if !self.pool.budget.withdraw(now) {
+            Some(RetryDenied::Budget)
+        } else {
+            None
+        };
+        if let Some(reason) = denied {
+            self.pool.metrics.denied(reason);
             return false;
         }
         self.pool.metrics.retry();
@@ -242,10 +247,19 @@ impl Run<'_> {
         outcome: Outcome,
         endpoint: &endpoint::Endpoint,
         permit: Option<Permit>,
+        now: Instant,
     ) -> Result<Prediction, Error> {
         match outcome {
-            Outcome::Answer(reply) => Ok(reply.into_prediction(permit, self.started.elapsed())),
-            Outcome::Failed(failure) => Err(failure.into_error(self.model, endpoint.name())),
+            Ok(reply) => Ok(reply.into_prediction(permit, now - self.started, self.plan.deadline)),
+            Err(failure) => Err(failure.into_error(self.model, endpoint.name())),
         }
+    }
+}
+
+/// When the endpoint asked to be asked again.
+fn retry_after(outcome: &Outcome) -> Option<Duration> {
+    match outcome {
+        Ok(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
+        _ => None,
     }
 }

@@ -1,12 +1,15 @@
 //! The request as it goes out: path, headers and body, rebuilt for every attempt with the time that remains.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{body::RequestBody, endpoint::Endpoint};
+use super::{
+    body::{BodyFault, Fault, RequestBody},
+    endpoint::Endpoint,
+};
 use crate::{
     enrich::{Body, Enriched},
     infer::{Method, Protocol, RequestId},
@@ -26,6 +29,7 @@ pub(super) struct Outgoing {
     path: PathAndQuery,
     headers: HeaderMap,
     body: Replay,
+    fault: Arc<Fault>,
 }
 
 /// Whether the body can be sent again.
@@ -46,18 +50,28 @@ impl Outgoing {
         describe_body(&mut headers, request.protocol, request.method, json_length);
         let RequestId(id) = request.id;
         headers.insert(REQUEST_ID, id);
+        let fault = Arc::default();
         let body = match body {
             Body::Whole(bytes) => Replay::Whole(bytes),
             Body::Stream { head, rest } => {
-                Replay::Once(Some(RequestBody::Stream { head: Some(head).filter(|head| !head.is_empty()), rest }))
+                let head = Some(head).filter(|head| !head.is_empty());
+                Replay::Once(Some(RequestBody::Stream { head, rest, fault: Arc::clone(&fault) }))
             }
         };
-        Self { protocol: request.protocol, method: request.method, verb: request.verb, path, headers, body }
+        Self { protocol: request.protocol, method: request.method, verb: request.verb, path, headers, body, fault }
     }
 
-    /// Whether another attempt can be made after one that was sent.
-    pub(super) const fn repeatable(&self) -> bool {
-        matches!(self.body, Replay::Whole(_))
+    /// Whether another attempt can be made after one that was sent: the body is at hand, and asking twice changes nothing.
+    pub(super) fn repeatable(&self) -> bool {
+        let safe = self.method != Method::Other
+            || self.protocol == Protocol::Grpc
+            || matches!(self.verb, http::Method::GET | http::Method::HEAD);
+        safe && matches!(self.body, Replay::Whole(_))
+    }
+
+    /// How the caller's body failed, if it did.
+    pub(super) fn fault(&self) -> Option<BodyFault> {
+        self.fault.noted()
     }
 
     /// Takes back the body of an attempt that was never sent.
@@ -68,15 +82,13 @@ impl Outgoing {
     }
 
     /// The request for one attempt with `left` until its deadline; `None` when the body is gone.
-    pub(super) fn attempt(&mut self, to: &Endpoint, left: Duration, last: Last) -> Option<Request<RequestBody>> {
+    pub(super) fn attempt(&mut self, to: &Endpoint, left: Duration) -> Option<Request<RequestBody>> {
         let body = match &mut self.body {
             Replay::Whole(bytes) => RequestBody::Whole(Some(bytes.clone()).filter(|bytes| !bytes.is_empty())),
             Replay::Once(slot) => slot.take()?,
         };
-        let mut headers = match last {
-            Last::Yes => std::mem::take(&mut self.headers),
-            Last::No => self.headers.clone(),
-        };
+        // Kept for the next attempt: the request takes its headers with it.
+        let mut headers = self.headers.clone();
         self.tell_deadline(&mut headers, left);
         let mut request = Request::new(body);
         *request.method_mut() = self.verb.clone();
@@ -113,13 +125,6 @@ impl Outgoing {
     }
 }
 
-/// Whether more attempts may follow, which must find the headers again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Last {
-    Yes,
-    No,
-}
-
 /// **Source:** gRPC over HTTP/2, "Timeout": at most eight digits and a unit.
 fn grpc_timeout(left: Duration) -> HeaderValue {
     let micros = left.as_micros();
@@ -131,7 +136,7 @@ fn grpc_timeout(left: Duration) -> HeaderValue {
     HeaderValue::from_str(&text).expect("digits and a letter are visible ASCII")
 }
 
-/// Says what the body is. Servers differ in what they make of a missing content type, so one is always sent.
+/// Says what the body is.
 fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, json_length: Option<usize>) {
     let content_type = match protocol {
         Protocol::Grpc => {
@@ -142,7 +147,10 @@ fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, js
         Protocol::V2Binary => HeaderValue::from_static("application/octet-stream"),
         Protocol::V1 | Protocol::V2Json => HeaderValue::from_static("application/json"),
     };
-    if method != Method::Other {
+    // What says neither JSON nor binary (curl's form type, or nothing at all) is refused by some servers.
+    let telling =
+        |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("json") || text.contains("octet-stream"));
+    if method != Method::Other && !headers.get(header::CONTENT_TYPE).is_some_and(telling) {
         headers.insert(header::CONTENT_TYPE, content_type);
     }
     match json_length {
@@ -151,6 +159,11 @@ fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, js
     };
 }
 
+/// All but what a path segment may hold as it is; servers match model names without decoding them.
+///
+/// **Source:** RFC 3986 §2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// The path with its model's name (the segment after `models/`) replaced.
 fn renamed(path: &PathAndQuery, upstream: &str) -> PathAndQuery {
     let text = path.as_str();
@@ -158,7 +171,7 @@ fn renamed(path: &PathAndQuery, upstream: &str) -> PathAndQuery {
         return path.clone();
     };
     let end = text[start..].find(['/', ':', '?']).map_or(text.len(), |length| start + length);
-    let renamed = format!("{}{}{}", &text[..start], utf8_percent_encode(upstream, NON_ALPHANUMERIC), &text[end..]);
+    let renamed = format!("{}{}{}", &text[..start], utf8_percent_encode(upstream, RESERVED), &text[end..]);
     PathAndQuery::try_from(renamed).unwrap_or_else(|_| path.clone())
 }
 
@@ -176,6 +189,10 @@ mod tests {
         ] {
             assert_eq!(renamed(&PathAndQuery::from_static(path), "up"), expected);
         }
+        assert_eq!(
+            renamed(&PathAndQuery::from_static("/v2/models/m/infer"), "a-b_c.d/e"),
+            "/v2/models/a-b_c.d%2Fe/infer"
+        );
     }
 
     #[test]

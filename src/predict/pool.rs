@@ -94,6 +94,13 @@ impl Pool {
         if cost(first) <= cost(second) { first } else { second }
     }
 
+    /// Whether some endpoint could be asked at `at`; it may have changed by then.
+    pub(super) fn would_pick(&self, protocol: Protocol, at: Instant) -> bool {
+        self.endpoints.iter().any(|endpoint| {
+            endpoint.upstream(protocol).is_some() && endpoint.has_room() && endpoint.breaker.would_admit(at)
+        })
+    }
+
     /// Why no endpoint could be asked; `until`: when the first of the open breakers lets a probe by.
     fn nobody(&self, protocol: Protocol, until: Option<Instant>, now: Instant) -> Error {
         let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };

@@ -138,7 +138,7 @@ fn plan(timeout: Duration) -> Plan {
 }
 
 async fn ask(predict: &Predict) -> Result<(u16, Vec<u8>), Error> {
-    let prediction = predict.run(request(), None, &plan(Duration::from_secs(20))).await?;
+    let prediction = predict.run(request(), None, &plan(Duration::from_secs(20)), Instant::now()).await?;
     let body = match prediction.body {
         AnswerBody::Whole(bytes) => bytes.to_vec(),
         AnswerBody::Stream(body) => read(body).await,
@@ -246,14 +246,14 @@ async fn an_open_breaker_means_no_arrivals() {
 
 async fn ask_once(predict: &Predict) -> Result<Prediction, Error> {
     let plan = Plan { attempts: 1, ..plan(Duration::from_secs(20)) };
-    predict.run(request(), None, &plan).await
+    predict.run(request(), None, &plan, Instant::now()).await
 }
 
 #[tokio::test]
 async fn a_silent_server_is_told_as_the_deadline() {
     let server = Server::start(&[""]).await;
     let predict = predict(pool(&[&server.authority]));
-    let error = predict.run(request(), None, &plan(Duration::from_millis(300))).await.err().unwrap();
+    let error = predict.run(request(), None, &plan(Duration::from_millis(300)), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::DeadlineExceeded);
 }
 
@@ -274,7 +274,7 @@ async fn a_pool_without_the_port_says_which() {
     let predict = predict(pool(&["127.0.0.1:1"]));
     let mut enriched = request();
     enriched.request.protocol = Protocol::Grpc;
-    let error = predict.run(enriched, None, &plan(Duration::from_secs(1))).await.err().unwrap();
+    let error = predict.run(enriched, None, &plan(Duration::from_secs(1)), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Unimplemented);
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
 }
@@ -286,7 +286,7 @@ async fn max_in_flight_is_kept() {
     pool.max_in_flight = Some(1);
     let predict = predict(pool);
     let Some(_held) = predict.pools[0].endpoints[0].enter() else { panic!("room for one") };
-    let error = predict.run(request(), None, &plan(Duration::from_secs(1))).await.err().unwrap();
+    let error = predict.run(request(), None, &plan(Duration::from_secs(1)), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Shed);
     assert_eq!(server.arrivals(), (0, 0));
 }
