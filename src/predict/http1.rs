@@ -164,5 +164,6 @@ pub(super) async fn lease(idle: &Arc<Idle>, upstream: &Upstream, timeout: Durati
     if let Some(lease) = std::future::poll_fn(|cx| Poll::Ready(idle.take(cx))).await {
         return Ok(lease);
     }
-    Connection::open(upstream, timeout).await.map(|connection| idle.adopt(connection))
+    // Boxed: a request that finds a connection does not carry the room for making one.
+    Box::pin(Connection::open(upstream, timeout)).await.map(|connection| idle.adopt(connection))
 }

@@ -33,6 +33,21 @@ impl Shared {
         timeout: Duration,
         tasks: &Tasks,
     ) -> io::Result<SendRequest<RequestBody>> {
+        if let Ok(slot) = self.0.try_lock()
+            && let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed())
+        {
+            return Ok(sender.clone());
+        }
+        // Boxed: a request that finds a connection does not carry the room for making one.
+        Box::pin(self.connect(upstream, timeout, tasks)).await
+    }
+
+    async fn connect(
+        &self,
+        upstream: &Upstream,
+        timeout: Duration,
+        tasks: &Tasks,
+    ) -> io::Result<SendRequest<RequestBody>> {
         let mut slot = self.0.lock().await;
         if let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
