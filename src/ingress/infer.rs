@@ -69,7 +69,7 @@ pub(super) fn finish(
     id: &RequestId,
 ) -> Response<ResponseBody> {
     match outcome {
-        Ok(answer) => encode::answer(answer, id),
+        Ok(answer) => encode::answer(answer, protocol, id),
         Err(error) => {
             tracing::debug!(%id, kind = ?error.kind(), %error, source = ?std::error::Error::source(&error), "refused");
             encode::error(&error, protocol, Some(id))
