@@ -14,7 +14,9 @@ use super::{
     receive::{Extent, Received, receive},
     service::Gateway,
 };
-use crate::infer::{Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId};
+use crate::infer::{
+    Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId, decoded::shown,
+};
 
 /// What a path asked for.
 pub(super) struct Ask<'a> {
@@ -140,7 +142,9 @@ pub(super) fn unknown_model(gateway: &Gateway, name: &str) -> Error {
         names.push("…");
     }
     let allowed = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
-    Error::new(Kind::NotFound, format!("unknown model {name:?}; configured: {allowed}"))
+    // A name from a gRPC message may be as long as the message.
+    let told = shown(name, decode::NAME);
+    Error::new(Kind::NotFound, format!("unknown model {told:?}; configured: {allowed}"))
 }
 
 fn json_length(headers: &HeaderMap, protocol: Protocol) -> Result<Option<usize>, Error> {
