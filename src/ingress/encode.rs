@@ -34,17 +34,15 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 
 /// Removes what must not be forwarded, the headers that `connection` names included.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.get(header::CONNECTION) {
-        let named: Vec<HeaderName> = connection
-            .to_str()
-            .unwrap_or_default()
-            .split(',')
-            .filter_map(|name| name.trim().parse().ok())
-            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_TYPE))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|connection| connection.to_str().unwrap_or_default().split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_TYPE))
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
@@ -261,8 +259,10 @@ mod tests {
     #[test]
     fn what_connection_names_is_not_forwarded() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close, x-mine"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("close, x-mine"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("x-second"));
         headers.insert("x-mine", HeaderValue::from_static("1"));
+        headers.insert("x-second", HeaderValue::from_static("1"));
         headers.insert("x-other", HeaderValue::from_static("1"));
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.len(), 1);

@@ -130,6 +130,8 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     encode::strip_hop_by_hop(headers);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::EXPECT);
+    // Meant for the hop that is weir.
+    headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(super::TIER);
 }
 
