@@ -90,6 +90,9 @@ async fn prepare(
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
     let model = config.model(model_id);
+    if ask.method == Method::Explain && model.explainer.is_none() {
+        return Err(no_explainer(&model.name));
+    }
     let deadline = context::deadline(&parts.headers, model.timeout, Instant::now())?;
     let tier = context::tier(&parts.headers, config, model)?;
     let json_length = json_length(&parts.headers, ask.protocol)?;
@@ -147,6 +150,12 @@ pub(super) fn unknown_model(gateway: &Gateway, name: &str) -> Error {
     // A name from a gRPC message may be as long as the message.
     let told = shown(name, decode::NAME);
     Error::new(Kind::NotFound, format!("unknown model {told:?}; configured: {allowed}"))
+}
+
+fn no_explainer(model: &str) -> Error {
+    let message =
+        format!("model {model:?} has no explainer: set models.{model}.explainer.pool to those who answer :explain");
+    Error::new(Kind::Unimplemented, message)
 }
 
 fn json_length(headers: &HeaderMap, protocol: Protocol) -> Result<Option<usize>, Error> {
