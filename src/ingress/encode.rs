@@ -34,17 +34,15 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 
 /// Removes what must not be forwarded, the headers that `connection` names included.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.get(header::CONNECTION) {
-        let named: Vec<HeaderName> = connection
-            .to_str()
-            .unwrap_or_default()
-            .split(',')
-            .filter_map(|name| name.trim().parse().ok())
-            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_TYPE))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|connection| connection.to_str().unwrap_or_default().split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_TYPE))
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
@@ -52,11 +50,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// An answer as it goes out.
-pub(super) fn answer(answer: Answer, id: &RequestId) -> Response<ResponseBody> {
-    let Answer { status, mut headers, body, trailers, level, degraded, caches, timings } = answer;
-    strip_hop_by_hop(&mut headers);
+pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> Response<ResponseBody> {
+    strip_hop_by_hop(&mut answer.headers);
     // The length is hyper's to say: it knows whether the body changed.
-    headers.remove(header::CONTENT_LENGTH);
+    answer.headers.remove(header::CONTENT_LENGTH);
+    if protocol == Protocol::Grpc {
+        answer = in_grpc(answer);
+    }
+    let Answer { status, mut headers, body, trailers, level, degraded, caches, timings } = answer;
     headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
     headers.insert(REQUEST_ID, id.0.clone());
     if !degraded.is_empty() {
@@ -79,6 +80,27 @@ pub(super) fn answer(answer: Answer, id: &RequestId) -> Response<ResponseBody> {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// A gRPC answer always ends in a gRPC status: where the upstream gave none, the HTTP status tells it.
+fn in_grpc(answer: Answer) -> Answer {
+    let has_status = |headers: &HeaderMap| headers.contains_key(GRPC_STATUS);
+    if has_status(&answer.headers) || answer.trailers.as_ref().is_some_and(has_status) {
+        return Answer { status: StatusCode::OK, ..answer };
+    }
+    let told = match (answer.status, &answer.body) {
+        // Its trailers are still to come.
+        (StatusCode::OK, AnswerBody::Stream(_)) => return answer,
+        (StatusCode::OK, AnswerBody::Whole(_)) => {
+            "the model's server ended its answer without a grpc-status".to_owned()
+        }
+        (status, _) => format!("the model's server answered HTTP {status}, which is no gRPC answer"),
+    };
+    let mut headers = grpc_status(status::grpc_of_http(answer.status), &told);
+    if let Some(after) = answer.headers.get(header::RETRY_AFTER) {
+        headers.insert(header::RETRY_AFTER, after.clone());
+    }
+    Answer { status: StatusCode::OK, headers, body: AnswerBody::Whole(Bytes::new()), trailers: None, ..answer }
 }
 
 /// Names the trailers to come: over HTTP/1.1 only those are sent.
@@ -135,16 +157,21 @@ pub(super) fn grpc_message(message: &[u8]) -> Response<ResponseBody> {
     response
 }
 
-/// **Source:** gRPC over HTTP/2, "Trailers-Only" and "Percent-Encoded".
 fn grpc_error(code: u8, message: &str) -> Response<ResponseBody> {
-    const RESERVED: &AsciiSet = &CONTROLS.add(b'%');
     let mut response = Response::new(ResponseBody::empty());
-    let headers = response.headers_mut();
+    *response.headers_mut() = grpc_status(code, message);
+    response
+}
+
+/// **Source:** gRPC over HTTP/2, "Trailers-Only" and "Percent-Encoded".
+fn grpc_status(code: u8, message: &str) -> HeaderMap {
+    const RESERVED: &AsciiSet = &CONTROLS.add(b'%');
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
     let encoded: String = utf8_percent_encode(message, RESERVED).collect();
     headers.insert(GRPC_MESSAGE, HeaderValue::from_str(&encoded).expect("percent-encoded text is visible ASCII"));
-    response
+    headers
 }
 
 /// The members of `weir-degraded`. View names come from the config, which allows only token characters.
@@ -232,8 +259,10 @@ mod tests {
     #[test]
     fn what_connection_names_is_not_forwarded() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close, x-mine"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("close, x-mine"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("x-second"));
         headers.insert("x-mine", HeaderValue::from_static("1"));
+        headers.insert("x-second", HeaderValue::from_static("1"));
         headers.insert("x-other", HeaderValue::from_static("1"));
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.len(), 1);
@@ -241,7 +270,39 @@ mod tests {
 
     #[test]
     fn a_grpc_message_survives_any_text() {
-        let response = grpc_error(3, "shape é × 100 %\n");
-        assert_eq!(response.headers()["grpc-message"], "shape %C3%A9 %C3%97 100 %25%0A");
+        let headers = grpc_status(3, "shape é × 100 %\n");
+        assert_eq!(headers["grpc-message"], "shape %C3%A9 %C3%97 100 %25%0A");
+    }
+
+    fn upstream(status: u16, trailers: Option<HeaderMap>) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: AnswerBody::Whole(Bytes::from_static(b"<html>")),
+            trailers,
+            level: Level::Full,
+            degraded: Vec::new(),
+            caches: Vec::new(),
+            timings: Timings::default(),
+        }
+    }
+
+    #[test]
+    fn a_grpc_answer_always_has_a_grpc_status() {
+        let id = RequestId(HeaderValue::from_static("r"));
+        for (status, code) in
+            [(200, "2"), (400, "13"), (401, "16"), (403, "7"), (404, "12"), (429, "14"), (500, "2"), (503, "14")]
+        {
+            let response = answer(upstream(status, None), Protocol::Grpc, &id);
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()["grpc-status"], code, "{status}");
+            assert!(!response.headers()["grpc-message"].is_empty() && response.headers().contains_key("weir-level"));
+            assert!(matches!(response.body(), ResponseBody::Whole(None, None)));
+        }
+        let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+        let response = answer(upstream(200, Some(trailers)), Protocol::Grpc, &id);
+        assert!(!response.headers().contains_key("grpc-status"));
+        assert!(matches!(response.body(), ResponseBody::Whole(Some(_), Some(_))));
+        assert_eq!(answer(upstream(404, None), Protocol::V2Json, &id).status(), 404);
     }
 }

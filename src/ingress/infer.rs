@@ -14,7 +14,9 @@ use super::{
     receive::{Extent, Received, receive},
     service::Gateway,
 };
-use crate::infer::{Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId};
+use crate::infer::{
+    Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId, decoded::shown,
+};
 
 /// What a path asked for.
 pub(super) struct Ask<'a> {
@@ -69,7 +71,7 @@ pub(super) fn finish(
     id: &RequestId,
 ) -> Response<ResponseBody> {
     match outcome {
-        Ok(answer) => encode::answer(answer, id),
+        Ok(answer) => encode::answer(answer, protocol, id),
         Err(error) => {
             tracing::debug!(%id, kind = ?error.kind(), %error, source = ?std::error::Error::source(&error), "refused");
             encode::error(&error, protocol, Some(id))
@@ -88,6 +90,9 @@ async fn prepare(
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
     let model = config.model(model_id);
+    if ask.method == Method::Explain && model.explainer.is_none() {
+        return Err(no_explainer(&model.name));
+    }
     let deadline = context::deadline(&parts.headers, model.timeout, Instant::now())?;
     let tier = context::tier(&parts.headers, config, model)?;
     let json_length = json_length(&parts.headers, ask.protocol)?;
@@ -128,6 +133,8 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     encode::strip_hop_by_hop(headers);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::EXPECT);
+    // Meant for the hop that is weir.
+    headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(super::TIER);
 }
 
@@ -140,7 +147,15 @@ pub(super) fn unknown_model(gateway: &Gateway, name: &str) -> Error {
         names.push("…");
     }
     let allowed = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
-    Error::new(Kind::NotFound, format!("unknown model {name:?}; configured: {allowed}"))
+    // A name from a gRPC message may be as long as the message.
+    let told = shown(name, decode::NAME);
+    Error::new(Kind::NotFound, format!("unknown model {told:?}; configured: {allowed}"))
+}
+
+fn no_explainer(model: &str) -> Error {
+    let message =
+        format!("model {model:?} has no explainer: set models.{model}.explainer.pool to those who answer :explain");
+    Error::new(Kind::Unimplemented, message)
 }
 
 fn json_length(headers: &HeaderMap, protocol: Protocol) -> Result<Option<usize>, Error> {

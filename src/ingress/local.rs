@@ -23,7 +23,8 @@ pub(super) const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 /// Answers everything that needs no model server.
 pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Route<'_>) -> Response<ResponseBody> {
-    let known = !matches!(route, Route::Unknown | Route::V2Repository | Route::V2RepositoryModel(_));
+    let known =
+        !matches!(route, Route::Unknown | Route::Refused(_) | Route::V2Repository | Route::V2RepositoryModel(_));
     if known && request.method() != Verb::GET && request.method() != Verb::HEAD {
         return method_not_allowed(request.method(), "GET, HEAD");
     }
@@ -40,6 +41,7 @@ pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Rou
         }
         Route::V1Model(name) => v1_model(gateway, name),
         Route::V2Repository | Route::V2RepositoryModel(_) => refuse(Kind::NotAllowed, REPOSITORY),
+        Route::Refused(why) => refuse(Kind::InvalidRequest, why),
         _ => refuse(Kind::NotFound, &unknown_path(request.uri().path())),
     }
 }

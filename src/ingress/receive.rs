@@ -5,6 +5,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
+use super::grpc::FRAME;
 use crate::infer::{Deadline, Error, Kind, Rest};
 
 /// Bodies up to this long are held even when nobody reads them: they can be sent again.
@@ -25,8 +26,8 @@ pub(super) enum Extent {
     Whole,
     /// As much as is held for a second attempt.
     Beginning,
-    /// What comes first: more may wait for an answer.
-    First,
+    /// Of a stream of gRPC messages the first one's frame: more may wait for an answer. The stream as a whole has no limit.
+    Frame,
 }
 
 /// Reads `body`, of at most `limit` bytes, until `deadline`.
@@ -36,22 +37,20 @@ pub(super) enum Extent {
 /// `TooLarge` over the limit, `RequestTimeout` past the deadline, `Cancelled` when the caller breaks off.
 pub(super) async fn receive(body: Incoming, extent: Extent, limit: u64, deadline: Deadline) -> Result<Received, Error> {
     let declared = body.size_hint().exact();
-    if declared.is_some_and(|length| length > limit) {
+    let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
+    if declared.is_some_and(|length| length > whole_limit) {
         return Err(too_large(limit));
     }
-    let rest = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
     if extent == Extent::Beginning && declared.is_some_and(|length| length > HOLD_UP_TO as u64) {
         return Ok(Received::Longer(Bytes::new(), rest));
     }
     let until = match extent {
         Extent::Whole => usize::MAX,
         Extent::Beginning => HOLD_UP_TO,
-        Extent::First => 0,
+        Extent::Frame => FRAME - 1,
     };
-    match tokio::time::timeout_at(deadline.instant(), read(rest, until, limit)).await {
-        Ok(received) => received,
-        Err(_) => Err(Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")),
-    }
+    read_until(Bytes::new(), rest, until, (limit, deadline)).await
 }
 
 /// Reads on from where [`receive`] stopped, to the end.
@@ -60,21 +59,51 @@ pub(super) async fn receive(body: Incoming, extent: Extent, limit: u64, deadline
 ///
 /// As [`receive`].
 pub(super) async fn read_on(head: Bytes, rest: Rest, limit: u64, deadline: Deadline) -> Result<Bytes, Error> {
-    match tokio::time::timeout_at(deadline.instant(), read(rest, usize::MAX, limit)).await {
-        Ok(Ok(Received::Whole(tail))) => {
-            let mut whole = BytesMut::with_capacity(head.len() + tail.len());
-            whole.extend_from_slice(&head);
-            whole.extend_from_slice(&tail);
-            Ok(whole.freeze())
-        }
-        Ok(Ok(Received::Longer(..))) => Err(too_large(limit)),
-        Ok(Err(error)) => Err(error),
+    match read_until(head, rest, usize::MAX, (limit, deadline)).await? {
+        Received::Whole(whole) => Ok(whole),
+        Received::Longer(..) => Err(too_large(limit)),
+    }
+}
+
+/// Reads on from where [`receive`] stopped with [`Extent::Frame`], until the first message of the stream is whole.
+///
+/// # Errors
+///
+/// As [`receive`]; the limit is the message's.
+pub(super) async fn read_message(head: Bytes, rest: Rest, limit: u64, deadline: Deadline) -> Result<Received, Error> {
+    let Some(end) = first_message(&head) else {
+        return Ok(Received::Longer(head, rest));
+    };
+    if (end - FRAME) as u64 > limit {
+        return Err(too_large(limit));
+    }
+    if head.len() >= end {
+        return Ok(Received::Longer(head, rest));
+    }
+    read_until(head, rest, end - 1, (limit, deadline)).await
+}
+
+/// Where the first gRPC message of a body ends, once its frame is there.
+pub(super) fn first_message(body: &[u8]) -> Option<usize> {
+    let &[_, a, b, c, d] = body.first_chunk::<FRAME>()?;
+    Some(FRAME + u32::from_be_bytes([a, b, c, d]) as usize)
+}
+
+/// Reads until there are more than `until` bytes, `head` included.
+async fn read_until(
+    head: Bytes,
+    rest: Rest,
+    until: usize,
+    (limit, deadline): (u64, Deadline),
+) -> Result<Received, Error> {
+    match tokio::time::timeout_at(deadline.instant(), read(head, rest, until, limit)).await {
+        Ok(received) => received,
         Err(_) => Err(Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")),
     }
 }
 
-async fn read(mut rest: Rest, until: usize, limit: u64) -> Result<Received, Error> {
-    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+async fn read(head: Bytes, mut rest: Rest, until: usize, limit: u64) -> Result<Received, Error> {
+    let (mut first, mut more) = (head, BytesMut::new());
     while let Some(frame) = rest.frame().await {
         let frame = frame.map_err(|error| broken(error, limit))?;
         let Ok(data) = frame.into_data() else { continue };

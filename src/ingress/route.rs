@@ -33,6 +33,8 @@ pub(super) enum Route<'a> {
     V2Repository,
     /// `/{package.Service}/{Method}`
     Grpc(&'a str, &'a str),
+    /// One that is refused, and why: forwarded as it is, it might be another path to the model's server.
+    Refused(&'static str),
     /// None of these.
     Unknown,
 }
@@ -48,7 +50,7 @@ pub(super) fn route(path: &str) -> Route<'_> {
         (Some("v2"), Some("health"), Some("live"), None) => Route::V2Live,
         (Some("v2"), Some("health"), Some("ready"), None) => Route::V2Ready,
         (Some("v2"), Some("repository"), Some("models"), Some(rest)) => match rest.split_once('/') {
-            Some((model, "load" | "unload")) if !model.is_empty() => Route::V2RepositoryModel(decode(model)),
+            Some((model, "load" | "unload")) if !model.is_empty() => named(model, Route::V2RepositoryModel),
             _ => Route::V2Repository,
         },
         (Some("v2"), Some("repository"), ..) => Route::V2Repository,
@@ -58,31 +60,49 @@ pub(super) fn route(path: &str) -> Route<'_> {
 }
 
 fn v2_model<'a>(model: &'a str, rest: Option<&'a str>) -> Route<'a> {
-    let model = decode(model);
     let Some(rest) = rest else {
-        return Route::V2Model(model);
+        return named(model, Route::V2Model);
     };
+    if rest.split('/').any(leads_elsewhere) {
+        return Route::Refused(ELSEWHERE);
+    }
     let mut segments = rest.splitn(3, '/');
     match (segments.next(), segments.next(), segments.next()) {
-        (Some("infer"), None, None) => Route::V2Infer(model, None),
-        (Some("ready"), None, None) => Route::V2ModelReady(model),
-        (Some("versions"), Some(version), Some("infer")) if !version.is_empty() => Route::V2Infer(model, Some(version)),
-        (Some("versions"), Some(version), Some("ready")) if !version.is_empty() => Route::V2ModelReady(model),
-        _ => Route::V2Model(model),
+        (Some("infer"), None, None) => named(model, |model| Route::V2Infer(model, None)),
+        (Some("ready"), None, None) => named(model, Route::V2ModelReady),
+        (Some("versions"), Some(version), Some("infer")) if !version.is_empty() => {
+            named(model, |model| Route::V2Infer(model, Some(version)))
+        }
+        (Some("versions"), Some(version), Some("ready")) if !version.is_empty() => named(model, Route::V2ModelReady),
+        _ => named(model, Route::V2Model),
     }
 }
 
 fn v1_model(model: &str) -> Route<'_> {
     match model.rsplit_once(':') {
-        Some((model, "predict")) => Route::V1Predict(decode(model)),
-        Some((model, "explain")) => Route::V1Explain(decode(model)),
+        Some((model, "predict")) => named(model, Route::V1Predict),
+        Some((model, "explain")) => named(model, Route::V1Explain),
         Some(_) => Route::Unknown,
-        None => Route::V1Model(decode(model)),
+        None => named(model, Route::V1Model),
     }
 }
 
-fn decode(segment: &str) -> Cow<'_, str> {
-    percent_decode_str(segment).decode_utf8_lossy()
+const ELSEWHERE: &str =
+    "the path has a segment \".\" or \"..\", or an encoded slash; allowed: the path itself, without either";
+const NOT_UTF8: &str = "the model's name in the path is not valid UTF-8 once its percent-encoding is undone";
+
+/// A route of the model that the segment names.
+fn named<'a>(segment: &'a str, route: impl FnOnce(Cow<'a, str>) -> Route<'a>) -> Route<'a> {
+    if leads_elsewhere(segment) {
+        return Route::Refused(ELSEWHERE);
+    }
+    percent_decode_str(segment).decode_utf8().map_or(Route::Refused(NOT_UTF8), route)
+}
+
+/// Whether a server that undoes the percent-encoding and then normalizes the path reads something else than one segment.
+fn leads_elsewhere(segment: &str) -> bool {
+    let decoded: Cow<'_, [u8]> = percent_decode_str(segment).into();
+    matches!(&*decoded, b"." | b"..") || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\'))
 }
 
 #[cfg(test)]
@@ -122,5 +142,28 @@ mod tests {
         ] {
             assert_eq!(route(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn paths_that_lead_elsewhere_are_refused() {
+        for path in [
+            "/v2/models/m/../../repository/models/x/load",
+            "/v2/models/m/%2e%2E/x",
+            "/v2/models/m/./infer",
+            "/v2/models/m/versions/../infer",
+            "/v2/models/m/versions/1%2f..%2fx/infer",
+            "/v2/models/m/x%5cy",
+            "/v2/models/..",
+            "/v2/models/%2e%2e/repository",
+            "/v2/models/a%2Fb/infer",
+            "/v2/repository/models/../load",
+            "/v1/models/..:predict",
+        ] {
+            assert_eq!(route(path), Route::Refused(ELSEWHERE), "{path}");
+        }
+        for path in ["/v2/models/%ff/infer", "/v1/models/%c3%28:predict", "/v2/models/%ff"] {
+            assert_eq!(route(path), Route::Refused(NOT_UTF8), "{path}");
+        }
+        assert_eq!(route("/v2/models/m/..x/infer"), Route::V2Model(Cow::Borrowed("m")));
     }
 }

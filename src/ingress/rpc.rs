@@ -12,7 +12,7 @@ use tower::Service as _;
 use super::{
     body::ResponseBody,
     context, decode, encode, grpc, infer as infer_http, local,
-    receive::{Extent, Received, read_on, receive},
+    receive::{Extent, Received, first_message, read_message, read_on, receive},
     service::Gateway,
 };
 use crate::{
@@ -183,29 +183,30 @@ async fn arrive(gateway: &Gateway, request: Request<Incoming>, asks: Asks, now: 
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = context::deadline(&head.headers, UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;
-    let extent = if asks.method == Method::Stream { Extent::First } else { Extent::Beginning };
+    let extent = if asks.method == Method::Stream { Extent::Frame } else { Extent::Beginning };
     let mut received = receive(body, extent, limit, patience).await?;
     let mut named = match &received {
-        Received::Whole(_) => None,
         Received::Longer(framed, _) if asks.naming == Naming::First => {
             front(framed)?.map(|asked| named(gateway, asked)).transpose()?
         }
-        Received::Longer(..) => None,
+        Received::Whole(_) | Received::Longer(..) => None,
     };
     if named.is_none() {
         // Short, or compressed, or the name stands behind the tensors: the whole message tells.
-        let framed = match received {
-            Received::Whole(framed) => framed,
-            Received::Longer(framed, rest) => read_on(framed, rest, limit, patience).await?,
+        received = match received {
+            Received::Whole(framed) => Received::Whole(framed),
+            Received::Longer(framed, rest) if asks.method == Method::Stream => {
+                read_message(framed, rest, limit, patience).await?
+            }
+            Received::Longer(framed, rest) => Received::Whole(read_on(framed, rest, limit, patience).await?),
         };
-        let message = grpc::unframe(framed.clone(), encoding.as_deref(), limit)?;
+        let message = grpc::unframe(received.message(asks.method), encoding.as_deref(), limit)?;
         named = match asks.naming {
             Naming::First => {
                 grpc::model_of(&message, message.len())?.map(|asked| self::named(gateway, asked)).transpose()?
             }
             Naming::Second => Some((infer_http::model(gateway, &repository_model(&message)?)?, None)),
         };
-        received = Received::Whole(framed);
     }
     let (model, version) = named.ok_or_else(|| Error::invalid("the message names no model"))?;
     let longest = match asks.method {
@@ -214,6 +215,17 @@ async fn arrive(gateway: &Gateway, request: Request<Incoming>, asks: Asks, now: 
     };
     let deadline = context::deadline(&head.headers, longest, now)?;
     Ok(Arrived { head, received, model, version, deadline })
+}
+
+impl Received {
+    /// The framed message that names the model: of a stream the first, else all there is.
+    fn message(&self, method: Method) -> Bytes {
+        let (Self::Whole(framed) | Self::Longer(framed, _)) = self;
+        match first_message(framed) {
+            Some(end) if method == Method::Stream => framed.slice(..end.min(framed.len())),
+            _ => framed.clone(),
+        }
+    }
 }
 
 fn named(gateway: &Gateway, asked: grpc::Asked<'_>) -> Result<(ModelId, Option<Box<str>>), Error> {

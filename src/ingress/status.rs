@@ -36,6 +36,20 @@ pub(crate) const fn of(kind: Kind) -> Status {
     Status { http, grpc }
 }
 
+/// The gRPC code of an HTTP answer that carries none.
+///
+/// **Source:** <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>.
+pub(crate) const fn grpc_of_http(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
 /// nginx's 499: the caller went away.
 pub(crate) const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,

@@ -30,6 +30,7 @@ pub struct Ladder {
 
 struct Route {
     predict: PoolId,
+    /// The model's own where it has no explainer: ingress refuses such a request before it comes here.
     explain: PoolId,
 }
 

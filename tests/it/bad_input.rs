@@ -90,6 +90,10 @@ fn unknown_models_and_paths() {
     let answer = grpc.infer(&pb::ModelInferRequest { model_name: "nope".into(), ..Default::default() });
     assert_eq!(answer.status(), 5);
     assert!(answer.text().contains("nope"), "{}", answer.text());
+    // A name as long as a message is not told back.
+    let answer = grpc.infer(&pb::ModelInferRequest { model_name: "n".repeat(1 << 20), ..Default::default() });
+    assert_eq!(answer.status(), 5);
+    assert!(answer.text().len() < 1000, "{}", answer.text().len());
     assert_eq!(grpc.call_raw("/nowhere/Method", b"", &[]).status(), 12);
 }
 

@@ -1,8 +1,9 @@
 //! Where nothing is joined, Weir is not there: same statuses, byte-identical bodies, same errors; clients work unchanged.
 
-use std::net::SocketAddr;
+use std::{io::Write as _, net::SocketAddr};
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 use serde_json::{Value, json};
 use weir::proto::inference as pb;
@@ -291,6 +292,37 @@ fn other_grpc_methods_pass_raw() {
     let statistics = BEFORE_TRITON.connect_grpc().call_raw(&format!("{SERVICE}/ModelStatistics"), &named, &[]);
     assert_eq!(statistics.status(), 0, "{}", statistics.text());
     assert!(statistics.message.is_some_and(|message| !message.is_empty()));
+}
+
+#[test]
+fn a_stream_begins_with_its_first_message_however_it_is_cut() {
+    let input = pb::model_infer_request::InferInputTensor {
+        contents: Some(pb::InferTensorContents { fp32_contents: vec![1.0, 2.0, 3.0, 4.0], ..Default::default() }),
+        ..raw_input("input-0", "FP32", &[1, 4])
+    };
+    let request = pb::ModelInferRequest { model_name: "fraud".into(), inputs: vec![input], ..Default::default() };
+    let message = request.encode_to_vec();
+    let plain = framed(0, &message);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&message).expect("memory");
+    let zipped = framed(1, &encoder.finish().expect("memory"));
+    for (metadata, messages) in
+        [(&[][..], [plain.clone(), plain.clone()]), (&[("grpc-encoding", "gzip")][..], [zipped, plain])]
+    {
+        // The next message is sent only once the last was answered: nothing may wait for the stream's end.
+        let (answers, trailers) =
+            BEFORE_TRITON.connect_grpc().converse(&format!("{SERVICE}/ModelStreamInfer"), metadata, &messages);
+        assert_eq!(answers.len(), 2, "{trailers:?}");
+        assert_eq!(trailers["grpc-status"], "0", "{trailers:?}");
+        for answer in answers {
+            assert!(answer.windows(5).any(|window| window == b"fraud"), "{answer:?}");
+        }
+    }
+}
+
+fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("under 4 GiB");
+    [&[flag], length.to_be_bytes().as_slice(), message].concat()
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! A gRPC client that shows what is on the wire: raw messages in, raw messages and trailers out, over h2c.
 
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::{net::TcpStream, runtime::Runtime};
+use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc::UnboundedSender, time::timeout};
 use weir::proto::inference as pb;
 
 /// The service's path.
@@ -55,7 +56,7 @@ impl Answer {
 /// A connection.
 pub(crate) struct Grpc {
     runtime: Runtime,
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
     authority: String,
 }
 
@@ -97,6 +98,58 @@ impl Grpc {
         self.call("ModelInfer", request, &[])
     }
 
+    /// A bidirectional call: each message goes out as a frame's head and then the rest, and once an answer came the next.
+    /// Messages are framed. Returns the answers in their frames, and the trailers.
+    #[track_caller]
+    pub(crate) fn converse(
+        &mut self,
+        path: &str,
+        metadata: &[(&str, &str)],
+        messages: &[Vec<u8>],
+    ) -> (Vec<Bytes>, HeaderMap) {
+        let (chunks, body) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+        let body = futures_util::stream::unfold(body, |mut body| async move {
+            let chunk = body.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(chunk)), body))
+        });
+        let mut request = Request::post(format!("http://{}{path}", self.authority));
+        for (name, value) in [&[("content-type", "application/grpc"), ("te", "trailers")], metadata].concat() {
+            request = request.header(name, value);
+        }
+        let request = request.body(StreamBody::new(body).boxed_unsync()).expect("a request");
+        let say = |chunks: &UnboundedSender<Bytes>, framed: &[u8]| {
+            for part in [&framed[..5], &framed[5..]] {
+                chunks.send(Bytes::copy_from_slice(part)).expect("the call is open");
+            }
+        };
+        let patience = Duration::from_secs(30);
+        let (first, rest) = messages.split_first().expect("something to say");
+        say(&chunks, first);
+        let (mut rest, mut chunks) = (rest.iter(), Some(chunks));
+        let Self { runtime, sender, .. } = self;
+        runtime.block_on(async {
+            sender.ready().await.expect("the connection is open");
+            let answer = timeout(patience, sender.send_request(request)).await;
+            let answer = answer.expect("an answer while the call is open").expect("an answer");
+            let (mut answers, mut read, mut body) = (Vec::new(), Vec::new(), answer.into_body());
+            while let Some(frame) = timeout(patience, body.frame()).await.expect("an answer in time") {
+                match frame.expect("the body ends well").into_data() {
+                    Ok(data) => read.extend_from_slice(&data),
+                    Err(frame) => return (answers, frame.into_trailers().expect("data or trailers")),
+                }
+                while read.len() >= 5 && read.len() >= 5 + message_length(&read) {
+                    let rest_read = read.split_off(5 + message_length(&read));
+                    answers.push(Bytes::from(std::mem::replace(&mut read, rest_read)));
+                    match (rest.next(), &chunks) {
+                        (Some(next), Some(chunks)) => say(chunks, next),
+                        _ => chunks = None,
+                    }
+                }
+            }
+            panic!("the call ended without trailers")
+        })
+    }
+
     /// Any HTTP/2 exchange; the body's frames are joined, and its first gRPC frame taken off for a gRPC answer.
     #[track_caller]
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
@@ -104,7 +157,7 @@ impl Grpc {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body))).expect("a request");
+        let request = request.body(Full::new(Bytes::from(body)).boxed_unsync()).expect("a request");
         let Self { runtime, sender, .. } = self;
         runtime.block_on(async {
             sender.ready().await.expect("the connection is open");
@@ -122,14 +175,17 @@ impl Grpc {
     }
 }
 
+fn message_length(framed: &[u8]) -> usize {
+    u32::from_be_bytes(framed[1..5].try_into().expect("four bytes")) as usize
+}
+
 fn answer(head: &http::response::Parts, bytes: Bytes, trailers: Option<HeaderMap>) -> Answer {
     assert_eq!(head.status.as_u16(), 200, "gRPC tells its errors in trailers");
     let grpc = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let message = match (grpc, bytes.len()) {
         (true, 0) => None,
         (true, _) => {
-            let length = u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize;
-            assert_eq!((bytes[0], bytes.len()), (0, length + 5), "one message, not compressed");
+            assert_eq!((bytes[0], bytes.len()), (0, message_length(&bytes) + 5), "one message, not compressed");
             Some(bytes.slice(5..))
         }
         (false, _) => Some(bytes),
