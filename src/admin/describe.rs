@@ -21,6 +21,7 @@ pub(super) fn config(config: &Config) -> Json {
             "admin": listen.admin.to_string(),
             "admin_token": listen.admin_token.as_ref().map(|_| "***"),
             "max_body": listen.max_body,
+            "max_rows": listen.max_rows,
             "idle_timeout": length(listen.idle_timeout),
             "max_connection_age": length(listen.max_connection_age),
         },

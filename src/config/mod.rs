@@ -55,6 +55,8 @@ pub(crate) struct Listen {
     pub(crate) admin_token: Option<Secret>,
     /// Largest request body, default 64 MiB; over it is 413.
     pub(crate) max_body: u64,
+    /// Most rows of a request whose model joins features, default 10000; over it is 400.
+    pub(crate) max_rows: usize,
     /// A connection without a request for this long is closed, be it idle or slow to send a head; default 60 s.
     pub(crate) idle_timeout: Duration,
     /// A connection older than this is asked to close, default 10 min; evens out long-lived HTTP/2 connections.
