@@ -339,6 +339,24 @@ pub(crate) struct Drain {
     pub(crate) deadline: Duration,
 }
 
+/// Decimal shares are not exact in binary: 0.29 · 100 is 28.999999999999996.
+const ALMOST: f64 = 1e-9;
+
+impl Capacity {
+    /// Whole slots in a share.
+    pub(crate) fn slots_in(&self, share: f64) -> u32 {
+        (share * f64::from(self.slots) + ALMOST).floor() as u32
+    }
+}
+
+impl Tier {
+    /// The slots it may hold at most; a part of one is one.
+    pub(crate) fn most_slots(&self, capacity: &Capacity) -> u32 {
+        let up = (self.max * f64::from(capacity.slots) - ALMOST).ceil() as u32;
+        up.max(capacity.slots_in(self.reserved))
+    }
+}
+
 impl Config {
     /// The model of that name.
     pub(crate) fn model_id(&self, name: &str) -> Option<ModelId> {

@@ -342,3 +342,37 @@ fn default_answers_that_are_no_tensors() {
         ],
     );
 }
+
+#[test]
+fn a_list_in_a_matrix_needs_a_length() {
+    let inputs = ", inputs: {as: matrix, name: x, datatype: FP32, columns: ['user:l', 'item:f']}";
+    let text = |length: &str| joined_text(inputs).replace(", length: 3", length).replace(", default: [1, 2.5]", length);
+    let lines = bad(&text(""));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with(
+            "features.views.user.features.l: a list of unknown length, and a model's matrix needs it: a missing row would \
+             have another width; allowed: length, or a default of as many elements; given: "
+        ),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[1].starts_with("features.views.item.features.f: a list of unknown length"), "{}", lines[1]);
+    super::good(&text(", length: 2"));
+    super::good(&text(", default: [1.5]"));
+    super::good(&joined_text("").replace(", length: 3", ""));
+}
+
+#[test]
+fn more_tiers_than_one_word_counts() {
+    let tiers = |count: usize| {
+        let list: Vec<_> = (0..count).map(|i| format!("t{i}: ")).collect();
+        format!("{POOL}tiers: {{{}}}\n", list.join(", "))
+    };
+    let lines = bad(&tiers(9));
+    let expected = "tiers: 9 tiers whose maxima need 72 bits of slot counters together; allowed: 64 bits, such as three tiers \
+                    of two million slots, four of 65535, eight of 255; given: ";
+    assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");
+    let config = super::good(&tiers(8));
+    crate::admission::Door::new(&config).map(drop).expect("what is allowed can be served");
+}

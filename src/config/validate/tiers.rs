@@ -66,6 +66,7 @@ impl Check<'_> {
             })
             .collect();
         self.shares(&tiers);
+        self.counters(&tiers);
         tiers
     }
 
@@ -97,6 +98,18 @@ impl Check<'_> {
             queue: raw.queue.unwrap_or(default.queue),
             queue_timeout: raw.queue_timeout.unwrap_or(default.queue_timeout).0,
             low_priority: raw.low_priority,
+        }
+    }
+
+    /// The tiers' counts are fields of one word (`resilience::bulkhead`), each as wide as its tier's maximum.
+    fn counters(&mut self, tiers: &[Tier]) {
+        let capacity = Capacity { slots: self.raw.capacity.slots, shared: 0.0, burst_pool: None };
+        let bits = |tier: &Tier| (u32::BITS - tier.most_slots(&capacity).leading_zeros()).max(1);
+        let needed: u32 = tiers.iter().map(bits).sum();
+        if needed > u64::BITS {
+            let wrong = format!("{} tiers whose maxima need {needed} bits of slot counters together", tiers.len());
+            let allowed = "64 bits, such as three tiers of two million slots, four of 65535, eight of 255";
+            self.wrong(&Path::of("tiers"), wrong, allowed);
         }
     }
 
