@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Check, index};
+use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
         Consistency, Feature, Features, View,
@@ -43,9 +43,7 @@ impl Check<'_> {
 
     fn view(&mut self, id: ViewId, name: &str, raw: &raw::View, keep: Duration) -> View {
         let path = Path::of("features").key("views").key(name);
-        if name.is_empty() || name.contains(':') {
-            self.wrong(&path, "not a view's name", "a name without `:`, which separates view and feature");
-        }
+        self.name(&path, name, &VIEW_NAMES);
         let mut entities: Vec<_> = raw
             .entities
             .iter()

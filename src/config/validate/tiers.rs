@@ -9,7 +9,7 @@ use crate::{
     infer::PoolId,
 };
 
-use super::{Check, index};
+use super::{Check, TIER_NAMES, index};
 
 /// What a tier of that name has where the file says nothing.
 struct Defaults {
@@ -72,9 +72,7 @@ impl Check<'_> {
 
     fn tier(&mut self, name: &str, raw: &raw::Tier) -> Tier {
         let path = Path::of("tiers").key(name);
-        if name.is_empty() {
-            self.wrong(&path, "a tier without a name", "a name");
-        }
+        self.name(&path, name, &TIER_NAMES);
         let shared = self.raw.capacity.shared.0;
         let default = defaults(name);
         let reserved = match (raw.reserved, raw.max) {
