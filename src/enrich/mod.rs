@@ -113,18 +113,19 @@ impl Enricher {
         // A fallback is asked under its own name, whatever name the caller used.
         let renamed = recipe.renamed || request.model != plan.model;
         let rename = (request.protocol == Protocol::Grpc && renamed).then_some(&*recipe.upstream);
+        let spliced = rename.map(|upstream| (rename::field(request.path.path()), upstream));
         let payload = std::mem::replace(&mut request.payload, Payload::Retained(Bytes::new()));
         let mut json_length = request.json_length;
         let body = match payload {
             Payload::Stream { head, rest } => Body::Stream {
-                head: match rename {
-                    Some(upstream) => rename::front(&head, upstream)?,
+                head: match spliced {
+                    Some(name) => rename::front(&head, name)?,
                     None => head,
                 },
                 rest,
             },
-            Payload::Retained(bytes) => Body::Whole(match rename {
-                Some(upstream) => rename::request(&bytes, upstream, self.max_body)?,
+            Payload::Retained(bytes) => Body::Whole(match spliced {
+                Some(name) => rename::request(&bytes, name, self.max_body)?,
                 None => bytes,
             }),
             Payload::Decoded(decoded) => {
