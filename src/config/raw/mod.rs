@@ -230,8 +230,8 @@ impl Default for Spool {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
-    /// Whether `kserve_inference_queue_depth`, `vllm_tokens_generated_total` and `feast_requests_per_second` are exported too,
-    /// for autoscalers that query those names.
+    /// Whether the requests waiting for each model are exported as `kserve_inference_queue_depth` too, for autoscalers that
+    /// query that name.
     pub(crate) aliases: bool,
 }
 

@@ -116,7 +116,7 @@ fn it_holds_no_more_bytes_than_it_may() {
 
 #[test]
 fn of_rows_put_at_once_the_one_fetched_last_stays() {
-    const USERS: i64 = 3000;
+    const USERS: i64 = 500;
     let config = L1 { capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND };
     let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
     let start = Instant::now();
