@@ -96,7 +96,7 @@ impl Check<'_> {
                 zero(kind, length.unwrap_or(0))
             }),
         };
-        let given = list_length(&default);
+        let given = default.length();
         if let (Some(length), Some(given)) = (length, given)
             && length != given
             && !self.is_broken(&at)
@@ -214,19 +214,6 @@ fn float(given: &Loose) -> Option<f32> {
 fn truth(given: &Loose) -> Option<bool> {
     let Loose::Bool(value) = given else { return None };
     Some(*value)
-}
-
-fn list_length(value: &Value) -> Option<usize> {
-    match value {
-        Value::BytesList(v) => Some(v.len()),
-        Value::StringList(v) => Some(v.len()),
-        Value::Int32List(v) => Some(v.len()),
-        Value::Int64List(v) | Value::UnixTimestampList(v) => Some(v.len()),
-        Value::DoubleList(v) => Some(v.len()),
-        Value::FloatList(v) => Some(v.len()),
-        Value::BoolList(v) => Some(v.len()),
-        _ => None,
-    }
 }
 
 fn fitting(kind: FeatureType) -> &'static str {
