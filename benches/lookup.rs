@@ -1,6 +1,6 @@
 //! Lookup files at 1 k, 100 k and 10 M rows: what a build takes, and that a point read costs at most two ranged reads.
 //!
-//! `cargo bench --bench lookup` writes to a temporary folder (10 M rows: about 1 GB). `-- ROWS …` runs other sizes; `LOOKUP_URL` puts the
+//! `cargo bench --features bench --bench lookup` writes to a temporary folder (10 M rows: about 1 GB). `-- ROWS …` runs other sizes; `LOOKUP_URL` puts the
 //! files on an object store instead. Fails when a lookup costs more than two reads or a row is missing.
 
 use std::{error::Error, fs::File, io::Write, path::Path, sync::Arc};

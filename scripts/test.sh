@@ -84,6 +84,6 @@ step "layers" cargo test --test layering
 step "test parts" installed
 step "integration tests" integration
 step "documentation" documentation
-step "benchmarks compile" cargo check --benches
+step "benchmarks compile" cargo check --benches --features bench
 step "fuzz targets compile" fuzz_targets
 finish

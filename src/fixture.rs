@@ -63,6 +63,7 @@ fn listen() -> Listen {
         admin: ([0, 0, 0, 0], 9090).into(),
         admin_token: Some(Secret("open-sesame".into())),
         max_body: 64 << 20,
+        max_rows: 10_000,
         idle_timeout: Duration::from_secs(10),
         max_connection_age: Duration::from_secs(600),
     }

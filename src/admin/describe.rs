@@ -21,6 +21,7 @@ pub(super) fn config(config: &Config) -> Json {
             "admin": listen.admin.to_string(),
             "admin_token": listen.admin_token.as_ref().map(|_| "***"),
             "max_body": listen.max_body,
+            "max_rows": listen.max_rows,
             "idle_timeout": length(listen.idle_timeout),
             "max_connection_age": length(listen.max_connection_age),
         },
@@ -164,8 +165,7 @@ pub(super) fn features(config: &Config) -> Json {
 }
 
 fn view(view: &View) -> Json {
-    let entities =
-        view.entities.iter().map(|(name, kind)| (name.to_string(), json!(format!("{kind:?}").to_uppercase())));
+    let entities = view.entities.iter().map(|(name, kind)| (name.to_string(), json!(kind.name())));
     let features = view.features.iter().map(
         |feature| json!({"name": &*feature.name, "type": feature.kind.name(), "default": value(&feature.default)}),
     );
@@ -247,6 +247,14 @@ fn without_credentials(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infer::EntityType;
+
+    #[test]
+    fn types_are_named_as_the_config_names_them() {
+        let mut view = crate::config::View::clone(&crate::fixture::config().features.views[0]);
+        view.entities[0].1 = EntityType::UnixTimestamp;
+        assert_eq!(super::view(&view)["entities"], json!({"user_id": "UNIX_TIMESTAMP"}));
+    }
 
     #[test]
     fn urls_lose_what_may_be_secret() {

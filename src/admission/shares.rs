@@ -7,21 +7,13 @@ use crate::{
     resilience::bulkhead::Share,
 };
 
-/// Decimal shares are not exact in binary: 0.29 · 100 is 28.999999999999996.
-const ALMOST: f64 = 1e-9;
-
 /// Each tier's slots, and the slots that all may borrow.
 pub(super) fn shares(capacity: &Capacity, tiers: &[Tier]) -> (Vec<Share>, u32) {
-    let slots = f64::from(capacity.slots);
-    let down = |share: f64| (share * slots + ALMOST).floor() as u32;
-    let up = |share: f64| (share * slots - ALMOST).ceil() as u32;
-    let shares: Vec<Share> = tiers
-        .iter()
-        .map(|tier| Share { reserved: down(tier.reserved), max: up(tier.max).max(down(tier.reserved)) })
-        .collect();
+    let share = |tier: &Tier| Share { reserved: capacity.slots_in(tier.reserved), max: tier.most_slots(capacity) };
+    let shares: Vec<Share> = tiers.iter().map(share).collect();
     let assigned: f64 = tiers.iter().map(|tier| tier.reserved).sum::<f64>() + capacity.shared;
     let reserved: u32 = shares.iter().map(|share| share.reserved).sum();
-    let unassigned = down((1.0 - assigned).max(0.0));
+    let unassigned = capacity.slots_in((1.0 - assigned).max(0.0));
     (shares, capacity.slots.saturating_sub(reserved).saturating_sub(unassigned))
 }
 

@@ -5,6 +5,7 @@
 //! until the last byte is written. Errors name file, column and row.
 
 mod columns;
+#[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod measure;
 mod rows;

@@ -55,6 +55,8 @@ pub(crate) struct Listen {
     pub(crate) admin_token: Option<Secret>,
     /// Largest request body, default 64 MiB; over it is 413.
     pub(crate) max_body: u64,
+    /// Most rows of a request whose model joins features, default 10000; over it is 400.
+    pub(crate) max_rows: usize,
     /// A connection without a request for this long is closed, be it idle or slow to send a head; default 60 s.
     pub(crate) idle_timeout: Duration,
     /// A connection older than this is asked to close, default 10 min; evens out long-lived HTTP/2 connections.
@@ -335,6 +337,24 @@ pub(crate) struct Drain {
     pub(crate) delay: Duration,
     /// Then requests in flight have this long.
     pub(crate) deadline: Duration,
+}
+
+/// Decimal shares are not exact in binary: 0.29 · 100 is 28.999999999999996.
+const ALMOST: f64 = 1e-9;
+
+impl Capacity {
+    /// Whole slots in a share.
+    pub(crate) fn slots_in(&self, share: f64) -> u32 {
+        (share * f64::from(self.slots) + ALMOST).floor() as u32
+    }
+}
+
+impl Tier {
+    /// The slots it may hold at most; a part of one is one.
+    pub(crate) fn most_slots(&self, capacity: &Capacity) -> u32 {
+        let up = (self.max * f64::from(capacity.slots) - ALMOST).ceil() as u32;
+        up.max(capacity.slots_in(self.reserved))
+    }
 }
 
 impl Config {

@@ -167,20 +167,6 @@ fn exact(value: f64) -> Result<i128, Misfit> {
     if value.abs() >= 2f64.powi(64) { Err(Misfit::Range) } else { Ok(value as i128) }
 }
 
-/// How many elements a value has; `None`: it is no list.
-pub(super) fn list_length(value: &Value) -> Option<usize> {
-    match value {
-        Value::BytesList(list) => Some(list.len()),
-        Value::StringList(list) => Some(list.len()),
-        Value::Int32List(list) => Some(list.len()),
-        Value::Int64List(list) | Value::UnixTimestampList(list) => Some(list.len()),
-        Value::DoubleList(list) => Some(list.len()),
-        Value::FloatList(list) => Some(list.len()),
-        Value::BoolList(list) => Some(list.len()),
-        _ => None,
-    }
-}
-
 /// Hands out the elements of a value, one for a scalar.
 pub(super) fn each<'v, E>(value: &'v Value, mut take: impl FnMut(Scalar<'v>) -> Result<(), E>) -> Result<(), E> {
     match value {

@@ -185,7 +185,7 @@ fn user(row: usize) -> i64 {
 }
 
 fn length(value: &Value) -> usize {
-    super::cell::list_length(value).unwrap_or(1)
+    value.length().unwrap_or(1)
 }
 
 const fn scalar_of(kind: FeatureType) -> FeatureType {

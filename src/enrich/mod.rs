@@ -42,6 +42,9 @@ use crate::{
     },
 };
 
+/// The most room that is made before anything is written.
+const MOST_ROOM: usize = 4 << 20;
+
 /// Compiles every model's recipe once, then turns requests into what their models receive.
 #[derive(Debug)]
 pub struct Enricher {
@@ -110,18 +113,19 @@ impl Enricher {
         // A fallback is asked under its own name, whatever name the caller used.
         let renamed = recipe.renamed || request.model != plan.model;
         let rename = (request.protocol == Protocol::Grpc && renamed).then_some(&*recipe.upstream);
+        let spliced = rename.map(|upstream| (rename::field(request.path.path()), upstream));
         let payload = std::mem::replace(&mut request.payload, Payload::Retained(Bytes::new()));
         let mut json_length = request.json_length;
         let body = match payload {
             Payload::Stream { head, rest } => Body::Stream {
-                head: match rename {
-                    Some(upstream) => rename::front(&head, upstream)?,
+                head: match spliced {
+                    Some(name) => rename::front(&head, name)?,
                     None => head,
                 },
                 rest,
             },
-            Payload::Retained(bytes) => Body::Whole(match rename {
-                Some(upstream) => rename::request(&bytes, upstream, self.max_body)?,
+            Payload::Retained(bytes) => Body::Whole(match spliced {
+                Some(name) => rename::request(&bytes, name, self.max_body)?,
                 None => bytes,
             }),
             Payload::Decoded(decoded) => {
@@ -217,13 +221,14 @@ impl<'a> Join<'a> {
         self.dropped_parameters.iter().any(|dropped| name.is(&self.decoded.body, dropped))
     }
 
-    /// About how many bytes are appended.
+    /// About how many bytes are appended, to make room for; what is more grows into it.
     fn estimate(&self) -> usize {
         let columns = match &self.recipe.output {
             Output::Nothing => 0,
             Output::Matrix(matrix) => matrix.columns.len(),
             Output::Columns(columns) => columns.len(),
         };
-        256 + columns * (64 + 12 * self.features.rows().unwrap_or(0))
+        let row = self.features.rows().unwrap_or(0).saturating_mul(12);
+        columns.saturating_mul(row.saturating_add(64)).saturating_add(256).min(MOST_ROOM)
     }
 }

@@ -21,11 +21,19 @@ pub(super) const FRAME: usize = 5;
 /// The longest answer that is decompressed to be renamed.
 const LARGEST_ANSWER: u64 = 64 << 20;
 
-/// Renames a held, framed gRPC request.
+/// The field of a request that names the model: calls about the repository name that first.
+pub(super) fn field(path: &str) -> u32 {
+    match path.rsplit('/').next() {
+        Some("RepositoryModelLoad" | "RepositoryModelUnload") => 2,
+        _ => 1,
+    }
+}
+
+/// Renames a held, framed gRPC request. `name`: the field and what it shall say.
 ///
 /// # Errors
 /// Not exactly one message, or none that can be read.
-pub(super) fn request(framed: &Bytes, upstream: &str, limit: u64) -> Result<Bytes, Error> {
+pub(super) fn request(framed: &Bytes, name: (u32, &str), limit: u64) -> Result<Bytes, Error> {
     let invalid = || Error::invalid("invalid gRPC message: allowed: exactly one message in its frame");
     let (compressed, length) = frame(framed).ok_or_else(invalid)?;
     let message = framed.slice(FRAME..);
@@ -33,14 +41,14 @@ pub(super) fn request(framed: &Bytes, upstream: &str, limit: u64) -> Result<Byte
         return Err(invalid());
     }
     let message = if compressed { gunzip(&message, limit)? } else { message };
-    message_to(&message, |_| true, upstream, None)
+    message_to(&message, |_| true, name, None)
 }
 
 /// Renames the front of a gRPC request whose rest is still to come. A later second `model_name` stays as it is.
 ///
 /// # Errors
 /// The message is compressed, so its front cannot be changed without the rest, or the front does not name the model.
-pub(super) fn front(head: &Bytes, upstream: &str) -> Result<Bytes, Error> {
+pub(super) fn front(head: &Bytes, name: (u32, &str)) -> Result<Bytes, Error> {
     let (compressed, length) =
         frame(head).ok_or_else(|| Error::new(Kind::Internal, "a streamed gRPC message began without its frame"))?;
     if compressed {
@@ -52,7 +60,7 @@ pub(super) fn front(head: &Bytes, upstream: &str) -> Result<Bytes, Error> {
     if head.len() - FRAME > length {
         return Err(Error::invalid("invalid gRPC message: allowed: exactly one message in its frame"));
     }
-    message_to(&head[FRAME..], |_| true, upstream, Some(length))
+    message_to(&head[FRAME..], |_| true, name, Some(length))
 }
 
 /// Gives a held answer the name that the caller used. Returns it and, in the binary extension, the length of its JSON.
@@ -117,7 +125,7 @@ fn grpc_answer(body: &Bytes, upstream: &str, model: &str) -> Option<Bytes> {
         return None;
     }
     let message = if compressed { gunzip(&message, LARGEST_ANSWER).ok()? } else { message };
-    message_to(&message, |name| name == upstream.as_bytes(), model, None).ok()
+    message_to(&message, |name| name == upstream.as_bytes(), (1, model), None).ok()
 }
 
 /// Whether a frame's message is compressed, and how long it says it is.
@@ -128,13 +136,19 @@ fn frame(bytes: &[u8]) -> Option<(bool, usize)> {
 
 /// Frames `message` with its `model_name` replaced wherever `old` knows it. `whole`: the message's length where `message` is
 /// only its front.
-fn message_to(message: &[u8], old: impl Fn(&[u8]) -> bool, name: &str, whole: Option<usize>) -> Result<Bytes, Error> {
+fn message_to(
+    message: &[u8],
+    old: impl Fn(&[u8]) -> bool,
+    (number, name): (u32, &str),
+    whole: Option<usize>,
+) -> Result<Bytes, Error> {
     let mut fields = Fields::all(message);
     let mut names: Vec<Span> = Vec::new();
     loop {
         match fields.next() {
             Ok(Some(field)) => {
-                if let (1, Wire::Bytes(span)) = (field.number, field.value)
+                if let Wire::Bytes(span) = field.value
+                    && field.number == number
                     && old(span.of(message))
                 {
                     names.push(field.span);
@@ -153,7 +167,7 @@ fn message_to(message: &[u8], old: impl Fn(&[u8]) -> bool, name: &str, whole: Op
     let length = whole.unwrap_or(message.len()) - removed + added;
     let mut out = Vec::with_capacity(FRAME + message.len() - removed + added);
     out.extend_from_slice(&[0; FRAME]);
-    put_bytes(&mut out, 1, name.as_bytes());
+    put_bytes(&mut out, number, name.as_bytes());
     let mut at = 0;
     for span in names {
         out.extend_from_slice(&message[at..span.start()]);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Body, Enricher};
 use crate::{
-    config::{Column, Consistency, Feature, Inputs, Join, Model, NamedColumn, View},
+    config::{Column, Consistency, Feature, Inputs, Join, Model, View},
     features::FeatureSet,
     infer::{
         Datatype, Deadline, Decoded, EntityType, Error, FeatureType, InferRequest, Level, Method, ModelId, Payload,
@@ -74,7 +74,9 @@ pub(crate) fn matrix(datatype: Datatype, request: &[&str], features: usize) -> I
 }
 
 /// A tensor for every feature, under its own name; `request` columns are entities to keep.
+#[cfg(test)]
 pub(crate) fn columns(request: &[&str], view: &View) -> Inputs {
+    use crate::config::NamedColumn;
     let kept = request.iter().map(|&name| NamedColumn { name: name.into(), column: Column::Request(name.into()) });
     let joined = view.features.iter().enumerate().map(|(select, feature)| NamedColumn {
         name: Arc::clone(&feature.name),

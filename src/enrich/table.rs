@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Join,
-    cell::{Misfit, each, list_length},
+    cell::{Misfit, each},
     recipe::{Feature, Joined, Matrix, Output, Source},
     sink::{Sink, Writer},
 };
@@ -85,7 +85,7 @@ pub(super) fn width(features: &FeatureSet, feature: &Feature, rows: usize) -> Re
     if !feature.list {
         return Ok(1);
     }
-    let length = |row| list_length(features.value(feature.join, feature.select, row)).unwrap_or(0);
+    let length = |row| features.value(feature.join, feature.select, row).length().unwrap_or(0);
     let (expected, whose) = match feature.length {
         Some(length) => (length, "its length in the config is"),
         None => (if rows > 0 { length(0) } else { 0 }, "row 0 has"),
@@ -111,7 +111,7 @@ pub(super) fn put_feature(
     row: usize,
 ) -> Result<(), Error> {
     let value = features.value(feature.join, feature.select, row);
-    if list_length(value).is_some() != feature.list {
+    if value.length().is_some() != feature.list {
         let (declared, stored) = if feature.list { ("a list", "a single value") } else { ("a single value", "a list") };
         let label = &feature.label;
         return Err(Error::new(

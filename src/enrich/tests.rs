@@ -473,13 +473,21 @@ fn a_grpc_request_is_renamed_however_it_is_held() {
 
     let framed = frame(&message);
     for read in [12, 20, framed.len()] {
-        let head = rename::front(&framed.slice(..read), "fraud-v7").unwrap();
+        let head = rename::front(&framed.slice(..read), (1, "fraud-v7")).unwrap();
         let whole = [&head[..], &framed[read..]].concat();
         assert_eq!(u32::from_be_bytes(whole[1..5].try_into().unwrap()) as usize, whole.len() - 5);
         assert_eq!(ModelInferRequest::decode(&whole[5..]).unwrap(), expected);
     }
-    assert_eq!(rename::front(&zipped.into(), "m").unwrap_err().kind(), Kind::Unimplemented);
-    assert_eq!(rename::front(&framed.slice(..8), "m").unwrap_err().to_string(), "model_name is missing");
+    // Calls about the repository name that first; it stays.
+    let repository = [&b"\x0a\x03hub"[..], b"\x12\x05fraud"].concat();
+    let mut load = request(Protocol::Grpc, None, Payload::Retained(frame(&repository)));
+    load.path = "/inference.GRPCInferenceService/RepositoryModelLoad".parse().unwrap();
+    let sent = joined.enricher.enrich(load, &joined.features, &plan()).unwrap().body;
+    let Body::Whole(sent) = sent else { panic!("held bodies are not streamed") };
+    assert_eq!(&sent[5..], b"\x12\x08fraud-v7\x0a\x03hub");
+
+    assert_eq!(rename::front(&zipped.into(), (1, "m")).unwrap_err().kind(), Kind::Unimplemented);
+    assert_eq!(rename::front(&framed.slice(..8), (1, "m")).unwrap_err().to_string(), "model_name is missing");
 }
 
 #[test]
@@ -639,7 +647,7 @@ proptest! {
         for protocol in [Protocol::V1, Protocol::V2Json, Protocol::V2Binary, Protocol::Grpc] {
             let _answer = rename::answer(protocol, body.clone(), "a", "b", Some(length));
         }
-        let _front = rename::front(&body, "b");
-        let _request = rename::request(&body, "b", 1000);
+        let _front = rename::front(&body, (1, "b"));
+        let _request = rename::request(&body, (2, "b"), 1000);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The same hashes as in Feast's Redis, under the same keys, and the same contract: one life a hash, set by the write that
 //! created it; newer rows win. Reads run where the request runs (a few microseconds from redb's page cache); writes and the
-//! sweeping of expired hashes are one thread's, so that a disk's flush never holds up a request. A crash may lose the last
-//! writes, never the database: what is lost is read from L3 again.
+//! sweeping of expired hashes are one thread's, so that a disk's flush never holds up a request. Whoever drops the store waits
+//! for the last flush. A crash may lose the last writes, never the database: what is lost is read from L3 again.
 
 mod hash;
 mod writer;
@@ -11,6 +11,7 @@ mod writer;
 use std::{
     path::Path,
     sync::{Arc, mpsc},
+    thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
@@ -41,7 +42,20 @@ pub(crate) struct Embedded {
     project: Arc<str>,
     layouts: Box<[Layout]>,
     ttl: Duration,
-    writes: mpsc::SyncSender<Job>,
+    /// `None` once it is being dropped.
+    writes: Option<mpsc::SyncSender<Job>>,
+    /// The writer's thread.
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Embedded {
+    /// Waits for the last flush, which the writer does when no more jobs can come.
+    fn drop(&mut self) {
+        drop(self.writes.take());
+        if let Some(Err(_)) = self.writer.take().map(JoinHandle::join) {
+            tracing::error!("embedded store: the writer panicked; the last second of write-backs may be lost");
+        }
+    }
 }
 
 impl Embedded {
@@ -54,12 +68,13 @@ impl Embedded {
         let database = Arc::new(database);
         let writer = Writer::new(Arc::clone(&database))?;
         let (writes, jobs) = mpsc::sync_channel(WAITING);
-        std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("weir-embedded".into())
             .spawn(move || writer.run(&jobs))
             .map_err(redb::Error::Io)?;
         let layouts = features.views.iter().map(|view| Layout::of(view)).collect();
-        Ok(Self { database, project: Arc::clone(&features.project), layouts, ttl, writes })
+        let project = Arc::clone(&features.project);
+        Ok(Self { database, project, layouts, ttl, writes: Some(writes), writer: Some(writer) })
     }
 
     /// The rows asked for, in that order.
@@ -111,7 +126,8 @@ impl Embedded {
             expires: now.saturating_add(life),
             done,
         };
-        self.writes.try_send(job).map_err(|error| Error::Embedded(error.to_string().into()))?;
+        let writes = self.writes.as_ref().expect("taken by drop only");
+        writes.try_send(job).map_err(|error| Error::Embedded(error.to_string().into()))?;
         written.await.map_err(|_| Error::Embedded("the write failed".into()))
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use moka::{Equivalent, sync::Cache};
+use moka::{Equivalent, ops::compute::Op, sync::Cache};
 use tokio::time::Instant;
 
 use super::Row;
@@ -76,6 +76,13 @@ struct Entry {
     /// `None`: for ever.
     fresh_until: Option<Instant>,
     stale_until: Option<Instant>,
+}
+
+impl Entry {
+    fn new(row: Option<Arc<Row>>, fetched: Instant, fresh: Option<Duration>, stale: Option<Duration>) -> Self {
+        let until = |life: Option<Duration>| life.and_then(|life| fetched.checked_add(life));
+        Self { row, fetched, fresh_until: until(fresh), stale_until: until(stale) }
+    }
 }
 
 impl Hash for RowKey {
@@ -146,9 +153,8 @@ impl Memory {
             Life::For { fresh, .. } if row.is_none() => (Some(fresh.min(DOUBTFUL)), None),
             Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
         };
-        if self.held(view, entity).is_none_or(|held| held.fetched <= fetched) {
-            self.insert(view, entity, row, (fetched, fresh, stale));
-        }
+        let entry = Entry::new(row, fetched, fresh, stale);
+        self.put_unless(view, entity, entry, |held| held.fetched > fetched);
     }
 
     /// Keeps a row from L3 while L2 cannot be asked: for a short time, and never in place of a newer one.
@@ -158,26 +164,23 @@ impl Memory {
             Life::Forever => (DOUBTFUL, None),
             Life::For { fresh, stale } => (fresh.min(DOUBTFUL), Some(fresh.min(DOUBTFUL) + stale)),
         };
-        let held = self.held(view, entity).and_then(|held| held.row);
-        if held.is_none_or(|held| held.event_time < row.event_time) {
-            self.insert(view, entity, Some(Arc::clone(row)), (fetched, Some(fresh), stale));
-        }
+        let entry = Entry::new(Some(Arc::clone(row)), fetched, Some(fresh), stale);
+        self.put_unless(view, entity, entry, |held| {
+            held.row.as_ref().is_some_and(|held| held.event_time >= row.event_time)
+        });
     }
 
     fn held(&self, view: ViewId, entity: &EntityKey) -> Option<Entry> {
         self.rows.get(&RowRef { view, entity: entity.as_bytes() })
     }
 
-    fn insert(
-        &self,
-        view: ViewId,
-        entity: &EntityKey,
-        row: Option<Arc<Row>>,
-        (fetched, fresh, stale): (Instant, Option<Duration>, Option<Duration>),
-    ) {
-        let until = |life: Option<Duration>| life.and_then(|life| fetched.checked_add(life));
-        let entry = Entry { row, fetched, fresh_until: until(fresh), stale_until: until(stale) };
-        self.rows.insert(RowKey { view, entity: entity.as_bytes().into() }, entry);
+    /// Looks and writes as one step for the key: what another puts between the two is looked at.
+    fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
+        let key = RowKey { view, entity: entity.as_bytes().into() };
+        self.rows.entry(key).and_compute_with(|held| match held {
+            Some(held) if stays(held.value()) => Op::Nop,
+            _ => Op::Put(entry),
+        });
     }
 
     /// Housekeeping that reads and writes otherwise do in passing; then the size is exact.

@@ -23,7 +23,7 @@ use super::{
         self, Location, Patience,
         file::{self, DataFile},
         format,
-        view::{Current, Place, Reads, State},
+        view::{Current, Place, State},
     },
 };
 use crate::{
@@ -146,7 +146,8 @@ impl Store {
     }
 
     /// Reads made so far for a view: what shows that a lookup costs at most two.
-    pub(crate) fn reads(&self, view: &str) -> Reads {
+    #[cfg(any(test, feature = "bench"))]
+    pub(crate) fn reads(&self, view: &str) -> lookup::view::Reads {
         self.views.get(view).map(|current| current.reads()).unwrap_or_default()
     }
 }

@@ -103,8 +103,7 @@ impl Redis {
         let call = |name: &str, code: &str| {
             let key = redis_key(&ask.key, &self.project);
             let layout = &self.layouts[ask.view.id.index()];
-            let life = self.ttl.min(ask.view.ttl);
-            Command { slot: Slot::of(&key), cmd: script::call(name, code, (&key, layout, row, life)) }
+            Command { slot: Slot::of(&key), cmd: script::call(name, code, (&key, layout, row, self.ttl)) }
         };
         let known = self.run_one(worker, call("EVALSHA", self.script.get_hash())).await;
         let answer = match known {

@@ -63,6 +63,8 @@ pub struct Store {
 struct Shared {
     /// By model.
     joins: Box<[Box<[Join]>]>,
+    /// Most rows of a request.
+    max_rows: usize,
     l1: Memory,
     l2: L2,
     l3: Option<L3>,
@@ -133,6 +135,7 @@ impl Store {
         };
         let shared = Shared {
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
+            max_rows: config.listen.max_rows,
             l1: Memory::new(&features.l1, &features.views),
             l2,
             l3,
@@ -147,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The request lacks an entity, or gives one of another type.
+    /// The request lacks an entity, or gives one of another type, or has more rows than `listen.max_rows`.
     ///
     /// # Cancel safety
     ///
@@ -160,9 +163,20 @@ impl Store {
         let Payload::Decoded(decoded) = &request.payload else {
             return Err(Error::new(Kind::Internal, "the body of a model with joins was not decoded"));
         };
-        let lookup =
-            Lookup::new(joins, |sources| decoded.rows(sources), |source, kind| decoded.entities(source, kind))?;
+        let rows = |sources: &[&str]| self.within_limit(decoded.rows(sources)?);
+        let lookup = Lookup::new(joins, rows, |source, kind| decoded.entities(source, kind))?;
         Ok(self.look_up(lookup, How::of(request, plan)).await)
+    }
+
+    /// A row costs its caller a byte and Weir some hundred: the length of the body is not limit enough.
+    fn within_limit(&self, rows: usize) -> Result<usize, Error> {
+        let most = self.shared.max_rows;
+        if rows <= most {
+            return Ok(rows);
+        }
+        Err(Error::invalid(format!(
+            "too many rows: the request has {rows}; allowed: at most {most} (listen.max_rows) for a model that joins features"
+        )))
     }
 
     async fn look_up(&self, mut lookup: Lookup, how: How) -> FeatureSet {

@@ -256,7 +256,7 @@ impl Decoded {
     /// (join sources and request columns); where those are all parameters, of the request's first tensor; 1 without any.
     ///
     /// # Errors
-    /// The tensors disagree.
+    /// The tensors disagree, or the one that counts says how many it has and holds nothing: `[1000000, 0]`.
     pub fn rows(&self, sources: &[&str]) -> Result<usize, Error> {
         if let Layout::V1 { instances, .. } = &self.layout {
             return Ok(instances.rows.len());
@@ -269,7 +269,19 @@ impl Decoded {
                 Some(_) => {}
             }
         }
-        Ok(first.or(self.tensors.first()).map_or(1, Tensor::rows))
+        match first.or(self.tensors.first()) {
+            None => Ok(1),
+            Some(tensor) if tensor.rows() > 0 && tensor.shape.contains(&0) => Err(self.uncountable(tensor)),
+            Some(tensor) => Ok(tensor.rows()),
+        }
+    }
+
+    /// Its first dimension costs the caller nothing, so that it counts nothing.
+    fn uncountable(&self, tensor: &Tensor) -> Error {
+        let (name, shape) = (tensor.name.get(&self.body), &tensor.shape);
+        Error::invalid(format!(
+            "tensor {name:?}: shape {shape:?} has no elements, so its first dimension cannot say how many rows the request has"
+        ))
     }
 
     fn unequal(&self, a: &Tensor, b: &Tensor) -> Error {

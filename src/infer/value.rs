@@ -45,6 +45,23 @@ pub enum Value {
     Opaque(Bytes),
 }
 
+impl Value {
+    /// How many elements a list has; `None`: it is no list.
+    #[must_use]
+    pub fn length(&self) -> Option<usize> {
+        match self {
+            Self::BytesList(list) => Some(list.len()),
+            Self::StringList(list) => Some(list.len()),
+            Self::Int32List(list) => Some(list.len()),
+            Self::Int64List(list) | Self::UnixTimestampList(list) => Some(list.len()),
+            Self::DoubleList(list) => Some(list.len()),
+            Self::FloatList(list) => Some(list.len()),
+            Self::BoolList(list) => Some(list.len()),
+            _ => None,
+        }
+    }
+}
+
 macro_rules! feature_types {
     ($($variant:ident = $name:literal;)+) => {
         /// A feature's declared type.

@@ -60,7 +60,7 @@ mod tests {
         jitter: 0.1,
     };
 
-    /// The platform document's example: retry, shortest and longest delay in milliseconds.
+    /// The documented delays: retry, shortest and longest delay in milliseconds.
     #[test]
     fn the_feature_profile_is_as_documented() {
         for (retry, shortest, longest) in [(0, 45, 55), (1, 90, 110), (2, 180, 220), (3, 360, 440), (4, 450, 550)] {

@@ -82,7 +82,9 @@ pub(crate) struct L2 {
     /// Which nodes are read.
     #[schemars(extend("x-later" = ["replica", "nearest"]))]
     pub(crate) read_from: ReadFrom,
-    /// How long a row that Weir wrote back lives.
+    /// How long a row that Weir wrote back lives. In Redis this is the life of the hash that all views of an entity share; it
+    /// is set only where Weir creates the hash. Rows that Feast writes into that hash later expire with it, unless Feast's
+    /// `key_ttl_seconds` renews its life at every write.
     pub(crate) ttl: Span,
     /// Longest wait for one round trip.
     pub(crate) timeout: Span,
@@ -223,7 +225,7 @@ pub(crate) struct View {
     /// Features by name.
     #[schemars(extend("x-required" = true))]
     pub(crate) features: Named<Feature>,
-    /// How long a cached copy is good; it shortens L1's and L2's.
+    /// How long a cached copy is good; it shortens L1's `ttl` and that of an embedded L2.
     #[schemars(extend("x-unset" = "as long as the layers keep it"))]
     pub(crate) ttl: Option<Span>,
     /// How old a row's event may be (Feast's `FeatureView.ttl`); `0s`: any age.
@@ -256,7 +258,7 @@ pub(crate) struct Feature {
     /// What stands in for a missing value.
     #[schemars(extend("x-unset" = "the type's zero"))]
     pub(crate) default: Option<Loose>,
-    /// Elements of a list, always the same.
+    /// Elements of a list, always the same; this or a default is needed where the list goes into a model's matrix.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-unset" = "the default's length"))]
     pub(crate) length: Option<u32>,
 }

@@ -78,6 +78,9 @@ pub(crate) struct Listen {
     pub(crate) admin_token: Option<Hidden>,
     /// Largest request body; a longer one is refused with 413.
     pub(crate) max_body: Size,
+    /// Most rows (instances) of a request whose model joins features; one with more is refused with 400.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub(crate) max_rows: u32,
     /// A connection without a request for this long (at most twice that) is closed, be it idle or slow to send a head.
     pub(crate) idle_timeout: Span,
     /// A connection older than this is asked to close, so that long-lived HTTP/2 connections spread over the workers.
@@ -92,6 +95,7 @@ impl Default for Listen {
             admin: "0.0.0.0:9090".into(),
             admin_token: None,
             max_body: Size(64 << 20),
+            max_rows: 10_000,
             idle_timeout: Span::secs(60),
             max_connection_age: Span::secs(600),
         }
@@ -226,8 +230,8 @@ impl Default for Spool {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
-    /// Whether `kserve_inference_queue_depth`, `vllm_tokens_generated_total` and `feast_requests_per_second` are exported too,
-    /// for autoscalers that query those names.
+    /// Whether the requests waiting for each model are exported as `kserve_inference_queue_depth` too, for autoscalers that
+    /// query that name.
     pub(crate) aliases: bool,
 }
 

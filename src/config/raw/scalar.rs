@@ -19,7 +19,8 @@ pub(crate) struct Span(pub(crate) Duration);
 const SPAN_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Span {
-    pub(crate) const ALLOWED: &'static str = "a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m";
+    pub(crate) const ALLOWED: &'static str =
+        "a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m, up to 36500d";
 
     pub(crate) const fn ms(ms: u64) -> Self {
         Self(Duration::from_millis(ms))

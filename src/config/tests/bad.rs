@@ -63,9 +63,9 @@ fn wrong_types_are_all_found_at_once() {
             "workers: not a whole number in range; allowed: a whole number from 1 to 1024; given: 0 (weir.yaml:1:10)",
             "capacity.slots: not a whole number in range; allowed: a whole number from 1 to 1000000; given: many (weir.yaml:2:19)",
             "capacity.shared: not a ratio; allowed: a number from 0 to 1; given: 1.5 (weir.yaml:2:33)",
-            "drain.delay: not a duration; allowed: a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m; given: 10 \
+            "drain.delay: not a duration; allowed: a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m, up to 36500d; given: 10 \
              (weir.yaml:3:16)",
-            "drain.deadline: not a duration; allowed: a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m; given: 1.5s \
+            "drain.deadline: not a duration; allowed: a whole number and a unit of ms, s, m, h, d, such as 50ms or 5m, up to 36500d; given: 1.5s \
              (weir.yaml:3:30)",
             "metrics.aliases: not true or false; allowed: true, false; given: yes (weir.yaml:4:20)",
             "listen.max_body: not a size; allowed: a whole number and a unit of B, kB, KiB, MB, MiB, GB, GiB, TiB, such as 100MiB; \
@@ -185,7 +185,7 @@ fn references_that_lead_nowhere() {
             "models.n.fallback.model: falls back to itself in the end; allowed: a model whose fallbacks end elsewhere; given: m \
              (weir.yaml:6:56)",
             "models.n.ensemble.members[0]: no such other model; allowed: m, a/b; given: n (weir.yaml:6:81)",
-            "models.a/b: not a model's name; allowed: a name without spaces and `/`, as it stands in URLs; given: a mapping with fallback \
+            "models.a/b: not a model's name; allowed: visible ASCII characters without `/`, `:`, `?` and `#`, as it stands in URLs; given: a mapping with fallback \
              (weir.yaml:7:8)",
             "models.a/b.fallback.model: no such model; allowed: m, n, a/b; given: o (weir.yaml:7:27)",
         ],
@@ -270,7 +270,7 @@ fn views_whose_types_and_defaults_do_not_fit() {
          a: {type: INT32, default: 3000000000}\n        b: {type: DOUBLE_LIST, length: 3, default: [1]}\n        c: {type: STRING, length: 2}\n        \
          d: {type: MAP}\n        e: {type: INT}\n        f: {type: BOOL, default: 0}\n        g: {default: 1}\n",
         &[
-            "features.views.a:b: not a view's name; allowed: a name without `:`, which separates view and feature; given: a mapping with \
+            "features.views.a:b: not a view's name; allowed: ASCII letters, digits, `_`, `-` and `.`; given: a mapping with \
              entities, features (weir.yaml:3:10)",
             "features.views.a:b.entities: no join key; allowed: at least one, each with its type; given: a mapping with no keys \
              (weir.yaml:3:21)",
@@ -341,4 +341,95 @@ fn default_answers_that_are_no_tensors() {
             "models.m.fallback.default.outputs[2].name: two tensors of one name; allowed: each name once; given: b (weir.yaml:2:174)",
         ],
     );
+}
+
+#[test]
+fn a_list_in_a_matrix_needs_a_length() {
+    let inputs = ", inputs: {as: matrix, name: x, datatype: FP32, columns: ['user:l', 'item:f']}";
+    let text = |length: &str| joined_text(inputs).replace(", length: 3", length).replace(", default: [1, 2.5]", length);
+    let lines = bad(&text(""));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with(
+            "features.views.user.features.l: a list of unknown length, and a model's matrix needs it: a missing row would \
+             have another width; allowed: length, or a default of as many elements; given: "
+        ),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[1].starts_with("features.views.item.features.f: a list of unknown length"), "{}", lines[1]);
+    super::good(&text(", length: 2"));
+    super::good(&text(", default: [1.5]"));
+    super::good(&joined_text("").replace(", length: 3", ""));
+}
+
+#[test]
+fn more_tiers_than_one_word_counts() {
+    let tiers = |count: usize| {
+        let list: Vec<_> = (0..count).map(|i| format!("t{i}: ")).collect();
+        format!("{POOL}tiers: {{{}}}\n", list.join(", "))
+    };
+    let lines = bad(&tiers(9));
+    let expected = "tiers: 9 tiers whose maxima need 72 bits of slot counters together; allowed: 64 bits, such as three tiers \
+                    of two million slots, four of 65535, eight of 255; given: ";
+    assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");
+    let config = super::good(&tiers(8));
+    crate::admission::Door::new(&config).map(drop).expect("what is allowed can be served");
+}
+
+#[test]
+fn names_that_headers_paths_and_metadata_cannot_carry() {
+    let view = |name: &str| {
+        let entry = "{entities: {a: INT64}, features: {f: {type: INT64}}}";
+        format!("features: {{views: {{\"{name}\": {entry}}}}}\n")
+    };
+    let model = |name: &str| format!("{POOL}models: {{\"{name}\": {{}}}}\n");
+    let tier = |name: &str| format!("{POOL}tiers: {{\"{name}\": }}\n");
+    let pool = |name: &str| format!("pools: {{\"{name}\": {{endpoints: [http://h:1]}}}}\n");
+    let refused = |text: String, told: &str| {
+        let lines = bad(&text);
+        assert!(lines.len() == 1 && lines[0].contains(told), "{text}{lines:?}");
+    };
+    for name in ["", "a:b", "a b", "a/b", "größe", "a;b", "a\\nb"] {
+        refused(view(name), "not a view's name; allowed: ASCII letters, digits, `_`, `-` and `.`; given: ");
+    }
+    for name in ["", "a:b", "a b", "a/b", "größe", "a?b", "a#b", "a\\nb"] {
+        refused(model(name), "not a model's name; allowed: visible ASCII characters without `/`, `:`, `?` and `#`");
+    }
+    for name in ["", "a b", "größe", "a\\nb", "a\\tb"] {
+        refused(tier(name), "not a tier's name; allowed: visible ASCII characters; given: ");
+        refused(pool(name), "not a pool's name; allowed: visible ASCII characters; given: ");
+    }
+    for text in [view("a_b-c.1"), model("a_b-c.1@x"), tier("best-effort"), pool("gpu-a")] {
+        super::good(&text);
+    }
+}
+
+#[test]
+fn numbers_that_would_stop_or_spin_the_process() {
+    let refused = |text: &str, path: &str| {
+        let lines = bad(text);
+        assert!(lines.len() == 1 && lines[0].starts_with(path), "{text}{lines:?}");
+    };
+    for number in ["0", "1025", "-1", ".inf"] {
+        refused(&format!("workers: {number}\n"), "workers: ");
+    }
+    for number in [".nan", "NaN", ".inf", "-.inf", "1e999", "-0.1", "1.1"] {
+        refused(&format!("capacity: {{shared: {number}}}\n"), "capacity.shared: not a ratio");
+    }
+    let pool = |keys: &str| format!("pools: {{p: {{endpoints: [http://h:1], {keys}}}}}\n");
+    for number in [".nan", ".inf", "1e999", "0.5"] {
+        refused(&pool(&format!("retry: {{multiplier: {number}}}")), "pools.p.retry.multiplier: ");
+    }
+    for span in ["0s", "10000000h", "36501d", "99999999999999999999d"] {
+        refused(&pool(&format!("health: {{interval: {span}}}")), "pools.p.health.interval: ");
+        refused(&pool(&format!("health: {{timeout: {span}}}")), "pools.p.health.timeout: ");
+        refused(&pool(&format!("attempt_timeout: {span}")), "pools.p.attempt_timeout: ");
+        refused(&pool(&format!("breaker: {{window: {span}}}")), "pools.p.breaker.window: ");
+        refused(&format!("listen: {{idle_timeout: {span}}}\n"), "listen.idle_timeout: ");
+        refused(&format!("listen: {{max_connection_age: {span}}}\n"), "listen.max_connection_age: ");
+        refused(&format!("{POOL}models: {{m: {{timeout: {span}}}}}\n"), "models.m.timeout: ");
+    }
+    super::good(&pool("health: {interval: 36500d}"));
+    refused("listen: {max_rows: 0}\n", "listen.max_rows: ");
 }

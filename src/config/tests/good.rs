@@ -14,7 +14,7 @@ fn the_documented_file_says_what_it_says() {
     assert_eq!(config.listen.http, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(config.listen.grpc, Some("0.0.0.0:8081".parse().unwrap()));
     assert_eq!(config.listen.admin_token.as_ref().unwrap().0, "t0ken");
-    assert_eq!(config.listen.max_body, 64 << 20);
+    assert_eq!((config.listen.max_body, config.listen.max_rows), (64 << 20, 10_000));
     assert_eq!((config.workers, config.capacity.slots), (2, 200));
     assert_eq!(config.capacity.burst_pool, Some(PoolId(3)));
 

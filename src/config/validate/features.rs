@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Check, index};
+use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
         Consistency, Feature, Features, View,
@@ -43,9 +43,7 @@ impl Check<'_> {
 
     fn view(&mut self, id: ViewId, name: &str, raw: &raw::View, keep: Duration) -> View {
         let path = Path::of("features").key("views").key(name);
-        if name.is_empty() || name.contains(':') {
-            self.wrong(&path, "not a view's name", "a name without `:`, which separates view and feature");
-        }
+        self.name(&path, name, &VIEW_NAMES);
         let mut entities: Vec<_> = raw
             .entities
             .iter()
@@ -98,7 +96,7 @@ impl Check<'_> {
                 zero(kind, length.unwrap_or(0))
             }),
         };
-        let given = list_length(&default);
+        let given = default.length();
         if let (Some(length), Some(given)) = (length, given)
             && length != given
             && !self.is_broken(&at)
@@ -216,19 +214,6 @@ fn float(given: &Loose) -> Option<f32> {
 fn truth(given: &Loose) -> Option<bool> {
     let Loose::Bool(value) = given else { return None };
     Some(*value)
-}
-
-fn list_length(value: &Value) -> Option<usize> {
-    match value {
-        Value::BytesList(v) => Some(v.len()),
-        Value::StringList(v) => Some(v.len()),
-        Value::Int32List(v) => Some(v.len()),
-        Value::Int64List(v) | Value::UnixTimestampList(v) => Some(v.len()),
-        Value::DoubleList(v) => Some(v.len()),
-        Value::FloatList(v) => Some(v.len()),
-        Value::BoolList(v) => Some(v.len()),
-        _ => None,
-    }
 }
 
 fn fitting(kind: FeatureType) -> &'static str {

@@ -108,9 +108,22 @@ impl Check<'_> {
                 let wrong = format!("a feature of type {kind} does not fit a matrix of {datatype}");
                 self.wrong(&at, wrong, format_args!("{allowed}, or as: columns"));
             }
+            self.width(&column, joined);
             columns.push(column);
         }
         columns
+    }
+
+    /// A matrix is as wide for a user nobody knows, whose row is the default, as for every other.
+    fn width(&mut self, column: &Column, joined: &Joined<'_>) {
+        let Column::Feature { join, select } = column else { return };
+        let (view, feature) = (joined.view(&joined.joins[*join]), joined.feature(&joined.joins[*join], *select));
+        let path = Path::of("features").key("views").key(view).key("features").key(&feature.name);
+        if feature.kind.is_list() && feature.length.is_none() && !self.is_broken(&path) {
+            let wrong =
+                "a list of unknown length, and a model's matrix needs it: a missing row would have another width";
+            self.wrong(&path, wrong, "length, or a default of as many elements");
+        }
     }
 
     fn columns(&mut self, path: &Path, raw: &raw::Inputs, joined: &Joined<'_>) -> Option<Inputs> {

@@ -62,6 +62,29 @@ fn index(i: usize) -> u32 {
     u32::try_from(i).unwrap_or(u32::MAX)
 }
 
+/// What names of a sort may be made of. They stand in headers, gRPC metadata, paths and metric labels, which carry no more.
+struct Names {
+    what: &'static str,
+    has: fn(char) -> bool,
+    told: &'static str,
+}
+
+const VIEW_NAMES: Names = Names {
+    what: "view",
+    has: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'),
+    told: "ASCII letters, digits, `_`, `-` and `.`",
+};
+
+const MODEL_NAMES: Names = Names {
+    what: "model",
+    has: |c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '?' | '#'),
+    told: "visible ASCII characters without `/`, `:`, `?` and `#`, as it stands in URLs",
+};
+
+const TIER_NAMES: Names = Names { what: "tier", has: |c| c.is_ascii_graphic(), told: "visible ASCII characters" };
+
+const POOL_NAMES: Names = Names { what: "pool", has: |c| c.is_ascii_graphic(), told: "visible ASCII characters" };
+
 /// What the checks share.
 struct Check<'a> {
     raw: &'a Root,
@@ -104,6 +127,13 @@ impl Check<'_> {
         let hint = nearest(name, names.clone()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
         self.wrong(path, format_args!("no such {what}{hint}"), one_of(names));
         None
+    }
+
+    /// Records a problem if the name does not fit where such names go.
+    fn name(&mut self, path: &Path, name: &str, allowed: &Names) {
+        if name.is_empty() || !name.chars().all(allowed.has) {
+            self.wrong(path, format_args!("not a {}'s name", allowed.what), allowed.told);
+        }
     }
 
     /// Records a problem if the duration is zero.

@@ -9,7 +9,7 @@ use crate::{
     infer::{Datatype, PoolId, TierId},
 };
 
-use super::{Check, index, one_of};
+use super::{Check, MODEL_NAMES, index, one_of};
 
 impl Check<'_> {
     pub(super) fn models(&mut self, tiers: &[Tier], features: &Features) -> Vec<Model> {
@@ -19,9 +19,7 @@ impl Check<'_> {
 
     fn model(&mut self, name: &str, raw: &raw::Model, tiers: &[Tier], features: &Features) -> Model {
         let path = Path::of("models").key(name);
-        if name.is_empty() || name.contains(|c: char| c == '/' || c.is_control() || c.is_whitespace()) {
-            self.wrong(&path, "not a model's name", "a name without spaces and `/`, as it stands in URLs");
-        }
+        self.name(&path, name, &MODEL_NAMES);
         if raw.upstream_model.as_ref().is_some_and(String::is_empty) {
             self.wrong(&path.key("upstream_model"), "empty", "the model's name at the pool, or leave the key out");
         }

@@ -6,7 +6,7 @@ use crate::config::{
     raw::{self, Profile, Span},
 };
 
-use super::{Check, url};
+use super::{Check, POOL_NAMES, url};
 
 impl Check<'_> {
     pub(super) fn pools(&mut self) -> Vec<Pool> {
@@ -16,9 +16,7 @@ impl Check<'_> {
 
     fn pool(&mut self, name: &str, raw: &raw::Pool) -> Pool {
         let path = Path::of("pools").key(name);
-        if name.is_empty() {
-            self.wrong(&path, "a pool without a name", "a name");
-        }
+        self.name(&path, name, &POOL_NAMES);
         let endpoints = self.endpoints(&path.key("endpoints"), &raw.endpoints);
         self.later(&path, raw);
         let attempt = path.key("attempt_timeout");

@@ -9,7 +9,7 @@ use crate::{
     infer::PoolId,
 };
 
-use super::{Check, index};
+use super::{Check, TIER_NAMES, index};
 
 /// What a tier of that name has where the file says nothing.
 struct Defaults {
@@ -66,14 +66,13 @@ impl Check<'_> {
             })
             .collect();
         self.shares(&tiers);
+        self.counters(&tiers);
         tiers
     }
 
     fn tier(&mut self, name: &str, raw: &raw::Tier) -> Tier {
         let path = Path::of("tiers").key(name);
-        if name.is_empty() {
-            self.wrong(&path, "a tier without a name", "a name");
-        }
+        self.name(&path, name, &TIER_NAMES);
         let shared = self.raw.capacity.shared.0;
         let default = defaults(name);
         let reserved = match (raw.reserved, raw.max) {
@@ -97,6 +96,18 @@ impl Check<'_> {
             queue: raw.queue.unwrap_or(default.queue),
             queue_timeout: raw.queue_timeout.unwrap_or(default.queue_timeout).0,
             low_priority: raw.low_priority,
+        }
+    }
+
+    /// The tiers' counts are fields of one word (`resilience::bulkhead`), each as wide as its tier's maximum.
+    fn counters(&mut self, tiers: &[Tier]) {
+        let capacity = Capacity { slots: self.raw.capacity.slots, shared: 0.0, burst_pool: None };
+        let bits = |tier: &Tier| (u32::BITS - tier.most_slots(&capacity).leading_zeros()).max(1);
+        let needed: u32 = tiers.iter().map(bits).sum();
+        if needed > u64::BITS {
+            let wrong = format!("{} tiers whose maxima need {needed} bits of slot counters together", tiers.len());
+            let allowed = "64 bits, such as three tiers of two million slots, four of 65535, eight of 255";
+            self.wrong(&Path::of("tiers"), wrong, allowed);
         }
     }
 

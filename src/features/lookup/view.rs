@@ -37,6 +37,7 @@ pub(crate) enum State {
 }
 
 /// Reads made for one view.
+#[cfg(any(test, feature = "bench"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reads {
     pub(crate) manifest: u64,
@@ -96,6 +97,7 @@ impl Current {
     }
 
     /// Reads made so far.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn reads(&self) -> Reads {
         let [manifest, directory, bucket] = &self.reads;
         Reads { manifest: manifest.load(Relaxed), directory: directory.load(Relaxed), bucket: bucket.load(Relaxed) }

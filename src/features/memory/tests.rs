@@ -113,3 +113,26 @@ fn it_holds_no_more_bytes_than_it_may() {
     assert!(memory.bytes() <= 100_000, "{}", memory.bytes());
     assert!(memory.rows() > 40 && memory.rows() < 70, "{}", memory.rows());
 }
+
+#[test]
+fn of_rows_put_at_once_the_one_fetched_last_stays() {
+    const USERS: i64 = 500;
+    let config = L1 { capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND };
+    let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let start = Instant::now();
+    let ready = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for order in 0..4_u32 {
+            let (memory, ready) = (&memory, &ready);
+            scope.spawn(move || {
+                for user in 0..USERS {
+                    ready.wait();
+                    memory.put(ViewId(0), &key(user), Some(row(order.into())), start + TINY * order);
+                }
+            });
+        }
+    });
+    for user in 0..USERS {
+        assert_eq!(memory.get(ViewId(0), &key(user), start), Cached::Fresh(Some(row(3))), "user {user}");
+    }
+}

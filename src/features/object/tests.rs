@@ -38,7 +38,7 @@ async fn a_point_read_costs_at_most_two_ranged_reads() {
         let manifest = write_users(&files.location(), 0..rows, 0).await;
         assert!(manifest.buckets > 1, "the file has a directory worth the name");
         let store = open(&files).await;
-        assert_eq!(store.reads("user_stats"), Reads { manifest: 1, directory: 0, bucket: 0 });
+        assert_eq!(store.reads("user_stats"), lookup::view::Reads { manifest: 1, directory: 0, bucket: 0 });
         assert_eq!(files.ranged(), 0, "opening reads the manifest and nothing else");
 
         for (lookups, id) in (0..rows).step_by(step).chain(rows..rows + 50).enumerate() {

@@ -28,7 +28,7 @@ use super::{
     Command, PATIENCE,
     node::{self, Node},
     of_worker,
-    topology::Topology,
+    topology::{self, Topology},
 };
 use crate::{app::Tasks, features::l2::Error, infer::WorkerId};
 
@@ -305,7 +305,7 @@ impl Drop for Turn {
     }
 }
 
-/// Where the server that answered says to go. An answer without a host means the server's own.
+/// Where the server that answered says to go.
 fn redirect(answer: &Result<Value, Error>, from: &str) -> Option<(Arc<str>, Redirect)> {
     let Ok(Value::ServerError(error)) = answer else { return None };
     let why = match error.kind()? {
@@ -315,11 +315,30 @@ fn redirect(answer: &Result<Value, Error>, from: &str) -> Option<(Arc<str>, Redi
     };
     let to = error.details()?.split_ascii_whitespace().nth(1)?;
     let (host, port) = to.rsplit_once(':')?;
-    let host = if host.is_empty() { from.rsplit_once(':')?.0 } else { host };
-    Some((format!("{host}:{port}").into(), why))
+    Some((topology::address(host, port, from)?.into(), why))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it is held; were it so, the map would still be whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_without_a_host_stays_at_the_server_that_gave_it() {
+        let said = |line: &str| ::redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+        for (line, to) in [
+            ("MOVED 3999 127.0.0.1:6381", "127.0.0.1:6381"),
+            ("MOVED 3999 :6381", "seed.example:6381"),
+            ("ASK 3999 ?:6381", "seed.example:6381"),
+        ] {
+            let (address, why) = redirect(&said(line).map_err(|error| panic!("{error}")), "seed.example:1").unwrap();
+            assert_eq!(&*address, to);
+            assert_eq!(why == Redirect::Ask, line.starts_with("ASK"));
+        }
+        assert!(redirect(&said("ERR no").map_err(|error| panic!("{error}")), "seed.example:1").is_none());
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Feast compares with `<=` in two steps; this keeps its rule (a stored time that is as new wins) without the gap. A hash is
 //! shared by all views of an entity, so `PEXPIRE` is for hashes that this write created; others keep the life they have.
+//! The life is `l2.ttl`, whatever view the row is of: what Feast writes into such a hash later goes with it when it expires,
+//! unless Feast sets a life of its own (`key_ttl_seconds`).
 
 use std::time::Duration;
 

@@ -58,8 +58,13 @@ fn read_range(range: &Value, from: &str) -> Option<(usize, usize, String)> {
         Value::SimpleString(host) => host,
         _ => "",
     };
+    Some((usize::try_from(*first).ok()?, usize::try_from(*last).ok()?, address(host, port, from)?))
+}
+
+/// The address a server gives of another, or of itself: where it knows no host (`` or `?`), that of `from`, the server asked.
+pub(super) fn address(host: &str, port: impl std::fmt::Display, from: &str) -> Option<String> {
     let host = if matches!(host, "" | "?") { from.rsplit_once(':')?.0 } else { host };
-    Some((usize::try_from(*first).ok()?, usize::try_from(*last).ok()?, format!("{host}:{port}")))
+    Some(format!("{host}:{port}"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use crate::{
 /// Requests with more rows than this find repeated keys by hashing.
 const FEW: usize = 16;
 
+/// Room is made at once for so many keys at most: rows may repeat a few.
+const MANY: usize = 1024;
+
 /// One view joined to a model's requests.
 #[derive(Debug)]
 pub(super) struct Join {
@@ -93,7 +96,7 @@ fn at(column: &EntityColumn, row: usize) -> &EntityValue {
 }
 
 fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
-    let mut distinct = Vec::<Want>::with_capacity(rows);
+    let mut distinct = Vec::<Want>::with_capacity(rows.min(MANY));
     let mut each = Vec::with_capacity(rows);
     let mut seen = HashMap::new();
     for row in 0..rows {

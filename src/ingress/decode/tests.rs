@@ -240,6 +240,25 @@ fn rows_are_equal_or_refused() {
 }
 
 #[test]
+fn a_tensor_of_nothing_does_not_say_how_many_rows_there_are() {
+    let tensor = |shape: &str| {
+        v2(&format!(r#"{{"inputs": [{{"name": "a", "shape": {shape}, "datatype": "FP32", "data": []}}]}}"#))
+    };
+    for shape in ["[4000000000, 0]", "[9223372036854775807, 0]", "[1, 0]"] {
+        let error = tensor(shape).rows(&["p"]).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidRequest);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "tensor \"a\": shape {shape} has no elements, so its first dimension cannot say how many rows the request has"
+            )
+        );
+    }
+    assert_eq!(tensor("[0, 4]").rows(&["p"]).unwrap(), 0);
+    assert_eq!(tensor("[0]").rows(&["a"]).unwrap(), 0);
+}
+
+#[test]
 fn entities_are_read_exactly_or_refused() {
     let tensor = |shape: &str, datatype: &str, data: &str| {
         v2(&format!(
