@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{body::ResponseBody, status};
+use super::{
+    body::ResponseBody,
+    hops::{self, Hop},
+    status,
+};
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
 };
@@ -19,41 +23,13 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Headers that speak of one connection, not of the message.
-///
-/// **Source:** RFC 9110 §7.6.1.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// Removes what must not be forwarded, the headers that `connection` names included.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|connection| connection.to_str().unwrap_or_default().split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_TYPE))
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
+/// Headers that an answer gets here, most of the time.
+const ADDED: usize = 4;
 
 /// An answer as it goes out.
 pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> Response<ResponseBody> {
-    strip_hop_by_hop(&mut answer.headers);
-    // The length is hyper's to say: it knows whether the body changed.
-    answer.headers.remove(header::CONTENT_LENGTH);
+    hops::strip(&mut answer.headers, Hop::Answer);
+    answer.headers.reserve(ADDED);
     if protocol == Protocol::Grpc {
         answer = in_grpc(answer);
     }
@@ -254,18 +230,6 @@ mod tests {
             ..Timings::default()
         };
         assert_eq!(server_timing(&timings), "features;dur=0.007, model;dur=1234.567");
-    }
-
-    #[test]
-    fn what_connection_names_is_not_forwarded() {
-        let mut headers = HeaderMap::new();
-        headers.append(header::CONNECTION, HeaderValue::from_static("close, x-mine"));
-        headers.append(header::CONNECTION, HeaderValue::from_static("x-second"));
-        headers.insert("x-mine", HeaderValue::from_static("1"));
-        headers.insert("x-second", HeaderValue::from_static("1"));
-        headers.insert("x-other", HeaderValue::from_static("1"));
-        strip_hop_by_hop(&mut headers);
-        assert_eq!(headers.len(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{
     JSON_LENGTH,
     body::ResponseBody,
     context, decode, encode,
+    hops::{self, Hop},
     receive::{Extent, Received, receive},
     service::Gateway,
 };
@@ -109,7 +110,7 @@ async fn prepare(
         Received::Longer(head, rest) => Payload::Stream { head, rest },
     };
     let caching = context::caching(&headers);
-    strip(&mut headers);
+    hops::strip(&mut headers, Hop::Request);
     Ok(InferRequest {
         id,
         worker,
@@ -126,16 +127,6 @@ async fn prepare(
         json_length,
         payload,
     })
-}
-
-/// Takes out what the next hop must not see or is told anew.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    encode::strip_hop_by_hop(headers);
-    headers.remove(header::CONTENT_LENGTH);
-    headers.remove(header::EXPECT);
-    // Meant for the hop that is weir.
-    headers.remove(header::PROXY_AUTHORIZATION);
-    headers.remove(super::TIER);
 }
 
 /// The 404 for a model that is not configured.

@@ -11,6 +11,7 @@ use http::HeaderName;
 mod body;
 mod context;
 mod encode;
+mod hops;
 mod infer;
 mod local;
 mod receive;
@@ -28,4 +29,3 @@ pub mod v1;
 pub mod v2;
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-const TIER: HeaderName = HeaderName::from_static("weir-tier");

@@ -11,7 +11,9 @@ use tower::Service as _;
 
 use super::{
     body::ResponseBody,
-    context, decode, encode, grpc, infer as infer_http, local,
+    context, decode, encode, grpc,
+    hops::{self, Hop},
+    infer as infer_http, local,
     receive::{Extent, Received, first_message, read_message, read_on, receive},
     service::Gateway,
 };
@@ -276,7 +278,7 @@ impl Arrived {
             }
         };
         let caching = context::caching(&headers);
-        infer_http::strip(&mut headers);
+        hops::strip(&mut headers, Hop::Request);
         let path = self.head.uri.into_parts().path_and_query;
         Ok(InferRequest {
             id,
