@@ -58,6 +58,8 @@ installed() {
 }
 
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib; }
+# Its own package, so that measuring needs none of weir's dependencies.
+bench_package() { cargo test --manifest-path benches/e2e/Cargo.toml --target-dir "$target"; }
 fuzz_targets() { CARGO_TARGET_DIR="$target" cargo check --manifest-path fuzz/Cargo.toml; }
 
 finish() {
@@ -85,5 +87,6 @@ step "test parts" installed
 step "integration tests" integration
 step "documentation" documentation
 step "benchmarks compile" cargo check --benches --features bench
+step "the bench's own tests" bench_package
 step "fuzz targets compile" fuzz_targets
 finish
