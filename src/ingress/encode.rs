@@ -6,14 +6,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{body::ResponseBody, status};
+use super::{LEVEL, REQUEST_ID, body::ResponseBody, context, status};
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
 };
 
-const LEVEL: HeaderName = HeaderName::from_static("weir-level");
 const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -80,6 +78,15 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// Gives an answer that no model was asked for what every answer has: its level, which is 0 where the ladder has no say, and an
+/// id, the caller's where `told` is one.
+pub(super) fn complete(headers: &mut HeaderMap, told: Option<&HeaderValue>) {
+    headers.entry(LEVEL).or_insert(HeaderValue::from_static(Level::Full.digit()));
+    if let header::Entry::Vacant(vacant) = headers.entry(REQUEST_ID) {
+        vacant.insert(context::id_or_new(told).0);
+    }
 }
 
 /// A gRPC answer always ends in a gRPC status: where the upstream gave none, the HTTP status tells it.
@@ -304,5 +311,19 @@ mod tests {
         assert!(!response.headers().contains_key("grpc-status"));
         assert!(matches!(response.body(), ResponseBody::Whole(Some(_), Some(_))));
         assert_eq!(answer(upstream(404, None), Protocol::V2Json, &id).status(), 404);
+    }
+
+    #[test]
+    fn every_answer_has_a_level_and_an_id() {
+        let mut headers = HeaderMap::new();
+        complete(&mut headers, Some(&HeaderValue::from_static("mine")));
+        assert_eq!(
+            (&headers["weir-level"], &headers["x-request-id"]),
+            (&"0".parse().unwrap(), &"mine".parse().unwrap())
+        );
+        let mut headers = HeaderMap::from_iter([(LEVEL, HeaderValue::from_static("4"))]);
+        complete(&mut headers, None);
+        assert_eq!(headers["weir-level"], "4");
+        assert_eq!(headers["x-request-id"].len(), 32);
     }
 }
