@@ -1,7 +1,7 @@
 //! The one path: every inference request walks the stages in this order and no other.
 //!
-//! Decisions go down in the [`Plan`], facts come up as return values; no stage calls an earlier one. What each stage hands on
-//! is a type that only that stage builds, so the compiler keeps the order.
+//! Decisions go down in the [`Plan`], facts come up as return values; no stage calls an earlier one. Each stage takes the type
+//! that the one before it hands on, so the compiler keeps the order.
 
 use std::sync::Arc;
 
