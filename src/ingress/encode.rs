@@ -89,6 +89,22 @@ pub(super) fn complete(headers: &mut HeaderMap, told: Option<&HeaderValue>) {
     }
 }
 
+/// The HTTP status an answer is counted under: for gRPC the one that corresponds to its status, as far as that is known.
+pub(super) fn status_of(answer: &Answer, protocol: Protocol) -> StatusCode {
+    if protocol != Protocol::Grpc || answer.status != StatusCode::OK {
+        return answer.status;
+    }
+    let told = [Some(&answer.headers), answer.trailers.as_ref()]
+        .into_iter()
+        .flatten()
+        .find_map(|headers| headers.get(GRPC_STATUS));
+    match (told, &answer.body) {
+        (Some(code), _) => status::http_of_grpc(code.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(2)),
+        (None, AnswerBody::Stream(_)) => StatusCode::OK,
+        (None, AnswerBody::Whole(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 /// A gRPC answer always ends in a gRPC status: where the upstream gave none, the HTTP status tells it.
 fn in_grpc(answer: Answer) -> Answer {
     let has_status = |headers: &HeaderMap| headers.contains_key(GRPC_STATUS);
@@ -307,10 +323,14 @@ mod tests {
             assert!(matches!(response.body(), ResponseBody::Whole(None, None)));
         }
         let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+        assert_eq!(status_of(&upstream(200, Some(trailers.clone())), Protocol::Grpc), 200);
         let response = answer(upstream(200, Some(trailers)), Protocol::Grpc, &id);
         assert!(!response.headers().contains_key("grpc-status"));
         assert!(matches!(response.body(), ResponseBody::Whole(Some(_), Some(_))));
         assert_eq!(answer(upstream(404, None), Protocol::V2Json, &id).status(), 404);
+        let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("5"))]);
+        assert_eq!(status_of(&upstream(200, Some(trailers)), Protocol::Grpc), 404);
+        assert_eq!(status_of(&upstream(200, None), Protocol::Grpc), 500);
     }
 
     #[test]

@@ -38,9 +38,12 @@ pub(super) async fn infer(
     let id = context::request_id(&parts.headers);
     let protocol = ask.protocol;
     let model = gateway.pipeline.config.model_id(&ask.model);
-    let call = gateway.records.begin(model, protocol, began);
+    let mut call = gateway.records.begin(model, protocol, began);
     let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
-        Ok(request) => gateway.pipeline.infer(request).await,
+        Ok(request) => {
+            call.runs_under(request.tier);
+            gateway.pipeline.infer(request).await
+        }
         Err(error) => Err(error),
     };
     call.end(&id, outcome.as_ref());
