@@ -6,15 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{REQUEST_ID, TIER};
+use super::TIER;
 use crate::{
     config::{Config, Model},
-    infer::{Caching, Deadline, Error, RequestId, TierId},
+    infer::{
+        Caching, Deadline, Error, RequestId, TierId,
+        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, REQUEST_ID, WEIR_TIMEOUT},
+    },
 };
-
-const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
-const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Longest id that is taken from a caller; a longer one is replaced.
 const LONGEST_ID: usize = 128;

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{LEVEL, REQUEST_ID, body::ResponseBody, context, status};
+use super::{LEVEL, body::ResponseBody, context, status};
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
+    headers::REQUEST_ID,
 };
 
 const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");

@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    JSON_LENGTH,
     body::ResponseBody,
     context, decode, encode,
     receive::{Extent, Received, receive},
@@ -16,6 +15,7 @@ use super::{
 };
 use crate::infer::{
     Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId, decoded::shown,
+    headers::JSON_LENGTH,
 };
 
 /// What a path asked for.

@@ -13,7 +13,10 @@ use super::{
     rpc,
 };
 use crate::{
-    infer::{Error, Kind, Method, Protocol, WorkerId},
+    infer::{
+        Error, Kind, Method, Protocol, WorkerId,
+        headers::{JSON_LENGTH, REQUEST_ID},
+    },
     pipeline::Pipeline,
 };
 
@@ -34,7 +37,7 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let protocol = if is_grpc(&request) { Protocol::Grpc } else { Protocol::V2Json };
-    let id = request.headers().get(super::REQUEST_ID).cloned();
+    let id = request.headers().get(REQUEST_ID).cloned();
     let answered = AssertUnwindSafe(dispatch(&gateway, worker, request)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         // The panic hook has logged where.
@@ -66,7 +69,7 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
         }
         Route::V2Infer(model, version) => {
             let protocol =
-                if request.headers().contains_key(super::JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };
+                if request.headers().contains_key(JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };
             infer_http::Ask { protocol, method: Method::Predict, model, version }
         }
         Route::V2Model(model) => {

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     enrich::{self, Enricher},
     features,
-    infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings},
+    infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings, headers::JSON_LENGTH},
     ladder::Ladder,
     predict::{Predict, Prediction},
     telemetry::handles::path::{PathHandles, Stage},
@@ -133,8 +133,6 @@ impl Pipeline {
         Prediction { headers, body, ..prediction }
     }
 }
-
-const JSON_LENGTH: http::HeaderName = http::HeaderName::from_static("inference-header-content-length");
 
 fn json_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(JSON_LENGTH)?.to_str().ok()?.parse().ok()
