@@ -65,7 +65,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// An address that cannot be bound, a thread that cannot be started, a store that cannot be opened at all.
+    /// An address that cannot be bound, a thread or a runtime that cannot be started, a store that cannot be opened at all.
     pub async fn start(config: Config, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         let sockets = Sockets::bind(&config).await?;
@@ -89,7 +89,7 @@ impl App {
             acceptors,
             threads: Vec::new(),
         };
-        let app = app.start_workers(inboxes, &gateway, &limits)?;
+        let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
         let features = gateway.load_full().pipeline.features.clone();
@@ -140,7 +140,7 @@ impl App {
         tracing::info!("stopped");
     }
 
-    fn start_workers(
+    async fn start_workers(
         mut self,
         inboxes: Vec<Inbox>,
         gateway: &Arc<ArcSwap<Gateway>>,
@@ -152,17 +152,24 @@ impl App {
                 limits: limits.clone(),
                 end_connections: self.end_connections.clone(),
             };
+            // Built in the thread that owns it: a runtime must not be dropped inside another.
+            let (started, start) = tokio::sync::oneshot::channel();
             let (ended, wait) = tokio::sync::oneshot::channel();
             let name = format!("worker-{}", inbox.worker().index());
             thread::Builder::new()
                 .name(name)
-                .spawn(move || {
-                    if let Err(error) = worker.run(inbox) {
-                        tracing::error!(%error, "a worker could not start");
+                .spawn(move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => {
+                        // Nobody waits for what is told where the start of another worker failed.
+                        let _ = started.send(Ok(()));
+                        runtime.block_on(worker.run(inbox));
+                        drop(runtime);
+                        let _ = ended.send(());
                     }
-                    let _ = ended.send(());
+                    Err(error) => drop(started.send(Err(error))),
                 })
                 .context("cannot start a worker thread")?;
+            start.await.context("a worker thread ended at once")?.context("cannot start a worker's runtime")?;
             self.threads.push(wait);
         }
         Ok(self)
@@ -180,24 +187,20 @@ struct Worker {
 const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Worker {
-    fn run(self, inbox: Inbox) -> std::io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    async fn run(self, inbox: Inbox) {
         let tasks = Tasks::default();
         let (id, gateway) = (inbox.worker(), self.gateway.clone());
-        runtime.block_on(async {
-            tasks.background(async move {
-                let mut tick = tokio::time::interval(SWEEP_EVERY);
-                loop {
-                    tick.tick().await;
-                    gateway.load_full().pipeline.predict.sweep(id, Instant::now());
-                }
-            });
-            let features = self.gateway.load_full().pipeline.features.clone();
-            features.connect(id).await;
-            inbox.serve(self.gateway, self.limits, tasks.clone(), self.end_connections).await;
-            tasks.finish().await;
+        tasks.background(async move {
+            let mut tick = tokio::time::interval(SWEEP_EVERY);
+            loop {
+                tick.tick().await;
+                gateway.load_full().pipeline.predict.sweep(id, Instant::now());
+            }
         });
-        Ok(())
+        let features = self.gateway.load_full().pipeline.features.clone();
+        features.connect(id).await;
+        inbox.serve(self.gateway, self.limits, tasks.clone(), self.end_connections).await;
+        tasks.finish().await;
     }
 }
 

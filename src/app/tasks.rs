@@ -1,4 +1,6 @@
-//! The process's tasks. Nothing is spawned elsewhere, so that a drain knows what it waits for.
+//! The process's tasks, so that a drain knows what it waits for. Weir spawns tasks nowhere else; libraries spawn their own:
+//! hyper's HTTP/2 a task a stream, the Redis driver one a connection. Threads of their own have the object store, the embedded
+//! L2's writer and the access log's writer.
 
 use std::future::Future;
 

@@ -8,6 +8,7 @@ pub mod deadline;
 pub mod decoded;
 pub mod entity;
 pub mod error;
+pub(crate) mod headers;
 pub mod level;
 pub mod plan;
 pub mod request;

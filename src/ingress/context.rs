@@ -6,23 +6,26 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 
+use super::TIER;
 use crate::{
     config::{Config, Model},
-    infer::{Caching, Deadline, Error, RequestId, TierId},
+    infer::{
+        Caching, Deadline, Error, RequestId, TierId,
+        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, REQUEST_ID, WEIR_TIMEOUT},
+    },
 };
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
-const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const TIER: HeaderName = HeaderName::from_static("weir-tier");
 
 /// Longest id that is taken from a caller; a longer one is replaced.
 const LONGEST_ID: usize = 128;
 
 /// The caller's `x-request-id`, or a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> RequestId {
-    if let Some(id) = headers.get(REQUEST_ID)
+    id_or_new(headers.get(REQUEST_ID))
+}
+
+/// The caller's id where it is one, or a new one.
+pub(super) fn id_or_new(told: Option<&HeaderValue>) -> RequestId {
+    if let Some(id) = told
         && id.len() <= LONGEST_ID
         && !id.is_empty()
         && id.to_str().is_ok()

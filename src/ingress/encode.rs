@@ -7,17 +7,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{
+    LEVEL,
     body::ResponseBody,
+    context,
     hops::{self, Hop},
     status,
 };
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
+    headers::REQUEST_ID,
 };
 
-const LEVEL: HeaderName = HeaderName::from_static("weir-level");
 const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -56,6 +57,31 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// Gives an answer that no model was asked for what every answer has: its level, which is 0 where the ladder has no say, and an
+/// id, the caller's where `told` is one.
+pub(super) fn complete(headers: &mut HeaderMap, told: Option<&HeaderValue>) {
+    headers.entry(LEVEL).or_insert(HeaderValue::from_static(Level::Full.digit()));
+    if let header::Entry::Vacant(vacant) = headers.entry(REQUEST_ID) {
+        vacant.insert(context::id_or_new(told).0);
+    }
+}
+
+/// The HTTP status an answer is counted under: for gRPC the one that corresponds to its status, as far as that is known.
+pub(super) fn status_of(answer: &Answer, protocol: Protocol) -> StatusCode {
+    if protocol != Protocol::Grpc || answer.status != StatusCode::OK {
+        return answer.status;
+    }
+    let told = [Some(&answer.headers), answer.trailers.as_ref()]
+        .into_iter()
+        .flatten()
+        .find_map(|headers| headers.get(GRPC_STATUS));
+    match (told, &answer.body) {
+        (Some(code), _) => status::http_of_grpc(code.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(2)),
+        (None, AnswerBody::Stream(_)) => StatusCode::OK,
+        (None, AnswerBody::Whole(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 /// A gRPC answer always ends in a gRPC status: where the upstream gave none, the HTTP status tells it.
@@ -264,9 +290,27 @@ mod tests {
             assert!(matches!(response.body(), ResponseBody::Whole(None, None)));
         }
         let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+        assert_eq!(status_of(&upstream(200, Some(trailers.clone())), Protocol::Grpc), 200);
         let response = answer(upstream(200, Some(trailers)), Protocol::Grpc, &id);
         assert!(!response.headers().contains_key("grpc-status"));
         assert!(matches!(response.body(), ResponseBody::Whole(Some(_), Some(_))));
         assert_eq!(answer(upstream(404, None), Protocol::V2Json, &id).status(), 404);
+        let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("5"))]);
+        assert_eq!(status_of(&upstream(200, Some(trailers)), Protocol::Grpc), 404);
+        assert_eq!(status_of(&upstream(200, None), Protocol::Grpc), 500);
+    }
+
+    #[test]
+    fn every_answer_has_a_level_and_an_id() {
+        let mut headers = HeaderMap::new();
+        complete(&mut headers, Some(&HeaderValue::from_static("mine")));
+        assert_eq!(
+            (&headers["weir-level"], &headers["x-request-id"]),
+            (&"0".parse().unwrap(), &"mine".parse().unwrap())
+        );
+        let mut headers = HeaderMap::from_iter([(LEVEL, HeaderValue::from_static("4"))]);
+        complete(&mut headers, None);
+        assert_eq!(headers["weir-level"], "4");
+        assert_eq!(headers["x-request-id"].len(), 32);
     }
 }

@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    JSON_LENGTH,
     body::ResponseBody,
     context, decode, encode,
     hops::{self, Hop},
@@ -17,6 +16,7 @@ use super::{
 };
 use crate::infer::{
     Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId, decoded::shown,
+    headers::JSON_LENGTH,
 };
 
 /// What a path asked for.
@@ -39,9 +39,12 @@ pub(super) async fn infer(
     let id = context::request_id(&parts.headers);
     let protocol = ask.protocol;
     let model = gateway.pipeline.config.model_id(&ask.model);
-    let call = gateway.records.begin(model, protocol, began);
+    let mut call = gateway.records.begin(model, protocol, began);
     let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
-        Ok(request) => gateway.pipeline.infer(request).await,
+        Ok(request) => {
+            call.runs_under(request.tier);
+            gateway.pipeline.infer(request).await
+        }
         Err(error) => Err(error),
     };
     call.end(&id, outcome.as_ref());

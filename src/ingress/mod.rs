@@ -28,4 +28,5 @@ pub mod grpc;
 pub mod v1;
 pub mod v2;
 
-const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+const LEVEL: HeaderName = HeaderName::from_static("weir-level");
+const TIER: HeaderName = HeaderName::from_static("weir-tier");

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{encode, status};
 use crate::{
     config::Config,
-    infer::{Answer, Error, Kind, Level, ModelId, Protocol, RequestId},
+    infer::{Answer, Error, Kind, Level, ModelId, Protocol, RequestId, TierId},
     telemetry::{
         access,
         handles::path::{OTHER, PathHandles},
@@ -29,6 +29,7 @@ pub(crate) struct Records {
 pub(super) struct Call<'a> {
     records: &'a Records,
     model: Option<ModelId>,
+    tier: Option<TierId>,
     protocol: Protocol,
     began: Instant,
     ended: bool,
@@ -41,24 +42,30 @@ impl Records {
 
     /// Begins a request that arrived at `began`; `None`: for a model that is not configured.
     pub(super) const fn begin(&self, model: Option<ModelId>, protocol: Protocol, began: Instant) -> Call<'_> {
-        Call { records: self, model, protocol, began, ended: false }
+        Call { records: self, model, tier: None, protocol, began, ended: false }
     }
 }
 
 impl Call<'_> {
+    /// Learns the tier, which the caller may have lowered.
+    pub(super) const fn runs_under(&mut self, tier: TierId) {
+        self.tier = Some(tier);
+    }
+
     /// Counts how it ended, once the answer is ready to be sent.
     pub(super) fn end(mut self, id: &RequestId, outcome: Result<&Answer, &Error>) {
         self.ended = true;
         let took = self.began.elapsed();
         let (status, level) = match outcome {
-            Ok(answer) => (answer.status, answer.level),
+            Ok(answer) => (encode::status_of(answer, self.protocol), answer.level),
             Err(error) => (status::of(error.kind()).http, encode::level_of(error)),
         };
         let handles = self.records.handles.model(self.model);
         handles.request(self.protocol, status);
+        handles.took(took);
         if let Ok(answer) = outcome {
             handles.answered(level);
-            handles.took(took, answer.timings.model);
+            handles.added(took, answer.timings.model);
         } else if level == Level::Reject {
             handles.answered(level);
         }
@@ -75,6 +82,7 @@ impl Call<'_> {
     ) {
         let config = &self.records.config;
         let model = self.model.map(|model| config.model(model));
+        let tier = self.tier.or(model.map(|model| model.tier));
         let timings = outcome.map(|answer| answer.timings).unwrap_or_default();
         let degraded = outcome.ok().filter(|answer| !answer.degraded.is_empty());
         let degraded = degraded.map(|answer| encode::degraded_text(&answer.degraded));
@@ -85,7 +93,7 @@ impl Call<'_> {
             request_id: &id.to_string(),
             protocol: self.protocol.name(),
             model: model.map_or(OTHER, |model| &*model.name),
-            tier: model.map_or("", |model| &*config.tiers[model.tier.index()].name),
+            tier: tier.map_or("", |tier| &*config.tiers[tier.index()].name),
             status: status.as_u16(),
             level: level as u8,
             degraded: degraded.as_deref(),
@@ -102,7 +110,9 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let status = status::of(Kind::Cancelled).http;
-            self.records.handles.model(self.model).request(self.protocol, status);
+            let handles = self.records.handles.model(self.model);
+            handles.request(self.protocol, status);
+            handles.took(self.began.elapsed());
         }
     }
 }

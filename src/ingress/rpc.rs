@@ -104,13 +104,16 @@ async fn infer(
     let began = Instant::now();
     let arrived = arrive(gateway, request, Asks::PREDICT, began).await;
     let model = arrived.as_ref().ok().map(|arrived| arrived.model);
-    let call = gateway.records.begin(model, Protocol::Grpc, began);
+    let mut call = gateway.records.begin(model, Protocol::Grpc, began);
     let prepared = match arrived {
         Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), Method::Predict).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
-        Ok(request) => gateway.pipeline.infer(request).await,
+        Ok(request) => {
+            call.runs_under(request.tier);
+            gateway.pipeline.infer(request).await
+        }
         Err(error) => Err(error),
     };
     call.end(&id, outcome.as_ref());

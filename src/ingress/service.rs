@@ -13,7 +13,10 @@ use super::{
     rpc,
 };
 use crate::{
-    infer::{Error, Kind, Method, Protocol, WorkerId},
+    infer::{
+        Error, Kind, Method, Protocol, WorkerId,
+        headers::{JSON_LENGTH, REQUEST_ID},
+    },
     pipeline::Pipeline,
 };
 
@@ -27,22 +30,25 @@ pub(crate) struct Gateway {
     pub(crate) readiness: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Answers one request. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
+/// Answers one request, always with a level and an id. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: WorkerId,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let protocol = if is_grpc(&request) { Protocol::Grpc } else { Protocol::V2Json };
+    let id = request.headers().get(REQUEST_ID).cloned();
     let answered = AssertUnwindSafe(dispatch(&gateway, worker, request)).catch_unwind().await;
-    Ok(answered.unwrap_or_else(|_| {
+    let mut response = answered.unwrap_or_else(|_| {
         // The panic hook has logged where.
         encode::error(
             &Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"),
             protocol,
             None,
         )
-    }))
+    });
+    encode::complete(response.headers_mut(), id.as_ref());
+    Ok(response)
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {
@@ -63,7 +69,7 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
         }
         Route::V2Infer(model, version) => {
             let protocol =
-                if request.headers().contains_key(super::JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };
+                if request.headers().contains_key(JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };
             infer_http::Ask { protocol, method: Method::Predict, model, version }
         }
         Route::V2Model(model) => {

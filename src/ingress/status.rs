@@ -50,6 +50,26 @@ pub(crate) const fn grpc_of_http(status: StatusCode) -> u8 {
     }
 }
 
+/// The HTTP status that a gRPC code corresponds to.
+///
+/// **Source:** <https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto>.
+pub(crate) const fn http_of_grpc(code: u8) -> StatusCode {
+    match code {
+        0 => StatusCode::OK,
+        1 => CLIENT_CLOSED_REQUEST,
+        3 | 9 | 11 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::GATEWAY_TIMEOUT,
+        5 => StatusCode::NOT_FOUND,
+        6 | 10 => StatusCode::CONFLICT,
+        7 => StatusCode::FORBIDDEN,
+        8 => StatusCode::TOO_MANY_REQUESTS,
+        12 => StatusCode::NOT_IMPLEMENTED,
+        14 => StatusCode::SERVICE_UNAVAILABLE,
+        16 => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 /// nginx's 499: the caller went away.
 pub(crate) const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,

@@ -1,7 +1,7 @@
 //! The one path: every inference request walks the stages in this order and no other.
 //!
-//! Decisions go down in the [`Plan`], facts come up as return values; no stage calls an earlier one. What each stage hands on
-//! is a type that only that stage builds, so the compiler keeps the order.
+//! Decisions go down in the [`Plan`], facts come up as return values; no stage calls an earlier one. Each stage takes the type
+//! that the one before it hands on, so the compiler keeps the order.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     enrich::{self, Enricher},
     features,
-    infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings},
+    infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings, headers::JSON_LENGTH},
     ladder::Ladder,
     predict::{Predict, Prediction},
     telemetry::handles::path::{PathHandles, Stage},
@@ -136,8 +136,6 @@ impl Pipeline {
         Prediction { headers, body, ..prediction }
     }
 }
-
-const JSON_LENGTH: http::HeaderName = http::HeaderName::from_static("inference-header-content-length");
 
 fn json_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(JSON_LENGTH)?.to_str().ok()?.parse().ok()

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
@@ -12,14 +12,11 @@ use super::{
 };
 use crate::{
     enrich::{Body, Enriched},
-    infer::{Method, Protocol, RequestId},
+    infer::{
+        Method, Protocol, RequestId,
+        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, JSON_LENGTH, REQUEST_ID, WEIR_TIMEOUT},
+    },
 };
-
-const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
-const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// What every attempt of a request sends.
 pub(super) struct Outgoing {

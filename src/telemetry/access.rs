@@ -21,7 +21,7 @@ const QUEUE: usize = 8_192;
 /// What one line says.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
-    /// When the answer was finished, milliseconds since the epoch.
+    /// When the answer was ready to be sent, milliseconds since the epoch.
     pub time_ms: u64,
     /// The request's id.
     pub request_id: &'a str,
@@ -29,16 +29,16 @@ pub struct Record<'a> {
     pub protocol: &'a str,
     /// The model's configured name, or `other`.
     pub model: &'a str,
-    /// The tier it ran under.
+    /// The tier it ran under; the model's where it was refused before that was known, empty for an unknown model.
     pub tier: &'a str,
-    /// HTTP status, also for gRPC.
+    /// HTTP status; for gRPC the one that corresponds to its status.
     pub status: u16,
     /// The level that answered.
     pub level: u8,
     /// As in `weir-degraded`; absent where nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degraded: Option<&'a str>,
-    /// From the request's head to the answer's last byte, microseconds.
+    /// From the request's head until the answer was ready to be sent (a streamed one: its head), microseconds.
     pub duration_us: u64,
     /// Of it, waiting for a slot.
     pub queue_us: u64,

@@ -33,10 +33,10 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO = "weir_build_info", Gauge, "1, labelled with the version.";
-    REQUESTS = "weir_requests_total", Counter, "Inference requests answered, by model, protocol and HTTP status.";
-    REQUEST_DURATION = "weir_request_duration_seconds", Histogram, "From a request's head to its answer's last byte handed to the socket, by model.";
+    REQUESTS = "weir_requests_total", Counter, "Inference requests answered, by model, protocol and HTTP status; a gRPC status held with its answer counts as the HTTP status it corresponds to, that of a streamed answer as 200.";
+    REQUEST_DURATION = "weir_request_duration_seconds", Histogram, "From a request's head until its answer is ready to be sent (a streamed one: its head), an error or the caller leaving, by model.";
     STAGE_DURATION = "weir_stage_duration_seconds", Histogram, "Time spent in each stage of the path.";
-    ADDED_LATENCY = "weir_added_latency_seconds", Histogram, "A request's time in Weir less its time at the model, by model.";
+    ADDED_LATENCY = "weir_added_latency_seconds", Histogram, "An answered request's time in Weir less its time at the model, by model.";
     ANSWERS = "weir_answers_total", Counter, "Answers by model and the level that answered.";
     FEATURE_LOOKUPS = "weir_feature_lookups_total", Counter, "Row lookups by layer (l1, l2, l3) and outcome (hit, stale_hit, negative_hit, miss, error, timeout).";
     FEATURE_LOOKUP_DURATION = "weir_feature_lookup_duration_seconds", Histogram, "One request's lookups at one layer.";

@@ -86,6 +86,12 @@ fn unknown_models_and_paths() {
     refused(&mut connection, "/v2/models/nope/infer", fraud_request(1, "m", 1.0), 404, &["nope"]);
     refused(&mut connection, "/v1/models/nope:predict", "{\"instances\": []}", 404, &["nope"]);
     refused(&mut connection, "/v2/models/fraud-detector/infr", "{}", 404, &[]);
+    let explain = V1_PATH.replace(":predict", ":explain");
+    refused(&mut connection, &explain, "{\"instances\": []}", 501, &["models.fraud-kserve.explainer"]);
+    for path in ["fraud-detector/../../repository/models/x/load", "fraud-detector/%2e%2e/x", "a%2Fb/infer", "%ff/infer"]
+    {
+        refused(&mut connection, &format!("/v2/models/{path}"), "{}", 400, &["path"]);
+    }
     let mut grpc = FRAUD_DETECTOR.connect_grpc();
     let answer = grpc.infer(&pb::ModelInferRequest { model_name: "nope".into(), ..Default::default() });
     assert_eq!(answer.status(), 5);

@@ -201,6 +201,15 @@ fn health_and_metadata() {
         assert!(!weir.get(path).expect(404).error().is_empty());
     }
     weir.request("GET", "/v2/models/echo/infer", &[], b"").expect(405);
+    // Also of what weir answers itself.
+    for (path, status) in [("/v2", 200), ("/v1/models", 200), ("/nowhere", 404), ("/v2/models/echo/infer", 405)] {
+        let answer = weir.request("GET", path, &[("x-request-id", "mine")], b"").expect(status);
+        assert_eq!(answer.header("weir-level").as_deref(), Some("0"), "{path}");
+        assert_eq!(answer.header("x-request-id").as_deref(), Some("mine"), "{path}");
+    }
+    let live = BEFORE_TRITON.connect_grpc().call("ServerLive", &pb::ServerLiveRequest {}, &[]);
+    assert_eq!(live.metadata("weir-level").as_deref(), Some("0"));
+    assert!(live.metadata("x-request-id").is_some());
 }
 
 fn grpc_request() -> pb::ModelInferRequest {

@@ -109,9 +109,13 @@ impl ModelHandles {
         self.answers[level as usize].increment(1);
     }
 
-    /// Records what the request took, and what of it was not the model's.
-    pub fn took(&self, whole: Duration, at_the_model: Duration) {
+    /// Records what the request took, however it ended.
+    pub fn took(&self, whole: Duration) {
         self.duration.record(whole);
+    }
+
+    /// Records what of an answered request was not the model's.
+    pub fn added(&self, whole: Duration, at_the_model: Duration) {
         self.added.record(whole.saturating_sub(at_the_model));
     }
 
@@ -140,7 +144,8 @@ mod tests {
             handles.model(Some(ModelId(0))).request(Protocol::Grpc, StatusCode::IM_A_TEAPOT);
             handles.model(None).request(Protocol::V1, StatusCode::NOT_FOUND);
             handles.model(Some(ModelId(7))).answered(Level::ReducedFeatures);
-            handles.model(Some(ModelId(0))).took(Duration::from_millis(3), Duration::from_millis(2));
+            handles.model(Some(ModelId(0))).took(Duration::from_millis(3));
+            handles.model(Some(ModelId(0))).added(Duration::from_millis(3), Duration::from_millis(2));
             handles.stage(Stage::Enrich, Duration::from_micros(4));
         });
         let text = scrape.render();
