@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    config::{Breaker, Column, Config, Inputs, Join, L2, Model, Pool, Retry, Tier, Upstream, View},
+    config::{Breaker, Column, Config, Inputs, Join, L2, Model, Pool, Retry, Tier, Upstream, View, without_password},
     infer::Value,
 };
 
@@ -236,12 +236,7 @@ fn length(length: Duration) -> String {
 /// A URL without what may be secret in it: user, password, query.
 fn without_credentials(url: &str) -> String {
     let url = url.split_once('?').map_or(url, |(before, _)| before);
-    let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
-    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}{path}"),
-        None => url.into(),
-    }
+    if url.contains("://") { without_password(url) } else { "***".into() }
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, V
 pub(crate) use load::load;
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
+pub(crate) use tree::without_password;
 
 /// One consistent snapshot of the configuration.
 #[derive(Clone, Debug)]

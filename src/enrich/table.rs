@@ -1,7 +1,8 @@
 //! Joined values as a table: how wide it is, and its rows, a cell at a time.
 //!
 //! A matrix takes its columns in the recipe's order, wherever they come from; `columns` is one narrow table a feature. Every
-//! row of a list feature is as long as the first, or the request fails: padding would be a guess.
+//! row of a list feature is as long as the first, or the request fails: padding would be a guess. Only where neither a length
+//! nor a default is configured does a row without the list get zeros, as many as the others have elements: the type's zero.
 
 use smallvec::SmallVec;
 
@@ -41,8 +42,9 @@ pub(super) fn append(join: &Join<'_>, sink: &mut Sink) -> Result<(), Error> {
 
 fn append_column(join: &Join<'_>, sink: &mut Sink, column: &Joined, rows: usize, form: Narrow) -> Result<(), Error> {
     let feature = &column.feature;
+    let width = width(join.features, feature, rows)?;
     let shape: SmallVec<[usize; 2]> = match (feature.list, form) {
-        (true, _) => SmallVec::from_slice(&[rows, width(join.features, feature, rows)?]),
+        (true, _) => SmallVec::from_slice(&[rows, width]),
         (false, Narrow::Matrix) => SmallVec::from_slice(&[rows, 1]),
         (false, Narrow::Vector) => SmallVec::from_slice(&[rows]),
     };
@@ -52,7 +54,7 @@ fn append_column(join: &Join<'_>, sink: &mut Sink, column: &Joined, rows: usize,
         return Err(taken(&column.head.name));
     }
     sink.tensor(&column.head, column.datatype, &shape, |writer| {
-        (0..rows).try_for_each(|row| put_feature(writer, join.features, feature, row))
+        (0..rows).try_for_each(|row| put_feature(writer, join.features, feature, (row, width)))
     })
 }
 
@@ -86,11 +88,13 @@ pub(super) fn width(features: &FeatureSet, feature: &Feature, rows: usize) -> Re
         return Ok(1);
     }
     let length = |row| features.value(feature.join, feature.select, row).length().unwrap_or(0);
-    let (expected, whose) = match feature.length {
-        Some(length) => (length, "its length in the config is"),
-        None => (if rows > 0 { length(0) } else { 0 }, "row 0 has"),
+    let mut fixed = (0..rows).filter(|&row| !takes_zeros(features, feature, row)).peekable();
+    let (expected, whose) = match (feature.length, fixed.peek()) {
+        (Some(length), _) => (length, "its length in the config is".to_owned()),
+        (None, Some(&first)) => (length(first), format!("row {first} has")),
+        (None, None) => (0, String::new()),
     };
-    match (0..rows).find(|&row| length(row) != expected) {
+    match fixed.find(|&row| length(row) != expected) {
         None => Ok(expected),
         Some(row) => Err(Error::new(
             Kind::BackendFailed,
@@ -103,12 +107,29 @@ pub(super) fn width(features: &FeatureSet, feature: &Feature, rows: usize) -> Re
     }
 }
 
-/// Writes one row of a feature.
+/// Whether the row has no such list, and the config does not say how long one is.
+fn takes_zeros(features: &FeatureSet, feature: &Feature, row: usize) -> bool {
+    let (join, select) = (feature.join, feature.select);
+    feature.list
+        && feature.length.is_none()
+        && features.stored(join, select, row).is_none()
+        && features.value(join, select, row).length() == Some(0)
+}
+
+const fn zero(datatype: Datatype) -> Scalar<'static> {
+    match datatype {
+        Datatype::Bytes => Scalar::Bytes(b""),
+        Datatype::Bool => Scalar::Bool(false),
+        _ => Scalar::Int(0),
+    }
+}
+
+/// Writes one row of a feature, of `width` elements.
 pub(super) fn put_feature(
     writer: &mut Writer<'_>,
     features: &FeatureSet,
     feature: &Feature,
-    row: usize,
+    (row, width): (usize, usize),
 ) -> Result<(), Error> {
     let value = features.value(feature.join, feature.select, row);
     if value.length().is_some() != feature.list {
@@ -119,9 +140,14 @@ pub(super) fn put_feature(
             format!("{label}, row {row}: {stored} is stored where {declared} is declared"),
         ));
     }
-    each(value, |scalar| {
+    let zero = zero(writer.datatype);
+    let mut put = |scalar| {
         writer.put(&scalar).map_err(|misfit| unsendable(&feature.label, row, &scalar, misfit, writer.datatype))
-    })
+    };
+    if takes_zeros(features, feature, row) {
+        return (0..width).try_for_each(|_| put(zero.clone()));
+    }
+    each(value, put)
 }
 
 #[cold]
@@ -179,7 +205,7 @@ impl<'a> Table<'a> {
     pub(super) fn row(&mut self, writer: &mut Writer<'_>, row: usize) -> Result<(), Error> {
         for column in &mut self.columns {
             match &mut column.cells {
-                Cells::Feature(feature) => put_feature(writer, self.features, feature, row)?,
+                Cells::Feature(feature) => put_feature(writer, self.features, feature, (row, column.width))?,
                 Cells::Same(name, scalar) => put_request(writer, name, row, scalar)?,
                 Cells::Tensor(name, elements) => {
                     for scalar in elements.take(column.width) {

@@ -286,12 +286,20 @@ fn lists_must_be_equally_long() {
     let of = |inputs, rows: Vec<Option<Vec<Value>>>| Sample::new(&view, model(&view, "fraud", Some(inputs)), rows);
     let body = ONE_USER.replace("[1]", "[2]").replace("[7]", "[7,8]");
     let instances = r#"{"instances":[{"user_id":7},{"user_id":8}]}"#;
-    let told = "user_stats:l: row 1 has 0 elements, row 0 has 2; the rows of a list feature must be equally long, also a missing row's default";
+    let told = "user_stats:l: row 1 has 1 elements, row 0 has 2; the rows of a list feature must be equally long, also a missing row's default";
     for inputs in [columns(&[], &view), matrix(Datatype::Fp32, &[], 1)] {
-        let ragged = of(inputs.clone(), vec![Some(vec![list(&[1.0, 2.0])]), None]);
+        let ragged = of(inputs.clone(), vec![Some(vec![list(&[1.0, 2.0])]), Some(vec![list(&[3.0])])]);
         assert_eq!(spliced(&ragged, Protocol::V2Json, &body), Err((Kind::BackendFailed, told.to_owned())));
         assert_eq!(spliced(&ragged, Protocol::V1, instances), Err((Kind::BackendFailed, told.to_owned())));
     }
+    let unknown = of(columns(&[], &view), vec![None, Some(vec![list(&[1.0, 2.0])])]);
+    let found = spliced(&unknown, Protocol::V2Json, &body).unwrap();
+    assert_eq!(found, r#"{"inputs":[{"name":"l","datatype":"FP32","shape":[2,2],"data":[0.0,0.0,1.0,2.0]}]}"#);
+    let found = spliced(&unknown, Protocol::V1, instances).unwrap();
+    assert_eq!(found, r#"{"instances":[{"l":[0.0,0.0]},{"l":[1.0,2.0]}]}"#);
+    let stored = of(columns(&[], &view), vec![Some(vec![list(&[])]), Some(vec![list(&[1.0])])]);
+    let told = "user_stats:l: row 1 has 1 elements, row 0 has 0; the rows of a list feature must be equally long, also a missing row's default";
+    assert_eq!(spliced(&stored, Protocol::V2Json, &body), Err((Kind::BackendFailed, told.to_owned())));
     let missing = of(columns(&[], &view), vec![None, None]);
     let found = spliced(&missing, Protocol::V2Json, &body).unwrap();
     assert_eq!(found, r#"{"inputs":[{"name":"l","datatype":"FP32","shape":[2,0],"data":[]}]}"#);

@@ -3,6 +3,7 @@
 //! A row array has no place for other keys: what the matrix does not list is not sent.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{
     Join,
@@ -38,10 +39,11 @@ pub(super) fn write(join: &Join<'_>, instances: &Instances, parameters: Option<S
             }
         }
         Output::Columns(columns) => {
-            columns.iter().try_for_each(|column| width(join.features, &column.feature, rows).map(drop))?;
+            let wide = columns.iter().map(|column| Ok((column, width(join.features, &column.feature, rows)?)));
+            let columns = wide.collect::<Result<SmallVec<[_; 12]>, Error>>()?;
             for row in 0..rows {
                 open(&mut out, row);
-                put_instance(join, &mut out, members(instances, row)?, columns, row)?;
+                put_instance(join, &mut out, members(instances, row)?, &columns, row)?;
             }
         }
         Output::Nothing => {}
@@ -67,12 +69,12 @@ fn members(instances: &Instances, row: usize) -> Result<&[Member], Error> {
     })
 }
 
-/// An instance without its dropped keys, with a key for each joined feature.
+/// An instance without its dropped keys, with a key for each joined feature; each goes with its width.
 fn put_instance(
     join: &Join<'_>,
     out: &mut Vec<u8>,
     members: &[Member],
-    columns: &[Joined],
+    columns: &[(&Joined, usize)],
     row: usize,
 ) -> Result<(), Error> {
     let body = &join.decoded.body;
@@ -83,7 +85,7 @@ fn put_instance(
         if join.drops(member.key) {
             continue;
         }
-        if let Some(column) = columns.iter().find(|column| member.key.is(body, &column.head.name)) {
+        if let Some((column, _)) = columns.iter().find(|(column, _)| member.key.is(body, &column.head.name)) {
             return Err(taken(&column.head.name));
         }
         if comma {
@@ -92,7 +94,7 @@ fn put_instance(
         comma = true;
         out.extend_from_slice(member.span.of(body));
     }
-    for column in columns {
+    for &(column, width) in columns {
         if comma {
             out.push(b',');
         }
@@ -101,7 +103,7 @@ fn put_instance(
         if column.feature.list {
             out.push(b'[');
         }
-        put_feature(&mut writer(out, column.datatype), join.features, &column.feature, row)?;
+        put_feature(&mut writer(out, column.datatype), join.features, &column.feature, (row, width))?;
         if column.feature.list {
             out.push(b']');
         }

@@ -31,12 +31,15 @@ impl FeatureSet {
     /// The value of feature `select` of join `join` for instance `row`: the stored one, else the configured default.
     pub(crate) fn value(&self, join: usize, select: usize, row: usize) -> &Value {
         let joined = &self.joins[join];
-        let feature = joined.select[select];
-        let stored = joined.rows[row].as_ref().and_then(|row| row.values[feature].as_ref());
-        match stored {
-            None | Some(Value::Null) => &joined.view.features[feature].default,
-            Some(value) => value,
-        }
+        let default = || &joined.view.features[joined.select[select]].default;
+        self.stored(join, select, row).unwrap_or_else(default)
+    }
+
+    /// The stored value; `None` where the default stands in.
+    pub(crate) fn stored(&self, join: usize, select: usize, row: usize) -> Option<&Value> {
+        let joined = &self.joins[join];
+        let stored = joined.rows[row].as_ref().and_then(|row| row.values[joined.select[select]].as_ref());
+        stored.filter(|value| **value != Value::Null)
     }
 
     /// How many instances the request has; `None` where nothing is joined.

@@ -258,7 +258,8 @@ pub(crate) struct Feature {
     /// What stands in for a missing value.
     #[schemars(extend("x-unset" = "the type's zero"))]
     pub(crate) default: Option<Loose>,
-    /// Elements of a list, always the same; this or a default is needed where the list goes into a model's matrix.
+    /// Elements of a list, always the same; this or a default is needed where the list goes into a model's matrix. Without
+    /// either, a missing list has as many zeros as the lists of the request's other rows have elements.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-unset" = "the default's length"))]
     pub(crate) length: Option<u32>,
 }

@@ -2,13 +2,16 @@
 //!
 //! Reads any valid encoding (groups apart, which proto3 does not have); writes the canonical one.
 
+use crate::infer::decoded::wire::{self, Cut};
+pub(super) use crate::infer::decoded::wire::{put_bytes, put_varint};
+
 /// Bytes that are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// They end too early.
     #[error("bytes end too early")]
     Truncated,
-    /// A number takes more than ten bytes, or a field's number is 0.
+    /// A number does not fit 64 bits, or a field's number is 0.
     #[error("not a protobuf number")]
     Number,
     /// A field is not of the type its number stands for.
@@ -57,15 +60,12 @@ impl<'a> Fields<'a> {
 
 /// Takes a number off the front.
 pub(super) fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
-    let mut number = 0;
-    for (at, &byte) in bytes.iter().take(10).enumerate() {
-        number |= u64::from(byte & 0x7f) << (7 * at);
-        if byte < 0x80 {
-            *bytes = &bytes[at + 1..];
-            return Ok(number);
-        }
-    }
-    Err(if bytes.len() < 10 { Malformed::Truncated } else { Malformed::Number })
+    let (number, length) = wire::varint(bytes).map_err(|cut| match cut {
+        Cut::Short => Malformed::Truncated,
+        Cut::Long => Malformed::Number,
+    })?;
+    *bytes = &bytes[length..];
+    Ok(number)
 }
 
 fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed> {
@@ -80,21 +80,22 @@ pub(super) fn take_array<'a, const N: usize>(bytes: &mut &'a [u8]) -> Result<&'a
     Ok(taken)
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 /// A field's key: its number and the wire type of what follows.
 pub(super) fn put_key(out: &mut Vec<u8>, field: u32, wire_type: u32) {
     put_varint(out, u64::from(field << 3 | wire_type));
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    put_key(out, field, 2);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_over_64_bits_is_refused_and_not_cut() {
+        let nine = [0xff; 9];
+        let number = |last: u8| varint(&mut &[&nine[..], &[last]].concat()[..]);
+        assert_eq!(number(1), Ok(u64::MAX));
+        assert_eq!(number(2), Err(Malformed::Number));
+        assert_eq!(number(0x80), Err(Malformed::Number));
+        assert_eq!(varint(&mut &nine[..]), Err(Malformed::Truncated));
+    }
 }
