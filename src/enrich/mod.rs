@@ -56,7 +56,7 @@ pub struct Enricher {
 #[derive(Debug)]
 pub struct Enriched {
     /// The request; its payload was taken.
-    pub(crate) request: InferRequest,
+    pub(crate) request: Box<InferRequest>,
     /// What is sent.
     pub(crate) body: Body,
     /// For the binary extension: how long the JSON at the front of `body` is.
@@ -108,7 +108,12 @@ impl Enricher {
     /// # Errors
     /// A request column is missing or cannot be converted (the caller's), a feature's value cannot be sent (the backend's);
     /// the message names column or feature, row and what is allowed.
-    pub fn enrich(&self, mut request: InferRequest, features: &FeatureSet, plan: &Plan) -> Result<Enriched, Error> {
+    pub fn enrich(
+        &self,
+        mut request: Box<InferRequest>,
+        features: &FeatureSet,
+        plan: &Plan,
+    ) -> Result<Enriched, Error> {
         let recipe = &self.recipes[plan.model.index()];
         // A fallback is asked under its own name, whatever name the caller used.
         let renamed = recipe.renamed || request.model != plan.model;

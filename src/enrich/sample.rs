@@ -147,8 +147,11 @@ impl Sample {
     /// # Errors
     /// As [`Enricher::enrich`].
     pub fn body(&self, protocol: Protocol, decoded: Decoded) -> Result<(Bytes, Option<usize>), Error> {
-        let enriched =
-            self.enricher.enrich(request(protocol, None, Payload::Decoded(decoded)), &self.features, &self.plan)?;
+        let enriched = self.enricher.enrich(
+            Box::new(request(protocol, None, Payload::Decoded(decoded))),
+            &self.features,
+            &self.plan,
+        )?;
         match enriched.body {
             Body::Whole(bytes) => Ok((bytes, enriched.json_length)),
             Body::Stream { .. } => Err(Error::invalid("a decoded body became a stream")),

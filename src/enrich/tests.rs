@@ -463,7 +463,7 @@ fn a_grpc_request_is_renamed_however_it_is_held() {
 
     let retained = |payload: Bytes| {
         let request = request(Protocol::Grpc, None, Payload::Retained(payload));
-        match joined.enricher.enrich(request, &joined.features, &plan()).map(|enriched| enriched.body) {
+        match joined.enricher.enrich(Box::new(request), &joined.features, &plan()).map(|enriched| enriched.body) {
             Ok(Body::Whole(bytes)) => Ok(ModelInferRequest::decode(&bytes[5..]).unwrap()),
             Ok(Body::Stream { .. }) => panic!("held bodies are not streamed"),
             Err(error) => Err(error.to_string()),
@@ -490,7 +490,7 @@ fn a_grpc_request_is_renamed_however_it_is_held() {
     let repository = [&b"\x0a\x03hub"[..], b"\x12\x05fraud"].concat();
     let mut load = request(Protocol::Grpc, None, Payload::Retained(frame(&repository)));
     load.path = "/inference.GRPCInferenceService/RepositoryModelLoad".parse().unwrap();
-    let sent = joined.enricher.enrich(load, &joined.features, &plan()).unwrap().body;
+    let sent = joined.enricher.enrich(Box::new(load), &joined.features, &plan()).unwrap().body;
     let Body::Whole(sent) = sent else { panic!("held bodies are not streamed") };
     assert_eq!(&sent[5..], b"\x12\x08fraud-v7\x0a\x03hub");
 
@@ -504,7 +504,7 @@ fn bodies_of_other_protocols_pass_untouched_under_another_name() {
     let sample = Sample::new(&view, model(&view, "fraud-v7", None), vec![]);
     let body = Bytes::from_static(b"not even JSON");
     let request = request(Protocol::V2Binary, Some(3), Payload::Retained(body.clone()));
-    let enriched = sample.enricher.enrich(request, &sample.features, &plan()).unwrap();
+    let enriched = sample.enricher.enrich(Box::new(request), &sample.features, &plan()).unwrap();
     assert!(matches!(enriched.body, Body::Whole(bytes) if bytes.as_ptr() == body.as_ptr()));
     assert_eq!(enriched.json_length, Some(3));
 }
@@ -548,7 +548,7 @@ fn a_fallback_is_asked_under_its_own_name() {
     let mut plan = plan();
     plan.model = crate::infer::ModelId(1);
     let request = request(Protocol::Grpc, None, Payload::Retained(frame(&grpc_user("fraud").encode_to_vec())));
-    let enriched = enricher.enrich(request, &Default::default(), &plan).unwrap();
+    let enriched = enricher.enrich(Box::new(request), &Default::default(), &plan).unwrap();
     let Body::Whole(bytes) = enriched.body else { panic!("held") };
     assert_eq!(ModelInferRequest::decode(&bytes[5..]).unwrap(), grpc_user("lite"));
 }

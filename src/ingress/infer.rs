@@ -90,7 +90,7 @@ async fn prepare(
     (parts, body): (Parts, Incoming),
     ask: &Ask<'_>,
     id: RequestId,
-) -> Result<InferRequest, Error> {
+) -> Result<Box<InferRequest>, Error> {
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
     let model = config.model(model_id);
@@ -114,7 +114,7 @@ async fn prepare(
     };
     let caching = context::caching(&headers);
     hops::strip(&mut headers, Hop::Request);
-    Ok(InferRequest {
+    Ok(Box::new(InferRequest {
         id,
         worker,
         protocol: ask.protocol,
@@ -129,7 +129,7 @@ async fn prepare(
         headers,
         json_length,
         payload,
-    })
+    }))
 }
 
 /// The 404 for a model that is not configured.

@@ -260,7 +260,7 @@ impl Arrived {
         worker: WorkerId,
         id: RequestId,
         method: Method,
-    ) -> Result<InferRequest, Error> {
+    ) -> Result<Box<InferRequest>, Error> {
         let config = &gateway.pipeline.config;
         let model = config.model(self.model);
         let limit = config.listen.max_body;
@@ -283,7 +283,7 @@ impl Arrived {
         let caching = context::caching(&headers);
         hops::strip(&mut headers, Hop::Request);
         let path = self.head.uri.into_parts().path_and_query;
-        Ok(InferRequest {
+        Ok(Box::new(InferRequest {
             id,
             worker,
             protocol: Protocol::Grpc,
@@ -298,7 +298,7 @@ impl Arrived {
             headers,
             json_length: None,
             payload,
-        })
+        }))
     }
 }
 

@@ -59,8 +59,11 @@ fn is_grpc(request: &Request<Incoming>) -> bool {
 async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Incoming>) -> Response<ResponseBody> {
     // The head's path is cheap to clone; routes borrow from it while the request is consumed.
     let path = request.uri().clone();
+    // Boxed: what is not inference over HTTP, so that its future is no longer than it must be.
     let asked = match route(path.path()) {
-        Route::Grpc(service, method) => return rpc::serve(gateway, worker, request, service, method).await,
+        Route::Grpc(service, method) => {
+            return Box::pin(rpc::serve(gateway, worker, request, service, method)).await;
+        }
         Route::V1Predict(model) => {
             infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
         }
@@ -74,13 +77,15 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
         }
         Route::V2Model(model) => {
             let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-            return infer_http::forward(gateway, worker, request, ask).await;
+            return Box::pin(infer_http::forward(gateway, worker, request, ask)).await;
         }
         Route::V2RepositoryModel(model) if gateway.pipeline.config.allow_repository => {
             let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-            return infer_http::forward(gateway, worker, request, ask).await;
+            return Box::pin(infer_http::forward(gateway, worker, request, ask)).await;
         }
-        Route::V2ModelReady(model) => return local::model_ready(gateway, worker, request, model).await,
+        Route::V2ModelReady(model) => {
+            return Box::pin(local::model_ready(gateway, worker, request, model)).await;
+        }
         Route::Unknown if is_grpc(&request) => return rpc::unknown(path.path()),
         other => return local::answer(gateway, &request, &other),
     };

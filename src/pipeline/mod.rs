@@ -47,14 +47,14 @@ impl Pipeline {
     /// # Cancel safety
     ///
     /// Dropped, it gives back its slot and cancels upstream.
-    pub async fn infer(&self, request: InferRequest) -> Result<Answer, Error> {
+    pub async fn infer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now);
         let outcome = self.compute(request, &plan, now).await;
         self.ladder.settle(&plan, outcome)
     }
 
-    async fn compute(&self, request: InferRequest, plan: &Plan, began: Instant) -> Result<Answer, Error> {
+    async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Result<Answer, Error> {
         let ticket = self.admission.enter(&request, plan)?;
         let mut features = self.features.fetch(&request, plan).await?;
         // Where nothing is joined, no time passed.
@@ -86,7 +86,7 @@ impl Pipeline {
     /// # Errors
     ///
     /// As [`Predict::run`].
-    pub async fn forward(&self, request: InferRequest) -> Result<Answer, Error> {
+    pub async fn forward(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now);
         let protocol = request.protocol;

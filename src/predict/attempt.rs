@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::{
     HOLD_UP_TO, Prediction, Run,
@@ -12,6 +13,7 @@ use super::{
     classify::{Class, Failure},
     endpoint::{Endpoint, InFlight},
     http1, http2,
+    outgoing::Outgoing,
 };
 use crate::{
     admission::Permit,
@@ -44,31 +46,31 @@ pub(super) struct Reply {
 }
 
 impl Call<'_> {
-    /// Connects if need be, sends, and reads the answer's head and up to 64 KiB of its body.
+    /// Connects if need be, sends, and reads the answer's head and up to 64 KiB of its body. The request is made when there is
+    /// a connection to put it on: it crosses no wait, and a connection that cannot be had costs no body.
     ///
     /// # Cancel safety
     ///
     /// Dropped, it cancels the request upstream: the HTTP/1 connection closes, the HTTP/2 stream is reset.
-    pub(super) async fn send(&self, request: Request<RequestBody>, in_flight: InFlight) -> Result<Reply, Failure> {
+    pub(super) async fn send(&self, outgoing: &mut Outgoing, in_flight: InFlight) -> Result<Reply, Failure> {
         let upstream = self.endpoint.upstream(self.protocol).expect("picked: an endpoint with the port");
         let timeout = self.run.pool.config.connect_timeout;
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
             let shared = self.endpoint.shared(worker);
-            let sender = match shared.sender(upstream, timeout, self.run.tasks).await {
-                Ok(sender) => sender,
-                Err(error) => return Err(unconnected(error, request)),
-            };
-            let response = http2::send(sender, request).await?;
+            let mut sender = shared.sender(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
+            let response = http2::send(&mut sender, self.request(outgoing)?).await?;
             return self.read(response, None, in_flight).await;
         }
         let idle = self.endpoint.idle(worker);
-        let mut lease = match http1::lease(idle, upstream, timeout).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(unconnected(error, request)),
-        };
-        let response = lease.send(request).await?;
+        let mut lease = http1::lease(idle, upstream, timeout).await.map_err(Failure::Connect)?;
+        let response = lease.send(self.request(outgoing)?).await?;
         self.read(response, Some(lease), in_flight).await
+    }
+
+    fn request(&self, outgoing: &mut Outgoing) -> Result<Request<RequestBody>, Failure> {
+        let left = self.run.plan.deadline.remaining(Instant::now());
+        outgoing.attempt(self.endpoint, left).ok_or(Failure::Spent)
     }
 
     async fn read(
@@ -96,10 +98,6 @@ impl Call<'_> {
         let class = Class::of_answer(self.protocol, head.status, &head.headers, trailers);
         Ok(Reply { class, status: head.status, headers: head.headers, body })
     }
-}
-
-fn unconnected(error: std::io::Error, request: Request<RequestBody>) -> Failure {
-    Failure::Connect(error, Some(Box::new(request.into_body())))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

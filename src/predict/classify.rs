@@ -2,7 +2,8 @@
 
 use std::{io, time::Duration};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
+use hyper::client::conn::TrySendError;
 
 use super::body::{BodyFault, RequestBody};
 use crate::{
@@ -17,7 +18,9 @@ pub(super) enum Failure {
     /// The connection died before the request was written: it goes out again without counting as a retry.
     Unsent(Box<RequestBody>),
     /// No connection could be made; the body was not touched.
-    Connect(io::Error, Option<Box<RequestBody>>),
+    Connect(io::Error),
+    /// The body went out with an attempt before and cannot go again.
+    Spent,
     /// The caller's own body failed on its way.
     Caller(BodyFault),
     /// The connection broke with the request on it, or the answer could not be read.
@@ -27,6 +30,14 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// What hyper says of a request that brought no answer.
+    pub(super) fn of_sending(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::Unsent(Box::new(request.into_body())),
+            None => Self::Broken(error.into_error()),
+        }
+    }
+
     /// The caller's view of it.
     pub(super) fn into_error(self, model: &str, endpoint: &str) -> Error {
         match self {
@@ -34,7 +45,8 @@ impl Failure {
                 Kind::BackendFailed,
                 format!("model {model:?}: endpoint {endpoint} closed the connection before it took the request"),
             ),
-            Self::Connect(error, _) => Error::new(
+            Self::Spent => Error::new(Kind::BackendFailed, "the request's body was sent and cannot be sent again"),
+            Self::Connect(error) => Error::new(
                 Kind::BackendFailed,
                 format!("model {model:?}: no connection to endpoint {endpoint}: {error}"),
             )
@@ -98,8 +110,8 @@ impl Class {
     /// The class of a failed attempt.
     pub(super) const fn of_failure(failure: &Failure) -> Self {
         match failure {
-            Failure::Unsent(_) | Failure::Connect(..) => Self::Connect,
-            Failure::Caller(_) => Self::Caller,
+            Failure::Unsent(_) | Failure::Connect(_) => Self::Connect,
+            Failure::Caller(_) | Failure::Spent => Self::Caller,
             Failure::Broken(_) => Self::Broken,
             Failure::TimedOut(_) => Self::TimedOut,
         }

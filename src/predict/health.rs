@@ -87,14 +87,14 @@ async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks
     let upstream = endpoint.grpc.as_ref().expect("validated: an endpoint has a port");
     let connect = pool.config.connect_timeout.min(pool.config.health.timeout);
     let shared = endpoint.shared(worker);
-    let sender = shared.sender(upstream, connect, tasks).await.map_err(|error| error.to_string())?;
+    let mut sender = shared.sender(upstream, connect, tasks).await.map_err(|error| error.to_string())?;
     let uri = format!("http://{}/inference.GRPCInferenceService/ServerReady", upstream.authority);
     let request = Request::post(uri)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .body(RequestBody::Whole(Some(Bytes::from_static(EMPTY))))
         .map_err(|error| error.to_string())?;
-    let (_, incoming) = http2::send(sender, request).await.map_err(describe)?.into_parts();
+    let (_, incoming) = http2::send(&mut sender, request).await.map_err(describe)?.into_parts();
     let stream =
         AnswerStream { head: Default::default(), incoming, connection: None, guards: (None, None), limit: None };
     match stream.hold(LONGEST_ANSWER).await.map_err(describe)? {
@@ -107,8 +107,8 @@ async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks
 fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unsent(_) => "the connection closed before the check was sent".into(),
-        Failure::Connect(error, _) => error.to_string(),
-        Failure::Caller(_) => "the check's own body failed".into(),
+        Failure::Connect(error) => error.to_string(),
+        Failure::Caller(_) | Failure::Spent => "the check's own body failed".into(),
         Failure::Broken(error) => error.to_string(),
         Failure::TimedOut(after) => format!("no answer within {} ms", after.as_millis()),
     }

@@ -63,20 +63,21 @@ impl Connection {
         self.state == State::Open && self.sender.is_ready()
     }
 
-    async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
+    /// Queues the request at once; the future waits for the answer's head.
+    fn send(&mut self, request: Request<RequestBody>) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
         self.streamed = matches!(request.body(), RequestBody::Stream { .. });
-        let mut response = pin!(self.sender.try_send_request(request));
+        let response = self.sender.try_send_request(request);
         let (driver, state) = (&mut self.driver, &mut self.state);
-        let sent = std::future::poll_fn(|cx| {
-            if *state == State::Open && Pin::new(&mut **driver).poll(cx).is_ready() {
-                *state = State::Closed;
-            }
-            response.as_mut().poll(cx)
-        });
-        sent.await.map_err(|mut error| match error.take_message() {
-            Some(request) => Failure::Unsent(Box::new(request.into_body())),
-            None => Failure::Broken(error.into_error()),
-        })
+        async move {
+            let mut response = pin!(response);
+            let sent = std::future::poll_fn(|cx| {
+                if *state == State::Open && Pin::new(&mut **driver).poll(cx).is_ready() {
+                    *state = State::Closed;
+                }
+                response.as_mut().poll(cx)
+            });
+            sent.await.map_err(Failure::of_sending)
+        }
     }
 }
 
@@ -135,8 +136,11 @@ impl Lease {
     /// # Cancel safety
     ///
     /// Not cancel safe: dropped, the connection closes, which tells the server that nobody waits.
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
-        self.connection.send(request).await
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
+        self.connection.send(request)
     }
 
     /// Lets the connection read and write.

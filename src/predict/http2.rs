@@ -77,12 +77,10 @@ impl Shared {
 /// # Cancel safety
 ///
 /// Not cancel safe: dropped, the stream is reset, which tells the server that nobody waits.
-pub(super) async fn send(
-    mut sender: SendRequest<RequestBody>,
+pub(super) fn send(
+    sender: &mut SendRequest<RequestBody>,
     request: Request<RequestBody>,
-) -> Result<Response<Incoming>, Failure> {
-    sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-        Some(request) => Failure::Unsent(Box::new(request.into_body())),
-        None => Failure::Broken(error.into_error()),
-    })
+) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
+    let response = sender.try_send_request(request);
+    async { response.await.map_err(Failure::of_sending) }
 }

@@ -159,12 +159,8 @@ impl Run<'_> {
                 last = Some(choice.index);
                 continue;
             };
-            let request = outgoing.attempt(&choice.endpoint, self.plan.deadline.remaining(now));
-            let Some(request) = request else {
-                return Err(Error::new(Kind::BackendFailed, "the request's body was sent and cannot be sent again"));
-            };
             let call = attempt::Call { run: self, endpoint: &choice.endpoint, protocol: outgoing.protocol, holding };
-            let outcome = match tokio::time::timeout(limit, call.send(request, in_flight)).await {
+            let outcome = match tokio::time::timeout(limit, call.send(&mut outgoing, in_flight)).await {
                 Ok(Err(Failure::Unsent(body))) if resends < FREE_RESENDS => {
                     resends += 1;
                     outgoing.restore(*body);
@@ -172,10 +168,6 @@ impl Run<'_> {
                 }
                 Ok(Err(Failure::Broken(error))) => {
                     Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
-                }
-                Ok(Err(Failure::Connect(error, body))) => {
-                    body.into_iter().for_each(|body| outgoing.restore(*body));
-                    Err(Failure::Connect(error, None))
                 }
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::TimedOut(limit)),

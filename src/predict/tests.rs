@@ -119,7 +119,7 @@ fn request() -> Enriched {
         json_length: None,
         payload: Payload::Retained(Bytes::new()),
     };
-    Enriched { request, body: Body::Whole(Bytes::from_static(b"{}")), json_length: None }
+    Enriched { request: Box::new(request), body: Body::Whole(Bytes::from_static(b"{}")), json_length: None }
 }
 
 fn plan(timeout: Duration) -> Plan {
