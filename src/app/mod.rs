@@ -67,8 +67,21 @@ impl App {
     ///
     /// An address that cannot be bound, a thread or a runtime that cannot be started, a store that cannot be opened at all.
     pub async fn start(config: Config, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
-        let config = Arc::new(config);
         let sockets = Sockets::bind(&config).await?;
+        Self::start_on(sockets, config, scrape).await
+    }
+
+    /// As [`App::start`], on sockets that are bound already.
+    ///
+    /// # Errors
+    ///
+    /// As [`App::start`].
+    pub(crate) async fn start_on(
+        sockets: Sockets,
+        config: Config,
+        scrape: crate::telemetry::Scrape,
+    ) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
         let addresses = sockets.addresses()?;
         let tasks = Tasks::default();
         let readiness = Readiness::new();
@@ -204,10 +217,11 @@ impl Worker {
     }
 }
 
-struct Sockets {
-    http: TcpListener,
-    grpc: Option<TcpListener>,
-    admin: TcpListener,
+/// The listeners, bound.
+pub(crate) struct Sockets {
+    pub(crate) http: TcpListener,
+    pub(crate) grpc: Option<TcpListener>,
+    pub(crate) admin: TcpListener,
 }
 
 impl Sockets {

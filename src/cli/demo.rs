@@ -52,8 +52,8 @@ pub struct Args {
 /// When a port or the temporary folder cannot be had, or the gateway does not become ready.
 pub fn run(args: Args) -> anyhow::Result<()> {
     telemetry::log::init();
-    let (listen, moved) = place::choose(&args);
     serve::block_on(async {
+        let place::Place { listen, sockets, moved } = place::choose(&args)?;
         // Before anything is made that an early Ctrl-C would leave behind.
         let mut stop = pin!(serve::stop_signal()?);
         let folder = Folder::create().context("cannot make a temporary folder")?;
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let models_at = (models.http, models.grpc);
         let config = write_config(&folder, &listen, models_at)?;
 
-        let gateway = gateway::start(&config).await?;
+        let gateway = gateway::start(&config, sockets).await?;
         let listen = gateway.addresses()?;
         tokio::select! {
             ready = place::wait_until_ready(guide::reachable(listen.admin)) => ready?,

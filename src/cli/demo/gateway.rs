@@ -9,7 +9,7 @@ use super::{
     settings::{self, Listen},
 };
 use crate::{
-    app::{Addresses, App},
+    app::{Addresses, App, Sockets},
     config::Config,
     features::{
         Row,
@@ -23,10 +23,10 @@ use crate::{
 pub(super) struct Gateway(App);
 
 /// Writes the lookup files and starts Weir, both as the configuration file says.
-pub(super) async fn start(config: &Path) -> anyhow::Result<Gateway> {
+pub(super) async fn start(config: &Path, sockets: Sockets) -> anyhow::Result<Gateway> {
     let config = Config::load(config).context("the demo's configuration is wrong")?;
     write_lookup_files(&config).await.context("cannot write the lookup files")?;
-    Ok(Gateway(App::start(config, telemetry::install()?).await?))
+    Ok(Gateway(App::start_on(sockets, config, telemetry::install()?).await?))
 }
 
 async fn write_lookup_files(config: &Config) -> anyhow::Result<()> {

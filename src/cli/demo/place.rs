@@ -17,31 +17,41 @@ use tokio::{
 };
 
 use super::{Args, settings::Listen};
+use crate::app::Sockets;
 
-/// The addresses to listen on, and a sentence for each default port that is taken.
-pub(super) fn choose(args: &Args) -> (Listen, Vec<String>) {
-    let mut moved = Vec::new();
-    let mut place = |asked, port| {
-        let (address, sentence) = place(asked, port);
-        moved.extend(sentence);
-        address
-    };
-    let listen = Listen { http: place(args.http, 8080), grpc: place(args.grpc, 8081), admin: place(args.admin, 9090) };
-    (listen, moved)
+/// The sockets to listen on, and a sentence for each default port that is taken.
+pub(super) struct Place {
+    pub(super) listen: Listen,
+    pub(super) sockets: Sockets,
+    pub(super) moved: Vec<String>,
 }
 
-fn place(asked: Option<SocketAddr>, port: u16) -> (SocketAddr, Option<String>) {
-    if let Some(asked) = asked {
-        return (asked, None);
-    }
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    match TcpListener::bind(address) {
-        Ok(_) => (address, None),
-        Err(error) => {
-            let sentence = format!("{address} cannot be had ({error}): a free port is used instead.");
-            (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(sentence))
+/// Binds them, so that nobody else can take a port between the choice and its use. To be called on a runtime.
+pub(super) fn choose(args: &Args) -> anyhow::Result<Place> {
+    let mut moved = Vec::new();
+    let mut place = |asked, port| -> anyhow::Result<_> {
+        let (socket, sentence) = bind(asked, port)?;
+        moved.extend(sentence);
+        Ok((socket.local_addr()?, socket))
+    };
+    let ((http, http_socket), (grpc, grpc_socket)) = (place(args.http, 8080)?, place(args.grpc, 8081)?);
+    let (admin, admin_socket) = place(args.admin, 9090)?;
+    let sockets = Sockets { http: http_socket, grpc: Some(grpc_socket), admin: admin_socket };
+    Ok(Place { listen: Listen { http, grpc, admin }, sockets, moved })
+}
+
+fn bind(asked: Option<SocketAddr>, port: u16) -> anyhow::Result<(tokio::net::TcpListener, Option<String>)> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (socket, sentence) = match (TcpListener::bind(asked.unwrap_or(default)), asked) {
+        (Ok(socket), _) => (socket, None),
+        (Err(error), Some(asked)) => return Err(error).with_context(|| format!("cannot listen on {asked}")),
+        (Err(error), None) => {
+            let sentence = format!("{default} cannot be had ({error}): a free port is used instead.");
+            (TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, Some(sentence))
         }
-    }
+    };
+    socket.set_nonblocking(true)?;
+    Ok((tokio::net::TcpListener::from_std(socket)?, sentence))
 }
 
 /// Asks `GET /readyz` at the admin port until it says 200, for ten seconds.
@@ -73,20 +83,24 @@ async fn ask(admin: SocketAddr) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_taken_default_moves_and_says_so() {
+    #[tokio::test]
+    async fn a_taken_default_moves_and_says_so() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let (address, sentence) = place(None, port);
-        assert_eq!(address.port(), 0);
+        let (socket, sentence) = bind(None, port).unwrap();
+        assert_ne!(socket.local_addr().unwrap().port(), port);
         assert!(sentence.unwrap().contains(&format!("127.0.0.1:{port} ")));
     }
 
-    #[test]
-    fn a_port_that_was_asked_for_stays() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let asked = taken.local_addr().unwrap();
-        assert_eq!(place(Some(asked), 8080), (asked, None));
+    #[tokio::test]
+    async fn a_port_that_was_asked_for_is_taken_or_refused() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let asked = free.local_addr().unwrap();
+        let error = bind(Some(asked), 8080).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot listen on {asked}"));
+        drop(free);
+        let (socket, sentence) = bind(Some(asked), 8080).unwrap();
+        assert_eq!((socket.local_addr().unwrap(), sentence), (asked, None));
     }
 
     #[tokio::test]
