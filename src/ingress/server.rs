@@ -17,11 +17,11 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
@@ -185,34 +185,84 @@ impl Connection {
                 Ok::<_, Infallible>(response.map(|body| Guarded { body, _guard: guard }))
             })
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().pipeline_flush(true);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(Duration::from_secs(20));
-        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let patience = self.limits.max_connection_age;
+        let wire = tokio::select! {
+            wire = tokio::time::timeout(self.limits.idle_timeout, sniff(&stream)) => wire,
+            () = self.drain.cancelled() => return Ok(()),
+        };
+        let Ok(wire) = wire else { return Ok(()) };
         let told = watched(activity, self.limits, self.drain, &self.tasks);
-        let end = tokio::select! {
-            biased;
-            ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
-            end = told => end.unwrap_or(End::Drained),
-        };
-        connection.as_mut().graceful_shutdown();
-        let last = match end {
-            // The drain has a deadline of its own.
-            End::Drained => return connection.await.map_err(|error| error.to_string()),
-            End::Old => patience,
-            // Half a request may have been read: it is not waited for again.
-            End::Idle => FAREWELL,
-        };
-        match tokio::time::timeout(last, connection).await {
-            Ok(ended) => ended.map_err(|error| error.to_string()),
-            Err(_) => Ok(()),
+        let io = TokioIo::new(stream);
+        match wire.map_err(|error| error.to_string())? {
+            Wire::Http1 => {
+                let connection = http1::Builder::new().pipeline_flush(true).serve_connection(io, service);
+                until_told(std::pin::pin!(connection), http1::Connection::graceful_shutdown, told, patience).await
+            }
+            Wire::Http2 => {
+                let connection = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .keep_alive_interval(Duration::from_secs(20))
+                    .serve_connection(io, service);
+                until_told(std::pin::pin!(connection), http2::Connection::graceful_shutdown, told, patience).await
+            }
         }
+    }
+}
+
+/// What a connection speaks.
+enum Wire {
+    Http1,
+    Http2,
+}
+
+/// Reads off the first bytes, without taking them, what is spoken.
+///
+/// **Source:** RFC 9113 §3.4.
+async fn sniff(stream: &TcpStream) -> io::Result<Wire> {
+    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// A preface that came in parts is looked at again after this: a socket with bytes in it is always ready.
+    const PAUSE: Duration = Duration::from_millis(1);
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut seen).await?;
+        if length == 0 || seen[..length] != PREFACE[..length] {
+            return Ok(Wire::Http1);
+        }
+        if length == PREFACE.len() {
+            return Ok(Wire::Http2);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Serves until the connection ends or is told to; then what is in flight is finished.
+async fn until_told<C>(
+    mut connection: Pin<&mut C>,
+    wind_down: fn(Pin<&mut C>),
+    told: oneshot::Receiver<End>,
+    patience: Duration,
+) -> Result<(), String>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let end = tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
+        end = told => end.unwrap_or(End::Drained),
+    };
+    wind_down(connection.as_mut());
+    let last = match end {
+        // The drain has a deadline of its own.
+        End::Drained => return connection.await.map_err(|error| error.to_string()),
+        End::Old => patience,
+        // Half a request may have been read: it is not waited for again.
+        End::Idle => FAREWELL,
+    };
+    match tokio::time::timeout(last, connection).await {
+        Ok(ended) => ended.map_err(|error| error.to_string()),
+        Err(_) => Ok(()),
     }
 }
 
