@@ -45,8 +45,8 @@ impl Connection {
     /// Connects and shakes hands.
     pub(super) async fn open(upstream: &Upstream, timeout: Duration) -> io::Result<Self> {
         let stream = super::endpoint::connect(upstream, timeout).await?;
-        let (sender, driver) =
-            http1::Builder::new().max_headers(128).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // Not `max_headers`: once set, hyper allocates room for them on the heap for every answer.
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, driver: Box::new(driver), state: State::Open, streamed: false, idle_since: Instant::now() })
     }
 
