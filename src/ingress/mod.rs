@@ -1,6 +1,6 @@
 //! The wire toward callers: sockets, protocols, and the one table from errors to statuses.
 //!
-//! `server` accepts, `service` routes, `http` and `rpc` turn a head and a body into an [`InferRequest`], `encode` turns the
+//! `server` accepts, `service` routes, `infer` and `rpc` turn a head and a body into an [`InferRequest`], `encode` turns the
 //! [`Answer`] back. The decoders (`v1`, `v2`, `binary`, `grpc`) find byte ranges; they copy and convert nothing.
 //!
 //! [`InferRequest`]: crate::infer::InferRequest

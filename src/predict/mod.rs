@@ -174,8 +174,12 @@ impl Run<'_> {
             };
             let (class, ended) = self.record(&outcome, choice.permit, &choice.endpoint, now);
             attempt += 1;
-            let may = class.retryable() && (outgoing.repeatable() || class == Class::Connect);
-            if !(may && attempt < self.plan.attempts && self.wait(attempt, &outcome, outgoing.protocol).await) {
+            let again = class.retryable() && attempt < self.plan.attempts;
+            let may = outgoing.repeatable() || class == Class::Connect;
+            if again && !may {
+                self.pool.metrics.denied(RetryDenied::NotReplayable);
+            }
+            if !(again && may && self.wait(attempt, &outcome, outgoing.protocol).await) {
                 return self.conclude(outcome, &choice.endpoint, permit, ended);
             }
             last = Some(choice.index);

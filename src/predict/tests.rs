@@ -204,6 +204,18 @@ async fn a_busy_server_is_asked_again_and_its_last_word_passes() {
 }
 
 #[tokio::test]
+async fn what_may_have_been_carried_out_is_not_asked_for_twice() {
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let server = Server::start(Box::leak(Box::new([busy]))).await;
+    let predict = predict(pool(&[&server.authority]));
+    let mut enriched = request();
+    enriched.request.method = Method::Other;
+    let plan = plan(Duration::from_secs(20));
+    assert_eq!(predict.run(enriched, None, &plan, Instant::now()).await.unwrap().status.as_u16(), 503);
+    assert_eq!(server.arrivals().1, 1);
+}
+
+#[tokio::test]
 async fn a_models_own_failure_and_a_refusal_pass_at_once() {
     for (answer, status) in [
         ("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 1\r\n\r\nx", 500),
