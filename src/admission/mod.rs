@@ -142,7 +142,7 @@ pub struct Ticket {
 
 impl Ticket {
     /// Takes a slot of the ticket's tier, in turn, waiting no longer than the tier's `queue_timeout` and the deadline.
-    /// Where a slot is free and nobody waits, this is one compare-and-swap and allocates nothing.
+    /// Where a slot is free and nobody waits, this is one compare-and-swap, allocates nothing and looks at no clock.
     ///
     /// # Errors
     ///
@@ -153,10 +153,11 @@ impl Ticket {
     /// Dropping the future leaves the queue; a slot that was just given goes to the next in turn.
     pub async fn slot(self) -> Result<Permit, Error> {
         let Self { house, tier, model, deadline } = self;
-        if !house.gate.acquire(tier) {
-            house.wait(tier, model, deadline).await?;
+        if house.gate.acquire(tier) {
+            return Ok(Permit { house, tier, waited_until: None });
         }
-        Ok(Permit { house, tier })
+        house.wait(tier, model, deadline).await?;
+        Ok(Permit { house, tier, waited_until: Some(Instant::now()) })
     }
 }
 
@@ -178,6 +179,14 @@ impl House {
 pub struct Permit {
     house: Arc<House>,
     tier: TierId,
+    waited_until: Option<Instant>,
+}
+
+impl Permit {
+    /// When the slot came free; `None`: one was free.
+    pub(crate) const fn waited_until(&self) -> Option<Instant> {
+        self.waited_until
+    }
 }
 
 impl Drop for Permit {

@@ -10,11 +10,11 @@
 //!   SIGTERM ─► not ready, still accepting ─► listeners close, GOAWAY ─► in flight finishes ─► exit
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 mod build;
@@ -31,6 +31,7 @@ use crate::{
         server::{self, Inbox, Limits, Workers},
         service::Gateway,
     },
+    predict,
 };
 
 /// A running gateway.
@@ -196,18 +197,26 @@ struct Worker {
     end_connections: CancellationToken,
 }
 
-/// How often a worker looks through its idle upstream connections.
-const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+/// A timer set while no other is due earlier interrupts the runtime's wait for sockets, at the cost of two system calls. One
+/// that is always due soon spares that to every attempt whose timeout is longer; a request alone would pay it each time.
+const METRONOME: Duration = Duration::from_millis(50);
 
 impl Worker {
     async fn run(self, inbox: Inbox) {
         let tasks = Tasks::default();
         let (id, gateway) = (inbox.worker(), self.gateway.clone());
         tasks.background(async move {
-            let mut tick = tokio::time::interval(SWEEP_EVERY);
+            let mut tick = tokio::time::interval(predict::SWEEP_EVERY);
             loop {
                 tick.tick().await;
-                gateway.load_full().pipeline.predict.sweep(id, Instant::now());
+                gateway.load_full().pipeline.predict.sweep(id);
+            }
+        });
+        tasks.background(async {
+            let mut tick = tokio::time::interval(METRONOME);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
             }
         });
         let features = self.gateway.load_full().pipeline.features.clone();

@@ -145,9 +145,10 @@ pub struct InferRequest {
 }
 
 /// Whether caches may answer a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Caching {
     /// As configured.
+    #[default]
     Allowed,
     /// `cache-control: no-cache`: read from the store, ask the model.
     Bypassed,

@@ -1,26 +1,126 @@
 //! What a request's headers say about how it is to be handled: id, deadline, tier, caching.
+//!
+//! They are read once, in one pass: a request has a handful of headers, few of them for Weir, and hashing the name of each that
+//! there could be costs several times as much.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::TIER;
 use crate::{
     config::{Config, Model},
     infer::{
         Caching, Deadline, Error, RequestId, TierId,
-        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, REQUEST_ID, WEIR_TIMEOUT},
+        headers::{ENVOY_TIMEOUT, WEIR_TIMEOUT},
     },
 };
 
 /// Longest id that is taken from a caller; a longer one is replaced.
 const LONGEST_ID: usize = 128;
 
-/// The caller's `x-request-id`, or a new one.
-pub(super) fn request_id(headers: &HeaderMap) -> RequestId {
-    id_or_new(headers.get(REQUEST_ID))
+/// What a request's headers tell Weir; of one told twice, the first.
+#[derive(Default)]
+pub(super) struct Told {
+    /// The `x-request-id`, whatever it is.
+    pub(super) id: Option<HeaderValue>,
+    /// What few requests tell, aside: the rest is moved with the request several times.
+    rare: Option<Box<Rare>>,
+    /// Whether the body is gRPC's.
+    pub(super) grpc: bool,
+    /// Whether caches may answer.
+    pub(super) caching: Caching,
+}
+
+#[derive(Default)]
+struct Rare {
+    timeout: Option<HeaderValue>,
+    envoy_timeout: Option<HeaderValue>,
+    grpc_timeout: Option<HeaderValue>,
+    tier: Option<HeaderValue>,
+    json_length: Option<HeaderValue>,
+}
+
+impl Told {
+    /// Reads the headers.
+    pub(super) fn by(headers: &HeaderMap) -> Self {
+        let mut told = Self::default();
+        let (mut content_type, mut cache_control) = (None, None);
+        for (name, value) in headers {
+            let place = match name.as_str() {
+                "content-type" => {
+                    content_type.get_or_insert(value);
+                    continue;
+                }
+                "cache-control" => {
+                    cache_control.get_or_insert(value);
+                    continue;
+                }
+                "x-request-id" => &mut told.id,
+                "weir-timeout-ms" => &mut told.rare().timeout,
+                "x-envoy-expected-rq-timeout-ms" => &mut told.rare().envoy_timeout,
+                "grpc-timeout" => &mut told.rare().grpc_timeout,
+                "weir-tier" => &mut told.rare().tier,
+                "inference-header-content-length" => &mut told.rare().json_length,
+                _ => continue,
+            };
+            place.get_or_insert_with(|| value.clone());
+        }
+        told.grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        told.caching = cache_control.map_or(Caching::Allowed, caching);
+        told
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// How long the JSON at the front of a body with binary tensors is said to be.
+    pub(super) fn json_length(&self) -> Option<&HeaderValue> {
+        self.rare.as_ref()?.json_length.as_ref()
+    }
+
+    /// The caller's `x-request-id`, or a new one.
+    pub(super) fn request_id(&self) -> RequestId {
+        id_or_new(self.id.as_ref())
+    }
+
+    /// The earliest of the model's timeout and those the caller sent.
+    ///
+    /// # Errors
+    ///
+    /// A timeout that is no positive whole number (or, for gRPC, not digits and a unit).
+    pub(super) fn deadline(&self, longest: Duration, now: Instant) -> Result<Deadline, Error> {
+        let mut timeout = longest;
+        let Some(rare) = &self.rare else { return Ok(Deadline::after(now, timeout)) };
+        for (name, value) in [(WEIR_TIMEOUT, &rare.timeout), (ENVOY_TIMEOUT, &rare.envoy_timeout)] {
+            if let Some(value) = value {
+                timeout = timeout.min(millis(&name, value)?);
+            }
+        }
+        if let Some(value) = &rare.grpc_timeout {
+            timeout = timeout.min(grpc_timeout(value)?);
+        }
+        Ok(Deadline::after(now, timeout))
+    }
+
+    /// The model's tier, or the lower one the caller asked for. A higher one is not granted, silently: callers share configs.
+    ///
+    /// # Errors
+    ///
+    /// A tier that does not exist.
+    pub(super) fn tier(&self, config: &Config, model: &Model) -> Result<TierId, Error> {
+        let Some(asked) = self.rare.as_ref().and_then(|rare| rare.tier.as_ref()) else {
+            return Ok(model.tier);
+        };
+        let found = config.tiers.iter().position(|tier| tier.name.as_bytes() == asked.as_bytes());
+        let Some(index) = found.and_then(|index| u32::try_from(index).ok()) else {
+            let names: Vec<&str> = config.tiers.iter().map(|tier| &*tier.name).collect();
+            return Err(Error::invalid(format!("header weir-tier: no tier {asked:?}; allowed: {}", names.join(", "))));
+        };
+        Ok(model.tier.max(TierId(index)))
+    }
 }
 
 /// The caller's id where it is one, or a new one.
@@ -42,24 +142,6 @@ pub(super) fn id_or_new(told: Option<&HeaderValue>) -> RequestId {
 }
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
-
-/// The earliest of the model's timeout and those the caller sent.
-///
-/// # Errors
-///
-/// A timeout that is no positive whole number (or, for gRPC, not digits and a unit).
-pub(super) fn deadline(headers: &HeaderMap, longest: Duration, now: Instant) -> Result<Deadline, Error> {
-    let mut timeout = longest;
-    for name in [WEIR_TIMEOUT, ENVOY_TIMEOUT] {
-        if let Some(value) = headers.get(&name) {
-            timeout = timeout.min(millis(&name, value)?);
-        }
-    }
-    if let Some(value) = headers.get(GRPC_TIMEOUT) {
-        timeout = timeout.min(grpc_timeout(value)?);
-    }
-    Ok(Deadline::after(now, timeout))
-}
 
 fn millis(name: &HeaderName, value: &HeaderValue) -> Result<Duration, Error> {
     let millis: Option<u64> =
@@ -93,31 +175,10 @@ fn grpc_timeout(value: &HeaderValue) -> Result<Duration, Error> {
     }
 }
 
-/// The model's tier, or the lower one the caller asked for. A higher one is not granted, silently: callers share configs.
-///
-/// # Errors
-///
-/// A tier that does not exist.
-pub(super) fn tier(headers: &HeaderMap, config: &Config, model: &Model) -> Result<TierId, Error> {
-    let Some(asked) = headers.get(TIER) else {
-        return Ok(model.tier);
-    };
-    let found = config.tiers.iter().position(|tier| tier.name.as_bytes() == asked.as_bytes());
-    let Some(index) = found.and_then(|index| u32::try_from(index).ok()) else {
-        let names: Vec<&str> = config.tiers.iter().map(|tier| &*tier.name).collect();
-        return Err(Error::invalid(format!("header weir-tier: no tier {asked:?}; allowed: {}", names.join(", "))));
-    };
-    Ok(model.tier.max(TierId(index)))
-}
-
-/// Whether the caller lets caches answer.
-///
 /// **Source:** RFC 9111 §5.2.1.4.
-pub(super) fn caching(headers: &HeaderMap) -> Caching {
-    let asked = headers
-        .get(header::CACHE_CONTROL)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(',').any(|directive| matches!(directive.trim(), "no-cache" | "no-store")));
+fn caching(cache_control: &HeaderValue) -> Caching {
+    let mut directives = cache_control.to_str().unwrap_or_default().split(',');
+    let asked = directives.any(|directive| matches!(directive.trim(), "no-cache" | "no-store"));
     if asked { Caching::Bypassed } else { Caching::Allowed }
 }
 
@@ -139,7 +200,7 @@ mod tests {
             (&[("weir-timeout-ms", "50"), ("grpc-timeout", "20m"), ("x-envoy-expected-rq-timeout-ms", "30")], 20),
             (&[("grpc-timeout", "1S")], 200),
         ] {
-            let deadline = deadline(&headers(pairs), Duration::from_millis(200), now).expect("valid");
+            let deadline = Told::by(&headers(pairs)).deadline(Duration::from_millis(200), now).expect("valid");
             assert_eq!(deadline.remaining(now), Duration::from_millis(expected), "{pairs:?}");
         }
     }
@@ -156,15 +217,15 @@ mod tests {
             ("grpc-timeout", "5x"),
             ("grpc-timeout", "+5m"),
         ] {
-            let error = deadline(&headers(&[pair]), Duration::from_secs(1), Instant::now()).expect_err(pair.1);
+            let error = Told::by(&headers(&[pair])).deadline(Duration::from_secs(1), Instant::now()).expect_err(pair.1);
             assert!(error.to_string().contains(pair.0), "{error}");
         }
     }
 
     #[test]
     fn an_id_is_kept_or_made() {
-        assert_eq!(request_id(&headers(&[("x-request-id", "abc")])).0, "abc");
-        assert_eq!(request_id(&HeaderMap::new()).0.len(), 32);
-        assert_ne!(request_id(&HeaderMap::new()).0, request_id(&HeaderMap::new()).0);
+        assert_eq!(Told::by(&headers(&[("x-request-id", "abc")])).request_id().0, "abc");
+        assert_eq!(Told::default().request_id().0.len(), 32);
+        assert_ne!(Told::default().request_id().0, Told::default().request_id().0);
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
-    headers::REQUEST_ID,
+    headers::{REQUEST_ID, settle_length},
 };
 
 const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
@@ -35,6 +35,13 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
         answer = in_grpc(answer);
     }
     let Answer { status, mut headers, body, trailers, level, degraded, caches, timings } = answer;
+    settle_length(
+        &mut headers,
+        match &body {
+            AnswerBody::Whole(bytes) if protocol != Protocol::Grpc && trailers.is_none() => Some(bytes.len()),
+            AnswerBody::Whole(_) | AnswerBody::Stream(_) => None,
+        },
+    );
     headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
     headers.insert(REQUEST_ID, id.0.clone());
     if !degraded.is_empty() {
@@ -62,10 +69,12 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
 /// Gives an answer that no model was asked for what every answer has: its level, which is 0 where the ladder has no say, and an
 /// id, the caller's where `told` is one.
 pub(super) fn complete(headers: &mut HeaderMap, told: Option<&HeaderValue>) {
-    headers.entry(LEVEL).or_insert(HeaderValue::from_static(Level::Full.digit()));
-    if let header::Entry::Vacant(vacant) = headers.entry(REQUEST_ID) {
-        vacant.insert(context::id_or_new(told).0);
+    if headers.contains_key(REQUEST_ID) {
+        debug_assert!(headers.contains_key(LEVEL), "what gives an answer its id gives it its level");
+        return;
     }
+    headers.entry(LEVEL).or_insert(HeaderValue::from_static(Level::Full.digit()));
+    headers.insert(REQUEST_ID, context::id_or_new(told).0);
 }
 
 /// The HTTP status an answer is counted under: for gRPC the one that corresponds to its status, as far as that is known.

@@ -12,7 +12,8 @@ pub(super) enum Hop {
     Answer,
 }
 
-/// Takes them out, those that `connection` names included.
+/// Takes them out, those that `connection` names included. `content-length` stays: whether it is still right is known where
+/// the body is.
 ///
 /// One pass over the names there are: looking up each that there could be costs more than the few that there are.
 ///
@@ -34,8 +35,6 @@ fn ends_here(name: &HeaderName, hop: Hop) -> bool {
     match name.as_str() {
         "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "te" | "transfer-encoding"
         | "upgrade" => true,
-        // hyper says it: it knows whether the body changed.
-        "content-length" => true,
         // Meant for the hop that is weir.
         "expect" | "proxy-authorization" | "weir-tier" => hop == Hop::Request,
         _ => false,
@@ -63,7 +62,7 @@ mod tests {
     #[test]
     fn what_is_for_weir_goes_no_further() {
         let names = ["expect", "weir-tier", "proxy-authorization", "content-length", "te", "content-type", "accept"];
-        for (hop, left) in [(Hop::Request, 2), (Hop::Answer, 5)] {
+        for (hop, left) in [(Hop::Request, 3), (Hop::Answer, 6)] {
             let mut headers: HeaderMap =
                 names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect();
             strip(&mut headers, hop);

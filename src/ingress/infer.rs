@@ -3,21 +3,18 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header, request::Parts};
-use hyper::body::Incoming;
+use http::{HeaderMap, Response, header};
 use tokio::time::Instant;
 
 use super::{
     body::ResponseBody,
-    context, decode, encode,
+    context::Told,
+    decode, encode,
     hops::{self, Hop},
     receive::{Extent, Received, receive},
-    service::Gateway,
+    service::{Arrival, Gateway},
 };
-use crate::infer::{
-    Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId, decoded::shown,
-    headers::JSON_LENGTH,
-};
+use crate::infer::{Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, decoded::shown};
 
 /// What a path asked for.
 pub(super) struct Ask<'a> {
@@ -28,19 +25,13 @@ pub(super) struct Ask<'a> {
 }
 
 /// Answers an inference request.
-pub(super) async fn infer(
-    gateway: &Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
-    ask: Ask<'_>,
-) -> Response<ResponseBody> {
+pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>) -> Response<ResponseBody> {
     let began = Instant::now();
-    let (parts, body) = request.into_parts();
-    let id = context::request_id(&parts.headers);
+    let id = arrival.told.request_id();
     let protocol = ask.protocol;
     let model = gateway.pipeline.config.model_id(&ask.model);
     let mut call = gateway.records.begin(model, protocol, began);
-    let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
+    let outcome = match prepare(gateway, arrival, &ask, (id.clone(), began)).await {
         Ok(request) => {
             call.runs_under(request.tier);
             gateway.pipeline.infer(request).await
@@ -52,16 +43,10 @@ pub(super) async fn infer(
 }
 
 /// Forwards what is no inference to the model's pool.
-pub(super) async fn forward(
-    gateway: &Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
-    ask: Ask<'_>,
-) -> Response<ResponseBody> {
-    let (parts, body) = request.into_parts();
-    let id = context::request_id(&parts.headers);
+pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>) -> Response<ResponseBody> {
+    let id = arrival.told.request_id();
     let protocol = ask.protocol;
-    let outcome = match prepare(gateway, worker, (parts, body), &ask, id.clone()).await {
+    let outcome = match prepare(gateway, arrival, &ask, (id.clone(), Instant::now())).await {
         Ok(request) => gateway.pipeline.forward(request).await,
         Err(error) => Err(error),
     };
@@ -86,20 +71,21 @@ pub(super) fn finish(
 /// From head and body to a request the path can take.
 async fn prepare(
     gateway: &Gateway,
-    worker: WorkerId,
-    (parts, body): (Parts, Incoming),
+    arrival: Arrival,
     ask: &Ask<'_>,
-    id: RequestId,
+    (id, began): (RequestId, Instant),
 ) -> Result<Box<InferRequest>, Error> {
+    let Arrival { worker, request, told } = arrival;
+    let (parts, body) = request.into_parts();
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
     let model = config.model(model_id);
     if ask.method == Method::Explain && model.explainer.is_none() {
         return Err(no_explainer(&model.name));
     }
-    let deadline = context::deadline(&parts.headers, model.timeout, Instant::now())?;
-    let tier = context::tier(&parts.headers, config, model)?;
-    let json_length = json_length(&parts.headers, ask.protocol)?;
+    let deadline = told.deadline(model.timeout, began)?;
+    let tier = told.tier(config, model)?;
+    let json_length = json_length(&told, ask.protocol)?;
     let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
     let extent = if joins { Extent::Whole } else { Extent::Beginning };
     let limit = config.listen.max_body;
@@ -112,7 +98,6 @@ async fn prepare(
         Received::Whole(bytes) => Payload::Retained(bytes),
         Received::Longer(head, rest) => Payload::Stream { head, rest },
     };
-    let caching = context::caching(&headers);
     hops::strip(&mut headers, Hop::Request);
     Ok(Box::new(InferRequest {
         id,
@@ -125,7 +110,7 @@ async fn prepare(
         version: ask.version.map(Into::into),
         tier,
         deadline,
-        caching,
+        caching: told.caching,
         headers,
         json_length,
         payload,
@@ -152,11 +137,11 @@ fn no_explainer(model: &str) -> Error {
     Error::new(Kind::Unimplemented, message)
 }
 
-fn json_length(headers: &HeaderMap, protocol: Protocol) -> Result<Option<usize>, Error> {
+fn json_length(told: &Told, protocol: Protocol) -> Result<Option<usize>, Error> {
     if protocol != Protocol::V2Binary {
         return Ok(None);
     }
-    let value = headers.get(JSON_LENGTH);
+    let value = told.json_length();
     let length = value.and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
     length.map(Some).ok_or_else(|| {
         Error::invalid(format!(

@@ -10,9 +10,9 @@ use super::{
     body::ResponseBody,
     encode, infer as infer_http,
     route::Route,
-    service::{Gateway, method_not_allowed},
+    service::{Arrival, Gateway, method_not_allowed},
 };
-use crate::infer::{Error, Kind, Method, Protocol, WorkerId};
+use crate::infer::{Error, Kind, Method, Protocol};
 
 /// Why the repository is left alone.
 pub(super) const REPOSITORY: &str = "the model repository is not changed through weir: load and unload models at the model \
@@ -76,16 +76,16 @@ fn v1_model(gateway: &Gateway, name: &str) -> Response<ResponseBody> {
 /// The model server's own word, given a body where it says 200 with none.
 pub(super) async fn model_ready(
     gateway: &Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
+    arrival: Arrival,
     model: Cow<'_, str>,
 ) -> Response<ResponseBody> {
-    if request.method() != Verb::GET && request.method() != Verb::HEAD {
-        return method_not_allowed(request.method(), "GET, HEAD");
+    let verb = arrival.request.method();
+    if verb != Verb::GET && verb != Verb::HEAD {
+        return method_not_allowed(verb, "GET, HEAD");
     }
     let name = model.clone();
     let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-    let mut response = infer_http::forward(gateway, worker, request, ask).await;
+    let mut response = infer_http::forward(gateway, arrival, ask).await;
     if response.status() == StatusCode::OK && http_body::Body::is_end_stream(response.body()) {
         *response.body_mut() = ResponseBody::whole(json!({ "name": name, "ready": true }).to_string().into());
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

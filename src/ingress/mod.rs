@@ -29,4 +29,3 @@ pub mod v1;
 pub mod v2;
 
 const LEVEL: HeaderName = HeaderName::from_static("weir-level");
-const TIER: HeaderName = HeaderName::from_static("weir-tier");

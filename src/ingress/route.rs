@@ -96,12 +96,20 @@ fn named<'a>(segment: &'a str, route: impl FnOnce(Cow<'a, str>) -> Route<'a>) ->
     if leads_elsewhere(segment) {
         return Route::Refused(ELSEWHERE);
     }
-    percent_decode_str(segment).decode_utf8().map_or(Route::Refused(NOT_UTF8), route)
+    match decoded(segment) {
+        Cow::Borrowed(_) => route(Cow::Borrowed(segment)),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map_or(Route::Refused(NOT_UTF8), |name| route(Cow::Owned(name))),
+    }
+}
+
+/// A segment without its percent-encoding; most have none.
+fn decoded(segment: &str) -> Cow<'_, [u8]> {
+    if segment.contains('%') { percent_decode_str(segment).into() } else { Cow::Borrowed(segment.as_bytes()) }
 }
 
 /// Whether a server that undoes the percent-encoding and then normalizes the path reads something else than one segment.
 fn leads_elsewhere(segment: &str) -> bool {
-    let decoded: Cow<'_, [u8]> = percent_decode_str(segment).into();
+    let decoded = decoded(segment);
     matches!(&*decoded, b"." | b"..") || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\'))
 }
 

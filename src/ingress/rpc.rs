@@ -11,11 +11,12 @@ use tower::Service as _;
 
 use super::{
     body::ResponseBody,
-    context, decode, encode, grpc,
+    context::Told,
+    decode, encode, grpc,
     hops::{self, Hop},
     infer as infer_http, local,
     receive::{Extent, Received, first_message, read_message, read_on, receive},
-    service::Gateway,
+    service::{Arrival, Gateway},
 };
 use crate::{
     infer::{Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId},
@@ -34,23 +35,24 @@ const LONGEST_STREAM: std::time::Duration = std::time::Duration::from_secs(24 * 
 /// Answers one call.
 pub(super) async fn serve(
     gateway: &Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
+    arrival: Arrival,
     service: &str,
     method: &str,
 ) -> Response<ResponseBody> {
-    if request.method() != Verb::POST {
-        return super::service::method_not_allowed(request.method(), "POST");
+    if arrival.request.method() != Verb::POST {
+        return super::service::method_not_allowed(arrival.request.method(), "POST");
     }
     if service != SERVICE {
-        return other_service(gateway, request).await;
+        return other_service(gateway, arrival.request).await;
     }
-    let id = context::request_id(request.headers());
+    let id = arrival.told.request_id();
     let outcome = match method {
-        "ServerLive" => message(request, &inference::ServerLiveResponse { live: true }).await,
-        "ServerReady" => message(request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await,
-        "ServerMetadata" => message(request, &server_metadata()).await,
-        "ModelInfer" => return infer(gateway, worker, request, id).await,
+        "ServerLive" => message(arrival.request, &inference::ServerLiveResponse { live: true }).await,
+        "ServerReady" => {
+            message(arrival.request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await
+        }
+        "ServerMetadata" => message(arrival.request, &server_metadata()).await,
+        "ModelInfer" => return infer(gateway, arrival, id).await,
         "RepositoryModelLoad" | "RepositoryModelUnload" if !gateway.pipeline.config.allow_repository => {
             Err(Error::new(Kind::NotAllowed, local::REPOSITORY))
         }
@@ -59,10 +61,10 @@ pub(super) async fn serve(
             "weir has no repository to index; ask the model server, or ServerMetadata and ModelMetadata here",
         )),
         "RepositoryModelLoad" | "RepositoryModelUnload" => {
-            return about_model(gateway, worker, request, (id, Asks::REPOSITORY)).await;
+            return about_model(gateway, arrival, (id, Asks::REPOSITORY)).await;
         }
-        "ModelStreamInfer" => return about_model(gateway, worker, request, (id, Asks::STREAM)).await,
-        _ => return about_model(gateway, worker, request, (id, Asks::OTHER)).await,
+        "ModelStreamInfer" => return about_model(gateway, arrival, (id, Asks::STREAM)).await,
+        _ => return about_model(gateway, arrival, (id, Asks::OTHER)).await,
     };
     outcome.unwrap_or_else(|error| encode::error(&error, Protocol::Grpc, Some(&id)))
 }
@@ -95,18 +97,13 @@ async fn other_service(gateway: &Gateway, request: Request<Incoming>) -> Respons
     response.map(ResponseBody::Tonic)
 }
 
-async fn infer(
-    gateway: &Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
-    id: RequestId,
-) -> Response<ResponseBody> {
+async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Response<ResponseBody> {
     let began = Instant::now();
-    let arrived = arrive(gateway, request, Asks::PREDICT, began).await;
-    let model = arrived.as_ref().ok().map(|arrived| arrived.model);
+    let addressed = address(gateway, arrival, Asks::PREDICT, began).await;
+    let model = addressed.as_ref().ok().map(|addressed| addressed.model);
     let mut call = gateway.records.begin(model, Protocol::Grpc, began);
-    let prepared = match arrived {
-        Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), Method::Predict).await,
+    let prepared = match addressed {
+        Ok(addressed) => addressed.prepare(gateway, id.clone(), Method::Predict).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
@@ -123,12 +120,11 @@ async fn infer(
 /// Forwards a call that names a model in its first field: readiness, metadata, configuration, statistics, streams.
 async fn about_model(
     gateway: &Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
+    arrival: Arrival,
     (id, asks): (RequestId, Asks),
 ) -> Response<ResponseBody> {
-    let prepared = match arrive(gateway, request, asks, Instant::now()).await {
-        Ok(arrived) => arrived.prepare(gateway, worker, id.clone(), asks.method).await,
+    let prepared = match address(gateway, arrival, asks, Instant::now()).await {
+        Ok(addressed) => addressed.prepare(gateway, id.clone(), asks.method).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
@@ -174,8 +170,10 @@ fn repository_model(message: &[u8]) -> Result<String, Error> {
 }
 
 /// A call whose model is known.
-struct Arrived {
+struct Addressed {
+    worker: WorkerId,
     head: http::request::Parts,
+    told: Told,
     received: Received,
     model: ModelId,
     version: Option<Box<str>>,
@@ -183,10 +181,11 @@ struct Arrived {
 }
 
 /// Reads as much of the call as it takes to know its model.
-async fn arrive(gateway: &Gateway, request: Request<Incoming>, asks: Asks, now: Instant) -> Result<Arrived, Error> {
+async fn address(gateway: &Gateway, arrival: Arrival, asks: Asks, now: Instant) -> Result<Addressed, Error> {
+    let Arrival { worker, request, told } = arrival;
     let (head, body) = request.into_parts();
     let limit = gateway.pipeline.config.listen.max_body;
-    let patience = context::deadline(&head.headers, UNTIL_MODEL_IS_KNOWN, now)?;
+    let patience = told.deadline(UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;
     let extent = if asks.method == Method::Stream { Extent::Frame } else { Extent::Beginning };
     let mut received = receive(body, extent, limit, patience).await?;
@@ -218,8 +217,8 @@ async fn arrive(gateway: &Gateway, request: Request<Incoming>, asks: Asks, now: 
         Method::Stream => LONGEST_STREAM,
         _ => gateway.pipeline.config.model(model).timeout,
     };
-    let deadline = context::deadline(&head.headers, longest, now)?;
-    Ok(Arrived { head, received, model, version, deadline })
+    let deadline = told.deadline(longest, now)?;
+    Ok(Addressed { worker, head, told, received, model, version, deadline })
 }
 
 impl Received {
@@ -253,19 +252,13 @@ fn grpc_encoding(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Error> {
     }
 }
 
-impl Arrived {
-    async fn prepare(
-        self,
-        gateway: &Gateway,
-        worker: WorkerId,
-        id: RequestId,
-        method: Method,
-    ) -> Result<Box<InferRequest>, Error> {
+impl Addressed {
+    async fn prepare(self, gateway: &Gateway, id: RequestId, method: Method) -> Result<Box<InferRequest>, Error> {
         let config = &gateway.pipeline.config;
         let model = config.model(self.model);
         let limit = config.listen.max_body;
         let mut headers = self.head.headers;
-        let tier = context::tier(&headers, config, model)?;
+        let tier = self.told.tier(config, model)?;
         let joins = !model.joins.is_empty() && method == Method::Predict;
         let payload = if joins {
             let framed = match self.received {
@@ -280,12 +273,11 @@ impl Arrived {
                 Received::Longer(head, rest) => Payload::Stream { head, rest },
             }
         };
-        let caching = context::caching(&headers);
         hops::strip(&mut headers, Hop::Request);
         let path = self.head.uri.into_parts().path_and_query;
         Ok(Box::new(InferRequest {
             id,
-            worker,
+            worker: self.worker,
             protocol: Protocol::Grpc,
             method,
             verb: Verb::POST,
@@ -294,7 +286,7 @@ impl Arrived {
             version: self.version,
             tier,
             deadline: self.deadline,
-            caching,
+            caching: self.told.caching,
             headers,
             json_length: None,
             payload,

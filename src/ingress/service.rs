@@ -8,15 +8,13 @@ use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
+    context::Told,
     encode, infer as infer_http, local,
     route::{Route, route},
     rpc,
 };
 use crate::{
-    infer::{
-        Error, Kind, Method, Protocol, WorkerId,
-        headers::{JSON_LENGTH, REQUEST_ID},
-    },
+    infer::{Error, Kind, Method, Protocol, WorkerId},
     pipeline::Pipeline,
 };
 
@@ -30,15 +28,26 @@ pub(crate) struct Gateway {
     pub(crate) readiness: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
+/// A request as it arrived.
+pub(super) struct Arrival {
+    /// The worker that serves its connection.
+    pub(super) worker: WorkerId,
+    pub(super) request: Request<Incoming>,
+    /// What its headers tell.
+    pub(super) told: Told,
+}
+
 /// Answers one request, always with a level and an id. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: WorkerId,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let protocol = if is_grpc(&request) { Protocol::Grpc } else { Protocol::V2Json };
-    let id = request.headers().get(REQUEST_ID).cloned();
-    let answered = AssertUnwindSafe(dispatch(&gateway, worker, request)).catch_unwind().await;
+    let told = Told::by(request.headers());
+    let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
+    let id = told.id.clone();
+    let arrival = Arrival { worker, request, told };
+    let answered = AssertUnwindSafe(dispatch(&gateway, arrival)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         // The panic hook has logged where.
         encode::error(
@@ -51,18 +60,13 @@ pub(super) async fn serve(
     Ok(response)
 }
 
-fn is_grpc(request: &Request<Incoming>) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Incoming>) -> Response<ResponseBody> {
+async fn dispatch(gateway: &Arc<Gateway>, arrival: Arrival) -> Response<ResponseBody> {
     // The head's path is cheap to clone; routes borrow from it while the request is consumed.
-    let path = request.uri().clone();
+    let path = arrival.request.uri().clone();
     // Boxed: what is not inference over HTTP, so that its future is no longer than it must be.
     let asked = match route(path.path()) {
         Route::Grpc(service, method) => {
-            return Box::pin(rpc::serve(gateway, worker, request, service, method)).await;
+            return Box::pin(rpc::serve(gateway, arrival, service, method)).await;
         }
         Route::V1Predict(model) => {
             infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
@@ -71,28 +75,27 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
             infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None }
         }
         Route::V2Infer(model, version) => {
-            let protocol =
-                if request.headers().contains_key(JSON_LENGTH) { Protocol::V2Binary } else { Protocol::V2Json };
+            let protocol = if arrival.told.json_length().is_some() { Protocol::V2Binary } else { Protocol::V2Json };
             infer_http::Ask { protocol, method: Method::Predict, model, version }
         }
         Route::V2Model(model) => {
             let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-            return Box::pin(infer_http::forward(gateway, worker, request, ask)).await;
+            return Box::pin(infer_http::forward(gateway, arrival, ask)).await;
         }
         Route::V2RepositoryModel(model) if gateway.pipeline.config.allow_repository => {
             let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-            return Box::pin(infer_http::forward(gateway, worker, request, ask)).await;
+            return Box::pin(infer_http::forward(gateway, arrival, ask)).await;
         }
         Route::V2ModelReady(model) => {
-            return Box::pin(local::model_ready(gateway, worker, request, model)).await;
+            return Box::pin(local::model_ready(gateway, arrival, model)).await;
         }
-        Route::Unknown if is_grpc(&request) => return rpc::unknown(path.path()),
-        other => return local::answer(gateway, &request, &other),
+        Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),
+        other => return local::answer(gateway, &arrival.request, &other),
     };
-    if request.method() != Verb::POST {
-        return method_not_allowed(request.method(), "POST");
+    if arrival.request.method() != Verb::POST {
+        return method_not_allowed(arrival.request.method(), "POST");
     }
-    infer_http::infer(gateway, worker, request, asked).await
+    infer_http::infer(gateway, arrival, asked).await
 }
 
 /// 405, saying what is allowed.

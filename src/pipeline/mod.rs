@@ -64,11 +64,11 @@ impl Pipeline {
         let enriched = self.enricher.enrich(request, &features, plan)?;
         let enriched_at = now();
         let permit = ticket.slot().await?;
-        let queued_until = Instant::now();
-        let prediction = self.predict.run(enriched, Some(permit), plan, queued_until).await?;
+        let queued_until = permit.waited_until().unwrap_or(enriched_at);
+        let mut prediction = self.predict.run(enriched, Some(permit), plan, queued_until).await?;
         let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
         self.observe(&timings, enriched_at - fetched, &features);
-        let prediction = self.rename_back(protocol, prediction, plan);
+        self.rename_back(protocol, &mut prediction, plan);
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -91,9 +91,9 @@ impl Pipeline {
         let plan = self.ladder.plan(&request, now);
         let protocol = request.protocol;
         let enriched = self.enricher.enrich(request, &features::FeatureSet::default(), &plan)?;
-        let prediction = self.predict.run(enriched, None, &plan, now).await?;
+        let mut prediction = self.predict.run(enriched, None, &plan, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
-        let prediction = self.rename_back(protocol, prediction, &plan);
+        self.rename_back(protocol, &mut prediction, &plan);
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -115,25 +115,20 @@ impl Pipeline {
         }
     }
 
-    fn rename_back(&self, protocol: crate::infer::Protocol, prediction: Prediction, plan: &Plan) -> Prediction {
+    /// Longer bodies than are held pass with the upstream's own name.
+    fn rename_back(&self, protocol: crate::infer::Protocol, prediction: &mut Prediction, plan: &Plan) {
         let model = self.config.model(plan.model);
         if model.name == model.upstream {
-            return prediction;
+            return;
         }
-        let Prediction { mut headers, body, .. } = prediction;
-        let body = match body {
-            AnswerBody::Whole(bytes) => {
-                let (bytes, length) =
-                    enrich::rename::answer(protocol, bytes, &model.upstream, &model.name, json_length(&headers));
-                if let Some(length) = length {
-                    headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
-                }
-                AnswerBody::Whole(bytes)
-            }
-            // Longer than what is held: the upstream's own name passes.
-            stream @ AnswerBody::Stream(_) => stream,
-        };
-        Prediction { headers, body, ..prediction }
+        let Prediction { headers, body, .. } = prediction;
+        let AnswerBody::Whole(bytes) = body else { return };
+        let (named, length) = (std::mem::take(bytes), json_length(headers));
+        let (renamed, length) = enrich::rename::answer(protocol, named, &model.upstream, &model.name, length);
+        *bytes = renamed;
+        if let Some(length) = length {
+            headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
+        }
     }
 }
 

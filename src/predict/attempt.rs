@@ -26,6 +26,7 @@ pub(super) struct Call<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) protocol: Protocol,
     pub(super) holding: Holding,
+    pub(super) began: Instant,
 }
 
 /// Which answers are held until whole.
@@ -59,17 +60,18 @@ impl Call<'_> {
         if self.protocol == Protocol::Grpc {
             let shared = self.endpoint.shared(worker);
             let mut sender = shared.sender(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
-            let response = http2::send(&mut sender, self.request(outgoing)?).await?;
+            let response = http2::send(&mut sender, self.request(outgoing, Instant::now())?).await?;
             return self.read(response, None, in_flight).await;
         }
         let idle = self.endpoint.idle(worker);
         let mut lease = http1::lease(idle, upstream, timeout).await.map_err(Failure::Connect)?;
-        let response = lease.send(self.request(outgoing)?).await?;
+        let now = if lease.is_new() { Instant::now() } else { self.began };
+        let response = lease.send(self.request(outgoing, now)?).await?;
         self.read(response, Some(lease), in_flight).await
     }
 
-    fn request(&self, outgoing: &mut Outgoing) -> Result<Request<RequestBody>, Failure> {
-        let left = self.run.plan.deadline.remaining(Instant::now());
+    fn request(&self, outgoing: &mut Outgoing, now: Instant) -> Result<Request<RequestBody>, Failure> {
+        let left = self.run.plan.deadline.remaining(now);
         outgoing.attempt(self.endpoint, left).ok_or(Failure::Spent)
     }
 

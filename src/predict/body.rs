@@ -147,10 +147,11 @@ impl Limit {
 
 impl AnswerStream {
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(connection) = &mut self.connection {
-            connection.drive(cx);
-        }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let incoming = &mut self.incoming;
+        let frame = ready!(match &mut self.connection {
+            Some(connection) => connection.poll_body(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
+            None => Pin::new(incoming).poll_frame(cx),
+        });
         if frame.is_none() || self.incoming.is_end_stream() {
             // Back to the pool as soon as the last byte is read.
             if let Some(connection) = self.connection.take() {

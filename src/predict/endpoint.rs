@@ -114,8 +114,8 @@ impl Endpoint {
         &self.shared[worker.index()]
     }
 
-    pub(super) fn sweep(&self, worker: WorkerId, now: Instant) {
-        self.idle(worker).sweep(now);
+    pub(super) fn sweep(&self, worker: WorkerId) {
+        self.idle(worker).sweep();
     }
 
     pub(super) fn health(&self) -> Health {

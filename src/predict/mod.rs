@@ -37,6 +37,8 @@ use crate::{
 
 /// Answers up to this long are held until whole.
 const HOLD_UP_TO: usize = 64 * 1024;
+/// How often a worker looks through its idle connections.
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often a request that was never sent goes out again for free: idle connections that the server closed.
 const FREE_RESENDS: u32 = 8;
 
@@ -99,10 +101,10 @@ impl Predict {
         run.attempts(outgoing, permit).await
     }
 
-    /// Closes what is idle too long on this worker.
-    pub(crate) fn sweep(&self, worker: WorkerId, now: Instant) {
+    /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
+    pub(crate) fn sweep(&self, worker: WorkerId) {
         for endpoint in self.pools.iter().flat_map(|pool| &pool.endpoints) {
-            endpoint.sweep(worker, now);
+            endpoint.sweep(worker);
         }
     }
 
@@ -159,8 +161,9 @@ impl Run<'_> {
                 last = Some(choice.index);
                 continue;
             };
-            let call = attempt::Call { run: self, endpoint: &choice.endpoint, protocol: outgoing.protocol, holding };
-            let outcome = match tokio::time::timeout(limit, call.send(&mut outgoing, in_flight)).await {
+            let (endpoint, protocol) = (&*choice.endpoint, outgoing.protocol);
+            let call = attempt::Call { run: self, endpoint, protocol, holding, began: now };
+            let outcome = match tokio::time::timeout_at(now + limit, call.send(&mut outgoing, in_flight)).await {
                 Ok(Err(Failure::Unsent(body))) if resends < FREE_RESENDS => {
                     resends += 1;
                     outgoing.restore(*body);

@@ -14,7 +14,7 @@ use crate::{
     enrich::{Body, Enriched},
     infer::{
         Method, Protocol, RequestId,
-        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, JSON_LENGTH, REQUEST_ID, WEIR_TIMEOUT},
+        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, JSON_LENGTH, REQUEST_ID, WEIR_TIMEOUT, find, settle_length},
     },
 };
 
@@ -45,6 +45,13 @@ impl Outgoing {
         };
         let mut headers = request.headers;
         describe_body(&mut headers, request.protocol, request.method, json_length);
+        settle_length(
+            &mut headers,
+            match &body {
+                Body::Whole(bytes) if request.protocol != Protocol::Grpc => Some(bytes.len()),
+                Body::Whole(_) | Body::Stream { .. } => None,
+            },
+        );
         let RequestId(id) = request.id;
         headers.insert(REQUEST_ID, id);
         let fault = Arc::default();
@@ -113,8 +120,8 @@ impl Outgoing {
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
         let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         headers.insert(WEIR_TIMEOUT, HeaderValue::from(millis));
-        if let Some(told) = headers.get_mut(ENVOY_TIMEOUT) {
-            *told = HeaderValue::from(millis);
+        if find(headers, &ENVOY_TIMEOUT).is_some() {
+            headers.insert(ENVOY_TIMEOUT, HeaderValue::from(millis));
         }
         if self.protocol == Protocol::Grpc {
             headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
@@ -150,10 +157,11 @@ fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, js
     if method != Method::Other && !headers.get(header::CONTENT_TYPE).is_some_and(telling) {
         headers.insert(header::CONTENT_TYPE, content_type);
     }
-    match json_length {
-        Some(length) => headers.insert(JSON_LENGTH, HeaderValue::from(length as u64)),
-        None => headers.remove(JSON_LENGTH),
-    };
+    if let Some(length) = json_length {
+        headers.insert(JSON_LENGTH, HeaderValue::from(length as u64));
+    } else if find(headers, &JSON_LENGTH).is_some() {
+        headers.remove(JSON_LENGTH);
+    }
 }
 
 /// All but what a path segment may hold as it is; servers match model names without decoding them.
