@@ -235,11 +235,63 @@ pub(crate) struct Features {
     /// The Feast project: the suffix of every Redis key.
     pub(crate) project: Arc<str>,
     pub(crate) views: Vec<Arc<View>>,
+    /// Feast's feature services, from its registry.
+    pub(crate) services: Vec<Service>,
+    /// Where `/push` may write; with `views:` in the file each view is a source of its own name.
+    pub(crate) push_sources: Vec<PushSource>,
+    /// Feast's entities by name, and the join key each stands for: callers may send either.
+    pub(crate) entity_names: Vec<(Arc<str>, Arc<str>)>,
+    /// What the registry has and Weir does not serve: its name, and why.
+    pub(crate) unserved: Vec<(Arc<str>, Arc<str>)>,
+    pub(crate) compat: Compat,
     pub(crate) l1: L1,
     pub(crate) l2: L2,
     pub(crate) l3: Option<L3>,
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
+}
+
+/// What the feature server says of missing and old rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compat {
+    /// What is so: NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE.
+    Truthful,
+    /// What Feast's Python server says: PRESENT.
+    FeastPython,
+}
+
+/// A named set of features, as Feast's registry has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) name: Arc<str>,
+    /// In the service's order; empty where it cannot be served (it is in `unserved` then).
+    pub(crate) projections: Vec<Projection>,
+    /// Whether Feast keeps all of it as one vector an entity.
+    pub(crate) precomputed: bool,
+}
+
+/// A view as a service sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Projection {
+    pub(crate) view: ViewId,
+    /// What the view is called in answers with full feature names; else by its own name.
+    pub(crate) alias: Option<Arc<str>>,
+    /// What the view's join keys are called in requests: for each of the view's entities, in their order.
+    pub(crate) columns: Vec<Arc<str>>,
+    /// Positions in the view's features.
+    pub(crate) select: Vec<usize>,
+}
+
+/// Where rows are pushed to.
+#[derive(Clone, Debug)]
+pub(crate) struct PushSource {
+    pub(crate) name: Arc<str>,
+    /// Several views may share a source.
+    pub(crate) views: Vec<ViewId>,
+    /// The column of the event's time.
+    pub(crate) timestamp: Arc<str>,
+    /// The column of the row's creation, which a push must bring where there is one.
+    pub(crate) created: Option<Arc<str>>,
 }
 
 /// A feature view.

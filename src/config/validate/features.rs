@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
-        Consistency, Feature, Features, View,
+        Compat, Consistency, Feature, Features, PushSource, View,
         problems::Path,
         raw::{self, Loose},
     },
@@ -30,9 +30,19 @@ impl Check<'_> {
         }
         let keep = raw.l2.ttl.0.max(raw.l1.ttl.0);
         let views = raw.views.iter().enumerate();
+        let views: Vec<_> =
+            views.map(|(i, (name, view))| Arc::new(self.view(ViewId(index(i)), name, view, keep))).collect();
         Features {
             project: raw.project.as_deref().unwrap_or("default").into(),
-            views: views.map(|(i, (name, view))| Arc::new(self.view(ViewId(index(i)), name, view, keep))).collect(),
+            services: Vec::new(),
+            push_sources: views.iter().map(|view| PushSource::of(view)).collect(),
+            entity_names: Vec::new(),
+            unserved: Vec::new(),
+            compat: match raw.compat {
+                raw::Compat::Truthful => Compat::Truthful,
+                raw::Compat::FeastPython => Compat::FeastPython,
+            },
+            views,
             l1: self.l1(&path.key("l1"), &raw.l1),
             l2,
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
@@ -118,6 +128,13 @@ impl Check<'_> {
             self.wrong(path, wrong, FEATURE_TYPES);
             FeatureType::Double
         })
+    }
+}
+
+impl PushSource {
+    /// A view that the file names is its own source, with Feast's usual column for the event's time.
+    fn of(view: &View) -> Self {
+        Self { name: Arc::clone(&view.name), views: vec![view.id], timestamp: "event_timestamp".into(), created: None }
     }
 }
 
