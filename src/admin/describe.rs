@@ -120,7 +120,7 @@ fn inputs(config: &Config, model: &Model, inputs: &Inputs) -> Json {
         Column::Feature { join, select } => {
             let join = &model.joins[*join];
             let view = config.view(join.view);
-            json!(format!("{}:{}", view.name, view.features[join.select[*select]].name))
+            json!(format!("{}:{}", join.label, view.features[join.select[*select]].name))
         }
     };
     match inputs {

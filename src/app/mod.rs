@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 mod build;
 mod readiness;
+mod registry;
 mod tasks;
 
 use readiness::Readiness;
+pub use registry::Configured;
 pub use tasks::Tasks;
 
 use crate::{
@@ -66,9 +68,9 @@ impl App {
     /// # Errors
     ///
     /// An address that cannot be bound, a thread or a runtime that cannot be started, a store that cannot be opened at all.
-    pub async fn start(config: Config, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
-        let sockets = Sockets::bind(&config).await?;
-        Self::start_on(sockets, config, scrape).await
+    pub async fn start(configured: Configured, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
+        let sockets = Sockets::bind(&configured.config).await?;
+        Self::start_on(sockets, configured, scrape).await
     }
 
     /// As [`App::start`], on sockets that are bound already.
@@ -78,9 +80,10 @@ impl App {
     /// As [`App::start`].
     pub(crate) async fn start_on(
         sockets: Sockets,
-        config: Config,
+        configured: Configured,
         scrape: crate::telemetry::Scrape,
     ) -> anyhow::Result<Self> {
+        let Configured { config, registry, .. } = configured;
         let config = Arc::new(config);
         let addresses = sockets.addresses()?;
         let tasks = Tasks::default();

@@ -76,6 +76,7 @@ fn redis(server: &Server, timeout: Duration) -> L2Config {
 
 fn model(views: &[Arc<View>], optional: bool) -> Model {
     let join = |view: &Arc<View>| JoinConfig {
+        label: Arc::clone(&view.name),
         view: view.id,
         sources: view.entities.iter().map(|_| "user".into()).collect(),
         select: (0..view.features.len()).collect(),
