@@ -14,7 +14,10 @@ use std::{net::SocketAddr, sync::Arc, thread};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 mod build;
@@ -108,14 +111,12 @@ impl App {
         let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
-        let features = gateway.load_full().pipeline.features.clone();
-        tasks.background(async move {
-            features.maintain().await;
-        });
+        tasks.background(maintain(gateway.clone()));
+        let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         tasks.background(readiness.clone().watch(gateway.clone(), health));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
-        let admin = build::admin(&config, readiness, scrape, app.asked_to_drain.clone(), &gateway);
+        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
                 tracing::error!(%error, "the admin port closed");
@@ -189,6 +190,16 @@ impl App {
             self.threads.push(wait);
         }
         Ok(self)
+    }
+}
+
+/// Keeps the feature store tidy, whichever snapshot's it is.
+async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        gateway.load_full().pipeline.features.maintain();
     }
 }
 

@@ -8,14 +8,22 @@
 //! The whole file is validated again with the new registry, so that no snapshot exists whose models and views disagree. Requests in
 //! flight end on the snapshot they began with.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use super::{Tasks, build};
 use crate::{
-    config::{Config, Draft, Loaded, Problems, Supplied},
+    config::{self, Config, Draft, Loaded, Problems, Supplied},
     features::registry::Source,
+    ingress::service::Gateway,
+    telemetry::handles::registry::{Outcome, Registry as Handles},
 };
 
 /// A file that was read, with the registry that it names.
@@ -71,4 +79,117 @@ async fn finish(draft: &Arc<Draft>, bytes: Bytes) -> anyhow::Result<Result<Loade
     let draft = Arc::clone(draft);
     let finished = tokio::task::spawn_blocking(move || draft.finish(Supplied::Bytes(&bytes))).await;
     finished.context("reading the registry panicked")
+}
+
+/// What the last look at the registry came to.
+#[derive(Clone)]
+pub(super) struct Verdict(Arc<ArcSwap<Seen>>);
+
+struct Seen {
+    url: String,
+    outcome: Outcome,
+    /// Why what is served is not what the registry has.
+    reason: Option<String>,
+    /// When it came to that.
+    since: SystemTime,
+}
+
+impl Verdict {
+    /// For the admin port.
+    pub(super) fn shown(&self) -> serde_json::Value {
+        let seen = self.0.load_full();
+        let since = seen.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        serde_json::json!({ "url": seen.url, "last": seen.outcome.name(), "reason": seen.reason, "since": since })
+    }
+
+    /// Keeps what a look came to; whether that is news.
+    fn note(&self, outcome: Outcome, reason: Option<&str>) -> bool {
+        let before = self.0.load_full();
+        let news = outcome == Outcome::Changed || before.reason.as_deref() != reason;
+        let since = if news { SystemTime::now() } else { before.since };
+        self.0.store(Arc::new(Seen { url: before.url.clone(), outcome, reason: reason.map(Into::into), since }));
+        news
+    }
+}
+
+/// What a look at the registry came to.
+enum Look {
+    Unchanged,
+    Changed(Box<Config>),
+    Refused(String),
+    Unreachable(String),
+}
+
+impl Followed {
+    /// Looks at the registry every `features.registry_refresh`, and puts a new snapshot in the gateway's place when it changed.
+    pub(super) fn follow(self, tasks: &Tasks, gateway: Arc<ArcSwap<Gateway>>) -> Verdict {
+        let verdict = Verdict(Arc::new(ArcSwap::from_pointee(Seen {
+            url: config::without_password(self.draft.registry().unwrap_or_default()),
+            outcome: Outcome::Changed,
+            reason: None,
+            since: SystemTime::now(),
+        })));
+        tasks.background(self.watch(gateway, verdict.clone()));
+        verdict
+    }
+
+    async fn watch(mut self, gateway: Arc<ArcSwap<Gateway>>, verdict: Verdict) {
+        let Some(registry) = gateway.load_full().pipeline.config.features.registry.clone() else { return };
+        let handles = Handles::new();
+        // Why the state seen last is not served; asked about once, it is not read again.
+        let mut refused: Option<String> = None;
+        loop {
+            tokio::time::sleep(registry.refresh).await;
+            let look = match (self.look().await, &refused) {
+                (Look::Unchanged, Some(why)) => Look::Refused(why.clone()),
+                (look, _) => look,
+            };
+            let (outcome, reason) = match look {
+                Look::Unchanged => (Outcome::Unchanged, None),
+                Look::Changed(config) => {
+                    refused = None;
+                    swap(&gateway, *config).await;
+                    (Outcome::Changed, None)
+                }
+                Look::Refused(why) => {
+                    refused = Some(why.clone());
+                    (Outcome::Refused, Some(why))
+                }
+                Look::Unreachable(why) => (Outcome::Unreachable, Some(why)),
+            };
+            handles.looked(outcome);
+            if verdict.note(outcome, reason.as_deref())
+                && let Some(reason) = reason
+            {
+                tracing::warn!(url = %config::without_password(&registry.url), outcome = outcome.name(), %reason,
+                    "the registry serves on as it was before");
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Look {
+        let bytes = match self.source.fetch_settled().await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Look::Unchanged,
+            Err(error) => return Look::Unreachable(error.told()),
+        };
+        match finish(&self.draft, bytes).await {
+            Ok(Ok(loaded)) => Look::Changed(Box::new(loaded.config)),
+            Ok(Err(problems)) => Look::Refused(problems.to_string()),
+            Err(error) => Look::Refused(error.to_string()),
+        }
+    }
+}
+
+/// New requests begin on the new snapshot; those in flight end on theirs.
+async fn swap(gateway: &ArcSwap<Gateway>, config: Config) {
+    let features = &config.features;
+    tracing::info!(
+        views = features.views.len(),
+        services = features.services.len(),
+        unserved = features.unserved.len(),
+        "the registry changed"
+    );
+    let next = build::next(&gateway.load_full(), Arc::new(config)).await;
+    gateway.store(Arc::new(next));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::{GetOptions, ObjectStore as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lookup::{self, Location, Patience};
@@ -18,6 +18,10 @@ const LARGEST: u64 = 64 << 20;
 const PATIENCE: Patience = Patience { timeout: Duration::from_secs(10), retries: 2 };
 /// All of a fetch.
 const FETCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a file that changed must stay as it is, and how often that is awaited.
+const SETTLE: Duration = Duration::from_millis(200);
+const SETTLES: usize = 25;
 
 /// Why there are no bytes.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +87,34 @@ impl Source {
         let same = self.seen.as_ref().is_some_and(|before| before.digest == seen.digest);
         self.seen = Some(seen);
         Ok((!same).then_some(bytes))
+    }
+
+    /// As [`Source::fetch`], but a file that changed is read again until it stays as it is: Feast writes it in place, and half a
+    /// registry may look like a whole one.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) async fn fetch_settled(&mut self) -> Result<Option<Bytes>, Error> {
+        let mut settled = None;
+        for _ in 0..SETTLES {
+            match self.fetch().await {
+                Ok(Some(bytes)) => settled = Some(bytes),
+                // The next look reads what it becomes.
+                Err(_) if settled.is_some() => break,
+                Ok(None) => break,
+                Err(error) => return Err(error),
+            }
+            if self.is_atomic() {
+                break;
+            }
+            sleep(SETTLE).await;
+        }
+        Ok(settled)
+    }
+
+    /// Whether a new state takes the old one's place at once, as on every object store.
+    fn is_atomic(&self) -> bool {
+        self.location.url.split_once("://").is_some_and(|(scheme, _)| scheme != "file")
     }
 
     async fn get(&self) -> Result<(Bytes, Option<String>), Error> {
