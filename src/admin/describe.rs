@@ -161,7 +161,16 @@ pub(super) fn features(config: &Config) -> Json {
         "retry": retry(&features.retry),
         "breaker": breaker(&features.breaker),
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
+        "registry": features.registry.as_ref().map(
+            |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),
+        ),
+        "services": features.services.iter().map(|service| json!(&*service.name)).collect::<Json>(),
+        "unserved": features.unserved.iter().map(unserved).collect::<Json>(),
     })
+}
+
+fn unserved((name, reason): &(std::sync::Arc<str>, std::sync::Arc<str>)) -> Json {
+    json!({"name": &**name, "reason": &**reason})
 }
 
 fn view(view: &View) -> Json {

@@ -63,6 +63,7 @@ impl Configured {
             Err(error) => return Err(refused(&draft, &error.told())),
         };
         let Loaded { config, explained } = finish(&draft, bytes).await??;
+        tell(&config.features, "the registry was read");
         Ok(Self { config, explained, registry: Some(Followed { draft, source }) })
     }
 }
@@ -183,13 +184,14 @@ impl Followed {
 
 /// New requests begin on the new snapshot; those in flight end on theirs.
 async fn swap(gateway: &ArcSwap<Gateway>, config: Config) {
-    let features = &config.features;
-    tracing::info!(
-        views = features.views.len(),
-        services = features.services.len(),
-        unserved = features.unserved.len(),
-        "the registry changed"
-    );
+    tell(&config.features, "the registry changed");
     let next = build::next(&gateway.load_full(), Arc::new(config)).await;
     gateway.store(Arc::new(next));
+}
+
+/// A line for the log.
+fn tell(features: &config::Features, what: &'static str) {
+    let unserved: Vec<_> = features.unserved.iter().map(|(name, _)| &**name).collect();
+    let (views, services) = (features.views.len(), features.services.len());
+    tracing::info!(project = %features.project, views, services, unserved = unserved.join(", "), "{what}");
 }

@@ -56,6 +56,15 @@ impl Config {
     pub fn parse(text: &str, name: &str) -> Result<Self, Problems> {
         parse(text, name, &system()).map(|loaded| loaded.config)
     }
+
+    /// Reads the text of a file that names a registry, of which these are the bytes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, and with the registry.
+    pub fn parse_with_registry(text: &str, name: &str, registry: &[u8]) -> Result<Self, Problems> {
+        let draft = Draft::parse(text, name, &system())?;
+        draft.finish(Supplied::Bytes(registry)).map(|loaded| loaded.config)
+    }
 }
 
 /// Reads text that names no registry, with the given sources for `${…}`.

@@ -11,14 +11,19 @@ use std::{
     time::Duration,
 };
 
+use object_store::{ObjectStoreExt as _, aws::AmazonS3Builder};
 use serde_json::{Value, json};
 
-use crate::support::{
-    KServe, Redis, Weir,
-    http1::{self, Http1},
-    metrics::await_metric,
-    process::{Folder, wait_until},
-    vectors::{self, DUMP},
+use crate::{
+    support::{
+        KServe, Redis, SeaweedFs, Weir,
+        http1::{self, Http1},
+        metrics::await_metric,
+        process::{Folder, wait_until},
+        seaweed::BUCKET,
+        vectors::{self, DUMP},
+    },
+    world::STORE,
 };
 
 const FEAST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/feast/registry.pb");
@@ -90,7 +95,7 @@ impl Versions {
 fn config(redis: &Redis, registry: &Path, models: &str) -> String {
     format!(
         "pools:\n  kserve: {{endpoints: [{}]}}\nmodels:\n{models}\nfeatures:\n  registry: {}\n  registry_refresh: 1s\n  l2: \
-         {{redis: \"{}\"}}\n",
+         {{redis: \"{}\", timeout: 2s}}\n",
         KServe::shared().endpoint(),
         registry.display(),
         redis.url()
@@ -240,6 +245,64 @@ fn a_registry_that_changes_costs_no_request() {
     let answered = callers.end();
     assert!(answered > 300, "{answered}");
     assert_eq!(redis.calls("hmget"), 2, "a row of a view that stayed is not read again");
+}
+
+#[test]
+fn what_feast_has_just_registered_and_materialized_is_served() {
+    let (redis, feast) = &*STORE;
+    let models = r#"  both:
+    pool: kserve
+    upstream_model: echo
+    features:
+      - {view: user_stats, join: {user_id: user_id}, select: [txn_count_1h]}
+      - {view: merchant_stats, join: {merchant_id: merchant_id}}
+"#;
+    let weir = Weir::start(&config(redis, &feast.registry(), models));
+    let mut connection = weir.connect();
+    let (users, merchants) = (&feast.rows["user_stats"], &feast.rows["merchant_stats"]);
+    for (user, merchant) in users.as_array().expect("rows").iter().zip(merchants.as_array().expect("rows")) {
+        let entities =
+            [("user_id", "INT64", user["user_id"].clone()), ("merchant_id", "BYTES", merchant["merchant_id"].clone())];
+        let found = outputs(&ask(&mut connection, "both", &entities));
+        assert_eq!(
+            found,
+            [
+                ("echo_txn_count_1h".to_owned(), user["txn_count_1h"].clone()),
+                ("echo_chargeback_rate".to_owned(), merchant["chargeback_rate"].clone())
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_registry_on_an_object_store_is_followed() {
+    let redis = Redis::start();
+    redis.load(&DUMP);
+    let (seaweed, versions) = (SeaweedFs::shared(), Versions::new());
+    let name = format!("registry-{}.db", redis.address().port());
+    let put = |bytes: &[u8]| {
+        let environment = seaweed.environment();
+        let builder =
+            environment.into_iter().filter_map(|(name, value)| Some((name.to_lowercase().parse().ok()?, value)));
+        let builder =
+            builder.fold(AmazonS3Builder::new().with_bucket_name(BUCKET), |b, (key, value)| b.with_config(key, value));
+        let store = builder.build().expect("the environment names the server");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(store.put(&name.as_str().into(), bytes.to_vec().into())).expect("the server takes objects");
+    };
+    put(&versions.without_live);
+    let models = "  grown: {pool: kserve, upstream_model: echo, features: {service: grown}}";
+    let url = format!("s3://{BUCKET}/{name}");
+    let weir = Weir::with_environment(&config(&redis, Path::new(&url), models), &seaweed.environment());
+    let callers = Callers::start(&weir, 2);
+    callers.await_tensors(&["conv_rate"]);
+    looked(&weir, "unchanged");
+    put(&versions.with_live);
+    callers.await_tensors(&["conv_rate", "speed"]);
+    put(b"{}");
+    looked(&weir, "refused");
+    callers.await_tensors(&["conv_rate", "speed"]);
+    callers.end();
 }
 
 #[test]
