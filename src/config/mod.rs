@@ -188,8 +188,8 @@ pub(crate) struct Join {
     pub(crate) view: ViewId,
     /// What `inputs.columns` calls the view: its name, or its alias in a service.
     pub(crate) label: Arc<str>,
-    /// For each of the view's join keys, in the view's (sorted) order: the tensor, instance key or parameter that carries it. None
-    /// for a view without entities.
+    /// For each of the view's join keys, in the view's (sorted) order: the tensor, instance key or parameter that carries it. A
+    /// view without entities may have none.
     pub(crate) sources: Vec<Arc<str>>,
     /// Positions in the view's features, in the order selected.
     pub(crate) select: Vec<usize>,

@@ -152,6 +152,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_is_being_written_is_read_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.db");
+        std::fs::write(&path, "half").unwrap();
+        let mut source = Source::open(&format!("file://{}", path.display())).unwrap();
+        let written = async {
+            sleep(SETTLE / 4).await;
+            std::fs::write(&path, "whole").unwrap();
+        };
+        let (settled, ()) = futures_util::future::join(source.fetch_settled(), written).await;
+        assert_eq!(settled.unwrap().as_deref(), Some(&b"whole"[..]));
+        assert_eq!(source.fetch_settled().await.unwrap(), None);
+    }
+
+    #[tokio::test]
     async fn a_registry_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.db");

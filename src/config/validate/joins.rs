@@ -77,7 +77,7 @@ impl Check<'_> {
         if self.is_broken(&Path::of("features").key("views").key(&view.name).key("entities")) {
             return Vec::new();
         }
-        let keys = || view.entities.iter().filter(|_| !view.is_entityless()).map(|(key, _)| &**key);
+        let keys = || view.entities.iter().map(|(key, _)| &**key);
         for (key, source) in join.join.iter() {
             let at = path.key(key);
             if self.find(&at, "join key", key, keys()).is_some() && source.is_empty() {
@@ -85,7 +85,8 @@ impl Check<'_> {
             }
         }
         let missing: Vec<_> = keys().filter(|key| join.join.get(key).is_none()).collect();
-        if !missing.is_empty() {
+        // The one row for everybody is found without.
+        if !missing.is_empty() && !view.is_entityless() {
             let wrong = format!("does not name join key {}", missing.join(", "));
             self.wrong(path, wrong, format_args!("every join key of {}: {}", view.name, one_of(keys())));
         }

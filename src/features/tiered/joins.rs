@@ -22,7 +22,7 @@ pub(super) struct Join {
     pub(super) view: Arc<View>,
     pub(super) select: Arc<[usize]>,
     pub(super) optional: bool,
-    /// One for each of the view's join keys, in their order; none for a view without entities.
+    /// One for each of the view's join keys, in their order; a view without entities may have none.
     sources: Vec<Arc<str>>,
 }
 
@@ -73,7 +73,7 @@ impl Join {
             }
             columns.push(column);
         }
-        if self.view.is_entityless() {
+        if self.sources.is_empty() && self.view.is_entityless() {
             columns.push(EntityColumn::Same(EntityValue::String(String::new())));
         }
         let key = |row: usize| {
