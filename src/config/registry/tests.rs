@@ -143,24 +143,15 @@ fn the_rest_of_a_real_registry_is_read() {
 
 #[test]
 fn a_view_is_served_while_it_is_materialized() {
-    // Field 6 of the meta message is the state, which is not even decoded: MATERIALIZING is 3.
-    let state = [&[0x12_u8, 2][..], &[0x30, 3]].concat();
-    let mut bytes = changed(|registry| {
-        let named = |view: &FeatureView| view.spec.as_ref().is_some_and(|spec| spec.name == "live");
-        registry.feature_views.retain(named);
-        registry.feature_services.clear();
-    });
-    let view = FeatureView { spec: wire::Registry::decode(&*bytes).unwrap().feature_views[0].spec.clone(), meta: None };
-    let mut message = view.encode_to_vec();
-    message.extend_from_slice(&state);
-    let mut renamed = wire::Registry::decode(&*bytes).unwrap();
-    renamed.feature_views.clear();
-    bytes = renamed.encode_to_vec();
+    // The state is field 6 of the view's meta message, which is field 2, and MATERIALIZING is 3: nothing of it is decoded.
+    let mut view = wire::Registry::decode(BYTES).unwrap().feature_views.swap_remove(0).encode_to_vec();
+    view.extend_from_slice(&[0x12, 2, 0x30, 3]);
+    let mut bytes = changed(|registry| registry.feature_views.clear());
     prost::encoding::encode_key(6, prost::encoding::WireType::LengthDelimited, &mut bytes);
-    prost::encoding::encode_varint(message.len() as u64, &mut bytes);
-    bytes.extend_from_slice(&message);
+    prost::encoding::encode_varint(view.len() as u64, &mut bytes);
+    bytes.extend_from_slice(&view);
     let contents = read(&bytes, &READING).unwrap();
-    assert_eq!(contents.views.iter().map(|view| &*view.name).collect::<Vec<_>>(), ["live"]);
+    assert_eq!(contents.views.iter().map(|view| &*view.name).collect::<Vec<_>>(), ["user_profile"]);
 }
 
 #[test]
