@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::{
     config::{
-        Breaker, Capacity, Column, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs, Join, L1,
-        L2, L3, Listen, Model, Pool, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
+        Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
+        Join, L1, L2, L3, Listen, Model, Pool, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -127,7 +127,13 @@ fn fraud() -> Model {
         pool: PoolId(0),
         upstream: "fraud-v2".into(),
         timeout: Duration::from_millis(200),
-        joins: vec![Join { view: ViewId(0), sources: vec!["user_id".into()], select: vec![0], optional: false }],
+        joins: vec![Join {
+            view: ViewId(0),
+            label: "user_stats".into(),
+            sources: vec!["user_id".into()],
+            select: vec![0],
+            optional: false,
+        }],
         inputs: Some(Inputs::Matrix {
             name: "input-0".into(),
             datatype: Datatype::Fp32,
@@ -154,6 +160,7 @@ fn features() -> Features {
     let view = View {
         id: ViewId(0),
         name: "user_stats".into(),
+        stored: "user_stats".into(),
         entities: vec![("user_id".into(), EntityType::Int64)],
         features: vec![Feature {
             name: "txn_count_1h".into(),
@@ -168,6 +175,12 @@ fn features() -> Features {
     Features {
         project: "fraud".into(),
         views: vec![Arc::new(view)],
+        registry: None,
+        services: Vec::new(),
+        push_sources: Vec::new(),
+        entity_names: Vec::new(),
+        unserved: Vec::new(),
+        compat: Compat::Truthful,
         l1: L1 { capacity: 100 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
         l2: L2::Redis(Redis {
             urls: vec![Secret("redis://:hunter2@redis:6379".into())],

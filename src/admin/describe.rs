@@ -120,7 +120,7 @@ fn inputs(config: &Config, model: &Model, inputs: &Inputs) -> Json {
         Column::Feature { join, select } => {
             let join = &model.joins[*join];
             let view = config.view(join.view);
-            json!(format!("{}:{}", view.name, view.features[join.select[*select]].name))
+            json!(format!("{}:{}", join.label, view.features[join.select[*select]].name))
         }
     };
     match inputs {
@@ -161,7 +161,16 @@ pub(super) fn features(config: &Config) -> Json {
         "retry": retry(&features.retry),
         "breaker": breaker(&features.breaker),
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
+        "registry": features.registry.as_ref().map(
+            |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),
+        ),
+        "services": features.services.iter().map(|service| json!(&*service.name)).collect::<Json>(),
+        "unserved": features.unserved.iter().map(unserved).collect::<Json>(),
     })
+}
+
+fn unserved((name, reason): &(std::sync::Arc<str>, std::sync::Arc<str>)) -> Json {
+    json!({"name": &**name, "reason": &**reason})
 }
 
 fn view(view: &View) -> Json {

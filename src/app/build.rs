@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, readiness::Readiness};
+use super::{Tasks, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
@@ -52,6 +52,27 @@ where
     })
 }
 
+/// The gateway for what Feast's registry has made of the config. Only views and what refers to them differ: the door, the pools with
+/// their breakers and connections, the stores' connections and the logs are those of `gateway`.
+pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
+    let pipeline = &gateway.pipeline;
+    let pipeline = Pipeline {
+        ladder: Ladder::new(&config),
+        admission: pipeline.admission.clone(),
+        features: Arc::new(pipeline.features.next(&config).await),
+        enricher: Enricher::new(&config),
+        predict: Arc::clone(&pipeline.predict),
+        handles: Arc::clone(&pipeline.handles),
+        config: config.clone(),
+    };
+    Gateway {
+        pipeline,
+        records: gateway.records.next(&config),
+        services: gateway.services.clone(),
+        readiness: Arc::clone(&gateway.readiness),
+    }
+}
+
 /// gRPC health and reflection, both versions of the latter.
 fn services<H>(health: tonic_health::pb::health_server::HealthServer<H>) -> anyhow::Result<tonic::service::Routes>
 where
@@ -70,23 +91,22 @@ where
 
 /// What the admin port shows.
 pub(super) fn admin(
-    config: &Arc<Config>,
     readiness: Readiness,
     scrape: Scrape,
     drain: CancellationToken,
     gateway: &Arc<ArcSwap<Gateway>>,
+    registry: Option<Verdict>,
 ) -> axum::Router {
-    let config = config.clone();
-    let tiers = gateway.clone();
+    let (config, tiers) = (gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
-        config: Box::new(move || config.clone()),
+        config: Box::new(move || config.load_full().pipeline.config.clone()),
         scrape,
         readiness: Box::new(readiness),
         models: nothing(),
         pools: nothing(),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
-        features: nothing(),
+        features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
         drain: Box::new(move || drain.cancel()),
     })
 }

@@ -14,14 +14,16 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 mod build;
 mod readiness;
+mod registry;
 mod tasks;
 
 use readiness::Readiness;
+pub use registry::Configured;
 pub use tasks::Tasks;
 
 use crate::{
@@ -67,9 +69,9 @@ impl App {
     /// # Errors
     ///
     /// An address that cannot be bound, a thread or a runtime that cannot be started, a store that cannot be opened at all.
-    pub async fn start(config: Config, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
-        let sockets = Sockets::bind(&config).await?;
-        Self::start_on(sockets, config, scrape).await
+    pub async fn start(configured: Configured, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
+        let sockets = Sockets::bind(&configured.config).await?;
+        Self::start_on(sockets, configured, scrape).await
     }
 
     /// As [`App::start`], on sockets that are bound already.
@@ -79,9 +81,10 @@ impl App {
     /// As [`App::start`].
     pub(crate) async fn start_on(
         sockets: Sockets,
-        config: Config,
+        configured: Configured,
         scrape: crate::telemetry::Scrape,
     ) -> anyhow::Result<Self> {
+        let Configured { config, registry, .. } = configured;
         let config = Arc::new(config);
         let addresses = sockets.addresses()?;
         let tasks = Tasks::default();
@@ -106,14 +109,12 @@ impl App {
         let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.check_health(control);
-        let features = gateway.load_full().pipeline.features.clone();
-        tasks.background(async move {
-            features.maintain().await;
-        });
+        tasks.background(maintain(gateway.clone()));
+        let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         tasks.background(readiness.clone().watch(gateway.clone(), health));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
-        let admin = build::admin(&config, readiness, scrape, app.asked_to_drain.clone(), &gateway);
+        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
                 tracing::error!(%error, "the admin port closed");
@@ -190,6 +191,16 @@ impl App {
     }
 }
 
+/// Keeps the feature store tidy, whichever snapshot's it is.
+async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        gateway.load_full().pipeline.features.maintain();
+    }
+}
+
 /// One thread's part of the work.
 struct Worker {
     gateway: Arc<ArcSwap<Gateway>>,
@@ -214,7 +225,7 @@ impl Worker {
         });
         tasks.background(async {
             let mut tick = tokio::time::interval(METRONOME);
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
             }

@@ -42,6 +42,7 @@ pub(super) enum Command {
     #[command(
         after_help = "Examples:\n  weir check -c weir.yaml\n  weir check -c weir.yaml --explain | grep retry\n\n\
         A problem reads `key: what is wrong; allowed: …; given: … (file:line:column)`.\n\
+        Where `features.registry` names Feast's registry, what was found in it is listed, and what of it is not served.\n\
         Keys that this version accepts and does not act upon yet are listed after the summary."
     )]
     Check {

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use crate::config::{self, Config};
+use crate::{
+    app::Configured,
+    config::{Config, Features, Projection, Registry, View},
+};
 
 /// How much is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +24,12 @@ impl From<bool> for Detail {
 
 /// Checks the file and prints the outcome.
 pub(super) fn run(path: &Path, detail: Detail) -> anyhow::Result<()> {
-    let loaded = config::load(path)?;
+    let configured = super::serve::block_on(Configured::load(path))?;
     let mut text = match detail {
-        Detail::Explain => loaded.explained,
+        Detail::Explain => configured.explained,
         Detail::Summary => String::new(),
     };
-    text.push_str(&summary(&loaded.config));
+    text.push_str(&summary(&configured.config));
     super::print(&text)
 }
 
@@ -37,11 +40,62 @@ fn summary(config: &Config) -> String {
         counted(config.pools.iter().map(|pool| &*pool.name), "pool"),
         counted(config.features.views.iter().map(|view| &*view.name), "view"),
     );
+    if let Some(registry) = &config.features.registry {
+        text.push_str(&found(registry, &config.features));
+    }
     for notice in &config.notices {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "notice: {notice}");
     }
     text
+}
+
+/// What the registry has, a line an object.
+fn found(registry: &Registry, features: &Features) -> String {
+    let mut lines =
+        vec![format!("registry {}: project {}", crate::config::without_password(&registry.url), features.project)];
+    lines.extend(features.views.iter().map(|view| view_line(view)));
+    for service in features.services.iter().filter(|service| !service.projections.is_empty()) {
+        let projections = service.projections.iter().map(|projection| projection_words(projection, features));
+        let precomputed = if service.precomputed { "; precomputed by Feast, read from its views" } else { "" };
+        lines.push(format!("  service {}: {}{precomputed}", service.name, projections.collect::<Vec<_>>().join(", ")));
+    }
+    for source in &features.push_sources {
+        let views: Vec<_> = source.views.iter().map(|view| &*features.views[view.index()].name).collect();
+        lines.push(format!("  push source {}: to {}", source.name, views.join(", ")));
+    }
+    lines.extend(features.unserved.iter().map(|(name, reason)| format!("  not served: {name}: {reason}")));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn view_line(view: &View) -> String {
+    let keys: Vec<_> = view.entities.iter().map(|(key, kind)| format!("{key} {kind}")).collect();
+    let of = if view.is_entityless() { "one row for all".to_owned() } else { format!("by {}", keys.join(", ")) };
+    let count = view.features.len();
+    let mut line = format!("  view {}: {of}; {count} feature{}", view.name, if count == 1 { "" } else { "s" });
+    if let Some(age) = view.max_age {
+        // Writing to a string cannot fail.
+        let _ = write!(line, "; rows up to {age:?} old");
+    }
+    if view.stored != view.name {
+        let _ = write!(line, "; stored as {}", view.stored);
+    }
+    line
+}
+
+/// The view, what the service calls it, and its join keys where they have other names.
+fn projection_words(projection: &Projection, features: &Features) -> String {
+    let view = &features.views[projection.view.index()];
+    let mut words = view.name.to_string();
+    if let Some(alias) = &projection.alias {
+        let _ = write!(words, " as {alias}");
+    }
+    for ((key, _), column) in view.entities.iter().zip(&projection.columns).filter(|((key, _), column)| key != *column)
+    {
+        let _ = write!(words, " by {column} for {key}");
+    }
+    words
 }
 
 fn counted<'n>(names: impl ExactSizeIterator<Item = &'n str>, what: &str) -> String {
@@ -55,6 +109,49 @@ fn counted<'n>(names: impl ExactSizeIterator<Item = &'n str>, what: &str) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_summary_says_what_the_registry_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weir.yaml");
+        let registry = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/feast/registry.pb");
+        std::fs::write(&path, format!("features: {{registry: {registry}, versioned_views: true}}")).unwrap();
+        let configured = Configured::load(&path).await.unwrap();
+        let text = summary(&configured.config);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("ok: no models, no pools, 10 views (user_profile, "), "{text}");
+        assert_eq!(lines[1], format!("registry {registry}: project weir_demo"));
+        for line in [
+            "  view global_stats: one row for all; 2 features; rows up to 31536000s old",
+            "  view all_types: by driver_id INT64; 16 features",
+            "  view region_fv: by region_id INT32; 1 feature; rows up to 31536000s old",
+            "  view user_item: by item_id INT64, user_id STRING; 4 features; rows up to 604800s old",
+            "  service precomp_svc: driver_stats, stale_stats; precomputed by Feast, read from its views",
+            "  service aliased_svc: driver_stats as origin_stats by origin_id for driver_id, driver_stats as dest_stats by dest_id for \
+             driver_id",
+            "  push source live_push: to live",
+            "  not served: driver_odfv: an on-demand feature view, which takes Python to compute",
+        ] {
+            assert!(lines.contains(&line), "{line} is not in\n{text}");
+        }
+        assert_eq!(lines.len(), 2 + 10 + 4 + 1 + 3, "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_not_there_is_a_problem_with_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weir.yaml");
+        std::fs::write(&path, "features: {registry: /no/such/registry.db}\nworkers: 0").unwrap();
+        let said = Configured::load(&path).await.unwrap_err().to_string();
+        assert!(
+            said.starts_with("features.registry: cannot be read: Object at location /no/such/registry.db not found"),
+            "{said}"
+        );
+        assert!(
+            said.contains("given: /no/such/registry.db") && said.contains("\nworkers: not a whole number"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn the_summary_names_what_there_is() {

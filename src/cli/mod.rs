@@ -19,7 +19,7 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 
-use crate::config::Config;
+use crate::{app::Configured, config::Config};
 
 /// Runs the command that the arguments name.
 #[must_use]
@@ -46,7 +46,7 @@ fn run(command: args::Command) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Config> {
-    Config::load(path).map_err(anyhow::Error::new)
+    serve::block_on(Configured::load(path)).map(|configured| configured.config)
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no failure.

@@ -9,8 +9,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::{Addresses, App},
-    config::Config,
+    app::{Addresses, App, Configured},
     telemetry,
 };
 
@@ -21,14 +20,13 @@ use crate::{
 /// A config with problems (all of them are told), an address that cannot be bound.
 pub fn run(path: &Path) -> anyhow::Result<()> {
     telemetry::log::init();
-    let config = Config::load(path)?;
-    for notice in &config.notices {
-        tracing::warn!("{notice}");
-    }
-    let scrape = telemetry::install()?;
     block_on(async {
         let stop = stop_signal()?;
-        let app = App::start(config, scrape).await?;
+        let configured = Configured::load(path).await?;
+        for notice in &configured.config.notices {
+            tracing::warn!("{notice}");
+        }
+        let app = App::start(configured, telemetry::install()?).await?;
         announce(app.addresses())?;
         app.run_until(stop).await;
         Ok(())

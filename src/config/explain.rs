@@ -65,6 +65,7 @@ impl Explainer<'_> {
     fn unset(&self, path: &Path, schema: &Value) -> String {
         let effective = match path.keys().as_slice() {
             ["workers"] => Some(self.config.workers.to_string()),
+            ["features", "project"] => Some(self.config.features.project.to_string()),
             ["tiers", tier, key] => self.tier(tier, key),
             ["models", model, key] => self.model(model, key),
             ["features", "views", view, "ttl"] => {

@@ -1,6 +1,7 @@
 //! The validated configuration: a [`Config`] cannot be wrong.
 //!
-//! `raw` is what the YAML says, `validate` turns it into a [`Config`] or into the list of everything that is wrong with it.
+//! `raw` is what the YAML says, `validate` turns it into a [`Config`] or into the list of everything that is wrong with it. Where the
+//! file names Feast's registry, a [`Draft`] waits between the two until somebody has fetched the registry's bytes.
 //! Stages compile what they need from the snapshot when they are built; no request parses anything. Fields are `pub(crate)`
 //! so that a knob nobody reads is a compiler warning.
 
@@ -9,6 +10,7 @@ mod explain;
 mod load;
 mod problems;
 mod raw;
+mod registry;
 mod schema;
 mod shape;
 mod substitute;
@@ -21,10 +23,13 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
-pub(crate) use load::load;
+pub(crate) use load::{Draft, Loaded, Supplied};
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
 pub(crate) use tree::without_password;
+
+/// The join key of views without one, as Feast stores their only row: text, and empty.
+pub(crate) const ENTITYLESS_KEY: &str = "__dummy_id";
 
 /// One consistent snapshot of the configuration.
 #[derive(Clone, Debug)]
@@ -181,7 +186,10 @@ pub(crate) struct Model {
 #[derive(Clone, Debug)]
 pub(crate) struct Join {
     pub(crate) view: ViewId,
-    /// For each of the view's join keys, in the view's (sorted) order: the tensor, instance key or parameter that carries it.
+    /// What `inputs.columns` calls the view: its name, or its alias in a service.
+    pub(crate) label: Arc<str>,
+    /// For each of the view's join keys, in the view's (sorted) order: the tensor, instance key or parameter that carries it. A
+    /// view without entities may have none.
     pub(crate) sources: Vec<Arc<str>>,
     /// Positions in the view's features, in the order selected.
     pub(crate) select: Vec<usize>,
@@ -234,7 +242,18 @@ pub(crate) struct NamedColumn {
 pub(crate) struct Features {
     /// The Feast project: the suffix of every Redis key.
     pub(crate) project: Arc<str>,
+    /// Where views and services come from; `None`: views are the file's own, and there are no services.
+    pub(crate) registry: Option<Registry>,
     pub(crate) views: Vec<Arc<View>>,
+    /// Feast's feature services, from its registry.
+    pub(crate) services: Vec<Service>,
+    /// Where `/push` may write; with `views:` in the file each view is a source of its own name.
+    pub(crate) push_sources: Vec<PushSource>,
+    /// Feast's entities by name, and the join key each stands for: callers may send either.
+    pub(crate) entity_names: Vec<(Arc<str>, Arc<str>)>,
+    /// What the registry has and Weir does not serve: its name, and why.
+    pub(crate) unserved: Vec<(Arc<str>, Arc<str>)>,
+    pub(crate) compat: Compat,
     pub(crate) l1: L1,
     pub(crate) l2: L2,
     pub(crate) l3: Option<L3>,
@@ -242,11 +261,65 @@ pub(crate) struct Features {
     pub(crate) breaker: Breaker,
 }
 
+/// Feast's registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    /// `s3://bucket/key`, `gs://`, `az://`, `file:///path`, or a path.
+    pub(crate) url: Arc<str>,
+    /// How often it is looked at again.
+    pub(crate) refresh: Duration,
+}
+
+/// What the feature server says of missing and old rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compat {
+    /// What is so: NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE.
+    Truthful,
+    /// What Feast's Python server says: PRESENT.
+    FeastPython,
+}
+
+/// A named set of features, as Feast's registry has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) name: Arc<str>,
+    /// In the service's order; empty where it cannot be served (it is in `unserved` then).
+    pub(crate) projections: Vec<Projection>,
+    /// Whether Feast keeps all of it as one vector an entity.
+    pub(crate) precomputed: bool,
+}
+
+/// A view as a service sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Projection {
+    pub(crate) view: ViewId,
+    /// What the view is called in answers with full feature names; else by its own name.
+    pub(crate) alias: Option<Arc<str>>,
+    /// What the view's join keys are called in requests: for each of the view's entities, in their order.
+    pub(crate) columns: Vec<Arc<str>>,
+    /// Positions in the view's features.
+    pub(crate) select: Vec<usize>,
+}
+
+/// Where rows are pushed to.
+#[derive(Clone, Debug)]
+pub(crate) struct PushSource {
+    pub(crate) name: Arc<str>,
+    /// Several views may share a source.
+    pub(crate) views: Vec<ViewId>,
+    /// The column of the event's time.
+    pub(crate) timestamp: Arc<str>,
+    /// The column of the row's creation, which a push must bring where there is one.
+    pub(crate) created: Option<Arc<str>>,
+}
+
 /// A feature view.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) id: ViewId,
     pub(crate) name: Arc<str>,
+    /// The name its rows are stored under: its own, or with a version that Feast keeps apart.
+    pub(crate) stored: Arc<str>,
     /// Join keys sorted by name as UTF-8 bytes, the order of the serialized key.
     pub(crate) entities: Vec<(Arc<str>, EntityType)>,
     pub(crate) features: Vec<Feature>,
@@ -342,6 +415,13 @@ pub(crate) struct Drain {
 
 /// Decimal shares are not exact in binary: 0.29 · 100 is 28.999999999999996.
 const ALMOST: f64 = 1e-9;
+
+impl View {
+    /// Whether the view has one row for everybody: no caller sends its join key.
+    pub(crate) fn is_entityless(&self) -> bool {
+        matches!(self.entities.as_slice(), [(key, EntityType::String)] if **key == *ENTITYLESS_KEY)
+    }
+}
 
 impl Capacity {
     /// Whole slots in a share.

@@ -126,7 +126,8 @@ mod tests {
             assert!(object.get("type") != Some(&json!("null")), "{object:?}");
             assert!(!object.values().any(Value::is_null), "{object:?}");
         });
-        let join = &schema["properties"]["models"]["additionalProperties"]["properties"]["features"]["items"];
+        let join =
+            &schema["properties"]["models"]["additionalProperties"]["properties"]["features"]["anyOf"][0]["items"];
         assert_eq!(join["required"], json!(["join", "view"]));
         assert_eq!(schema["properties"]["drain"]["properties"]["delay"]["default"], "5s");
         assert_eq!(schema["properties"]["listen"]["properties"]["max_body"]["default"], "64MiB");

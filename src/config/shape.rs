@@ -107,9 +107,11 @@ impl Shape {
 
     /// A key without a value: an empty section or list, else a problem.
     fn nothing(&mut self, node: &Node, schema: &Value, path: &Path) -> Option<Kind> {
+        // Of alternatives, the first is what an empty one is.
+        let first = schema["anyOf"].get(0).unwrap_or(schema);
         let kind = match () {
-            () if is(schema, "object") => Kind::Map(Vec::new()),
-            () if is(schema, "array") => Kind::List(Vec::new()),
+            () if is(first, "object") => Kind::Map(Vec::new()),
+            () if is(first, "array") => Kind::List(Vec::new()),
             () => {
                 self.places.insert(path.clone(), node.position, node.shown());
                 let text = format!("empty; allowed: {}, or leave the key out", allowed(schema));

@@ -233,5 +233,6 @@ fn stored(kind: FeatureType, row: usize, exact: bool) -> Value {
         FeatureType::FloatList => Value::FloatList((0..3).map(float).collect()),
         FeatureType::BoolList => Value::BoolList((0..3).map(|i| (row + i).is_multiple_of(2)).collect()),
         FeatureType::UnixTimestampList => Value::UnixTimestampList((0..3).map(int).collect()),
+        FeatureType::Opaque => unreachable!("no tensor holds one"),
     }
 }

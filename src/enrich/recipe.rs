@@ -133,7 +133,7 @@ impl Source {
             &Column::Feature { join, select } => {
                 let (view, index) = declared(model, views, join, select);
                 let feature = &view.features[index];
-                let label = format!("{}:{}", view.name, feature.name).into();
+                let label = format!("{}:{}", model.joins[join].label, feature.name).into();
                 Self::Feature(Feature { join, select, list: feature.kind.is_list(), length: feature.length, label })
             }
         }
@@ -152,6 +152,8 @@ impl Joined {
 pub(super) const fn datatype_of(kind: FeatureType) -> Datatype {
     match kind {
         FeatureType::Bytes | FeatureType::String | FeatureType::BytesList | FeatureType::StringList => Datatype::Bytes,
+        // No config lets a model join one.
+        FeatureType::Opaque => Datatype::Bytes,
         FeatureType::Int32 | FeatureType::Int32List => Datatype::Int32,
         FeatureType::Int64 | FeatureType::Int64List => Datatype::Int64,
         FeatureType::UnixTimestamp | FeatureType::UnixTimestampList => Datatype::Int64,

@@ -37,6 +37,7 @@ pub(crate) fn view(entity: (&str, EntityType), features: &[Declared<'_>]) -> Arc
     Arc::new(View {
         id: ViewId(0),
         name: "user_stats".into(),
+        stored: "user_stats".into(),
         entities: vec![(entity.0.into(), entity.1)],
         features: features.iter().map(feature).collect(),
         ttl: Duration::from_secs(300),
@@ -49,6 +50,7 @@ pub(crate) fn view(entity: (&str, EntityType), features: &[Declared<'_>]) -> Arc
 pub(crate) fn model(view: &View, upstream: &str, inputs: Option<Inputs>) -> Model {
     let join = Join {
         view: view.id,
+        label: Arc::clone(&view.name),
         sources: view.entities.iter().map(|(name, _)| Arc::clone(name)).collect(),
         select: (0..view.features.len()).collect(),
         optional: false,

@@ -38,17 +38,24 @@ const WAITING: usize = 4096;
 /// The embedded store.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    database: Arc<Database>,
+    /// Shared by all snapshots: the last one to go closes it.
+    opened: Arc<Opened>,
     project: Arc<str>,
     layouts: Box<[Layout]>,
     ttl: Duration,
+}
+
+/// The database and its writer.
+#[derive(Debug)]
+struct Opened {
+    database: Arc<Database>,
     /// `None` once it is being dropped.
     writes: Option<mpsc::SyncSender<Job>>,
     /// The writer's thread.
     writer: Option<JoinHandle<()>>,
 }
 
-impl Drop for Embedded {
+impl Drop for Opened {
     /// Waits for the last flush, which the writer does when no more jobs can come.
     fn drop(&mut self) {
         drop(self.writes.take());
@@ -72,9 +79,17 @@ impl Embedded {
             .name("weir-embedded".into())
             .spawn(move || writer.run(&jobs))
             .map_err(redb::Error::Io)?;
+        Ok(Self::over(Arc::new(Opened { database, writes: Some(writes), writer: Some(writer) }), ttl, features))
+    }
+
+    fn over(opened: Arc<Opened>, ttl: Duration, features: &Features) -> Self {
         let layouts = features.views.iter().map(|view| Layout::of(view)).collect();
-        let project = Arc::clone(&features.project);
-        Ok(Self { database, project, layouts, ttl, writes: Some(writes), writer: Some(writer) })
+        Self { opened, project: Arc::clone(&features.project), layouts, ttl }
+    }
+
+    /// The same store, for what the views have become.
+    pub(crate) fn next(&self, features: &Features) -> Self {
+        Self::over(Arc::clone(&self.opened), self.ttl, features)
     }
 
     /// The rows asked for, in that order.
@@ -83,7 +98,7 @@ impl Embedded {
     }
 
     fn read_at(&self, asks: &[Ask], now: u64) -> Vec<Result<Option<Row>, Error>> {
-        let table = self.database.begin_read().map_err(redb::Error::from);
+        let table = self.opened.database.begin_read().map_err(redb::Error::from);
         let table = table.and_then(|reading| reading.open_table(ROWS).map_err(redb::Error::from));
         let table = match table {
             Ok(table) => table,
@@ -126,7 +141,7 @@ impl Embedded {
             expires: now.saturating_add(life),
             done,
         };
-        let writes = self.writes.as_ref().expect("taken by drop only");
+        let writes = self.opened.writes.as_ref().expect("taken by drop only");
         writes.try_send(job).map_err(|error| Error::Embedded(error.to_string().into()))?;
         written.await.map_err(|_| Error::Embedded("the write failed".into()))
     }

@@ -33,8 +33,8 @@ pub(crate) struct Layout {
 impl Layout {
     pub(crate) fn of(view: &View) -> Self {
         Self {
-            features: view.features.iter().map(|feature| field(&view.name, &feature.name)).collect(),
-            event_time: format!("_ts:{}", view.name).into_bytes().into(),
+            features: view.features.iter().map(|feature| field(&view.stored, &feature.name)).collect(),
+            event_time: format!("_ts:{}", view.stored).into_bytes().into(),
         }
     }
 

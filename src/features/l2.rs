@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis};
 use crate::{
-    config::View,
+    config::{Features, View},
     infer::{EntityKey, WorkerId},
 };
 
@@ -55,6 +55,14 @@ pub(crate) enum L2 {
 }
 
 impl L2 {
+    /// The same store, for what the views have become.
+    pub(crate) fn next(&self, features: &Features) -> Self {
+        match self {
+            Self::Redis(redis) => Self::Redis(redis.next(features)),
+            Self::Embedded(embedded) => Self::Embedded(embedded.next(features)),
+        }
+    }
+
     /// The rows asked for, in that order; `None` where the store has none.
     pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
         match self {

@@ -3,10 +3,14 @@
 //! Each entry carries its own deadlines: fresh until the shorter of the view's and L1's `ttl`, then stale for `stale_for`,
 //! then a miss, whatever the cache's housekeeping got to. A read takes no lock, allocates nothing and counts no outcome.
 //! Whether a stale row may be used is the caller's decision.
+//!
+//! When Feast's registry changes, the next snapshot's cache shares the rows of this one: of views whose definition is the same, whatever
+//! their ids have become. Rows of another definition are never found, and leave as their time comes.
 
 use std::{
+    collections::HashMap,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +36,29 @@ const ENTRY: usize = 430;
 pub(crate) struct Memory {
     rows: Cache<RowKey, Entry>,
     lives: Box<[Life]>,
+    /// By view, what its rows are kept under.
+    definitions: Box<[Definition]>,
+    known: Definitions,
+}
+
+/// The number of a view's definition: its stored name, join keys and features. Of all snapshots, no two definitions have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Definition(u32);
+
+/// Every definition there ever was. Grows by one with a change of a view, which an operator makes.
+#[derive(Clone, Debug, Default)]
+struct Definitions(Arc<Mutex<HashMap<String, Definition>>>);
+
+impl Definitions {
+    fn number(&self, views: &[Arc<View>]) -> Box<[Definition]> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = |view: &Arc<View>| {
+            let features: Vec<_> = view.features.iter().map(|feature| (&feature.name, feature.kind)).collect();
+            let next = Definition(u32::try_from(known.len()).unwrap_or(u32::MAX));
+            *known.entry(format!("{:?} {:?} {features:?}", view.stored, view.entities)).or_insert(next)
+        };
+        views.iter().map(&mut number).collect()
+    }
 }
 
 /// What L1 says about a key.
@@ -59,13 +86,13 @@ enum Life {
 
 #[derive(Debug, PartialEq, Eq)]
 struct RowKey {
-    view: ViewId,
+    of: Definition,
     entity: Box<[u8]>,
 }
 
 /// A key to look up by. Hashes as [`RowKey`] does.
 struct RowRef<'a> {
-    view: ViewId,
+    of: Definition,
     entity: &'a [u8],
 }
 
@@ -87,24 +114,28 @@ impl Entry {
 
 impl Hash for RowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        RowRef { view: self.view, entity: &self.entity }.hash(state);
+        RowRef { of: self.of, entity: &self.entity }.hash(state);
     }
 }
 
 impl Hash for RowRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u32(self.view.0);
+        state.write_u32(self.of.0);
         state.write(self.entity);
     }
 }
 
 impl Equivalent<RowKey> for RowRef<'_> {
     fn equivalent(&self, key: &RowKey) -> bool {
-        self.view == key.view && *self.entity == *key.entity
+        self.of == key.of && *self.entity == *key.entity
     }
 }
 
 impl Life {
+    fn of_all(views: &[Arc<View>], l1: &L1) -> Box<[Self]> {
+        views.iter().map(|view| Self::of(view, l1)).collect()
+    }
+
     fn of(view: &View, l1: &L1) -> Self {
         match view.consistency {
             Consistency::Ttl => Self::For { fresh: view.ttl.min(l1.ttl), stale: l1.stale_for },
@@ -116,17 +147,28 @@ impl Life {
 
 impl Memory {
     pub(crate) fn new(config: &L1, views: &[Arc<View>]) -> Self {
-        let lives: Box<[Life]> = views.iter().map(|view| Life::of(view, config)).collect();
+        let lives = Life::of_all(views, config);
         let mut builder = Cache::builder()
             .max_capacity(config.capacity)
             .weigher(|key: &RowKey, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX));
         // One policy for the whole cache (one for each entry costs more): nothing outlives its use, unless some rows never
         // expire; then the dead ones leave as the least used.
         if !lives.iter().any(|life| matches!(life, Life::Forever)) {
-            let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or_default();
+            let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or(config.ttl);
             builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL));
         }
-        Self { rows: builder.build(), lives }
+        let known = Definitions::default();
+        Self { rows: builder.build(), lives, definitions: known.number(views), known }
+    }
+
+    /// The same rows, for what the views have become.
+    pub(crate) fn next(&self, config: &L1, views: &[Arc<View>]) -> Self {
+        Self {
+            rows: self.rows.clone(),
+            lives: Life::of_all(views, config),
+            definitions: self.known.number(views),
+            known: self.known.clone(),
+        }
     }
 
     /// What is known of a row at `now`.
@@ -171,12 +213,12 @@ impl Memory {
     }
 
     fn held(&self, view: ViewId, entity: &EntityKey) -> Option<Entry> {
-        self.rows.get(&RowRef { view, entity: entity.as_bytes() })
+        self.rows.get(&RowRef { of: self.definitions[view.index()], entity: entity.as_bytes() })
     }
 
     /// Looks and writes as one step for the key: what another puts between the two is looked at.
     fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
-        let key = RowKey { view, entity: entity.as_bytes().into() };
+        let key = RowKey { of: self.definitions[view.index()], entity: entity.as_bytes().into() };
         self.rows.entry(key).and_compute_with(|held| match held {
             Some(held) if stays(held.value()) => Op::Nop,
             _ => Op::Put(entry),

@@ -15,6 +15,7 @@ pub(crate) mod lookup;
 mod memory;
 pub mod object;
 mod redis;
+pub(crate) mod registry;
 pub mod row;
 pub mod set;
 pub mod tiered;

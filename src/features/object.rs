@@ -21,7 +21,7 @@ use super::{
     Row,
     lookup::{
         self, Location, Patience,
-        file::{self, DataFile},
+        file::{self, DataFile, Pages},
         format,
         view::{Current, Place, State},
     },
@@ -71,7 +71,10 @@ pub struct Store {
     views: HashMap<Arc<str>, Arc<Current>>,
     timeout: Duration,
     permits: Arc<Semaphore>,
-    thread: Thread,
+    /// Shared by all snapshots, as what it runs is.
+    thread: Arc<Thread>,
+    place: Place,
+    pages: Pages,
 }
 
 impl Store {
@@ -87,17 +90,35 @@ impl Store {
     }
 
     async fn open_at(location: Location, timeout: Duration, project: &str, views: &[Arc<View>]) -> Result<Self, Error> {
-        let thread = Thread::start().map_err(Error::Thread)?;
-        let pages = file::pages(PAGE_BYTES);
-        let place = Place { store: location.store, root: location.path, project: project.into() };
-        let views: HashMap<_, _> = views
-            .iter()
-            .map(|view| (view.name.clone(), Arc::new(Current::new(&place, view.clone(), pages.clone()))))
-            .collect();
-        let read: Vec<_> = views.values().map(|view| thread.follow(view.clone())).collect();
+        let store = Self {
+            views: HashMap::new(),
+            timeout,
+            permits: Arc::new(Semaphore::new(READS_IN_FLIGHT)),
+            thread: Arc::new(Thread::start().map_err(Error::Thread)?),
+            place: Place { store: location.store, root: location.path, project: project.into() },
+            pages: file::pages(PAGE_BYTES),
+        };
+        Ok(store.next(project, views).await)
+    }
+
+    /// The same lookup files, for what the views have become: those of views that are as they were stay open, the others' manifests
+    /// are waited for a little.
+    pub(crate) async fn next(&self, project: &str, views: &[Arc<View>]) -> Self {
+        let place = Place { project: project.into(), ..self.place.clone() };
+        let (mut known, mut read) = (HashMap::new(), Vec::new());
+        for view in views {
+            let held = self.views.get(&view.name).filter(|held| held.is_of(project, view));
+            let current = held.cloned().unwrap_or_else(|| {
+                let current = Arc::new(Current::new(&place, view.clone(), self.pages.clone()));
+                read.push(self.thread.follow(current.clone()));
+                current
+            });
+            known.insert(view.name.clone(), current);
+        }
         // Late ones stay `Unread`: their lookups fail until the manifest came.
         let _ = tokio::time::timeout(OPEN_WITHIN, futures_util::future::join_all(read)).await;
-        Ok(Self { views, timeout, permits: Arc::new(Semaphore::new(READS_IN_FLIGHT)), thread })
+        let (thread, permits) = (Arc::clone(&self.thread), Arc::clone(&self.permits));
+        Self { views: known, timeout: self.timeout, permits, thread, place, pages: self.pages.clone() }
     }
 
     /// The row of `key`, with values in the order of `view`'s features; `None`: the file has none.
@@ -191,7 +212,7 @@ impl Thread {
         Ok(Self { handle, _running: running })
     }
 
-    /// Keeps a view's manifest fresh; the receiver hears when it was read for the first time.
+    /// Keeps a view's manifest fresh for as long as a snapshot has the view; the receiver hears when it was read for the first time.
     fn follow(&self, view: Arc<Current>) -> oneshot::Receiver<()> {
         let (done, read) = oneshot::channel();
         self.handle.spawn(async move {
@@ -199,7 +220,8 @@ impl Thread {
             view.refresh(&mut etag).await;
             // Opening may have stopped waiting.
             let _ = done.send(());
-            loop {
+            // With nobody else holding it, no snapshot will ask for it again.
+            while Arc::strong_count(&view) > 1 {
                 wait(&view).await;
                 view.refresh(&mut etag).await;
             }

@@ -37,7 +37,8 @@ pub(crate) struct Redis {
     project: Arc<str>,
     /// By view.
     layouts: Box<[Layout]>,
-    servers: Servers,
+    /// Shared by all snapshots: connections outlive a change of the registry.
+    servers: Arc<Servers>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -83,12 +84,25 @@ impl Redis {
         Ok(Self {
             project: Arc::clone(&features.project),
             layouts: features.views.iter().map(|view| Layout::of(view)).collect(),
-            servers,
+            servers: Arc::new(servers),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE_BACK),
             control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
         })
+    }
+
+    /// The same servers, over the same connections, for what the views have become.
+    pub(crate) fn next(&self, features: &config::Features) -> Self {
+        Self {
+            project: Arc::clone(&features.project),
+            layouts: features.views.iter().map(|view| Layout::of(view)).collect(),
+            servers: Arc::clone(&self.servers),
+            timeout: self.timeout,
+            ttl: self.ttl,
+            script: ::redis::Script::new(script::WRITE_BACK),
+            control: self.control,
+        }
     }
 
     /// One HMGET a key, all of a shard's in one round trip.
@@ -117,7 +131,7 @@ impl Redis {
 
     pub(crate) async fn connect(&self, worker: WorkerId) {
         let connecting = async {
-            match &self.servers {
+            match &*self.servers {
                 Servers::Single(nodes) => drop(of_worker(nodes, worker).connection().await),
                 Servers::Cluster(cluster) => cluster.connect(worker).await,
             }
@@ -128,7 +142,7 @@ impl Redis {
 
     pub(crate) async fn ready(&self) -> Result<(), String> {
         let check = async {
-            match &self.servers {
+            match &*self.servers {
                 Servers::Single(nodes) => {
                     of_worker(nodes, self.control).ping().await.map_err(|error| error.to_string())
                 }
@@ -141,7 +155,7 @@ impl Redis {
     }
 
     fn addresses(&self) -> String {
-        match &self.servers {
+        match &*self.servers {
             Servers::Single(nodes) => of_worker(nodes, self.control).address().to_string(),
             Servers::Cluster(cluster) => cluster.addresses(),
         }
@@ -172,7 +186,7 @@ impl Redis {
     /// The answers to the commands, in their order.
     async fn run(&self, worker: WorkerId, commands: Vec<Command>) -> Vec<Result<Value, Error>> {
         let count = commands.len();
-        let answers = match &self.servers {
+        let answers = match &*self.servers {
             Servers::Single(nodes) => {
                 timeout(
                     self.timeout,

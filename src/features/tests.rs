@@ -17,6 +17,7 @@ pub(super) fn view(name: &str) -> ViewBuilder {
     ViewBuilder(View {
         id: ViewId(0),
         name: name.into(),
+        stored: name.into(),
         entities: vec![("user".into(), EntityType::Int64)],
         features: vec![feature("f")],
         ttl: Duration::from_secs(300),
@@ -87,6 +88,12 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
     config::Features {
         project: project.into(),
         views: views.to_vec(),
+        registry: None,
+        services: Vec::new(),
+        push_sources: Vec::new(),
+        entity_names: Vec::new(),
+        unserved: Vec::new(),
+        compat: config::Compat::Truthful,
         l1: config::L1 { capacity: 1 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
         l2,
         l3,

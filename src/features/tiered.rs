@@ -21,10 +21,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     fly::Flight,
@@ -61,6 +58,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Shared {
+    project: Arc<str>,
     /// By model.
     joins: Box<[Box<[Join]>]>,
     /// Most rows of a request.
@@ -134,6 +132,7 @@ impl Store {
             None => None,
         };
         let shared = Shared {
+            project: Arc::clone(&features.project),
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
             max_rows: config.listen.max_rows,
             l1: Memory::new(&features.l1, &features.views),
@@ -144,6 +143,35 @@ impl Store {
             tasks,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The store for what the registry has made of the config: the same connections, files, database and cached rows, for other
+    /// views. Both answer; this one is dropped with the last request that began on it.
+    pub(crate) async fn next(&self, config: &Config) -> Self {
+        let (features, shared) = (&config.features, &self.shared);
+        // Rows are cached without their project.
+        let l1 = if features.project == shared.project {
+            shared.l1.next(&features.l1, &features.views)
+        } else {
+            Memory::new(&features.l1, &features.views)
+        };
+        let l3 = match &shared.l3 {
+            Some(l3) => Some(l3.next(features).await),
+            None => None,
+        };
+        let shared = Shared {
+            project: Arc::clone(&features.project),
+            joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
+            max_rows: config.listen.max_rows,
+            l1,
+            l2: shared.l2.next(features),
+            l3,
+            // A view's id means another view here.
+            flights: Arc::default(),
+            metrics: shared.metrics.next(&features.views),
+            tasks: shared.tasks.clone(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The rows that the plan's model joins, for every instance of the request, by `plan.features_by`.
@@ -212,16 +240,11 @@ impl Store {
         Sizes { rows: self.shared.l1.rows(), bytes: self.shared.l1.bytes() }
     }
 
-    /// Keeps L1 tidy and the gauges current, for ever.
-    pub async fn maintain(&self) -> ! {
-        let mut ticks = interval(Duration::from_secs(1));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.shared.l1.tidy();
-            let sizes = self.sizes();
-            self.shared.metrics.gauge(sizes.bytes, sizes.rows);
-        }
+    /// Keeps L1 tidy and the gauges current; to be called every second.
+    pub fn maintain(&self) {
+        self.shared.l1.tidy();
+        let sizes = self.sizes();
+        self.shared.metrics.gauge(sizes.bytes, sizes.rows);
     }
 }
 
@@ -239,6 +262,16 @@ impl L3 {
         let store = object::Store::open(config, &features.project, &features.views).await;
         let store = store.map_err(OpenError::Lookup)?;
         Ok(Self::new(Source::Objects(store), config.timeout))
+    }
+
+    async fn next(&self, features: &config::Features) -> Self {
+        let source = match &self.source {
+            Source::Objects(store) => Source::Objects(store.next(&features.project, &features.views).await),
+            #[cfg(test)]
+            Source::Scripted(_) => Source::Scripted(tests::Scripted::default()),
+        };
+        let typical = AtomicU64::new(self.typical.load(std::sync::atomic::Ordering::Relaxed));
+        Self { typical, ..Self::new(source, self.timeout) }
     }
 
     fn new(source: Source, timeout: Duration) -> Self {

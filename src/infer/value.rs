@@ -66,15 +66,22 @@ macro_rules! feature_types {
     ($($variant:ident = $name:literal;)+) => {
         /// A feature's declared type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum FeatureType { $(#[doc = concat!("`", $name, "`")] $variant),+ }
+        pub enum FeatureType {
+            $(#[doc = concat!("`", $name, "`")] $variant,)+
+            /// A type that no tensor can hold (map, struct, set, nested list, zoned timestamp): rows have [`Value::Opaque`],
+            /// which the feature server answers with and no model can be sent.
+            Opaque,
+        }
 
         impl FeatureType {
-            /// Every type, in Feast's order.
+            /// Every type that a tensor can hold, in Feast's order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// Feast's name for it.
             #[must_use]
-            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name),+ } }
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ Self::Opaque => "OPAQUE" }
+            }
         }
 
         impl FromStr for FeatureType {

@@ -22,7 +22,8 @@ use crate::{
 pub(crate) struct Records {
     config: Arc<Config>,
     handles: Arc<PathHandles>,
-    log: access::Log,
+    /// Shared by all snapshots.
+    log: Arc<access::Log>,
 }
 
 /// A request being answered. Dropped without an end, the caller went away.
@@ -37,7 +38,12 @@ pub(super) struct Call<'a> {
 
 impl Records {
     pub(crate) fn new(config: &Arc<Config>, handles: Arc<PathHandles>, log: access::Log) -> Self {
-        Self { config: config.clone(), handles, log }
+        Self { config: config.clone(), handles, log: Arc::new(log) }
+    }
+
+    /// The same log and counts, for what the config has become; its models and tiers are the same.
+    pub(crate) fn next(&self, config: &Arc<Config>) -> Self {
+        Self { config: config.clone(), handles: Arc::clone(&self.handles), log: Arc::clone(&self.log) }
     }
 
     /// Begins a request that arrived at `began`; `None`: for a model that is not configured.

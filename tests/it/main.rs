@@ -13,4 +13,5 @@ mod lifecycle;
 mod parts;
 mod passthrough;
 mod pools;
+mod registry;
 mod telemetry;

@@ -9,7 +9,7 @@ use super::{
     settings::{self, Listen},
 };
 use crate::{
-    app::{Addresses, App, Sockets},
+    app::{Addresses, App, Configured, Sockets},
     config::Config,
     features::{
         Row,
@@ -24,9 +24,9 @@ pub(super) struct Gateway(App);
 
 /// Writes the lookup files and starts Weir, both as the configuration file says.
 pub(super) async fn start(config: &Path, sockets: Sockets) -> anyhow::Result<Gateway> {
-    let config = Config::load(config).context("the demo's configuration is wrong")?;
-    write_lookup_files(&config).await.context("cannot write the lookup files")?;
-    Ok(Gateway(App::start_on(sockets, config, telemetry::install()?).await?))
+    let configured = Configured::load(config).await.context("the demo's configuration is wrong")?;
+    write_lookup_files(&configured.config).await.context("cannot write the lookup files")?;
+    Ok(Gateway(App::start_on(sockets, configured, telemetry::install()?).await?))
 }
 
 async fn write_lookup_files(config: &Config) -> anyhow::Result<()> {

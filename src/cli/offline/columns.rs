@@ -154,6 +154,7 @@ const fn allowed(kind: FeatureType) -> &'static str {
         FeatureType::Double | FeatureType::Float => "floating-point numbers, integers, decimals",
         FeatureType::Bool => "booleans",
         FeatureType::UnixTimestamp => "timestamps, dates, integers (seconds)",
+        FeatureType::Opaque => "none: such features are read from the online store only",
         _ => "lists of the element's type",
     }
 }

@@ -24,6 +24,7 @@ fn view() -> View {
     View {
         id: ViewId(0),
         name: "users".into(),
+        stored: "users".into(),
         entities: vec![("user_id".into(), EntityType::Int64)],
         features: features
             .map(|(name, kind)| Feature { name: (*name).into(), kind, default: Value::Null, length: None })

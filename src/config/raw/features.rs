@@ -6,15 +6,22 @@ use serde::{Deserialize, Serialize};
 use super::{Breaker, FeatureRetry, Loose, Named, OneOrMany, Ratio, Size, Span};
 
 /// The feature store: views, and the three layers their rows are read from.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Features {
-    /// The Feast project, the suffix of every Redis key. Required where rows are in Redis.
-    #[schemars(extend("x-unset" = "default"))]
+    /// The Feast project, the suffix of every Redis key. Required where rows are in Redis and the registry does not name it.
+    #[schemars(extend("x-unset" = "the registry's only one, else default"))]
     pub(crate) project: Option<String>,
-    /// URL of Feast's registry, instead of `views`.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    /// Feast's registry file (a serialized `feast.core.Registry`), instead of `views`: `s3://bucket/key`, `gs://bucket/key`,
+    /// `az://container/key`, `file:///path` or a path. Views, feature services and push sources are those of `project`.
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) registry: Option<String>,
+    /// How often the registry is looked at again, at least `1s`. A change is taken up without a failed request; one that cannot
+    /// be read, or does not fit the models, leaves what was served before.
+    pub(crate) registry_refresh: Span,
+    /// Whether the rows of a view's version N are stored under `<view>_v<N>`: Feast's
+    /// `registry.enable_online_feature_view_versioning`, which the registry itself does not tell.
+    pub(crate) versioned_views: bool,
     /// Feature views by name; a view's name is also its push source.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) views: Named<View>,
@@ -41,6 +48,26 @@ pub(crate) struct Features {
     /// Whether the feature server tells rows truthfully, or as Feast's Python server does.
     #[schemars(extend("x-later" = ["feast-python"]))]
     pub(crate) compat: Compat,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            project: None,
+            registry: None,
+            registry_refresh: Span::secs(60),
+            versioned_views: false,
+            views: Named::default(),
+            l1: L1::default(),
+            l2: L2::default(),
+            l3: None,
+            retry: FeatureRetry::default(),
+            breaker: Breaker::default(),
+            invalidate: None,
+            hot_keys: None,
+            compat: Compat::default(),
+        }
+    }
 }
 
 /// What the feature server says of missing and old rows.

@@ -20,8 +20,9 @@ pub(crate) struct Model {
     pub(crate) upstream_model: Option<String>,
     /// The deadline where the caller gives none, and the longest a caller may ask for.
     pub(crate) timeout: Span,
-    /// Views whose features are joined to its requests. Without any, requests are forwarded byte for byte.
-    pub(crate) features: Vec<Join>,
+    /// What is joined to its requests: a list of views, or a feature service of the registry. Without any, requests are forwarded
+    /// byte for byte.
+    pub(crate) features: Joined,
     /// What the model receives.
     #[schemars(extend("x-unset" = "every selected feature as a tensor of its name"))]
     pub(crate) inputs: Option<Inputs>,
@@ -49,7 +50,7 @@ impl Default for Model {
             pool: None,
             upstream_model: None,
             timeout: Span::secs(5),
-            features: Vec::new(),
+            features: Joined::default(),
             inputs: None,
             cache: None,
             explainer: None,
@@ -58,6 +59,31 @@ impl Default for Model {
             fallback: None,
         }
     }
+}
+
+/// What is joined: views one by one, or a service.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(crate) enum Joined {
+    Views(Vec<Join>),
+    Service(Service),
+}
+
+impl Default for Joined {
+    fn default() -> Self {
+        Self::Views(Vec::new())
+    }
+}
+
+/// A feature service of the registry.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Service {
+    /// Its name. Its projections are joined in its order; each join key is carried by what the service calls it, and
+    /// `inputs.columns` calls a view as the service does.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) service: String,
 }
 
 /// A view joined to a model's requests.

@@ -7,37 +7,65 @@ use bytes::Bytes;
 use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
-        Consistency, Feature, Features, View,
+        Compat, Consistency, Feature, Features, PushSource, Registry, Supplied, View,
         problems::Path,
         raw::{self, Loose},
+        registry::Contents,
     },
     infer::{EntityType, FeatureType, Value, ViewId},
 };
 
-const ENTITY_TYPES: &str = "BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP";
+pub(in crate::config) const ENTITY_TYPES: &str = "BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP";
 const FEATURE_TYPES: &str = "BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, UNIX_TIMESTAMP, JSON, UUID, TIME_UUID, DECIMAL, \
                              each also with _LIST";
 
 impl Check<'_> {
-    pub(super) fn features(&mut self) -> Features {
+    pub(super) fn features(&mut self, registry: Supplied<'_>) -> Features {
         let nothing = raw::Features::default();
         let raw = self.raw.features.as_ref().unwrap_or(&nothing);
         let path = Path::of("features");
         let l2 = self.l2(&path.key("l2"), &raw.l2);
-        let in_redis = raw.l2.redis.is_some();
-        if in_redis && raw.project.as_ref().is_none_or(String::is_empty) {
-            self.wrong(&path.key("project"), "missing", "the Feast project whose rows are in Redis");
-        }
         let keep = raw.l2.ttl.0.max(raw.l1.ttl.0);
-        let views = raw.views.iter().enumerate();
+        let contents = self.registry(&path, raw, registry, keep).unwrap_or_else(|| self.declared(&path, raw, keep));
         Features {
-            project: raw.project.as_deref().unwrap_or("default").into(),
-            views: views.map(|(i, (name, view))| Arc::new(self.view(ViewId(index(i)), name, view, keep))).collect(),
+            project: contents.project,
+            registry: raw
+                .registry
+                .as_ref()
+                .map(|url| Registry { url: url.as_str().into(), refresh: raw.registry_refresh.0 }),
+            views: contents.views,
+            services: contents.services,
+            push_sources: contents.push_sources,
+            entity_names: contents.entity_names,
+            unserved: contents.unserved,
+            compat: match raw.compat {
+                raw::Compat::Truthful => Compat::Truthful,
+                raw::Compat::FeastPython => Compat::FeastPython,
+            },
             l1: self.l1(&path.key("l1"), &raw.l1),
             l2,
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
+        }
+    }
+
+    /// The views that the file itself declares.
+    fn declared(&mut self, path: &Path, raw: &raw::Features, keep: Duration) -> Contents {
+        let in_redis = raw.l2.redis.is_some();
+        if raw.registry.is_none() && in_redis && raw.project.as_ref().is_none_or(String::is_empty) {
+            self.wrong(&path.key("project"), "missing", "the Feast project whose rows are in Redis");
+        }
+        let views = raw.views.iter().enumerate();
+        let views: Vec<_> =
+            views.map(|(i, (name, view))| Arc::new(self.view(ViewId(index(i)), name, view, keep))).collect();
+        Contents {
+            project: raw.project.as_deref().unwrap_or("default").into(),
+            services: Vec::new(),
+            push_sources: views.iter().map(|view| PushSource::of(view)).collect(),
+            entity_names: Vec::new(),
+            unserved: Vec::new(),
+            views,
         }
     }
 
@@ -60,6 +88,7 @@ impl Check<'_> {
         View {
             id,
             name: name.into(),
+            stored: name.into(),
             entities,
             features,
             ttl: raw.ttl.map_or(keep, |ttl| self.positive(&path.key("ttl"), ttl)),
@@ -121,6 +150,13 @@ impl Check<'_> {
     }
 }
 
+impl PushSource {
+    /// A view that the file names is its own source, with Feast's usual column for the event's time.
+    fn of(view: &View) -> Self {
+        Self { name: Arc::clone(&view.name), views: vec![view.id], timestamp: "event_timestamp".into(), created: None }
+    }
+}
+
 /// Whether Feast has the type and no tensor can hold it.
 fn is_shapeless(text: &str) -> bool {
     let types = ["MAP", "MAP_LIST", "STRUCT", "STRUCT_LIST", "SCALAR_MAP", "VALUE_LIST", "ZONED_TIMESTAMP"];
@@ -128,7 +164,7 @@ fn is_shapeless(text: &str) -> bool {
 }
 
 /// The type's zero; a list of `length` zeros.
-fn zero(kind: FeatureType, length: usize) -> Value {
+pub(in crate::config) fn zero(kind: FeatureType, length: usize) -> Value {
     match kind {
         FeatureType::Bytes => Value::Bytes(Bytes::new()),
         FeatureType::String => Value::String("".into()),
@@ -146,6 +182,7 @@ fn zero(kind: FeatureType, length: usize) -> Value {
         FeatureType::FloatList => Value::FloatList(vec![0.0; length].into()),
         FeatureType::BoolList => Value::BoolList(vec![false; length].into()),
         FeatureType::UnixTimestampList => Value::UnixTimestampList(vec![0; length].into()),
+        FeatureType::Opaque => Value::Null,
     }
 }
 
@@ -168,6 +205,7 @@ fn value(kind: FeatureType, given: &Loose) -> Option<Value> {
         FeatureType::FloatList => Value::FloatList(list(given, float)?),
         FeatureType::BoolList => Value::BoolList(list(given, truth)?),
         FeatureType::UnixTimestampList => Value::UnixTimestampList(list(given, int)?),
+        FeatureType::Opaque => return None,
     })
 }
 
@@ -230,5 +268,6 @@ fn fitting(kind: FeatureType) -> &'static str {
         FeatureType::DoubleList | FeatureType::FloatList => "a list of numbers",
         FeatureType::BoolList => "a list of true and false",
         FeatureType::UnixTimestampList => "a list of whole seconds since 1970",
+        FeatureType::Opaque => "no default",
     }
 }

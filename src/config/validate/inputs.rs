@@ -37,7 +37,7 @@ impl<'a> Joined<'a> {
     fn all(&self) -> impl Iterator<Item = (&'a str, &'a str, Column)> {
         self.joins.iter().enumerate().flat_map(move |(i, join)| {
             (0..join.select.len()).map(move |select| {
-                (self.view(join), &*self.feature(join, select).name, Column::Feature { join: i, select })
+                (&*join.label, &*self.feature(join, select).name, Column::Feature { join: i, select })
             })
         })
     }
@@ -108,20 +108,24 @@ impl Check<'_> {
                 let wrong = format!("a feature of type {kind} does not fit a matrix of {datatype}");
                 self.wrong(&at, wrong, format_args!("{allowed}, or as: columns"));
             }
-            self.width(&column, joined);
+            self.width(&at, &column, joined);
             columns.push(column);
         }
         columns
     }
 
     /// A matrix is as wide for a user nobody knows, whose row is the default, as for every other.
-    fn width(&mut self, column: &Column, joined: &Joined<'_>) {
+    fn width(&mut self, at: &Path, column: &Column, joined: &Joined<'_>) {
         let Column::Feature { join, select } = column else { return };
         let (view, feature) = (joined.view(&joined.joins[*join]), joined.feature(&joined.joins[*join], *select));
         let path = Path::of("features").key("views").key(view).key("features").key(&feature.name);
         if feature.kind.is_list() && feature.length.is_none() && !self.is_broken(&path) {
             let wrong =
                 "a list of unknown length, and a model's matrix needs it: a missing row would have another width";
+            if joined.features.registry.is_some() {
+                // The registry has no key for it.
+                return self.wrong(at, wrong, "as: columns, or a view in `features.views` with its length");
+            }
             self.wrong(&path, wrong, "length, or a default of as many elements");
         }
     }

@@ -5,9 +5,11 @@
 
 mod features;
 mod inputs;
+mod joins;
 mod listen;
 mod models;
 mod pools;
+mod registry;
 mod store;
 mod tiers;
 mod url;
@@ -15,20 +17,22 @@ mod url;
 use std::collections::HashMap;
 
 use super::{
-    Config, Drain,
+    Config, Drain, Supplied,
     problems::{Path, Places, Problem},
     raw::Root,
     shape::nearest,
 };
 
+pub(super) use features::{ENTITY_TYPES, zero};
+
 /// Checks what the file means. `broken` are the keys whose shape is wrong: nothing is reported about them again.
-pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path]) -> (Config, Vec<Problem>) {
-    let mut check = Check { raw, places, broken, problems: Vec::new() };
+pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: Supplied<'_>) -> (Config, Vec<Problem>) {
+    let mut check = Check { raw, places, broken, problems: Vec::new(), views: Views::Known };
     let listen = check.listen();
     let tiers = check.tiers();
     let pools = check.pools();
     let capacity = check.capacity();
-    let features = check.features();
+    let features = check.features(registry);
     let models = check.models(&tiers, &features);
     check.fallbacks();
     check.retry(&Path::of("spool").key("retry"), raw.spool.retry.profile());
@@ -63,13 +67,19 @@ fn index(i: usize) -> u32 {
 }
 
 /// What names of a sort may be made of. They stand in headers, gRPC metadata, paths and metric labels, which carry no more.
-struct Names {
+pub(super) struct Names {
     what: &'static str,
     has: fn(char) -> bool,
-    told: &'static str,
+    pub(super) told: &'static str,
 }
 
-const VIEW_NAMES: Names = Names {
+impl Names {
+    pub(super) fn fits(&self, name: &str) -> bool {
+        !name.is_empty() && name.chars().all(self.has)
+    }
+}
+
+pub(super) const VIEW_NAMES: Names = Names {
     what: "view",
     has: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'),
     told: "ASCII letters, digits, `_`, `-` and `.`",
@@ -91,6 +101,15 @@ struct Check<'a> {
     places: &'a Places,
     broken: &'a [Path],
     problems: Vec<Problem>,
+    views: Views,
+}
+
+/// Whether it is known which views there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Views {
+    Known,
+    /// The registry could not be read: nothing is said of what refers to its views.
+    Unknown,
 }
 
 impl Check<'_> {
@@ -131,7 +150,7 @@ impl Check<'_> {
 
     /// Records a problem if the name does not fit where such names go.
     fn name(&mut self, path: &Path, name: &str, allowed: &Names) {
-        if name.is_empty() || !name.chars().all(allowed.has) {
+        if !allowed.fits(name) {
             self.wrong(path, format_args!("not a {}'s name", allowed.what), allowed.told);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{
-        Features, Join, Model, Tier, View,
+        Features, Model, Tier,
         problems::Path,
         raw::{self, Loose},
     },
@@ -67,62 +67,6 @@ impl Check<'_> {
             }
         };
         pool.unwrap_or(PoolId(0))
-    }
-
-    /// The joins, and whether inputs can be checked against them.
-    fn joins(&mut self, path: &Path, raw: &[raw::Join], features: &Features) -> (Vec<Join>, bool) {
-        let mut joins: Vec<Join> = Vec::with_capacity(raw.len());
-        let before = self.problems.len();
-        for (i, join) in raw.iter().enumerate() {
-            let path = path.item(i);
-            let names = features.views.iter().map(|view| &*view.name);
-            let Some(position) = self.find(&path.key("view"), "view", &join.view, names) else { continue };
-            let view = &features.views[position];
-            if joins.iter().any(|other| other.view == view.id) {
-                self.wrong(&path.key("view"), "joined already", "each view once a model");
-            }
-            let sources = self.sources(&path.key("join"), join, view);
-            let select = self.select(&path.key("select"), join, view);
-            joins.push(Join { view: view.id, sources, select, optional: join.optional });
-        }
-        let sound = self.problems.len() == before && !self.broken.iter().any(|broken| broken.overlaps(path));
-        (joins, sound)
-    }
-
-    fn sources(&mut self, path: &Path, join: &raw::Join, view: &View) -> Vec<std::sync::Arc<str>> {
-        if self.is_broken(&Path::of("features").key("views").key(&view.name).key("entities")) {
-            return Vec::new();
-        }
-        let keys = || view.entities.iter().map(|(key, _)| &**key);
-        for (key, source) in join.join.iter() {
-            let at = path.key(key);
-            if self.find(&at, "join key", key, keys()).is_some() && source.is_empty() {
-                self.wrong(&at, "empty", "the name of an input tensor, instance key or request parameter");
-            }
-        }
-        let missing: Vec<_> = keys().filter(|key| join.join.get(key).is_none()).collect();
-        if !missing.is_empty() {
-            let wrong = format!("does not name join key {}", missing.join(", "));
-            self.wrong(path, wrong, format_args!("every join key of {}: {}", view.name, one_of(keys())));
-        }
-        keys().filter_map(|key| join.join.get(key)).map(|source| source.as_str().into()).collect()
-    }
-
-    fn select(&mut self, path: &Path, join: &raw::Join, view: &View) -> Vec<usize> {
-        let Some(select) = &join.select else { return (0..view.features.len()).collect() };
-        if select.is_empty() {
-            self.wrong(path, "no feature selected", "at least one, or leave the key out for all");
-        }
-        let mut positions = Vec::with_capacity(select.len());
-        for (i, name) in select.iter().enumerate() {
-            let names = view.features.iter().map(|feature| &*feature.name);
-            let Some(position) = self.find(&path.item(i), "feature", name, names) else { continue };
-            if positions.contains(&position) {
-                self.wrong(&path.item(i), "selected already", "each feature once");
-            }
-            positions.push(position);
-        }
-        positions
     }
 
     /// What fallbacks, ensembles and caches name, and what they would answer.

@@ -8,6 +8,9 @@ pub(super) const UPSTREAM: &str = "http://host:port";
 pub(super) const REDIS: &str = "redis://[user:password@]host[:port][/db], or rediss:// for TLS";
 pub(super) const OBJECT_STORE: &str = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder";
 
+pub(super) const REGISTRY: &str =
+    "s3://bucket/key, gs://bucket/key, az://container/key, file:///path, or a path on this machine";
+
 /// Reads `http://host[:port]`.
 pub(super) fn upstream(text: &str) -> Result<Upstream, String> {
     let Some(rest) = text.strip_prefix("http://") else {
@@ -60,6 +63,16 @@ pub(super) fn redis(text: &str) -> Result<i64, String> {
     // Its error can repeat the URL.
     let info = redis::IntoConnectionInfo::into_connection_info(text).map_err(|_| "not a Redis URL".to_owned())?;
     Ok(info.redis_settings().db())
+}
+
+/// Checks the URL of Feast's registry: an object, or a path.
+pub(super) fn registry(text: &str) -> Result<(), String> {
+    if !text.contains("://") {
+        return if text.is_empty() { Err("empty".to_owned()) } else { Ok(()) };
+    }
+    object_store(text).map_err(|wrong| wrong.replace("folder", "path"))?;
+    let object = text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, object)| object);
+    if object.trim_end_matches('/').is_empty() { Err("no object in the bucket".to_owned()) } else { Ok(()) }
 }
 
 /// Checks an object store's URL.

@@ -90,8 +90,8 @@ async fn the_sweep_removes_what_expired_and_nothing_else() {
     let store = open(None, from_ref(&v));
     store.write_at(&ask(&v, 1), &row(100, [int(1)]), 0).await.unwrap();
     store.write_at(&ask(&v, 2), &row(100, [int(2)]), 200 * SECOND).await.unwrap();
-    Writer::new(Arc::clone(&store.database)).unwrap().sweep(300 * SECOND).unwrap();
-    let table = store.database.begin_read().unwrap().open_table(ROWS).unwrap();
+    Writer::new(Arc::clone(&store.opened.database)).unwrap().sweep(300 * SECOND).unwrap();
+    let table = store.opened.database.begin_read().unwrap().open_table(ROWS).unwrap();
     assert!(table.get(&*redis_key(&key(1), "p")).unwrap().is_none());
     assert!(table.get(&*redis_key(&key(2), "p")).unwrap().is_some());
 }

@@ -280,3 +280,12 @@ proptest! {
         let _ = decode_time(&bytes);
     }
 }
+
+#[test]
+fn a_version_is_stored_under_a_name_of_its_own() {
+    let (versioned, plain) = (view("v", &["f"]), view("v_v2", &["f"]));
+    let versioned = View { stored: "v_v2".into(), ..View::clone(&versioned) };
+    let fields = |view: &View| Layout::of(view).fields().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    assert_eq!(fields(&versioned), fields(&plain));
+    assert_eq!(fields(&versioned)[1], b"_ts:v_v2");
+}

@@ -31,6 +31,7 @@ pub(crate) fn view(name: &str, entities: &[(&str, EntityType)], features: &[(&st
     View {
         id: ViewId(0),
         name: name.into(),
+        stored: name.into(),
         entities: entities.iter().map(|(name, kind)| ((*name).into(), *kind)).collect(),
         features: features
             .iter()

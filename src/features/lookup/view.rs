@@ -86,6 +86,15 @@ impl Current {
         }
     }
 
+    /// Whether it answers for that view of that project: its files hold the same join keys and features.
+    pub(crate) fn is_of(&self, project: &str, view: &View) -> bool {
+        let features = |view: &View| view.features.iter().map(|f| (f.name.clone(), f.kind)).collect::<Vec<_>>();
+        *self.project == *project
+            && self.view.name == view.name
+            && self.view.entities == view.entities
+            && features(&self.view) == features(view)
+    }
+
     /// What answers now.
     pub(crate) fn state(&self) -> Arc<State> {
         self.state.load_full()

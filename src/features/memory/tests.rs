@@ -9,7 +9,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
-    named("v").id(id).ttl(ttl).consistency(consistency).build()
+    named(&format!("v{id}")).id(id).ttl(ttl).consistency(consistency).build()
 }
 
 fn memory(views: &[Arc<View>]) -> Memory {
@@ -18,6 +18,25 @@ fn memory(views: &[Arc<View>]) -> Memory {
 
 fn row(value: i64) -> Arc<Row> {
     Arc::new(Row { event_time: Some(value), values: [int(value)].into() })
+}
+
+#[tokio::test]
+async fn the_next_snapshot_finds_rows_of_the_same_definition_only() {
+    let (v, w) = (named("v").build(), named("w").id(1).build());
+    let before = memory(&[v.clone(), w]);
+    let now = Instant::now();
+    before.put(ViewId(0), &key(1), Some(row(5)), now);
+    before.put(ViewId(1), &key(1), Some(row(6)), now);
+    let config = L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND };
+    let views = [named("w").features(&["g"]).build(), named("v").id(1).build()];
+    let after = before.next(&config, &views);
+    assert_eq!(after.get(ViewId(0), &key(1), now), Cached::Miss, "w's features changed");
+    assert_eq!(after.get(ViewId(1), &key(1), now), Cached::Fresh(Some(row(5))));
+    after.put(ViewId(0), &key(1), Some(row(7)), now);
+    assert_eq!(before.get(ViewId(1), &key(1), now), Cached::Fresh(Some(row(6))));
+    // Back to what it was.
+    let again = after.next(&config, &[v]);
+    assert_eq!(again.get(ViewId(0), &key(1), now), Cached::Fresh(Some(row(5))));
 }
 
 const TINY: Duration = Duration::from_nanos(1);

@@ -11,6 +11,7 @@ use crate::features::lookup::{
     manifest,
     testing::{S3, Watched, user, user_row, users, view, write_users},
 };
+use crate::infer::{EntityType, FeatureType};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -246,4 +247,20 @@ async fn over_http_a_server_that_hangs_up_is_an_error_and_passes() {
     }
     s3.hang_up(false);
     assert_eq!(store.get(&users(), &user(1)).await.unwrap(), Some(user_row(1, 0)));
+}
+
+#[tokio::test]
+async fn the_next_snapshot_keeps_open_what_has_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Watched::new(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap()));
+    write_users(&files.location(), 0..100, 0).await;
+    let store = open(&files).await;
+    let kept = |next: &Store| Arc::ptr_eq(&store.views["user_stats"], &next.views["user_stats"]);
+    let other = view("other", &[("user_id", EntityType::Int64)], &[("f", FeatureType::Int64)]);
+    let next = store.next("shop", &[Arc::new(other), Arc::new(users())]).await;
+    assert!(kept(&next) && is_ready(&next) && next.views.len() == 2);
+    assert_eq!(next.get(&users(), &user(7)).await.unwrap(), Some(user_row(7, 0)));
+    let fewer = view("user_stats", &[("user_id", EntityType::Int64)], &[("count", FeatureType::Int64)]);
+    assert!(!kept(&store.next("shop", &[Arc::new(fewer)]).await));
+    assert!(!kept(&store.next("elsewhere", &[Arc::new(users())]).await));
 }

@@ -308,7 +308,7 @@ async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let cluster = servers::Cluster::start();
     let v = view("v").build();
     let mut redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
-    let Servers::Cluster(shards) = &mut redis.servers else { panic!("not a cluster") };
+    let Servers::Cluster(shards) = Arc::get_mut(&mut redis.servers).unwrap() else { panic!("not a cluster") };
     // The redirect alone must make it learn.
     Arc::get_mut(shards).unwrap().relearn_after = Duration::MAX;
     let stored = redis_key(&key(1), "p");
@@ -354,7 +354,7 @@ async fn a_replica_that_takes_over_is_found() {
     let mut cluster = servers::Cluster::with(Duration::from_secs(1));
     let v = view("v").build();
     let mut redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
-    let Servers::Cluster(shards) = &mut redis.servers else { panic!("not a cluster") };
+    let Servers::Cluster(shards) = Arc::get_mut(&mut redis.servers).unwrap() else { panic!("not a cluster") };
     Arc::get_mut(shards).unwrap().relearn_after = Duration::MAX;
     let replicas = cluster.replicas();
     let asks: Vec<Ask> = (0..20).map(|user| ask(&v, user)).collect();

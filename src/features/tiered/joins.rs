@@ -22,7 +22,7 @@ pub(super) struct Join {
     pub(super) view: Arc<View>,
     pub(super) select: Arc<[usize]>,
     pub(super) optional: bool,
-    /// One for each of the view's join keys, in their order.
+    /// One for each of the view's join keys, in their order; a view without entities may have none.
     sources: Vec<Arc<str>>,
 }
 
@@ -72,6 +72,9 @@ impl Join {
                 return Err(Error::invalid(format!("{source} has {given} rows, the request has {rows}")));
             }
             columns.push(column);
+        }
+        if self.sources.is_empty() && self.view.is_entityless() {
+            columns.push(EntityColumn::Same(EntityValue::String(String::new())));
         }
         let key = |row: usize| {
             let names = self.view.entities.iter().map(|(name, _)| &**name);
@@ -151,6 +154,16 @@ mod tests {
         assert_eq!(keys.distinct.len(), 2);
         let error = join().keys(3, entities(vec!["a"])).unwrap_err();
         assert_eq!(error.to_string(), "user_id has 1 rows, the request has 3");
+    }
+
+    #[test]
+    fn a_view_without_entities_has_one_key_for_all_rows() {
+        let view = view("v").entities(&[(crate::config::ENTITYLESS_KEY, EntityType::String)]).build();
+        let join = Join { view, select: [0].into(), optional: false, sources: Vec::new() };
+        let keys = join.keys(3, |source, _| panic!("asked for {source}")).unwrap();
+        let key = EntityKey::new([("__dummy_id", &EntityValue::String(String::new()))].into_iter());
+        assert_eq!((keys.distinct.len(), &keys.distinct[0].key), (1, &key));
+        assert!(matches!(keys.rows, Rows::Same(3)));
     }
 
     #[test]

@@ -76,6 +76,7 @@ fn redis(server: &Server, timeout: Duration) -> L2Config {
 
 fn model(views: &[Arc<View>], optional: bool) -> Model {
     let join = |view: &Arc<View>| JoinConfig {
+        label: Arc::clone(&view.name),
         view: view.id,
         sources: view.entities.iter().map(|_| "user".into()).collect(),
         select: (0..view.features.len()).collect(),
@@ -710,10 +711,33 @@ async fn a_drain_waits_for_what_was_begun_and_ends_what_never_would() {
     let maintained = store.clone();
     let tasks = store.shared.tasks.clone();
     tasks.background(async move {
-        maintained.maintain().await;
+        loop {
+            maintained.maintain();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     });
     // Trying to reach the server for ever is over, too.
     tasks.finish().await;
+}
+
+/// The registry puts another view first: what was cached is found under its new id, and nothing else is.
+#[tokio::test]
+async fn the_next_snapshot_keeps_connections_and_the_rows_of_views_that_stayed() {
+    let mut server = Server::start();
+    let (v, w) = (view("v").build(), view("w").id(1).build());
+    put(&server, &v, 1, &row(100, [int(5)]));
+    put(&server, &w, 1, &row(100, [int(6)]));
+    let before = open(&[v, w], redis(&server, LONG), None).await;
+    before.users(&[1]).await;
+    let views = [view("new").build(), view("w").id(1).features(&["f", "g"]).build(), view("v").id(2).build()];
+    let features = features("p", &views, redis(&server, LONG), None);
+    let after = before.next(&crate::features::tests::config(features, vec![model(&views, false)])).await;
+    server.kill();
+    let set = after.users(&[1]).await;
+    let found: Vec<_> = set.joins.iter().map(|join| join.rows[0].as_ref().map(|row| row.values[0].clone())).collect();
+    assert_eq!(found, [None, None, Some(int(5))], "w has another definition, and v is still in L1");
+    let old = before.users(&[1]).await;
+    assert!(old.joins.iter().all(|join| join.rows[0].is_some()), "requests on the snapshot before go on as they were");
 }
 
 #[test]
@@ -737,8 +761,11 @@ fn everything_is_counted_where_it_happens() {
         idle().await;
         futures_util::future::join(store.users(&[2]), store.users(&[2])).await;
         idle().await;
-        let gauged = eventually("the gauges are set", async || scrape.render().contains("\nweir_l1_rows 4\n"));
-        futures_util::future::select(Box::pin(store.maintain()), Box::pin(gauged)).await;
+        eventually("the gauges are set", async || {
+            store.maintain();
+            scrape.render().contains("\nweir_l1_rows 4\n")
+        })
+        .await;
     });
     let text = scrape.render();
     for line in [

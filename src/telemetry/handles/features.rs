@@ -49,7 +49,8 @@ const LAYERS: [(&str, f64); 3] = [("l1", 0.30), ("l2", 0.95), ("l3", 1.0)];
 /// Everything the stage counts.
 #[derive(Debug)]
 pub(crate) struct Features {
-    layers: [LayerHandles; 3],
+    /// Shared by all snapshots: hit ratios are since start.
+    layers: Arc<[LayerHandles; 3]>,
     views: Box<[ViewHandles]>,
     write_backs: [Counter; 3],
     pub(crate) coalesced: Counter,
@@ -76,12 +77,24 @@ struct ViewHandles {
 impl Features {
     pub(crate) fn new(views: &[Arc<View>]) -> Self {
         Self {
-            layers: LAYERS.map(|(layer, target)| LayerHandles::new(layer, target)),
-            views: views.iter().map(|view| ViewHandles::new(&view.name)).collect(),
+            layers: Arc::new(LAYERS.map(|(layer, target)| LayerHandles::new(layer, target))),
+            views: ViewHandles::of_all(views),
             write_backs: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_WRITE_BACKS, "outcome" => outcome)),
             coalesced: counter!(names::FEATURE_COALESCED),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
+        }
+    }
+
+    /// The same, for what the views have become.
+    pub(crate) fn next(&self, views: &[Arc<View>]) -> Self {
+        Self {
+            layers: Arc::clone(&self.layers),
+            views: ViewHandles::of_all(views),
+            write_backs: self.write_backs.clone(),
+            coalesced: self.coalesced.clone(),
+            l1_bytes: self.l1_bytes.clone(),
+            l1_rows: self.l1_rows.clone(),
         }
     }
 
@@ -118,7 +131,7 @@ impl Features {
     pub(crate) fn gauge(&self, l1_bytes: u64, l1_rows: u64) {
         self.l1_bytes.set(l1_bytes as f64);
         self.l1_rows.set(l1_rows as f64);
-        for layer in &self.layers {
+        for layer in &*self.layers {
             let asked = layer.asked.load(Ordering::Relaxed);
             if asked > 0 {
                 layer.hit_ratio.set(layer.answered.load(Ordering::Relaxed) as f64 / asked as f64);
@@ -141,6 +154,10 @@ impl LayerHandles {
 }
 
 impl ViewHandles {
+    fn of_all(views: &[Arc<View>]) -> Box<[Self]> {
+        views.iter().map(|view| Self::new(&view.name)).collect()
+    }
+
     fn new(view: &str) -> Self {
         let view = view.to_owned();
         Self {

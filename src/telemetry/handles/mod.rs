@@ -11,3 +11,4 @@ pub mod ladder;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
+pub(crate) mod registry;
