@@ -170,6 +170,20 @@ impl Memory {
         });
     }
 
+    /// Keeps a row that was stored by `at`, in place of anything older and of whatever was asked of the store before.
+    /// `None`: the store has another row now, which is to be read again.
+    pub(crate) fn renew(&self, view: ViewId, entity: &EntityKey, (row, event): (Option<Arc<Row>>, Option<i64>), at: Instant) {
+        let (fresh, stale) = match (self.lives[view.index()], &row) {
+            (Life::Never, _) => return,
+            // Nothing to be served, but a fetch that began before comes too late.
+            (_, None) => (Some(Duration::ZERO), None),
+            (Life::Forever, Some(_)) => (None, None),
+            (Life::For { fresh, stale }, Some(_)) => (Some(fresh), Some(fresh + stale)),
+        };
+        let entry = Entry::new(row, at, fresh, stale);
+        self.put_unless(view, entity, entry, |held| held.row.as_ref().is_some_and(|held| held.event_time > event));
+    }
+
     fn held(&self, view: ViewId, entity: &EntityKey) -> Option<Entry> {
         self.rows.get(&RowRef { view, entity: entity.as_bytes() })
     }

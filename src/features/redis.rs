@@ -1,4 +1,4 @@
-//! L2 on Redis: Feast's hashes, read with one pipeline a shard, written back by one atomic script.
+//! L2 on Redis: Feast's hashes, read with one pipeline a shard, written by one atomic script a row.
 //!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
 //! core. They are made in the background; a request waits for one only while the first attempt since the last success is
@@ -20,7 +20,7 @@ use self::{cluster::Cluster, node::Node, slots::Slot};
 use super::{
     Row,
     feast::{Layout, redis_key},
-    l2::{Ask, Error, Written},
+    l2::{Ask, Error, Purpose, Put, Written},
 };
 use crate::{
     app::Tasks,
@@ -86,7 +86,7 @@ impl Redis {
             servers,
             timeout: config.timeout,
             ttl: config.ttl,
-            script: ::redis::Script::new(script::WRITE_BACK),
+            script: ::redis::Script::new(script::WRITE),
             control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
         })
     }
@@ -98,21 +98,27 @@ impl Redis {
         asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)).collect()
     }
 
-    /// Stores the row unless one as new is stored; its life is set only where no hash was there before.
-    pub(crate) async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
-        let call = |name: &str, code: &str| {
-            let key = redis_key(&ask.key, &self.project);
-            let layout = &self.layouts[ask.view.id.index()];
-            Command { slot: Slot::of(&key), cmd: script::call(name, code, (&key, layout, row, self.ttl)) }
+    /// Stores each row unless one as new is stored, all of a shard's in one round trip; a hash's life is set only where none
+    /// was there before, and only by a write-back.
+    pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
+        let call = |put: &Put, name: &str, code: &str| {
+            let key = redis_key(&put.ask.key, &self.project);
+            let layout = &self.layouts[put.ask.view.id.index()];
+            let cmd = script::call(name, code, (&key, layout, &put.row), (purpose, self.ttl));
+            Command { slot: Slot::of(&key), cmd }
         };
-        let known = self.run_one(worker, call("EVALSHA", self.script.get_hash())).await;
-        let answer = match known {
-            Err(Error::Refused { why, .. }) if why.starts_with("NOSCRIPT") => {
-                self.run_one(worker, call("EVAL", script::WRITE_BACK)).await?
+        let by_hash = puts.iter().map(|put| call(put, "EVALSHA", self.script.get_hash())).collect();
+        let mut answers = self.run(worker, by_hash).await;
+        // A server that does not know the script yet learns it by its text.
+        let unknown: Vec<usize> = (0..puts.len()).filter(|&at| is_no_script(&answers[at])).collect();
+        if !unknown.is_empty() {
+            let by_text = unknown.iter().map(|&at| call(&puts[at], "EVAL", script::WRITE)).collect();
+            for (at, answer) in unknown.into_iter().zip(self.run(worker, by_text).await) {
+                answers[at] = answer;
             }
-            answer => answer?,
-        };
-        Ok(if answer == Value::Int(1) { Written::Written } else { Written::Older })
+        }
+        let written = |answer| if answer == Value::Int(1) { Written::Written } else { Written::Older };
+        answers.into_iter().map(|answer| answer.map(written)).collect()
     }
 
     pub(crate) async fn connect(&self, worker: WorkerId) {
@@ -164,11 +170,6 @@ impl Redis {
         self.layouts[view.id.index()].row(cells).map_err(malformed)
     }
 
-    async fn run_one(&self, worker: WorkerId, command: Command) -> Result<Value, Error> {
-        let answer = self.run(worker, vec![command]).await.pop();
-        answer.expect("as many answers as commands")
-    }
-
     /// The answers to the commands, in their order.
     async fn run(&self, worker: WorkerId, commands: Vec<Command>) -> Vec<Result<Value, Error>> {
         let count = commands.len();
@@ -184,6 +185,10 @@ impl Redis {
         };
         answers.unwrap_or_else(|_| vec![Err(Error::TimedOut(self.timeout)); count])
     }
+}
+
+fn is_no_script(answer: &Result<Value, Error>) -> bool {
+    matches!(answer, Err(Error::Refused { why, .. }) if why.starts_with("NOSCRIPT"))
 }
 
 /// What a worker has of its own; a worker beyond the list shares the last.

@@ -87,6 +87,11 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
     config::Features {
         project: project.into(),
         views: views.to_vec(),
+        services: Vec::new(),
+        push_sources: Vec::new(),
+        entity_names: Vec::new(),
+        unserved: Vec::new(),
+        compat: config::Compat::Truthful,
         l1: config::L1 { capacity: 1 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
         l2,
         l3,

@@ -13,6 +13,7 @@
 mod fly;
 mod joins;
 mod lookup;
+pub(crate) mod online;
 mod settle;
 
 use std::{
@@ -34,17 +35,17 @@ use self::{
 use super::{
     FeatureSet,
     embedded::Embedded,
-    l2::{Ask, L2},
+    l2::{Ask, L2, Order},
     memory::Memory,
     object,
     redis::Redis,
 };
 use crate::{
     app::Tasks,
-    config::{self, Config},
+    config::{self, Compat, Config, View},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
     resilience::flight::Flights,
-    telemetry::handles::features::Features as Handles,
+    telemetry::handles::features::{Features as Handles, Layer},
 };
 
 /// Reads from L3 under way, of all workers together; more wait their turn, no longer than a read may take. Half of what the
@@ -63,6 +64,9 @@ pub struct Store {
 struct Shared {
     /// By model.
     joins: Box<[Box<[Join]>]>,
+    views: Vec<Arc<View>>,
+    /// What a stored row holds up when a newer one is pushed.
+    order: Order,
     /// Most rows of a request.
     max_rows: usize,
     l1: Memory,
@@ -135,6 +139,11 @@ impl Store {
         };
         let shared = Shared {
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
+            views: features.views.clone(),
+            order: match features.compat {
+                Compat::Truthful => Order::ByTime,
+                Compat::FeastPython => Order::SinceEpoch,
+            },
             max_rows: config.listen.max_rows,
             l1: Memory::new(&features.l1, &features.views),
             l2,
@@ -180,15 +189,8 @@ impl Store {
     }
 
     async fn look_up(&self, mut lookup: Lookup, how: How) -> FeatureSet {
-        let shared = &self.shared;
-        let began = Instant::now();
-        lookup.ask_l1(&shared.l1, &how, began);
-        lookup.count(&shared.metrics);
-        shared.metrics.took(crate::telemetry::handles::features::Layer::L1, began.elapsed());
-        if lookup.is_open() {
-            Flight::board(shared, &mut lookup, &how).await;
-        }
-        lookup.settle(&shared.metrics, SystemTime::now())
+        self.shared.walk(&mut lookup, &how).await;
+        lookup.settle(&self.shared.metrics, SystemTime::now())
     }
 
     /// Opens a worker's connections, so that its first requests find them; to be called on the worker's runtime. Returns
@@ -221,6 +223,19 @@ impl Store {
             self.shared.l1.tidy();
             let sizes = self.sizes();
             self.shared.metrics.gauge(sizes.bytes, sizes.rows);
+        }
+    }
+}
+
+impl Shared {
+    /// Layer by layer, until every key is settled or the time is up.
+    async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How) {
+        let began = Instant::now();
+        lookup.ask_l1(&self.l1, how, began);
+        lookup.count(&self.metrics);
+        self.metrics.took(Layer::L1, began.elapsed());
+        if lookup.is_open() {
+            Flight::board(self, lookup, how).await;
         }
     }
 }

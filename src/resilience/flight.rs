@@ -71,6 +71,13 @@ impl<K: Clone + Eq + Hash, T> Flights<K, T> {
     }
 }
 
+impl<K: Eq + Hash, T> Flights<K, T> {
+    /// From now on nobody joins the flight of `key` that is under way, if one is: what it finds may be out of date.
+    pub(crate) fn forget(&self, key: &K) {
+        self.shard(key).remove(key);
+    }
+}
+
 impl<K: Eq + Hash, T> Lead<K, T> {
     /// A flight of its own, which nobody else joins.
     pub(crate) fn alone(start: T) -> Self {
@@ -91,7 +98,11 @@ impl<K: Eq + Hash, T> Lead<K, T> {
 impl<K: Eq + Hash, T> Drop for Lead<K, T> {
     fn drop(&mut self) {
         if let Some((flights, key)) = &self.entry {
-            flights.shard(key).remove(key);
+            let mut shard = flights.shard(key);
+            // A forgotten flight leaves the key to the one that followed it.
+            if shard.get(key).is_some_and(|current| current.same_channel(&self.progress.subscribe())) {
+                shard.remove(key);
+            }
         }
     }
 }
