@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::{
     config::{
-        Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs, Join, L1,
-        L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
+        Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
+        Join, L1, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -167,7 +167,12 @@ fn features() -> Features {
     };
     Features {
         project: "fraud".into(),
-        push_sources: vec![PushSource { name: "user_stats".into(), views: vec![ViewId(0)], timestamp: "event_timestamp".into(), created: None }],
+        push_sources: vec![PushSource {
+            name: "user_stats".into(),
+            views: vec![ViewId(0)],
+            timestamp: "event_timestamp".into(),
+            created: None,
+        }],
         views: vec![Arc::new(view)],
         services: Vec::new(),
         entity_names: Vec::new(),

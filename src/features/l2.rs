@@ -100,12 +100,7 @@ impl L2 {
     }
 
     /// Stores rows, each unless the store holds one as new; what became of each, in their order.
-    pub(crate) async fn write(
-        &self,
-        worker: WorkerId,
-        puts: &[Put],
-        purpose: Purpose,
-    ) -> Vec<Result<Written, Error>> {
+    pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
         match self {
             Self::Redis(redis) => redis.write(worker, puts, purpose).await,
             Self::Embedded(embedded) => embedded.write(puts, purpose).await,

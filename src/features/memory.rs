@@ -172,7 +172,13 @@ impl Memory {
 
     /// Keeps a row that was stored by `at`, in place of anything older and of whatever was asked of the store before.
     /// `None`: the store has another row now, which is to be read again.
-    pub(crate) fn renew(&self, view: ViewId, entity: &EntityKey, (row, event): (Option<Arc<Row>>, Option<i64>), at: Instant) {
+    pub(crate) fn renew(
+        &self,
+        view: ViewId,
+        entity: &EntityKey,
+        (row, event): (Option<Arc<Row>>, Option<i64>),
+        at: Instant,
+    ) {
         let (fresh, stale) = match (self.lives[view.index()], &row) {
             (Life::Never, _) => return,
             // Nothing to be served, but a fetch that began before comes too late.

@@ -166,7 +166,7 @@ fn json_length(headers: &HeaderMap, protocol: Protocol) -> Result<Option<usize>,
 }
 
 /// Undoes gzip where the body must be read.
-fn inflated(headers: &mut HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Error> {
+pub(super) fn inflated(headers: &mut HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Error> {
     let Some(encoding) = headers.remove(header::CONTENT_ENCODING) else {
         return Ok(body);
     };

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
-    encode, infer as infer_http, local,
+    encode, feast, infer as infer_http, local,
     route::{Route, route},
     rpc,
 };
@@ -24,6 +24,7 @@ use crate::{
 pub(crate) struct Gateway {
     pub(crate) pipeline: Pipeline,
     pub(crate) records: super::record::Records,
+    pub(crate) feast: feast::Server,
     /// `grpc.health.v1` and reflection.
     pub(crate) services: tonic::service::Routes,
     /// Whether this gateway would answer `/readyz` with 200.
@@ -86,7 +87,9 @@ async fn dispatch(gateway: &Arc<Gateway>, worker: WorkerId, request: Request<Inc
         Route::V2ModelReady(model) => {
             return Box::pin(local::model_ready(gateway, worker, request, model)).await;
         }
+        Route::Feast(endpoint) => return Box::pin(feast::serve(gateway, worker, request, endpoint)).await,
         Route::Unknown if is_grpc(&request) => return rpc::unknown(path.path()),
+        Route::Unknown if gateway.feast.speaks_python() => return gateway.feast.not_found(),
         other => return local::answer(gateway, &request, &other),
     };
     if request.method() != Verb::POST {

@@ -24,7 +24,7 @@ use crate::{
         l2::{Ask, Order, Purpose, Put, Written},
     },
     infer::{
-        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, ViewId, WorkerId, plan::Stale,
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Value, ViewId, WorkerId, plan::Stale,
         request::Caching,
     },
     telemetry::handles::features::{Features as Handles, WriteBack},
@@ -85,6 +85,16 @@ pub(crate) enum Found {
 pub(crate) enum Age {
     Within,
     Outside,
+}
+
+/// A row that is pushed.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) key: EntityKey,
+    /// Nanoseconds since the epoch.
+    pub(crate) event_time: i64,
+    /// In the order of the view's features; `None`: not given, and left as it is.
+    pub(crate) values: Box<[Option<Value>]>,
 }
 
 /// What became of pushed rows.
@@ -163,7 +173,7 @@ impl Store {
         &self,
         worker: WorkerId,
         view: ViewId,
-        rows: Vec<(EntityKey, Row)>,
+        rows: Vec<Offer>,
         by: Deadline,
     ) -> Result<Pushed, PushError> {
         let count = rows.len() as u64;
@@ -204,10 +214,11 @@ impl Store {
 }
 
 /// One row a key: what is left when each row in turn replaces what the order lets it replace.
-fn newest(view: &Arc<View>, rows: Vec<(EntityKey, Row)>, order: Order) -> Vec<Put> {
+fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
     let mut places = std::collections::HashMap::with_capacity(rows.len());
     let mut puts = Vec::<Put>::with_capacity(rows.len());
-    for (key, row) in rows {
+    for Offer { key, event_time, values } in rows {
+        let row = Row { event_time: Some(event_time), values };
         let next = puts.len();
         let at = *places.entry(key.clone()).or_insert(next);
         let put = Put { ask: Ask { view: Arc::clone(view), key }, row: Arc::new(row) };
