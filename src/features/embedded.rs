@@ -157,4 +157,6 @@ fn millis(now: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -272,4 +272,15 @@ impl Source {
 }
 
 #[cfg(test)]
+impl Store {
+    /// The embedded L2, for tests of other modules.
+    pub(crate) fn embedded(&self) -> &Embedded {
+        match &self.shared.l2 {
+            L2::Embedded(embedded) => embedded,
+            L2::Redis(_) => panic!("the store is Redis"),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests;

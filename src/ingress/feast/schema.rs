@@ -149,6 +149,11 @@ fn unfit(body: &[u8], fields: &[Field]) -> Refusal {
             None => {}
         }
     }
+    if details.0.is_empty() {
+        // Within the schema, which says nothing of what is in a `df`.
+        let text = "If using all scalar values, you must pass an index";
+        return Refusal::python(text, "every column of \"df\" must be a list of values");
+    }
     details.refusal()
 }
 
