@@ -39,6 +39,11 @@ impl Feast {
         Self { rows, folder }
     }
 
+    /// Its registry file.
+    pub(crate) fn registry(&self) -> PathBuf {
+        self.folder.path().join("registry.db")
+    }
+
     /// The parquet file that a view was materialized from.
     pub(crate) fn parquet(&self, view: &str) -> PathBuf {
         self.folder.path().join(format!("{view}.parquet"))
