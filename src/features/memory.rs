@@ -166,7 +166,7 @@ impl Memory {
         };
         let entry = Entry::new(Some(Arc::clone(row)), fetched, Some(fresh), stale);
         self.put_unless(view, entity, entry, |held| {
-            held.row.as_ref().is_some_and(|held| held.event_time >= row.event_time)
+            held.fetched > fetched || held.row.as_ref().is_some_and(|held| held.event_time >= row.event_time)
         });
     }
 

@@ -139,6 +139,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_forgotten_flight_is_joined_by_nobody_and_ends_no_other() {
+        let flights = flights();
+        let Joined::Leader(first) = flights.join("a", 0) else { panic!("nobody was there") };
+        let Joined::Waiter(mut waiter) = flights.join("a", 0) else { panic!("a second leader") };
+        flights.forget(&"a");
+        let Joined::Leader(second) = flights.join("a", 0) else { panic!("it was forgotten") };
+        first.publish(7);
+        drop(first);
+        assert_eq!(*waiter.wait_for(|&said| said == 7).await.unwrap(), 7, "who waited hears it");
+        assert!(matches!(flights.join("a", 0), Joined::Waiter(_)), "the second is under way");
+        drop(second);
+        assert!(matches!(flights.join("a", 0), Joined::Leader(_)));
+    }
+
+    #[tokio::test]
     async fn the_leads_own_watch_and_a_flight_alone() {
         let flights = flights();
         let Joined::Leader(lead) = flights.join("a", 0) else { panic!("nobody was there") };

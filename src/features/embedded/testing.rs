@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redb::{ReadableDatabase, ReadableTable as _};
+use redb::ReadableDatabase;
 
 use super::{Embedded, ROWS, hash::Hash};
 
