@@ -7,6 +7,7 @@
 mod de;
 mod explain;
 mod load;
+mod precomputed;
 mod problems;
 mod raw;
 mod schema;

@@ -31,6 +31,9 @@ use crate::{
 /// How long anything but a request may take: a connection's handshake, learning the slots, a readiness check.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Keys of one round trip: what the timeout of one is meant for.
+const ROUND_TRIP: usize = 512;
+
 /// Feast's Redis.
 #[derive(Debug)]
 pub(crate) struct Redis {
@@ -91,11 +94,21 @@ impl Redis {
         })
     }
 
-    /// One HMGET a key, all of a shard's in one round trip.
+    /// One HMGET a key, all of a shard's in one round trip; more keys than the timeout is meant for in several. A round trip
+    /// that is not answered in time is the last.
     pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
-        let commands = asks.iter().map(|ask| self.hmget(ask)).collect();
-        let answers = self.run(worker, commands).await;
-        asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)).collect()
+        let mut rows = Vec::with_capacity(asks.len());
+        for asks in asks.chunks(ROUND_TRIP) {
+            if let Some(Err(Error::TimedOut(after))) = rows.last() {
+                let after = *after;
+                rows.extend(asks.iter().map(|_| Err(Error::TimedOut(after))));
+                continue;
+            }
+            let commands = asks.iter().map(|ask| self.hmget(ask)).collect();
+            let answers = self.run(worker, commands).await;
+            rows.extend(asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)));
+        }
+        rows
     }
 
     /// Stores each row unless one as new is stored, all of a shard's in one round trip; a hash's life is set only where none

@@ -122,7 +122,8 @@ impl Store {
     ///
     /// A URL or a file that can never work.
     pub async fn open(config: &Config, tasks: Tasks) -> Result<Self, OpenError> {
-        let features = &config.features;
+        let views = config.features.stored_views();
+        let features = &config::Features { views, ..config.features.clone() };
         let l2 = match &features.l2 {
             config::L2::Redis(redis) => {
                 let redis = Redis::open(redis, features, config.workers, &tasks);

@@ -20,7 +20,9 @@ use super::{
 use crate::{
     config::View,
     features::{
-        Row, l2,
+        Row,
+        feast::decode_value,
+        l2,
         l2::{Ask, Order, Purpose, Put, Written},
     },
     infer::{
@@ -31,7 +33,7 @@ use crate::{
 };
 
 /// Rows that are sent to L2 at once: no more than it stores within its timeout, or holds waiting.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
 /// Rows of one view that are asked for.
 #[derive(Debug)]
@@ -134,6 +136,15 @@ impl ViewRows {
         }
     }
 
+    /// Other rows, one in place of each, of another view.
+    pub(crate) fn others(&self, view: &Arc<View>, found: Vec<Found>) -> Self {
+        let rows = match &self.rows {
+            Rows::Same(count) => Rows::Same(*count),
+            Rows::Each(each) => Rows::Each(each.clone()),
+        };
+        Self { view: Arc::clone(view), found, rows }
+    }
+
     /// Whether anything asked for could not be read.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.found.iter().any(|found| matches!(found, Found::Unavailable))
@@ -211,6 +222,16 @@ impl Store {
         self.shared.l1.renew(ask.view.id, &ask.key, (kept, row.event_time), at);
         self.shared.flights.forget(&(ask.view.id, ask.key.clone()));
     }
+}
+
+/// A row of values that were stored within another.
+pub(crate) fn row(event_time: i64, values: Vec<Option<Value>>) -> Row {
+    Row { event_time: Some(event_time), values: values.into() }
+}
+
+/// A serialized `feast.types.Value`.
+pub(crate) fn value(stored: &[u8]) -> Option<Value> {
+    decode_value(stored).ok()
 }
 
 /// One row a key: what is left when each row in turn replaces what the order lets it replace.

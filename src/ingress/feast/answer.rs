@@ -11,7 +11,6 @@ use super::{
     value::{self, Unreadable},
 };
 use crate::{
-    config::Compat,
     features::online::{Age, Found, ViewRows},
     infer::Value,
 };
@@ -36,6 +35,27 @@ impl Status {
     }
 }
 
+/// What is told of cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tells {
+    /// What is so.
+    Truth,
+    /// `PRESENT`, as Feast's Python has it.
+    Presence,
+    /// The same, but of rows too old, as Feast's Python has it of precomputed vectors.
+    Age,
+}
+
+impl Tells {
+    const fn of(self, status: Status) -> Status {
+        match (self, status) {
+            (Self::Truth, status) => status,
+            (Self::Age, Status::Outside) => Status::Outside,
+            (Self::Age | Self::Presence, _) => Status::Present,
+        }
+    }
+}
+
 /// One view's share of an answer and its rows; `None`: its keys cannot exist.
 pub(super) type Filled<'a, 'p> = (&'a Part<'p>, Option<&'a ViewRows>);
 
@@ -45,7 +65,7 @@ struct Sheet {
     /// The members of `metadata.feature_names`.
     names: Vec<u8>,
     rows: usize,
-    compat: Compat,
+    tells: Tells,
     /// `"PRESENT",…`, one a row.
     present: Vec<u8>,
     /// The epoch, one a row.
@@ -59,10 +79,10 @@ pub(super) fn write(
     request: &Online<'_>,
     echoes: &[Echo<'_>],
     parts: &[Filled<'_, '_>],
-    (rows, compat): (usize, Compat),
+    (rows, tells): (usize, Tells),
 ) -> Result<Vec<u8>, Unreadable> {
     let features: usize = parts.iter().map(|(part, _)| part.select.len()).sum();
-    let mut sheet = Sheet::new(rows, echoes.len() + features, compat);
+    let mut sheet = Sheet::new(rows, echoes.len() + features, tells);
     for echo in echoes {
         sheet.echo(echo);
     }
@@ -73,7 +93,7 @@ pub(super) fn write(
 }
 
 impl Sheet {
-    fn new(rows: usize, columns: usize, compat: Compat) -> Self {
+    fn new(rows: usize, columns: usize, tells: Tells) -> Self {
         // A cell takes some 12 bytes for its status, 23 for its time, and a number.
         let mut out = Vec::with_capacity(256 + columns * (64 + rows * 48));
         out.extend_from_slice(b"{\"results\":[");
@@ -81,7 +101,7 @@ impl Sheet {
             out,
             names: Vec::with_capacity(columns * 32),
             rows,
-            compat,
+            tells,
             present: repeated(Status::Present.text(), rows),
             epochs: repeated(&[b"\"", EPOCH, b"\""].concat(), rows),
             statuses: Vec::with_capacity(rows),
@@ -146,9 +166,9 @@ impl Sheet {
     fn stamp(&self, found: &Found) -> Option<Stamp> {
         let Found::Row(row, _) = found else { return None };
         let time = row.event_time?;
-        Some(Stamp::of(match self.compat {
-            Compat::Truthful => time,
-            Compat::FeastPython => time.saturating_add(500).div_euclid(1000) * 1000,
+        Some(Stamp::of(match self.tells {
+            Tells::Truth | Tells::Age => time,
+            Tells::Presence => time.saturating_add(500).div_euclid(1000) * 1000,
         }))
     }
 
@@ -164,12 +184,11 @@ impl Sheet {
             if row > 0 {
                 self.out.push(b',');
             }
-            let status = cell(&mut self.out, &rows.found[rows.at(row)], feature)?;
+            let status = self.tells.of(cell(&mut self.out, &rows.found[rows.at(row)], feature)?);
             plain &= status == Status::Present;
             gaps |= status == Status::NotFound;
             self.statuses.push(status);
         }
-        plain |= self.compat == Compat::FeastPython;
         self.statuses();
         if plain {
             self.out.extend_from_slice(&self.present);
@@ -182,7 +201,7 @@ impl Sheet {
             }
         }
         self.times();
-        if plain || !gaps {
+        if !gaps {
             self.out.extend_from_slice(times);
         } else {
             // What is not there has no time.
@@ -198,9 +217,9 @@ impl Sheet {
     fn nothing(&mut self) {
         self.out.extend_from_slice(&repeated(b"null", self.rows));
         self.statuses();
-        match self.compat {
-            Compat::FeastPython => self.out.extend_from_slice(&self.present),
-            Compat::Truthful => self.out.extend_from_slice(&repeated(Status::NotFound.text(), self.rows)),
+        match self.tells.of(Status::NotFound) {
+            Status::Present => self.out.extend_from_slice(&self.present),
+            status => self.out.extend_from_slice(&repeated(status.text(), self.rows)),
         }
         self.times();
         self.out.extend_from_slice(&self.epochs);

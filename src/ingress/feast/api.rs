@@ -6,15 +6,17 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use super::{
-    answer,
+    answer::{self, Tells},
     catalog::Catalog,
     entity::{self, Keys},
     errors::{Class, Refusal, repr},
-    plan, push,
+    plan::{self, Plan},
+    push,
     request::{Keep, Online, Push, Unread},
-    schema, time,
+    schema, time, vector,
 };
 use crate::{
+    config::Compat,
     features::{
         Store,
         online::{PushError, Reading, Terms, ViewRows, Wish},
@@ -73,23 +75,35 @@ impl Api<'_> {
         let keep = Keep { wants: &|name| catalog.is_key(name), most: catalog.max_rows };
         let request =
             Online::read(body, keep).map_err(|unread| schema::refusal(&unread, body, schema::GET_ONLINE_FEATURES))?;
-        let parts = plan::resolve(catalog, &request)?;
+        let Plan { parts, vectors } = plan::resolve(catalog, &request)?;
         let (echoes, rows) = entity::columns(catalog, &parts, &request.entities)?;
         let nobody = EntityColumn::Same(EntityValue::String(String::new()));
         let mut keys = Vec::with_capacity(parts.len());
         for part in &parts {
             keys.push(entity::keys(catalog, part, &echoes, &nobody, rows)?);
         }
-        let wishes: Vec<Wish<'_>> = parts.iter().zip(&keys).filter_map(|(part, keys)| wish(part, keys)).collect();
-        let reading = self.store.read(rows, &wishes, terms).await;
+        let wishes: Vec<Wish<'_>> = match (vectors, keys.first()) {
+            (Some((_, view)), Some(keys)) => wish(view, keys).into_iter().collect(),
+            _ => parts.iter().zip(&keys).filter_map(|(part, keys)| wish(part.view.id, keys)).collect(),
+        };
+        let mut reading = self.store.read(rows, &wishes, terms).await;
         complete(&reading)?;
+        if let Some((service, _)) = vectors {
+            let of_vectors = reading.views.first().and_then(|found| vector::rows(&parts, found));
+            reading.views = of_vectors.ok_or_else(|| plan::no_vectors(service))?;
+        }
         let mut read = reading.views.iter();
         let filled: Vec<_> = parts
             .iter()
             .zip(&keys)
             .map(|(part, keys)| (part, if matches!(keys, Keys::All(_)) { read.next() } else { None }))
             .collect();
-        let written = answer::write(&request, &echoes, &filled, (rows, catalog.compat));
+        let tells = match (catalog.compat, vectors) {
+            (Compat::Truthful, _) => Tells::Truth,
+            (Compat::FeastPython, None) => Tells::Presence,
+            (Compat::FeastPython, Some(_)) => Tells::Age,
+        };
+        let written = answer::write(&request, &echoes, &filled, (rows, tells));
         let written = written.map_err(|_| unreadable())?;
         Ok(dressed(written, reading, began.elapsed(), id))
     }
@@ -130,9 +144,9 @@ fn read_push<'a>(
     Push::read(body, named, keep).map_err(|unread| schema::refusal(&unread, body, fields))
 }
 
-fn wish<'a>(part: &plan::Part<'_>, keys: &'a Keys<'a>) -> Option<Wish<'a>> {
+fn wish<'a>(view: ViewId, keys: &'a Keys<'a>) -> Option<Wish<'a>> {
     match keys {
-        Keys::All(columns) => Some(Wish { view: part.view.id, columns }),
+        Keys::All(columns) => Some(Wish { view, columns }),
         Keys::Partial => None,
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    config::{Compat, Config, PushSource, Service, View},
+    config::{Compat, Config, Features, PushSource, Service, View},
     infer::ViewId,
 };
 
@@ -72,7 +72,7 @@ impl Catalog {
             max_rows: config.listen.max_rows,
             max_body: config.listen.max_body,
             views,
-            by_id: features.views.clone().into(),
+            by_id: features.stored_views().into(),
             services: features.services.iter().map(|service| (Arc::clone(&service.name), service.clone())).collect(),
             sources: features.push_sources.iter().map(|source| (Arc::clone(&source.name), source.clone())).collect(),
             unserved: features.unserved.iter().cloned().collect(),
@@ -89,6 +89,11 @@ impl Catalog {
 
     pub(super) fn by_id(&self, id: ViewId) -> &Arc<View> {
         &self.by_id[id.index()]
+    }
+
+    /// The view that holds a service's precomputed vectors, where they are read.
+    pub(super) fn vectors(&self, service: &str) -> Option<ViewId> {
+        Features::vectors_of(&self.by_id, service)
     }
 
     /// Where in a view a feature is.

@@ -22,6 +22,7 @@ mod request;
 mod schema;
 mod time;
 mod value;
+mod vector;
 
 use std::{sync::Arc, time::Duration};
 

@@ -12,8 +12,8 @@ use super::{
     request::Online,
 };
 use crate::{
-    config::{Compat, Service, View},
-    infer::{Error, Kind, decoded::shown},
+    config::{Compat, View},
+    infer::{Error, Kind, ViewId, decoded::shown},
 };
 
 /// How much of a caller's name a message shows.
@@ -39,11 +39,26 @@ struct Reference<'a> {
     feature: &'a str,
 }
 
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) parts: Vec<Part<'a>>,
+    /// The service whose vectors all of it comes from, and their view.
+    pub(super) vectors: Option<(&'a str, ViewId)>,
+}
+
 /// What the request asks for.
-pub(super) fn resolve<'a>(catalog: &'a Catalog, request: &'a Online<'a>) -> Result<Vec<Part<'a>>, Refusal> {
+pub(super) fn resolve<'a>(catalog: &'a Catalog, request: &'a Online<'a>) -> Result<Plan<'a>, Refusal> {
     match request.service.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => of_service(catalog, name, request.full_names),
-        None => of_references(catalog, &request.features, request.full_names),
+        Some(name) => {
+            let parts = of_service(catalog, name, request.full_names)?;
+            let vectors = catalog.vectors(name).map(|view| (name, view));
+            if vectors.is_some() && !request.full_names {
+                return Err(no_vectors(name));
+            }
+            Ok(Plan { parts, vectors })
+        }
+        None => Ok(Plan { parts: of_references(catalog, &request.features, request.full_names)?, vectors: None }),
     }
 }
 
@@ -54,9 +69,6 @@ fn of_service<'a>(catalog: &'a Catalog, name: &str, full_names: bool) -> Result<
         let message = format!("Feature service {name} does not exist in project {project}");
         return Err(Refusal::Feast { class: Class::FeatureService, message });
     };
-    if service.precomputed && catalog.compat == Compat::FeastPython {
-        return Err(precomputed(service, full_names));
-    }
     let mut parts = Vec::with_capacity(service.projections.len());
     for projection in &service.projections {
         let view = catalog.by_id(projection.view);
@@ -74,27 +86,15 @@ fn of_service<'a>(catalog: &'a Catalog, name: &str, full_names: bool) -> Result<
     Ok(parts)
 }
 
-/// Feast answers such a service from vectors that it computed beforehand, with their times and not the rows'; Weir does not
-/// read those.
-fn precomputed(service: &Service, full_names: bool) -> Refusal {
-    let name = &service.name;
-    if full_names {
-        return Error::new(
-            Kind::Unimplemented,
-            format!(
-                "feature service {name:?} is precomputed, and its vectors are not read by weir; allowed: features.compat \
-                 truthful, which answers it from its views' rows"
-            ),
-        )
-        .into();
-    }
+/// What Feast says where it cannot answer a service from its vectors, whose features have full names.
+pub(super) fn no_vectors(name: &str) -> Refusal {
     Refusal::python(
         format!(
             "FeatureService {} has precompute_online=True but pre-computed vectors could not be read. Run `feast precompute \
              {name}` or materialize to populate vectors.",
             repr(name)
         ),
-        "precomputed vectors have full feature names; allowed: full_feature_names true",
+        "there is no precomputed vector of these features for every entity",
     )
 }
 
