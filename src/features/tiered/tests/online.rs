@@ -64,16 +64,15 @@ async fn a_push_is_read_by_the_next_request_and_no_fetch_undoes_it() {
     let scripted = Scripted::with(&[(&v, 1, 100)]).gated();
     let store = open(from_ref(&v), redis(&server, LONG), Some(scripted)).await;
     // A fetch that found nothing in Redis and waits for an old row of L3's.
-    let slow = tokio::spawn({
-        let store = store.clone();
-        async move { store.value(1).await }
-    });
-    eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1).await;
-    let pushed = soon(store.offers(vec![offer(1, 200, int(7))])).await.unwrap();
-    assert_eq!(pushed, Pushed { written: 1, older: 0 });
-    assert_eq!(store.value(1).await, int(7));
-    store.l3().gate.as_ref().unwrap().add_permits(1);
-    assert_eq!(soon(slow).await.unwrap(), int(100), "who asked before the push may get what was there before it");
+    let push = async {
+        eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1).await;
+        let pushed = store.offers(vec![offer(1, 200, int(7))]).await.unwrap();
+        assert_eq!(pushed, Pushed { written: 1, older: 0 });
+        assert_eq!(store.value(1).await, int(7));
+        store.l3().gate.as_ref().unwrap().add_permits(1);
+    };
+    let (slow, ()) = soon(async { tokio::join!(store.value(1), push) }).await;
+    assert_eq!(slow, int(100), "who asked before the push may get what was there before it");
     eventually("the old row was offered to Redis", async || server.calls("evalsha") + server.calls("eval") >= 3).await;
     assert_eq!(store.value(1).await, int(7));
     store.shared.l1.renew(ViewId(0), &key(1), (None, Some(i64::MAX)), Instant::now());
