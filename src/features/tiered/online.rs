@@ -111,7 +111,7 @@ pub(crate) struct Pushed {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PushError {
     /// The store refused or did not answer.
-    #[error("the online store did not take the row: {0}")]
+    #[error("the online store did not take the rows")]
     Store(#[from] l2::Error),
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]

@@ -112,17 +112,18 @@ impl Api<'_> {
     async fn write(self, batches: push::Batches, terms: Terms) -> Result<(), Refusal> {
         for (view, rows) in batches {
             let pushed = self.store.push(terms.worker, view, rows, terms.by).await;
-            pushed.map_err(|error| self.not_pushed(view, &error))?;
+            pushed.map_err(|error| self.not_pushed(view, error))?;
         }
         Ok(())
     }
 
-    fn not_pushed(self, view: ViewId, error: &PushError) -> Refusal {
+    /// What the store said is for the log: it names servers.
+    fn not_pushed(self, view: ViewId, error: PushError) -> Refusal {
         let view = &self.catalog.by_id(view).name;
         let kind = if matches!(error, PushError::Late) { Kind::DeadlineExceeded } else { Kind::Unavailable };
         let message =
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
-        Error::new(kind, message).with_retry_after(RETRY_AFTER).into()
+        Error::new(kind, message).with_retry_after(RETRY_AFTER).with_source(error).into()
     }
 }
 
