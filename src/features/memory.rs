@@ -6,12 +6,13 @@
 
 use std::{
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use moka::{Equivalent, ops::compute::Op, sync::Cache};
+use moka::{Equivalent, sync::Cache};
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Row;
 use crate::{
@@ -27,10 +28,15 @@ const DOUBTFUL: Duration = Duration::from_secs(5);
 /// of the recency and write queues). Measured as resident memory over 300 000 entries on 64-bit Linux.
 const ENTRY: usize = 430;
 
+/// Keys share so many locks.
+const LOCKS: usize = 64;
+
 /// The in-process row cache.
 #[derive(Debug)]
 pub(crate) struct Memory {
     rows: Cache<RowKey, Entry>,
+    /// Who puts holds the lock of its key.
+    puts: Box<[Mutex<()>; LOCKS]>,
     lives: Box<[Life]>,
 }
 
@@ -126,7 +132,7 @@ impl Memory {
             let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or_default();
             builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL));
         }
-        Self { rows: builder.build(), lives }
+        Self { rows: builder.build(), puts: Box::new([const { Mutex::new(()) }; LOCKS]), lives }
     }
 
     /// What is known of a row at `now`.
@@ -194,13 +200,17 @@ impl Memory {
         self.rows.get(&RowRef { view, entity: entity.as_bytes() })
     }
 
-    /// Looks and writes as one step for the key: what another puts between the two is looked at.
+    /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two. (The cache's own way of
+    /// doing that, an entry computed in place, costs twice as much.)
     fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
         let key = RowKey { view, entity: entity.as_bytes().into() };
-        self.rows.entry(key).and_compute_with(|held| match held {
-            Some(held) if stays(held.value()) => Op::Nop,
-            _ => Op::Put(entry),
-        });
+        let lock = xxh3_64_with_seed(entity.as_bytes(), view.0.into()) as usize % LOCKS;
+        // Nothing that it guards is left half done by a panic.
+        let _alone = self.puts[lock].lock().unwrap_or_else(PoisonError::into_inner);
+        if self.held(view, entity).is_some_and(|held| stays(&held)) {
+            return;
+        }
+        self.rows.insert(key, entry);
     }
 
     /// Housekeeping that reads and writes otherwise do in passing; then the size is exact.

@@ -168,9 +168,12 @@ impl Redis {
 
     fn hmget(&self, ask: &Ask) -> Command {
         let key = redis_key(&ask.key, &self.project);
-        let mut cmd = ::redis::cmd("HMGET");
-        cmd.arg(&key);
-        for field in self.layouts[ask.view.id.index()].fields() {
+        let layout = &self.layouts[ask.view.id.index()];
+        // The name, the key, a field of four bytes a feature, and that of the time.
+        let fields = ask.view.features.len();
+        let mut cmd = Cmd::with_capacity(fields + 3, 5 + key.len() + 4 * fields + layout.event_time().len());
+        cmd.arg("HMGET").arg(&key);
+        for field in layout.fields() {
             cmd.arg(field);
         }
         Command { slot: Slot::of(&key), cmd }
