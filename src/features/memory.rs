@@ -6,7 +6,7 @@
 
 use std::{
     hash::{Hash, Hasher},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -35,8 +35,8 @@ const LOCKS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Memory {
     rows: Cache<RowKey, Entry>,
-    /// Who puts holds the lock of its key.
-    puts: Box<[Mutex<()>; LOCKS]>,
+    /// Who puts holds the lock of its key; in it, when the latest of what was put under it was fetched.
+    puts: Box<[Mutex<Option<Instant>>; LOCKS]>,
     lives: Box<[Life]>,
 }
 
@@ -132,7 +132,7 @@ impl Memory {
             let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or_default();
             builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL));
         }
-        Self { rows: builder.build(), puts: Box::new([const { Mutex::new(()) }; LOCKS]), lives }
+        Self { rows: builder.build(), puts: Box::new([const { Mutex::new(None) }; LOCKS]), lives }
     }
 
     /// What is known of a row at `now`.
@@ -160,7 +160,7 @@ impl Memory {
             Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
         };
         let entry = Entry::new(row, fetched, fresh, stale);
-        self.put_unless(view, entity, entry, |held| held.fetched > fetched);
+        self.put_latest(view, entity, entry);
     }
 
     /// Keeps a row from L3 while L2 cannot be asked: for a short time, and never in place of a newer one.
@@ -203,14 +203,29 @@ impl Memory {
     /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two. (The cache's own way of
     /// doing that, an entry computed in place, costs twice as much.)
     fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
-        let key = RowKey { view, entity: entity.as_bytes().into() };
-        let lock = xxh3_64_with_seed(entity.as_bytes(), view.0.into()) as usize % LOCKS;
-        // Nothing that it guards is left half done by a panic.
-        let _alone = self.puts[lock].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.lock(view, entity);
         if self.held(view, entity).is_some_and(|held| stays(&held)) {
             return;
         }
-        self.rows.insert(key, entry);
+        *latest = (*latest).max(Some(entry.fetched));
+        self.rows.insert(RowKey { view, entity: entity.as_bytes().into() }, entry);
+    }
+
+    /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was.
+    fn put_latest(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
+        let mut latest = self.lock(view, entity);
+        let later = || self.held(view, entity).is_some_and(|held| held.fetched > entry.fetched);
+        if *latest > Some(entry.fetched) && later() {
+            return;
+        }
+        *latest = (*latest).max(Some(entry.fetched));
+        self.rows.insert(RowKey { view, entity: entity.as_bytes().into() }, entry);
+    }
+
+    fn lock(&self, view: ViewId, entity: &EntityKey) -> MutexGuard<'_, Option<Instant>> {
+        let lock = xxh3_64_with_seed(entity.as_bytes(), view.0.into()) as usize % LOCKS;
+        // Nothing that it guards is left half done by a panic.
+        self.puts[lock].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Housekeeping that reads and writes otherwise do in passing; then the size is exact.

@@ -104,7 +104,7 @@ fn at(column: &EntityColumn, row: usize) -> &EntityValue {
 fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
     let mut distinct = Vec::<Want>::with_capacity(rows.min(MANY));
     let mut each = Vec::with_capacity(rows);
-    let mut seen = HashMap::new();
+    let mut seen = HashMap::with_capacity(if rows <= FEW { 0 } else { rows.min(MANY) });
     for row in 0..rows {
         let key = key(row);
         let next = distinct.len();
