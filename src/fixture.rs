@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::{
     config::{
         Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
-        Join, L1, L2, L3, Listen, Model, Pool, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
+        Join, L1, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -174,10 +174,15 @@ fn features() -> Features {
     };
     Features {
         project: "fraud".into(),
+        push_sources: vec![PushSource {
+            name: "user_stats".into(),
+            views: vec![ViewId(0)],
+            timestamp: "event_timestamp".into(),
+            created: None,
+        }],
         views: vec![Arc::new(view)],
         registry: None,
         services: Vec::new(),
-        push_sources: Vec::new(),
         entity_names: Vec::new(),
         unserved: Vec::new(),
         compat: Compat::Truthful,

@@ -34,7 +34,8 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("predict", BELOW, &["enrich::Enriched", "enrich::Body", "admission::Permit"]),
     // The path, and what carries requests to it.
     ("pipeline", BELOW, &["ladder", "admission", "features", "enrich", "predictions", "predict"]),
-    ("ingress", BELOW, &["pipeline", "proto"]),
+    // The feature server's API reads and writes rows through the pipeline's store; this is what it calls them.
+    ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store"]),
     ("admin", BELOW, &["pipeline"]),
     ("spool", BELOW, &[]),
     ("deploy", BELOW, &[]),

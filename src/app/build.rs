@@ -14,8 +14,7 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
-    ingress::record::Records,
-    ingress::service::Gateway,
+    ingress::{feast, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
@@ -47,6 +46,7 @@ where
     Ok(Gateway {
         pipeline,
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
+        feast: feast::Server::new(&config),
         services: services(health)?,
         readiness: Arc::new(move || readiness.is_ready()),
     })
@@ -68,6 +68,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
     Gateway {
         pipeline,
         records: gateway.records.next(&config),
+        feast: feast::Server::new(&config),
         services: gateway.services.clone(),
         readiness: Arc::clone(&gateway.readiness),
     }

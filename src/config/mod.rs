@@ -8,6 +8,7 @@
 mod de;
 mod explain;
 mod load;
+mod precomputed;
 mod problems;
 mod raw;
 mod registry;

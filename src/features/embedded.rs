@@ -1,9 +1,10 @@
-//! L2 of a single process: rows that came back from L3, in a redb database on disk or in memory.
+//! L2 of a single process: rows that came back from L3 or were pushed, in a redb database on disk or in memory.
 //!
-//! The same hashes as in Feast's Redis, under the same keys, and the same contract: one life a hash, set by the write that
-//! created it; newer rows win. Reads run where the request runs (a few microseconds from redb's page cache); writes and the
-//! sweeping of expired hashes are one thread's, so that a disk's flush never holds up a request. Whoever drops the store waits
-//! for the last flush. A crash may lose the last writes, never the database: what is lost is read from L3 again.
+//! The same hashes as in Feast's Redis, under the same keys, and the same contract: one life a hash, set by the write-back that
+//! created it, and without end once a row was pushed into it; newer rows win. Reads run where the request runs (a few
+//! microseconds from redb's page cache); writes and the sweeping of expired hashes are one thread's, so that a disk's flush never
+//! holds up a request. Whoever drops the store waits for the last flush. A crash may lose the last second of writes, never the
+//! database: rows of L3 are read from there again, pushed ones must be pushed again.
 
 mod hash;
 mod writer;
@@ -25,7 +26,7 @@ use self::{
 use super::{
     Row,
     feast::{Layout, encode_time, redis_key},
-    l2::{Ask, Error, Written},
+    l2::{Ask, Error, Purpose, Put, Written},
 };
 use crate::config::{Features, View};
 
@@ -119,12 +120,25 @@ impl Embedded {
         layout.row(layout.fields().map(|field| hash.get(field))).map_err(malformed)
     }
 
-    /// Stores the row unless one as new is stored; returns when it is visible.
-    pub(crate) async fn write_back(&self, ask: &Ask, row: &Row) -> Result<Written, Error> {
-        self.write_at(ask, row, millis(SystemTime::now())).await
+    /// Stores each row unless one as new is stored; returns when they are visible.
+    pub(crate) async fn write(&self, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
+        self.write_at(puts, purpose, millis(SystemTime::now())).await
     }
 
-    async fn write_at(&self, ask: &Ask, row: &Row, now: u64) -> Result<Written, Error> {
+    async fn write_at(&self, puts: &[Put], purpose: Purpose, now: u64) -> Vec<Result<Written, Error>> {
+        let waiting: Vec<_> = puts.iter().map(|put| self.send(put, purpose, now)).collect();
+        let mut written = Vec::with_capacity(puts.len());
+        for waiting in waiting {
+            written.push(match waiting {
+                Ok(done) => done.await.map_err(|_| Error::Embedded("the write failed".into())),
+                Err(error) => Err(error),
+            });
+        }
+        written
+    }
+
+    fn send(&self, put: &Put, purpose: Purpose, now: u64) -> Result<oneshot::Receiver<Written>, Error> {
+        let Put { ask, row } = put;
         let layout = &self.layouts[ask.view.id.index()];
         let life = self.ttl.min(ask.view.ttl).as_millis().try_into().unwrap_or(u64::MAX);
         let (done, written) = oneshot::channel();
@@ -139,11 +153,12 @@ impl Embedded {
                 .collect(),
             now,
             expires: now.saturating_add(life),
+            purpose,
             done,
         };
         let writes = self.opened.writes.as_ref().expect("taken by drop only");
         writes.try_send(job).map_err(|error| Error::Embedded(error.to_string().into()))?;
-        written.await.map_err(|_| Error::Embedded("the write failed".into()))
+        Ok(written)
     }
 }
 
@@ -156,5 +171,7 @@ fn millis(now: SystemTime) -> u64 {
     since.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

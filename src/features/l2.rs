@@ -1,7 +1,7 @@
 //! L2: the store behind the in-process cache. Feast's Redis, or one of this process's own; the same contract.
 //!
-//! A read takes all keys of a request at once, whatever views they are of. A write-back never replaces a newer row and never
-//! touches the life of a hash that was there before.
+//! A read takes all keys of a request at once, whatever views they are of. A write never replaces a newer row and never
+//! shortens the life of a hash that was there before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,43 @@ pub(crate) struct Ask {
     pub(crate) key: EntityKey,
 }
 
-/// What a write-back did.
+/// A row that is to be stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Put {
+    pub(crate) ask: Ask,
+    pub(crate) row: Arc<Row>,
+}
+
+/// Why a row is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It was found further away: a hash that it creates lives as long as the store's `ttl` says.
+    WriteBack,
+    /// It is new, and nowhere else: a hash that it creates lives for ever.
+    Push(Order),
+}
+
+/// Which stored rows a row replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Those with an older event.
+    ByTime,
+    /// The same, and all whose event was not after 1970, as Feast has it.
+    SinceEpoch,
+}
+
+impl Order {
+    /// Whether a row of an event at `new` replaces one of an event at `stored`.
+    pub(crate) const fn replaces(self, new: Option<i64>, stored: i64) -> bool {
+        match (self, new) {
+            (Self::SinceEpoch, _) if stored <= 0 => true,
+            (_, Some(new)) => new > stored,
+            (_, None) => false,
+        }
+    }
+}
+
+/// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     /// The row is stored.
@@ -71,11 +107,11 @@ impl L2 {
         }
     }
 
-    /// Stores a row that was found further away, unless the store holds one as new.
-    pub(crate) async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
+    /// Stores rows, each unless the store holds one as new; what became of each, in their order.
+    pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
         match self {
-            Self::Redis(redis) => redis.write_back(worker, ask, row).await,
-            Self::Embedded(embedded) => embedded.write_back(ask, row).await,
+            Self::Redis(redis) => redis.write(worker, puts, purpose).await,
+            Self::Embedded(embedded) => embedded.write(puts, purpose).await,
         }
     }
 

@@ -23,6 +23,7 @@ pub mod tiered;
 pub use row::Row;
 pub use set::FeatureSet;
 pub use tiered::Store;
+pub(crate) use tiered::online;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! L2 on Redis: Feast's hashes, read with one pipeline a shard, written back by one atomic script.
+//! L2 on Redis: Feast's hashes, read with one pipeline a shard, written by one atomic script a row.
 //!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
 //! core. They are made in the background; a request waits for one only while the first attempt since the last success is
@@ -20,7 +20,7 @@ use self::{cluster::Cluster, node::Node, slots::Slot};
 use super::{
     Row,
     feast::{Layout, redis_key},
-    l2::{Ask, Error, Written},
+    l2::{Ask, Error, Purpose, Put, Written},
 };
 use crate::{
     app::Tasks,
@@ -30,6 +30,9 @@ use crate::{
 
 /// How long anything but a request may take: a connection's handshake, learning the slots, a readiness check.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Keys of one round trip: what the timeout of one is meant for.
+const ROUND_TRIP: usize = 512;
 
 /// Feast's Redis.
 #[derive(Debug)]
@@ -87,7 +90,7 @@ impl Redis {
             servers: Arc::new(servers),
             timeout: config.timeout,
             ttl: config.ttl,
-            script: ::redis::Script::new(script::WRITE_BACK),
+            script: ::redis::Script::new(script::WRITE),
             control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
         })
     }
@@ -100,33 +103,49 @@ impl Redis {
             servers: Arc::clone(&self.servers),
             timeout: self.timeout,
             ttl: self.ttl,
-            script: ::redis::Script::new(script::WRITE_BACK),
+            script: ::redis::Script::new(script::WRITE),
             control: self.control,
         }
     }
 
-    /// One HMGET a key, all of a shard's in one round trip.
+    /// One HMGET a key, all of a shard's in one round trip; more keys than the timeout is meant for in several. A round trip
+    /// that is not answered in time is the last.
     pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
-        let commands = asks.iter().map(|ask| self.hmget(ask)).collect();
-        let answers = self.run(worker, commands).await;
-        asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)).collect()
+        let mut rows = Vec::with_capacity(asks.len());
+        for asks in asks.chunks(ROUND_TRIP) {
+            if let Some(Err(Error::TimedOut(after))) = rows.last() {
+                let after = *after;
+                rows.extend(asks.iter().map(|_| Err(Error::TimedOut(after))));
+                continue;
+            }
+            let commands = asks.iter().map(|ask| self.hmget(ask)).collect();
+            let answers = self.run(worker, commands).await;
+            rows.extend(asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)));
+        }
+        rows
     }
 
-    /// Stores the row unless one as new is stored; its life is set only where no hash was there before.
-    pub(crate) async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
-        let call = |name: &str, code: &str| {
-            let key = redis_key(&ask.key, &self.project);
-            let layout = &self.layouts[ask.view.id.index()];
-            Command { slot: Slot::of(&key), cmd: script::call(name, code, (&key, layout, row, self.ttl)) }
+    /// Stores each row unless one as new is stored, all of a shard's in one round trip; a hash's life is set only where none
+    /// was there before, and only by a write-back.
+    pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
+        let call = |put: &Put, name: &str, code: &str| {
+            let key = redis_key(&put.ask.key, &self.project);
+            let layout = &self.layouts[put.ask.view.id.index()];
+            let cmd = script::call(name, code, (&key, layout, &put.row), (purpose, self.ttl));
+            Command { slot: Slot::of(&key), cmd }
         };
-        let known = self.run_one(worker, call("EVALSHA", self.script.get_hash())).await;
-        let answer = match known {
-            Err(Error::Refused { why, .. }) if why.starts_with("NOSCRIPT") => {
-                self.run_one(worker, call("EVAL", script::WRITE_BACK)).await?
+        let by_hash = puts.iter().map(|put| call(put, "EVALSHA", self.script.get_hash())).collect();
+        let mut answers = self.run(worker, by_hash).await;
+        // A server that does not know the script yet learns it by its text.
+        let unknown: Vec<usize> = (0..puts.len()).filter(|&at| is_no_script(&answers[at])).collect();
+        if !unknown.is_empty() {
+            let by_text = unknown.iter().map(|&at| call(&puts[at], "EVAL", script::WRITE)).collect();
+            for (at, answer) in unknown.into_iter().zip(self.run(worker, by_text).await) {
+                answers[at] = answer;
             }
-            answer => answer?,
-        };
-        Ok(if answer == Value::Int(1) { Written::Written } else { Written::Older })
+        }
+        let written = |answer| if answer == Value::Int(1) { Written::Written } else { Written::Older };
+        answers.into_iter().map(|answer| answer.map(written)).collect()
     }
 
     pub(crate) async fn connect(&self, worker: WorkerId) {
@@ -163,9 +182,12 @@ impl Redis {
 
     fn hmget(&self, ask: &Ask) -> Command {
         let key = redis_key(&ask.key, &self.project);
-        let mut cmd = ::redis::cmd("HMGET");
-        cmd.arg(&key);
-        for field in self.layouts[ask.view.id.index()].fields() {
+        let layout = &self.layouts[ask.view.id.index()];
+        // The name, the key, a field of four bytes a feature, and that of the time.
+        let fields = ask.view.features.len();
+        let mut cmd = Cmd::with_capacity(fields + 3, 5 + key.len() + 4 * fields + layout.event_time().len());
+        cmd.arg("HMGET").arg(&key);
+        for field in layout.fields() {
             cmd.arg(field);
         }
         Command { slot: Slot::of(&key), cmd }
@@ -176,11 +198,6 @@ impl Redis {
         let cells = cells.iter().map(|cell| if let Value::BulkString(cell) = cell { Some(&**cell) } else { None });
         let malformed = |source| Error::Malformed { view: Arc::clone(&view.name), source };
         self.layouts[view.id.index()].row(cells).map_err(malformed)
-    }
-
-    async fn run_one(&self, worker: WorkerId, command: Command) -> Result<Value, Error> {
-        let answer = self.run(worker, vec![command]).await.pop();
-        answer.expect("as many answers as commands")
     }
 
     /// The answers to the commands, in their order.
@@ -198,6 +215,10 @@ impl Redis {
         };
         answers.unwrap_or_else(|_| vec![Err(Error::TimedOut(self.timeout)); count])
     }
+}
+
+fn is_no_script(answer: &Result<Value, Error>) -> bool {
+    matches!(answer, Err(Error::Refused { why, .. }) if why.starts_with("NOSCRIPT"))
 }
 
 /// What a worker has of its own; a worker beyond the list shares the last.

@@ -13,6 +13,7 @@
 mod fly;
 mod joins;
 mod lookup;
+pub(crate) mod online;
 mod settle;
 
 use std::{
@@ -31,17 +32,17 @@ use self::{
 use super::{
     FeatureSet,
     embedded::Embedded,
-    l2::{Ask, L2},
+    l2::{Ask, L2, Order},
     memory::Memory,
     object,
     redis::Redis,
 };
 use crate::{
     app::Tasks,
-    config::{self, Config},
+    config::{self, Compat, Config, View},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
     resilience::flight::Flights,
-    telemetry::handles::features::Features as Handles,
+    telemetry::handles::features::{Features as Handles, Layer},
 };
 
 /// Reads from L3 under way, of all workers together; more wait their turn, no longer than a read may take. Half of what the
@@ -61,6 +62,9 @@ struct Shared {
     project: Arc<str>,
     /// By model.
     joins: Box<[Box<[Join]>]>,
+    views: Vec<Arc<View>>,
+    /// What a stored row holds up when a newer one is pushed.
+    order: Order,
     /// Most rows of a request.
     max_rows: usize,
     l1: Memory,
@@ -116,7 +120,8 @@ impl Store {
     ///
     /// A URL or a file that can never work.
     pub async fn open(config: &Config, tasks: Tasks) -> Result<Self, OpenError> {
-        let features = &config.features;
+        let views = config.features.stored_views();
+        let features = &config::Features { views, ..config.features.clone() };
         let l2 = match &features.l2 {
             config::L2::Redis(redis) => {
                 let redis = Redis::open(redis, features, config.workers, &tasks);
@@ -134,6 +139,11 @@ impl Store {
         let shared = Shared {
             project: Arc::clone(&features.project),
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
+            views: features.views.clone(),
+            order: match features.compat {
+                Compat::Truthful => Order::ByTime,
+                Compat::FeastPython => Order::SinceEpoch,
+            },
             max_rows: config.listen.max_rows,
             l1: Memory::new(&features.l1, &features.views),
             l2,
@@ -148,7 +158,8 @@ impl Store {
     /// The store for what the registry has made of the config: the same connections, files, database and cached rows, for other
     /// views. Both answer; this one is dropped with the last request that began on it.
     pub(crate) async fn next(&self, config: &Config) -> Self {
-        let (features, shared) = (&config.features, &self.shared);
+        let shared = &self.shared;
+        let features = &config::Features { views: config.features.stored_views(), ..config.features.clone() };
         // Rows are cached without their project.
         let l1 = if features.project == shared.project {
             shared.l1.next(&features.l1, &features.views)
@@ -162,6 +173,8 @@ impl Store {
         let shared = Shared {
             project: Arc::clone(&features.project),
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
+            views: features.views.clone(),
+            order: shared.order,
             max_rows: config.listen.max_rows,
             l1,
             l2: shared.l2.next(features),
@@ -208,15 +221,8 @@ impl Store {
     }
 
     async fn look_up(&self, mut lookup: Lookup, how: How) -> FeatureSet {
-        let shared = &self.shared;
-        let began = Instant::now();
-        lookup.ask_l1(&shared.l1, &how, began);
-        lookup.count(&shared.metrics);
-        shared.metrics.took(crate::telemetry::handles::features::Layer::L1, began.elapsed());
-        if lookup.is_open() {
-            Flight::board(shared, &mut lookup, &how).await;
-        }
-        lookup.settle(&shared.metrics, SystemTime::now())
+        self.shared.walk(&mut lookup, &how).await;
+        lookup.settle(&self.shared.metrics, SystemTime::now())
     }
 
     /// Opens a worker's connections, so that its first requests find them; to be called on the worker's runtime. Returns
@@ -245,6 +251,19 @@ impl Store {
         self.shared.l1.tidy();
         let sizes = self.sizes();
         self.shared.metrics.gauge(sizes.bytes, sizes.rows);
+    }
+}
+
+impl Shared {
+    /// Layer by layer, until every key is settled or the time is up.
+    async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How) {
+        let began = Instant::now();
+        lookup.ask_l1(&self.l1, how, began);
+        lookup.count(&self.metrics);
+        self.metrics.took(Layer::L1, began.elapsed());
+        if lookup.is_open() {
+            Flight::board(self, lookup, how).await;
+        }
     }
 }
 
@@ -285,6 +304,17 @@ impl Source {
             Self::Objects(store) => Ok(store.get(&ask.view, &ask.key).await?),
             #[cfg(test)]
             Self::Scripted(scripted) => scripted.get(ask).await,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// The embedded L2, for tests of other modules.
+    pub(crate) fn embedded(&self) -> &Embedded {
+        match &self.shared.l2 {
+            L2::Embedded(embedded) => embedded,
+            L2::Redis(_) => panic!("the store is Redis"),
         }
     }
 }

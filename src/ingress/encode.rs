@@ -136,10 +136,14 @@ pub(super) fn error(error: &Error, protocol: Protocol, id: Option<&RequestId>) -
         headers.insert(REQUEST_ID, id.0.clone());
     }
     if let Some(after) = error.retry_after() {
-        // Whole seconds, rounded up: a caller that obeys finds the door open.
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64));
+        headers.insert(header::RETRY_AFTER, retry_after(after));
     }
     response
+}
+
+/// Whole seconds, rounded up: a caller that obeys finds the door open.
+pub(super) fn retry_after(after: std::time::Duration) -> HeaderValue {
+    HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64)
 }
 
 /// The level of a refusal: 4 where nothing was left to answer with, 0 where the ladder has no say.

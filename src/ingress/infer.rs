@@ -151,7 +151,7 @@ fn json_length(told: &Told, protocol: Protocol) -> Result<Option<usize>, Error> 
 }
 
 /// Undoes gzip where the body must be read.
-fn inflated(headers: &mut HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Error> {
+pub(super) fn inflated(headers: &mut HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Error> {
     let Some(encoding) = headers.remove(header::CONTENT_ENCODING) else {
         return Ok(body);
     };

@@ -11,6 +11,7 @@ use http::HeaderName;
 mod body;
 mod context;
 mod encode;
+pub mod feast;
 mod hops;
 mod infer;
 mod local;

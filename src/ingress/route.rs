@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use crate::telemetry::handles::feast::Endpoint;
+
 /// What a path asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
@@ -31,6 +33,8 @@ pub(super) enum Route<'a> {
     V2RepositoryModel(Cow<'a, str>),
     /// What else there is below `/v2/repository`.
     V2Repository,
+    /// Feast's feature server.
+    Feast(Endpoint),
     /// `/{package.Service}/{Method}`
     Grpc(&'a str, &'a str),
     /// One that is refused, and why: forwarded as it is, it might be another path to the model's server.
@@ -54,6 +58,12 @@ pub(super) fn route(path: &str) -> Route<'_> {
             _ => Route::V2Repository,
         },
         (Some("v2"), Some("repository"), ..) => Route::V2Repository,
+        (Some("get-online-features"), None, None, None) => Route::Feast(Endpoint::GetOnlineFeatures),
+        (Some("push"), None, None, None) => Route::Feast(Endpoint::Push),
+        (Some("write-to-online-store"), None, None, None) => Route::Feast(Endpoint::WriteToOnlineStore),
+        (Some("health"), None, None, None) => Route::Feast(Endpoint::Health),
+        (Some("materialize"), None, None, None) => Route::Feast(Endpoint::Materialize),
+        (Some("materialize-incremental"), None, None, None) => Route::Feast(Endpoint::MaterializeIncremental),
         (Some(service), Some(method), None, None) if service.contains('.') => Route::Grpc(service, method),
         _ => Route::Unknown,
     }
@@ -143,6 +153,13 @@ mod tests {
             ("/v2/repository/models/m/unload", Route::V2RepositoryModel(m())),
             ("/v2/repository/models/m", Route::V2Repository),
             ("/inference.GRPCInferenceService/ModelInfer", Route::Grpc("inference.GRPCInferenceService", "ModelInfer")),
+            ("/get-online-features", Route::Feast(Endpoint::GetOnlineFeatures)),
+            ("/push", Route::Feast(Endpoint::Push)),
+            ("/write-to-online-store", Route::Feast(Endpoint::WriteToOnlineStore)),
+            ("/health", Route::Feast(Endpoint::Health)),
+            ("/materialize", Route::Feast(Endpoint::Materialize)),
+            ("/materialize-incremental", Route::Feast(Endpoint::MaterializeIncremental)),
+            ("/push/", Route::Unknown),
             ("/", Route::Unknown),
             ("", Route::Unknown),
             ("/v2/models//infer", Route::Unknown),

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::{
     body::ResponseBody,
     context::Told,
-    encode, infer as infer_http, local,
+    encode, feast, infer as infer_http, local,
     route::{Route, route},
     rpc,
 };
@@ -22,6 +22,7 @@ use crate::{
 pub(crate) struct Gateway {
     pub(crate) pipeline: Pipeline,
     pub(crate) records: super::record::Records,
+    pub(crate) feast: feast::Server,
     /// `grpc.health.v1` and reflection.
     pub(crate) services: tonic::service::Routes,
     /// Whether this gateway would answer `/readyz` with 200.
@@ -89,7 +90,9 @@ async fn dispatch(gateway: &Arc<Gateway>, arrival: Arrival) -> Response<Response
         Route::V2ModelReady(model) => {
             return Box::pin(local::model_ready(gateway, arrival, model)).await;
         }
+        Route::Feast(endpoint) => return Box::pin(feast::serve(gateway, arrival, endpoint)).await,
         Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),
+        Route::Unknown if gateway.feast.speaks_python() => return gateway.feast.not_found(),
         other => return local::answer(gateway, &arrival.request, &other),
     };
     if arrival.request.method() != Verb::POST {

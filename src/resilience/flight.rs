@@ -71,6 +71,13 @@ impl<K: Clone + Eq + Hash, T> Flights<K, T> {
     }
 }
 
+impl<K: Eq + Hash, T> Flights<K, T> {
+    /// From now on nobody joins the flight of `key` that is under way, if one is: what it finds may be out of date.
+    pub(crate) fn forget(&self, key: &K) {
+        self.shard(key).remove(key);
+    }
+}
+
 impl<K: Eq + Hash, T> Lead<K, T> {
     /// A flight of its own, which nobody else joins.
     pub(crate) fn alone(start: T) -> Self {
@@ -91,7 +98,11 @@ impl<K: Eq + Hash, T> Lead<K, T> {
 impl<K: Eq + Hash, T> Drop for Lead<K, T> {
     fn drop(&mut self) {
         if let Some((flights, key)) = &self.entry {
-            flights.shard(key).remove(key);
+            let mut shard = flights.shard(key);
+            // A forgotten flight leaves the key to the one that followed it.
+            if shard.get(key).is_some_and(|current| current.same_channel(&self.progress.subscribe())) {
+                shard.remove(key);
+            }
         }
     }
 }
@@ -124,6 +135,21 @@ mod tests {
         let waiting = async { waiter.wait_for(|&said| said != 0).await.is_err() };
         let (heard_nothing, ()) = tokio::join!(waiting, async { drop(lead) });
         assert!(heard_nothing);
+        assert!(matches!(flights.join("a", 0), Joined::Leader(_)));
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_flight_is_joined_by_nobody_and_ends_no_other() {
+        let flights = flights();
+        let Joined::Leader(first) = flights.join("a", 0) else { panic!("nobody was there") };
+        let Joined::Waiter(mut waiter) = flights.join("a", 0) else { panic!("a second leader") };
+        flights.forget(&"a");
+        let Joined::Leader(second) = flights.join("a", 0) else { panic!("it was forgotten") };
+        first.publish(7);
+        drop(first);
+        assert_eq!(*waiter.wait_for(|&said| said == 7).await.unwrap(), 7, "who waited hears it");
+        assert!(matches!(flights.join("a", 0), Joined::Waiter(_)), "the second is under way");
+        drop(second);
         assert!(matches!(flights.join("a", 0), Joined::Leader(_)));
     }
 

@@ -46,6 +46,9 @@ metrics! {
     FEATURE_HIT_RATIO_TARGET = "weir_feature_hit_ratio_target", Gauge, "The hit ratio the layer is expected to reach.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, older, error).";
+    FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, older: a stored one is as new, error).";
+    FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
+    FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
     L1_BYTES = "weir_l1_bytes", Gauge, "Weighed size of the in-process row cache.";
     L1_ROWS = "weir_l1_rows", Gauge, "Rows in the in-process row cache.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";

@@ -8,6 +8,7 @@ mod world;
 
 mod bad_input;
 mod cli;
+mod feast_server;
 mod features;
 mod lifecycle;
 mod parts;

@@ -46,7 +46,7 @@ pub(crate) struct Features {
     #[schemars(extend("x-later" = true, "x-unset" = "off"))]
     pub(crate) hot_keys: Option<HotKeys>,
     /// Whether the feature server tells rows truthfully, or as Feast's Python server does.
-    #[schemars(extend("x-later" = ["feast-python"]))]
+    #[schemars(extend("x-reload" = "live"))]
     pub(crate) compat: Compat,
 }
 

@@ -42,6 +42,11 @@ impl<'a> Hash<'a> {
         self.cells.iter().find_map(|(name, value)| (*name == field).then_some(*value))
     }
 
+    /// From now on it does not expire.
+    pub(super) const fn keep(&mut self) {
+        self.expires = u64::MAX;
+    }
+
     /// Sets a field, as HSET does.
     pub(super) fn set(&mut self, field: &'a [u8], value: &'a [u8]) {
         match self.cells.iter_mut().find(|(name, _)| *name == field) {

@@ -17,6 +17,13 @@ fn open(path: Option<&Path>, views: &[Arc<View>]) -> Embedded {
     Embedded::open(path, ttl, &features("p", views, l2, None)).unwrap()
 }
 
+impl Embedded {
+    async fn put_at(&self, ask: &Ask, row: &Row, now: u64) -> Result<Written, Error> {
+        let row = Arc::new(Row { event_time: row.event_time, values: row.values.clone() });
+        self.write_at(&[Put { ask: ask.clone(), row }], Purpose::WriteBack, now).await.pop().unwrap()
+    }
+}
+
 fn read_at(store: &Embedded, ask: &Ask, now: u64) -> Option<Row> {
     store.read_at(std::slice::from_ref(ask), now).pop().unwrap().unwrap()
 }
@@ -27,9 +34,9 @@ async fn rows_of_several_views_share_a_hash_and_its_first_life() {
     let store = open(None, &[v.clone(), w.clone()]);
     assert_eq!(read_at(&store, &ask(&v, 1), 0), None);
     let first = row(100, [int(5)]);
-    assert_eq!(store.write_at(&ask(&v, 1), &first, 0).await.unwrap(), Written::Written);
+    assert_eq!(store.put_at(&ask(&v, 1), &first, 0).await.unwrap(), Written::Written);
     let second = row(-7, [Some(Value::Null), None]);
-    assert_eq!(store.write_at(&ask(&w, 1), &second, 100 * SECOND).await.unwrap(), Written::Written);
+    assert_eq!(store.put_at(&ask(&w, 1), &second, 100 * SECOND).await.unwrap(), Written::Written);
 
     // The view's ttl, 300 s, is shorter than the store's.
     assert_eq!(read_at(&store, &ask(&v, 1), 300 * SECOND - 1), Some(row(100, [int(5)])));
@@ -40,7 +47,7 @@ async fn rows_of_several_views_share_a_hash_and_its_first_life() {
 
     // What expired is gone also for the next write: an older row is new again.
     let older = row(50, [int(1)]);
-    assert_eq!(store.write_at(&ask(&v, 1), &older, 300 * SECOND).await.unwrap(), Written::Written);
+    assert_eq!(store.put_at(&ask(&v, 1), &older, 300 * SECOND).await.unwrap(), Written::Written);
     assert_eq!(read_at(&store, &ask(&v, 1), 300 * SECOND), Some(older));
     assert_eq!(read_at(&store, &ask(&w, 1), 300 * SECOND), None);
 }
@@ -62,8 +69,8 @@ async fn only_newer_rows_replace_stored_ones() {
     .enumerate()
     {
         let ask = ask(&v, i64::try_from(user).unwrap());
-        assert_eq!(store.write_at(&ask, &at(stored), 0).await.unwrap(), Written::Written);
-        assert_eq!(store.write_at(&ask, &at(offered), 0).await.unwrap(), expected, "{stored:?} then {offered:?}");
+        assert_eq!(store.put_at(&ask, &at(stored), 0).await.unwrap(), Written::Written);
+        assert_eq!(store.put_at(&ask, &at(offered), 0).await.unwrap(), expected, "{stored:?} then {offered:?}");
     }
 }
 
@@ -74,7 +81,7 @@ async fn a_file_keeps_its_rows() {
     let v = view("v").build();
     let store = open(Some(&path), from_ref(&v));
     for user in 0..1000 {
-        store.write_at(&ask(&v, user), &row(100, [int(user)]), 0).await.unwrap();
+        store.put_at(&ask(&v, user), &row(100, [int(user)]), 0).await.unwrap();
     }
     drop(store);
     // By then the writer has flushed and let go of the file.
@@ -88,8 +95,8 @@ async fn a_file_keeps_its_rows() {
 async fn the_sweep_removes_what_expired_and_nothing_else() {
     let v = view("v").build();
     let store = open(None, from_ref(&v));
-    store.write_at(&ask(&v, 1), &row(100, [int(1)]), 0).await.unwrap();
-    store.write_at(&ask(&v, 2), &row(100, [int(2)]), 200 * SECOND).await.unwrap();
+    store.put_at(&ask(&v, 1), &row(100, [int(1)]), 0).await.unwrap();
+    store.put_at(&ask(&v, 2), &row(100, [int(2)]), 200 * SECOND).await.unwrap();
     Writer::new(Arc::clone(&store.opened.database)).unwrap().sweep(300 * SECOND).unwrap();
     let table = store.opened.database.begin_read().unwrap().open_table(ROWS).unwrap();
     assert!(table.get(&*redis_key(&key(1), "p")).unwrap().is_none());

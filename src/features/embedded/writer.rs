@@ -15,7 +15,10 @@ use redb::{Database, Durability, ReadableTable, Table};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{ROWS, hash::Hash, millis};
-use crate::features::{feast::decode_time, l2::Written};
+use crate::features::{
+    feast::decode_time,
+    l2::{Order, Purpose, Written},
+};
 
 /// Jobs of one transaction at most.
 const BATCH: usize = 256;
@@ -33,6 +36,7 @@ pub(super) struct Job {
     pub(super) now: u64,
     /// For a hash that does not exist.
     pub(super) expires: u64,
+    pub(super) purpose: Purpose,
     pub(super) done: oneshot::Sender<Written>,
 }
 
@@ -111,6 +115,9 @@ fn put(table: &mut Table<'_, &[u8], &[u8]>, job: &Job) -> Result<Option<Written>
         if !is_newer(job, &hash) {
             return Ok(Some(Written::Older));
         }
+        if matches!(job.purpose, Purpose::Push(_)) {
+            hash.keep();
+        }
         for (field, value) in &job.cells {
             hash.set(field, value);
         }
@@ -123,7 +130,11 @@ fn put(table: &mut Table<'_, &[u8], &[u8]>, job: &Job) -> Result<Option<Written>
 
 fn is_newer(job: &Job, hash: &Hash<'_>) -> bool {
     let Some(stored) = hash.get(&job.time_field) else { return true };
-    decode_time(stored).is_ok_and(|stored| job.time.is_some_and(|new| new > stored))
+    let order = match job.purpose {
+        Purpose::WriteBack => Order::ByTime,
+        Purpose::Push(order) => order,
+    };
+    decode_time(stored).is_ok_and(|stored| order.replaces(job.time, stored))
 }
 
 fn logged(done: Result<(), redb::Error>) {

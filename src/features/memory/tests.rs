@@ -155,3 +155,36 @@ fn of_rows_put_at_once_the_one_fetched_last_stays() {
         assert_eq!(memory.get(ViewId(0), &key(user), start), Cached::Fresh(Some(row(3))), "user {user}");
     }
 }
+
+#[tokio::test]
+async fn a_pushed_row_outlives_every_fetch_that_began_before_it() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl), view(1, SECOND, Consistency::WriteThrough)]);
+    let (id, entity, began) = (ViewId(0), key(1), Instant::now());
+    let at = began + SECOND;
+    memory.renew(id, &entity, (Some(row(5)), Some(5)), at);
+    memory.put(id, &entity, Some(row(4)), began);
+    memory.put(id, &entity, None, began);
+    assert_eq!(memory.get(id, &entity, at), Cached::Fresh(Some(row(5))));
+    // Two pushes may be acknowledged in another order than they were stored in.
+    memory.renew(id, &entity, (Some(row(4)), Some(4)), at + SECOND);
+    assert_eq!(memory.get(id, &entity, at), Cached::Fresh(Some(row(5))));
+    memory.put(id, &entity, Some(row(6)), at + SECOND);
+    assert_eq!(memory.get(id, &entity, at + SECOND), Cached::Fresh(Some(row(6))));
+    memory.renew(ViewId(1), &entity, (Some(row(5)), Some(5)), at);
+    assert_eq!(memory.get(ViewId(1), &entity, at), Cached::Miss, "write_through rows are not kept");
+}
+
+#[tokio::test]
+async fn a_row_that_is_to_be_read_again_is_not_served_from_an_earlier_fetch() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let (id, entity, began) = (ViewId(0), key(1), Instant::now());
+    let at = began + SECOND;
+    memory.put(id, &entity, Some(row(4)), began);
+    memory.renew(id, &entity, (None, Some(5)), at);
+    assert_eq!(memory.get(id, &entity, at), Cached::Miss);
+    memory.put(id, &entity, Some(row(4)), began);
+    memory.put_doubtful(id, &entity, &row(4), began);
+    assert_eq!(memory.get(id, &entity, at), Cached::Miss);
+    memory.put(id, &entity, Some(row(5)), at + SECOND);
+    assert_eq!(memory.get(id, &entity, at + SECOND), Cached::Fresh(Some(row(5))));
+}

@@ -1,7 +1,8 @@
-//! The write-back: compare event times, write, set a life, as one step no other writer gets between.
+//! The write: compare event times, write, set a life, as one step no other writer gets between.
 //!
 //! Feast compares with `<=` in two steps; this keeps its rule (a stored time that is as new wins) without the gap. A hash is
-//! shared by all views of an entity, so `PEXPIRE` is for hashes that this write created; others keep the life they have.
+//! shared by all views of an entity, so `PEXPIRE` is for hashes that a write-back created; others keep the life they have, and
+//! one that a push creates has no end.
 //! The life is `l2.ttl`, whatever view the row is of: what Feast writes into such a hash later goes with it when it expires,
 //! unless Feast sets a life of its own (`key_ttl_seconds`).
 
@@ -12,14 +13,16 @@ use ::redis::Cmd;
 use crate::features::{
     Row,
     feast::{Layout, encode_time},
+    l2::{Order, Purpose},
 };
 
 /// Keys: the hash. Arguments: the field of the event time, the event time (seconds, nanoseconds, serialized; empty: the row
-/// has none), life in milliseconds, then field, value, …. Answers 1 if it wrote.
+/// has none), life in milliseconds (empty: for ever), `1` where a stored event not after 1970 holds nothing up, then field,
+/// value, …. Answers 1 if it wrote.
 ///
 /// Numbers in Lua are doubles. Seconds are exact below 2^53; a negative one is a ten-byte varint and is read through its
 /// complement.
-pub(super) const WRITE_BACK: &str = r"
+pub(super) const WRITE: &str = r"
 local function parse(raw)
   local seconds, nanos, at = 0, 0, 1
   while at <= #raw do
@@ -49,19 +52,25 @@ if stored then
   local seconds, nanos = parse(stored)
   if not seconds then return 0 end
   local new_seconds, new_nanos = tonumber(ARGV[2]), tonumber(ARGV[3])
-  if new_seconds < seconds or (new_seconds == seconds and new_nanos <= nanos) then return 0 end
+  local counts = ARGV[6] ~= '1' or seconds > 0 or (seconds == 0 and nanos > 0)
+  if counts and (new_seconds < seconds or (new_seconds == seconds and new_nanos <= nanos)) then return 0 end
 end
 local existed = redis.call('EXISTS', KEYS[1])
-for at = 6, #ARGV, 2 do
+for at = 7, #ARGV, 2 do
   redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
 end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[4]) end
-if existed == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+if existed == 0 and ARGV[5] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 return 1
 ";
 
-/// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`).
-pub(super) fn call(name: &str, code: &str, (key, layout, row, life): (&[u8], &Layout, &Row, Duration)) -> Cmd {
+/// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`), for a key and its row. The life is a write-back's.
+pub(super) fn call(
+    name: &str,
+    code: &str,
+    (key, layout, row): (&[u8], &Layout, &Row),
+    (purpose, life): (Purpose, Duration),
+) -> Cmd {
     let mut cmd = ::redis::cmd(name);
     cmd.arg(code).arg(1).arg(key).arg(layout.event_time());
     match row.event_time {
@@ -71,7 +80,10 @@ pub(super) fn call(name: &str, code: &str, (key, layout, row, life): (&[u8], &La
         }
         None => cmd.arg("").arg("").arg(""),
     };
-    cmd.arg(life.as_millis().max(1) as u64);
+    match purpose {
+        Purpose::WriteBack => cmd.arg(life.as_millis().max(1) as u64).arg(""),
+        Purpose::Push(order) => cmd.arg("").arg(if order == Order::SinceEpoch { "1" } else { "" }),
+    };
     for (field, value) in layout.cells(row) {
         cmd.arg(field).arg(value);
     }

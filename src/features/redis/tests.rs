@@ -57,6 +57,13 @@ fn load(server: &Server) {
     }
 }
 
+impl Redis {
+    async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
+        let row = Arc::new(Row { event_time: row.event_time, values: row.values.clone() });
+        self.write(worker, &[Put { ask: ask.clone(), row }], Purpose::WriteBack).await.pop().unwrap()
+    }
+}
+
 #[tokio::test]
 async fn rows_that_feast_wrote_are_read_in_one_round_trip() {
     let server = Server::start();

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     features::{
         Row, l2,
-        l2::{Ask, Written},
+        l2::{Ask, Purpose, Put, Written},
         memory::Cached,
     },
     infer::{EntityKey, ViewId, WorkerId, request::Caching},
@@ -225,8 +225,9 @@ impl Shared {
         (behind == Behind::Absence).then_some((ask, row))
     }
 
-    async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) {
-        let written = self.l2.write_back(worker, ask, row).await;
+    async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Arc<Row>) {
+        let put = Put { ask: ask.clone(), row: Arc::clone(row) };
+        let written = self.l2.write(worker, &[put], Purpose::WriteBack).await.pop().expect("as many answers as rows");
         self.metrics.wrote_back(match &written {
             Ok(Written::Written) => WriteBack::Written,
             Ok(Written::Older) => WriteBack::Older,

@@ -76,18 +76,24 @@ impl Join {
         if self.sources.is_empty() && self.view.is_entityless() {
             columns.push(EntityColumn::Same(EntityValue::String(String::new())));
         }
-        let key = |row: usize| {
-            let names = self.view.entities.iter().map(|(name, _)| &**name);
-            let values = columns.iter().map(|column| at(column, row));
-            let pairs: SmallVec<[(&str, &EntityValue); 4]> = names.zip(values).collect();
-            EntityKey::new(pairs.iter().copied())
-        };
-        let same = rows == 1 || columns.iter().all(|column| matches!(column, EntityColumn::Same(_)));
-        Ok(match (rows, same) {
-            (0, _) => Keys { distinct: Vec::new(), rows: Rows::Same(0) },
-            (_, true) => Keys { distinct: vec![Want::of(key(0))], rows: Rows::Same(rows) },
-            (_, false) => distinct(rows, key),
-        })
+        let columns: SmallVec<[&EntityColumn; 2]> = columns.iter().collect();
+        Ok(keys(&self.view, rows, &columns))
+    }
+}
+
+/// The keys that columns make, one for each of the view's join keys, each of that many rows.
+pub(super) fn keys(view: &View, rows: usize, columns: &[&EntityColumn]) -> Keys {
+    let key = |row: usize| {
+        let names = view.entities.iter().map(|(name, _)| &**name);
+        let values = columns.iter().map(|column| at(column, row));
+        let pairs: SmallVec<[(&str, &EntityValue); 4]> = names.zip(values).collect();
+        EntityKey::new(pairs.iter().copied())
+    };
+    let same = rows == 1 || columns.iter().all(|column| matches!(column, EntityColumn::Same(_)));
+    match (rows, same) {
+        (0, _) => Keys { distinct: Vec::new(), rows: Rows::Same(0) },
+        (_, true) => Keys { distinct: vec![Want::of(key(0))], rows: Rows::Same(rows) },
+        (_, false) => distinct(rows, key),
     }
 }
 
@@ -101,7 +107,7 @@ fn at(column: &EntityColumn, row: usize) -> &EntityValue {
 fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
     let mut distinct = Vec::<Want>::with_capacity(rows.min(MANY));
     let mut each = Vec::with_capacity(rows);
-    let mut seen = HashMap::new();
+    let mut seen = HashMap::with_capacity(if rows <= FEW { 0 } else { rows.min(MANY) });
     for row in 0..rows {
         let key = key(row);
         let next = distinct.len();

@@ -116,7 +116,12 @@ impl Lookup {
                 rows,
             });
         }
-        Ok(Self { joins: lookups, asked: Asked::default(), counts: [0; 6] })
+        Ok(Self::over(lookups))
+    }
+
+    /// A lookup of keys that are known already.
+    pub(super) fn over(joins: Vec<JoinLookup>) -> Self {
+        Self { joins, asked: Asked::default(), counts: [0; 6] }
     }
 
     /// What L1 has. From level 1 on, optional views are left out.

@@ -108,7 +108,7 @@ impl Flaws {
 
 /// Whether the row's event is older than the view's `max_age`, in whole seconds as Feast counts. A row that does not say
 /// when its event was cannot be shown to be young enough.
-fn is_too_old(view: &View, row: &Row, now: i64) -> bool {
+pub(super) fn is_too_old(view: &View, row: &Row, now: i64) -> bool {
     const SECOND: i64 = 1_000_000_000;
     view.max_age.is_some_and(|max_age| {
         row.event_time.is_none_or(|time| {
@@ -118,7 +118,7 @@ fn is_too_old(view: &View, row: &Row, now: i64) -> bool {
     })
 }
 
-fn nanos(now: SystemTime) -> i64 {
+pub(super) fn nanos(now: SystemTime) -> i64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,7 @@
 //! The layers together, on a real Redis; L3 answers as each test says.
 
+mod online;
+
 use std::{
     collections::HashMap,
     slice::from_ref,

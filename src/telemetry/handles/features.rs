@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
     Timeout,
 }
 
-/// What became of a write-back.
+/// What became of a write-back, or of a pushed row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteBack {
     Written,
@@ -53,6 +53,7 @@ pub(crate) struct Features {
     layers: Arc<[LayerHandles; 3]>,
     views: Box<[ViewHandles]>,
     write_backs: [Counter; 3],
+    pushes: [Counter; 3],
     pub(crate) coalesced: Counter,
     l1_bytes: Gauge,
     l1_rows: Gauge,
@@ -80,6 +81,7 @@ impl Features {
             layers: Arc::new(LAYERS.map(|(layer, target)| LayerHandles::new(layer, target))),
             views: ViewHandles::of_all(views),
             write_backs: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_WRITE_BACKS, "outcome" => outcome)),
+            pushes: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_PUSHES, "outcome" => outcome)),
             coalesced: counter!(names::FEATURE_COALESCED),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
@@ -92,6 +94,7 @@ impl Features {
             layers: Arc::clone(&self.layers),
             views: ViewHandles::of_all(views),
             write_backs: self.write_backs.clone(),
+            pushes: self.pushes.clone(),
             coalesced: self.coalesced.clone(),
             l1_bytes: self.l1_bytes.clone(),
             l1_rows: self.l1_rows.clone(),
@@ -125,6 +128,11 @@ impl Features {
 
     pub(crate) fn wrote_back(&self, outcome: WriteBack) {
         self.write_backs[outcome as usize].increment(1);
+    }
+
+    /// Counts pushed rows, all with one outcome.
+    pub(crate) fn pushed(&self, outcome: WriteBack, rows: u64) {
+        self.pushes[outcome as usize].increment(rows);
     }
 
     /// Sets what is a level rather than a count.

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod breaker;
+pub mod feast;
 pub(crate) mod features;
 pub mod ingress;
 pub mod ladder;

@@ -1,0 +1,292 @@
+//! What the feature server reads and writes: rows by key, and what is known of each.
+//!
+//! A read walks the same layers as `fetch`, but nothing stands in for what is missing: the caller tells it. A push writes to
+//! L2, the newer event wins there, and from then on this process serves nothing older from L1 and joins no fetch that began
+//! before.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Store,
+    joins::{self, Rows},
+    lookup::{How, JoinLookup, Lookup, State, Want},
+    settle::{is_too_old, nanos},
+};
+use crate::{
+    config::View,
+    features::{
+        Row,
+        feast::decode_value,
+        l2,
+        l2::{Ask, Order, Purpose, Put, Written},
+    },
+    infer::{
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Value, ViewId, WorkerId, plan::Stale,
+        request::Caching,
+    },
+    telemetry::handles::features::{Features as Handles, WriteBack},
+};
+
+/// Rows that are sent to L2 at once: no more than it stores within its timeout, or holds waiting.
+const BATCH: usize = 128;
+
+/// Rows of one view that are asked for.
+#[derive(Debug)]
+pub(crate) struct Wish<'a> {
+    pub(crate) view: ViewId,
+    /// One for each of the view's join keys, in their order, each with a value a row.
+    pub(crate) columns: &'a [&'a EntityColumn],
+}
+
+/// On whose behalf, and until when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) worker: WorkerId,
+    pub(crate) caching: Caching,
+    pub(crate) by: Deadline,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// In the order of the wishes.
+    pub(crate) views: Vec<ViewRows>,
+    pub(crate) caches: Vec<CacheEvent>,
+    /// Stale rows that had to do.
+    pub(crate) degraded: Vec<Degradation>,
+    pub(crate) level: Level,
+}
+
+/// The rows of one view.
+#[derive(Debug)]
+pub(crate) struct ViewRows {
+    pub(crate) view: Arc<View>,
+    /// One a distinct key.
+    pub(crate) found: Vec<Found>,
+    rows: Rows,
+}
+
+/// What there is under one key.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A row, and whether its event is older than the view's `max_age`.
+    Row(Arc<Row>, Age),
+    /// The store has none.
+    Absent,
+    /// No layer could say, or not in time.
+    Unavailable,
+}
+
+/// Whether a row's event is young enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    Within,
+    Outside,
+}
+
+/// A row that is pushed.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) key: EntityKey,
+    /// Nanoseconds since the epoch.
+    pub(crate) event_time: i64,
+    /// In the order of the view's features; `None`: not given, and left as it is.
+    pub(crate) values: Box<[Option<Value>]>,
+}
+
+/// What became of pushed rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    pub(crate) written: u64,
+    /// The store, or the same push, has one as new.
+    pub(crate) older: u64,
+}
+
+/// Why a push was not acknowledged. Some of its rows may be stored: sent again, they change nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PushError {
+    /// The store refused or did not answer.
+    #[error("the online store did not take the rows")]
+    Store(#[from] l2::Error),
+    /// The deadline passed.
+    #[error("the online store did not take all rows before the deadline")]
+    Late,
+}
+
+impl Pushed {
+    const fn count(&mut self, written: Written) {
+        match written {
+            Written::Written => self.written += 1,
+            Written::Older => self.older += 1,
+        }
+    }
+}
+
+impl ViewRows {
+    /// Where in `found` a row's key is.
+    pub(crate) fn at(&self, row: usize) -> usize {
+        match &self.rows {
+            Rows::Same(_) => 0,
+            Rows::Each(each) => each[row],
+        }
+    }
+
+    /// Other rows, one in place of each, of another view.
+    pub(crate) fn others(&self, view: &Arc<View>, found: Vec<Found>) -> Self {
+        let rows = match &self.rows {
+            Rows::Same(count) => Rows::Same(*count),
+            Rows::Each(each) => Rows::Each(each.clone()),
+        };
+        Self { view: Arc::clone(view), found, rows }
+    }
+
+    /// Whether anything asked for could not be read.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.found.iter().any(|found| matches!(found, Found::Unavailable))
+    }
+}
+
+impl Store {
+    /// The rows that are wished for, for `rows` rows, by `terms.by`. Where L2 fails, a stale row within `stale_for` has to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Store::fetch`].
+    pub(crate) async fn read(&self, rows: usize, wishes: &[Wish<'_>], terms: Terms) -> Reading {
+        let Terms { worker, caching, by } = terms;
+        let how = How { worker, caching, level: Level::Full, stale: Stale::Refused, by };
+        let join = |wish: &Wish<'_>| {
+            let view = Arc::clone(&self.shared.views[wish.view.index()]);
+            let joins::Keys { distinct: wants, rows } = joins::keys(&view, rows, wish.columns);
+            JoinLookup { view, select: [].into(), optional: false, wants, rows }
+        };
+        let mut lookup = Lookup::over(wishes.iter().map(join).collect());
+        self.shared.walk(&mut lookup, &how).await;
+        lookup.tell(&self.shared.metrics, SystemTime::now())
+    }
+
+    /// Stores rows of a view, by `by`; only the features that a row has are set. Returns once they are stored and this process
+    /// serves nothing older.
+    ///
+    /// # Errors
+    ///
+    /// What was not acknowledged may be stored or not.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves the rows sent so far stored, and L1 with what it had for their `ttl` at most.
+    pub(crate) async fn push(
+        &self,
+        worker: WorkerId,
+        view: ViewId,
+        rows: Vec<Offer>,
+        by: Deadline,
+    ) -> Result<Pushed, PushError> {
+        let count = rows.len() as u64;
+        let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
+        let mut pushed = Pushed { older: count - puts.len() as u64, ..Pushed::default() };
+        for batch in puts.chunks(BATCH) {
+            let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
+            let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
+            let at = Instant::now();
+            let mut failed = None;
+            for (put, written) in batch.iter().zip(written) {
+                match written {
+                    Ok(written) => {
+                        pushed.count(written);
+                        self.renew(put, written == Written::Written, at);
+                    }
+                    // Nothing is promised: L1 keeps what it has.
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if let Some(error) = failed {
+                self.shared.metrics.pushed(WriteBack::Error, 1);
+                return Err(error.into());
+            }
+        }
+        self.shared.metrics.pushed(WriteBack::Written, pushed.written);
+        self.shared.metrics.pushed(WriteBack::Older, pushed.older);
+        Ok(pushed)
+    }
+
+    /// What L1 has of a row that was pushed: the row where it is whole and stored, else nothing.
+    fn renew(&self, Put { ask, row }: &Put, written: bool, at: Instant) {
+        let whole = written && row.values.iter().all(Option::is_some);
+        let kept = whole.then(|| Arc::clone(row));
+        self.shared.l1.renew(ask.view.id, &ask.key, (kept, row.event_time), at);
+        self.shared.flights.forget(&(ask.view.id, ask.key.clone()));
+    }
+}
+
+/// A row of values that were stored within another.
+pub(crate) fn row(event_time: i64, values: Vec<Option<Value>>) -> Row {
+    Row { event_time: Some(event_time), values: values.into() }
+}
+
+/// A serialized `feast.types.Value`.
+pub(crate) fn value(stored: &[u8]) -> Option<Value> {
+    decode_value(stored).ok()
+}
+
+/// One row a key: what is left when each row in turn replaces what the order lets it replace.
+fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
+    let mut places = std::collections::HashMap::with_capacity(rows.len());
+    let mut puts = Vec::<Put>::with_capacity(rows.len());
+    for Offer { key, event_time, values } in rows {
+        let row = Row { event_time: Some(event_time), values };
+        let next = puts.len();
+        let at = *places.entry(key.clone()).or_insert(next);
+        let put = Put { ask: Ask { view: Arc::clone(view), key }, row: Arc::new(row) };
+        if at == next {
+            puts.push(put);
+        } else if puts[at].row.event_time.is_none_or(|held| order.replaces(put.row.event_time, held)) {
+            puts[at] = put;
+        }
+    }
+    puts
+}
+
+impl Lookup {
+    /// What was found, judged at `now`.
+    fn tell(self, metrics: &Handles, now: SystemTime) -> Reading {
+        let now = nanos(now);
+        let caches = self.asked.events();
+        let mut reading = Reading { views: Vec::new(), caches, degraded: Vec::new(), level: Level::Full };
+        for JoinLookup { view, wants, rows, .. } in self.joins {
+            let mut oldest = None;
+            let found = wants.into_iter().map(|want| judge(&view, want, &mut oldest, (metrics, now))).collect();
+            if let Some(age) = oldest {
+                let told = Degradation::Stale { view: Arc::clone(&view.name), age };
+                if !reading.degraded.contains(&told) {
+                    reading.degraded.push(told);
+                }
+                reading.level = Level::ReducedFeatures;
+            }
+            reading.views.push(ViewRows { view, found, rows });
+        }
+        reading
+    }
+}
+
+fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now): (&Handles, i64)) -> Found {
+    let row = match want.state {
+        State::Row(row) => row,
+        State::Stale(row, age) => {
+            *oldest = (*oldest).max(Some(age));
+            row
+        }
+        State::Absent => return Found::Absent,
+        State::Open(_) | State::Unavailable => return Found::Unavailable,
+    };
+    if let Some(time) = row.event_time {
+        metrics.served(view.id, now.saturating_sub(time) as f64 / 1e9);
+    }
+    let age = if is_too_old(view, &row, now) { Age::Outside } else { Age::Within };
+    Found::Row(row, age)
+}

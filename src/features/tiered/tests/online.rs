@@ -1,0 +1,135 @@
+//! Reads and pushes of the feature server: what is told of each row, and that nobody reads what a push replaced.
+
+use super::*;
+use crate::features::{
+    online::{Age, Found, Offer, PushError, Pushed, Reading, Terms, Wish},
+    tests::features as features_of,
+};
+
+fn terms() -> Terms {
+    Terms { worker: WorkerId(0), caching: Caching::Allowed, by: Deadline::after(Instant::now(), LONG) }
+}
+
+fn offer(user: i64, second: i64, value: Option<Value>) -> Offer {
+    Offer { key: key(user), event_time: second * 1_000_000_000, values: [value].into() }
+}
+
+impl Store {
+    async fn found(&self, users: &[i64]) -> Reading {
+        let column = EntityColumn::Rows(users.iter().copied().map(EntityValue::Int64).collect());
+        self.read(users.len(), &[Wish { view: ViewId(0), columns: &[&column] }], terms()).await
+    }
+
+    /// The one value under a key.
+    async fn value(&self, user: i64) -> Option<Value> {
+        match &self.found(&[user]).await.views[0].found[0] {
+            Found::Row(row, _) => row.values[0].clone(),
+            Found::Absent => None,
+            Found::Unavailable => panic!("unavailable"),
+        }
+    }
+
+    async fn offers(&self, rows: Vec<Offer>) -> Result<Pushed, PushError> {
+        self.push(WorkerId(0), ViewId(0), rows, terms().by).await
+    }
+}
+
+#[tokio::test]
+async fn each_row_is_told_for_what_it_is() {
+    let mut server = Server::start();
+    let now = i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let v = view("v").max_age(Duration::from_secs(3600)).build();
+    put(&server, &v, 1, &row(now, [int(1)]));
+    put(&server, &v, 2, &row(now - 7200, [int(2)]));
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
+    let reading = store.found(&[1, 2, 3, 1]).await;
+    let rows = &reading.views[0];
+    let told: Vec<&Found> = (0..4).map(|row| &rows.found[rows.at(row)]).collect();
+    assert!(matches!(told[0], Found::Row(row, Age::Within) if row.values[0] == int(1)), "{:?}", told[0]);
+    assert!(matches!(told[1], Found::Row(row, Age::Outside) if row.values[0] == int(2)), "{:?}", told[1]);
+    assert!(matches!(told[2], Found::Absent));
+    assert_eq!(rows.at(3), rows.at(0));
+    assert!(!rows.is_incomplete());
+    server.kill();
+    let reading = store.found(&[1, 4]).await;
+    assert!(reading.views[0].is_incomplete());
+    assert!(matches!(reading.views[0].found[0], Found::Row(..)), "L1 has it");
+    assert!(matches!(reading.views[0].found[1], Found::Unavailable));
+}
+
+#[tokio::test]
+async fn a_push_is_read_by_the_next_request_and_no_fetch_undoes_it() {
+    let server = Server::start();
+    let v = view("v").build();
+    let scripted = Scripted::with(&[(&v, 1, 100)]).gated();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(scripted)).await;
+    // A fetch that found nothing in Redis and waits for an old row of L3's.
+    let push = async {
+        eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1).await;
+        let pushed = store.offers(vec![offer(1, 200, int(7))]).await.unwrap();
+        assert_eq!(pushed, Pushed { written: 1, older: 0 });
+        assert_eq!(store.value(1).await, int(7));
+        store.l3().gate.as_ref().unwrap().add_permits(1);
+    };
+    let (slow, ()) = soon(async { tokio::join!(store.value(1), push) }).await;
+    assert_eq!(slow, int(100), "who asked before the push may get what was there before it");
+    eventually("the old row was offered to Redis", async || server.calls("evalsha") + server.calls("eval") >= 3).await;
+    assert_eq!(store.value(1).await, int(7));
+    store.shared.l1.renew(ViewId(0), &key(1), (None, Some(i64::MAX)), Instant::now());
+    assert_eq!(store.value(1).await, int(7), "and Redis kept it");
+}
+
+#[tokio::test]
+async fn only_what_a_row_has_is_set_and_then_the_row_is_read_again() {
+    let server = Server::start();
+    let v = view("v").features(&["f", "g"]).build();
+    put(&server, &v, 1, &row(100, [int(1), int(2)]));
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
+    assert_eq!(store.value(1).await, int(1));
+    let part = Offer { key: key(1), event_time: 200_000_000_000, values: [int(9), None].into() };
+    assert_eq!(soon(store.offers(vec![part])).await.unwrap().written, 1);
+    let reading = store.found(&[1]).await;
+    let Found::Row(row, _) = &reading.views[0].found[0] else { panic!("a row") };
+    assert_eq!((&row.values[..], row.event_time), (&[int(9), int(2)][..], Some(200_000_000_000)));
+}
+
+#[tokio::test]
+async fn of_a_batch_each_key_ends_with_what_the_order_leaves() {
+    for (compat, stays) in [(Compat::Truthful, 3), (Compat::FeastPython, 4)] {
+        let v = view("v").build();
+        let l2 = L2Config::Embedded { path: None, ttl: Duration::from_secs(1) };
+        let mut features = features_of("p", from_ref(&v), l2, None);
+        features.compat = compat;
+        let config = crate::features::tests::config(features, Vec::new());
+        let store = Store::open(&config, Tasks::default()).await.unwrap();
+        let batch = vec![
+            offer(1, 100, int(1)),
+            offer(1, 300, int(3)),
+            offer(1, 200, int(2)),
+            offer(2, -5, int(3)),
+            offer(2, -9, int(4)),
+        ];
+        assert_eq!(store.offers(batch).await.unwrap().written, 2);
+        assert_eq!(store.value(1).await, int(3));
+        assert_eq!(store.value(2).await, int(stays), "an event before 1970 holds up nothing of Feast's");
+        let again = store.offers(vec![offer(1, 300, int(9)), offer(1, 299, int(9))]).await.unwrap();
+        assert_eq!(again, Pushed { written: 0, older: 2 });
+        assert_eq!(store.value(1).await, int(3));
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_the_store_does_not_take_is_not_acknowledged() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
+    store.connect(WorkerId(0)).await;
+    server.freeze();
+    let short = Deadline::after(Instant::now(), SHORT);
+    let late = store.push(WorkerId(0), ViewId(0), vec![offer(1, 100, int(1))], short).await;
+    assert!(matches!(late, Err(PushError::Late)), "{late:?}");
+    server.thaw();
+    server.kill();
+    let failed = soon(store.offers(vec![offer(1, 100, int(1))])).await;
+    assert!(matches!(failed, Err(PushError::Store(_))), "{failed:?}");
+}

@@ -1,0 +1,181 @@
+//! Feast's feature server: its HTTP API, from the caller's body to the store and back.
+//!
+//! ```text
+//! body ─► request ─► plan (what is named) ─► entity (keys) ─► store.read ─► answer (JSON)
+//!              │                                                   └─ a view that could not be read: 503, never nulls
+//!              └──► push (rows) ─► store.push ─► 200 once they are stored
+//! ```
+//!
+//! Statuses are told truthfully, or as Feast's Python server tells them (`features.compat`); errors have the form that Feast's
+//! clients understand (`errors`, `schema`). What Weir does not do (on-demand views, precomputed vectors' times, materialization,
+//! offline writes) is refused by name.
+
+mod answer;
+mod api;
+mod catalog;
+mod cell;
+mod entity;
+mod errors;
+mod plan;
+mod push;
+mod request;
+mod schema;
+mod time;
+mod value;
+mod vector;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method as Verb, Response, StatusCode};
+use tokio::time::Instant;
+
+use self::{
+    api::Api,
+    catalog::Catalog,
+    errors::Refusal,
+    request::{Keep, Online, Push},
+};
+use super::{
+    body::ResponseBody,
+    encode,
+    receive::{Extent, Received, receive},
+    service::{Arrival, Gateway},
+    status,
+};
+use crate::{
+    config::{Compat, Config},
+    features::online::Terms,
+    infer::{Error, Kind},
+    telemetry::handles::feast::{Endpoint, FeastHandles},
+};
+
+/// How long a caller that does not say otherwise waits.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The API for one config snapshot.
+#[derive(Debug)]
+pub(crate) struct Server {
+    catalog: Catalog,
+    handles: FeastHandles,
+}
+
+/// A request being answered. Dropped without an end, the caller went away.
+struct Call<'a> {
+    handles: &'a FeastHandles,
+    endpoint: Endpoint,
+    began: Instant,
+    status: StatusCode,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.handles.request(self.endpoint, self.status, self.began.elapsed());
+    }
+}
+
+impl Server {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { catalog: Catalog::new(config), handles: FeastHandles::default() }
+    }
+
+    /// Whether answers are to be those of Feast's Python server.
+    pub(super) fn speaks_python(&self) -> bool {
+        self.catalog.compat == Compat::FeastPython
+    }
+
+    /// FastAPI's 404 for a path that there is not.
+    pub(super) fn not_found(&self) -> Response<ResponseBody> {
+        Refusal::detail(StatusCode::NOT_FOUND, "Not Found", None).response(self.catalog.compat)
+    }
+}
+
+/// Answers a request of the API.
+pub(super) async fn serve(gateway: &Arc<Gateway>, arrival: Arrival, endpoint: Endpoint) -> Response<ResponseBody> {
+    let server = &gateway.feast;
+    let began = Instant::now();
+    let mut call = Call { handles: &server.handles, endpoint, began, status: status::CLIENT_CLOSED_REQUEST };
+    let id = arrival.told.request_id();
+    let answered = match received(&server.catalog, arrival, (endpoint, began)).await {
+        Ok(Asked::Health) => Ok(health(gateway)),
+        Ok(Asked::Body(headers, body, terms)) => {
+            let api = Api { catalog: &server.catalog, store: &gateway.pipeline.features };
+            api.answer(endpoint, (&headers, &body), terms, &id).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let mut response = answered.unwrap_or_else(|refusal| {
+        tracing::debug!(%id, endpoint = endpoint.path(), ?refusal, "refused");
+        refusal.response(server.catalog.compat)
+    });
+    encode::complete(response.headers_mut(), Some(&id.0));
+    call.status = response.status();
+    response
+}
+
+/// Refuses a method that an endpoint does not have.
+fn allowed(method: &Verb, endpoint: Endpoint) -> Result<(), Refusal> {
+    let (verb, allow) = if endpoint == Endpoint::Health { (Verb::GET, "GET") } else { (Verb::POST, "POST") };
+    if *method == verb {
+        return Ok(());
+    }
+    Err(Refusal::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed", Some(allow)))
+}
+
+/// A request whose body is there.
+enum Asked {
+    Health,
+    Body(HeaderMap, Bytes, Terms),
+}
+
+async fn received(
+    catalog: &Catalog,
+    arrival: Arrival,
+    (endpoint, began): (Endpoint, Instant),
+) -> Result<Asked, Refusal> {
+    let Arrival { worker, request, told } = arrival;
+    let (mut parts, body) = request.into_parts();
+    allowed(&parts.method, endpoint)?;
+    if endpoint == Endpoint::Health {
+        return Ok(Asked::Health);
+    }
+    let by = told.deadline(TIMEOUT, began)?;
+    let limit = catalog.max_body;
+    let bytes = match receive(body, Extent::Whole, limit, by).await? {
+        Received::Whole(bytes) => super::infer::inflated(&mut parts.headers, bytes, limit)?,
+        Received::Longer(..) => return Err(Error::new(Kind::Internal, "a whole body was not read to its end").into()),
+    };
+    let caching = told.caching;
+    Ok(Asked::Body(parts.headers, bytes, Terms { worker, caching, by }))
+}
+
+/// 200 while this gateway is ready, with no body: what Feast's says.
+fn health(gateway: &Gateway) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    if !(gateway.readiness)() {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+/// Reads a body as `/get-online-features` and `/push` do; for fuzzing.
+#[doc(hidden)]
+pub fn read_any(body: &[u8]) {
+    let keep = Keep { wants: &|_| true, most: 100 };
+    if let Err(unread) = Online::read(body, keep) {
+        let _ = schema::refusal(&unread, body, schema::GET_ONLINE_FEATURES);
+    }
+    if let Ok(push) = Push::read(body, "push_source_name", keep) {
+        for column in &push.frame.columns {
+            for row in 0..column.rows.min(100) {
+                for kind in crate::infer::FeatureType::ALL {
+                    let _ = cell::feature(*kind, column.raw(row));
+                }
+                let _ = cell::event_time(&column.cell(row));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
