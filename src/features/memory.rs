@@ -81,7 +81,7 @@ pub(crate) enum Cached {
 /// How long a view's rows are good.
 #[derive(Clone, Copy, Debug)]
 enum Life {
-    /// Not kept: without a channel that revokes them, `write_through` rows could outlive an acknowledged push.
+    /// Not kept: without a channel that revokes them, `write_through` rows could outlive an acknowledged push; or L1 is off.
     Never,
     For {
         fresh: Duration,
@@ -144,6 +144,7 @@ impl Life {
 
     fn of(view: &View, l1: &L1) -> Self {
         match view.consistency {
+            _ if l1.capacity == 0 => Self::Never,
             Consistency::Ttl => Self::For { fresh: view.ttl.min(l1.ttl), stale: l1.stale_for },
             Consistency::WriteThrough => Self::Never,
             Consistency::Immutable => Self::Forever,
@@ -181,6 +182,9 @@ impl Memory {
 
     /// What is known of a row at `now`.
     pub(crate) fn get(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Cached {
+        if matches!(self.lives[view.index()], Life::Never) {
+            return Cached::Miss;
+        }
         let Some(entry) = self.held(view, entity) else { return Cached::Miss };
         if entry.fresh_until.is_none_or(|until| now < until) {
             return Cached::Fresh(entry.row);
