@@ -9,7 +9,7 @@ use super::{Embedded, ROWS, hash::Hash};
 impl Embedded {
     /// Stores a whole hash, for ever.
     pub(crate) fn set_hash(&self, key: &[u8], fields: &BTreeMap<Vec<u8>, Vec<u8>>) {
-        let writing = self.database.begin_write().unwrap();
+        let writing = self.opened.database.begin_write().unwrap();
         {
             let mut table = writing.open_table(ROWS).unwrap();
             let mut hash = Hash::until(u64::MAX);
@@ -23,7 +23,7 @@ impl Embedded {
 
     /// The hash under a key; empty where there is none.
     pub(crate) fn hash(&self, key: &[u8], names: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let reading = self.database.begin_read().unwrap();
+        let reading = self.opened.database.begin_read().unwrap();
         let table = reading.open_table(ROWS).unwrap();
         let Some(stored) = table.get(key).unwrap() else { return BTreeMap::new() };
         let hash = Hash::read(stored.value()).unwrap();
