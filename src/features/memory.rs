@@ -248,8 +248,7 @@ impl Memory {
         self.rows.get(&RowRef { of: self.definitions[view.index()], entity: entity.as_bytes() })
     }
 
-    /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two. (The cache's own way of
-    /// doing that, an entry computed in place, costs twice as much.)
+    /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two.
     fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
         let mut latest = self.lock(view, entity);
         if self.held(view, entity).is_some_and(|held| stays(&held)) {
