@@ -186,7 +186,12 @@ fn features() -> Features {
         entity_names: Vec::new(),
         unserved: Vec::new(),
         compat: Compat::Truthful,
-        l1: L1 { capacity: 100 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
+        l1: L1 {
+            capacity: 100 << 20,
+            ttl: Duration::from_secs(60),
+            stale_for: Duration::from_secs(600),
+            negative_ttl: Duration::from_secs(5),
+        },
         l2: L2::Redis(Redis {
             urls: vec![Secret("redis://:hunter2@redis:6379".into())],
             mode: RedisMode::Single,

@@ -361,6 +361,8 @@ pub(crate) struct L1 {
     pub(crate) capacity: u64,
     pub(crate) ttl: Duration,
     pub(crate) stale_for: Duration,
+    /// How long an absence is kept.
+    pub(crate) negative_ttl: Duration,
 }
 
 /// The distributed store.

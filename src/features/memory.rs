@@ -22,10 +22,10 @@ use super::Row;
 use crate::{
     config::{Consistency, L1, View},
     infer::{EntityKey, ViewId},
+    resilience::refresh,
 };
 
-/// How long the store's word that there is no such row is taken, at most; also how long a row from L3 is trusted while L2,
-/// which may hold a newer one, cannot be asked. Short: an entity's first row arrives at any time.
+/// How long a row from L3 is trusted while L2, which may hold a newer one, cannot be asked.
 const DOUBTFUL: Duration = Duration::from_secs(5);
 
 /// What an entry costs beside its key's bytes and its row: moka's key, value and bookkeeping (table slot, entry record, nodes
@@ -42,6 +42,8 @@ pub(crate) struct Memory {
     /// Who puts holds the lock of its key; in it, when the latest of what was put under it was fetched.
     puts: Arc<[Mutex<Option<Instant>>; LOCKS]>,
     lives: Box<[Life]>,
+    /// How long the store's word that there is no such row is taken, at most: an entity's first row arrives at any time.
+    negative_ttl: Duration,
     /// By view, what its rows are kept under.
     definitions: Box<[Definition]>,
     known: Definitions,
@@ -72,6 +74,8 @@ impl Definitions {
 pub(crate) enum Cached {
     /// Within its `ttl`. `None`: the store has no such row.
     Fresh(Option<Arc<Row>>),
+    /// The same, but this reader is to have it fetched again, before it expires for all.
+    Early(Arc<Row>),
     /// Past its `ttl`, within `stale_for`; fetched `age` ago.
     Stale { row: Arc<Row>, age: Duration },
     /// Nothing of use.
@@ -106,15 +110,37 @@ struct RowRef<'a> {
 struct Entry {
     row: Option<Arc<Row>>,
     fetched: Instant,
+    /// How long the fetch took.
+    took: Duration,
     /// `None`: for ever.
     fresh_until: Option<Instant>,
     stale_until: Option<Instant>,
 }
 
 impl Entry {
-    fn new(row: Option<Arc<Row>>, fetched: Instant, fresh: Option<Duration>, stale: Option<Duration>) -> Self {
-        let until = |life: Option<Duration>| life.and_then(|life| fetched.checked_add(life));
-        Self { row, fetched, fresh_until: until(fresh), stale_until: until(stale) }
+    fn new(row: Option<Arc<Row>>, fetch: Fetch, fresh: Option<Duration>, stale: Option<Duration>) -> Self {
+        let Fetch { began, took } = fetch;
+        let until = |life: Option<Duration>| life.and_then(|life| began.checked_add(life));
+        Self { row, fetched: began, took, fresh_until: until(fresh), stale_until: until(stale) }
+    }
+
+    fn due_at(&self, now: Instant) -> bool {
+        let left = self.fresh_until.map(|until| until.saturating_duration_since(now));
+        left.is_some_and(|left| refresh::is_due(left, self.took, rand::random))
+    }
+}
+
+/// When the store was asked, and how long it took: what it said is as old as the question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetch {
+    pub(crate) began: Instant,
+    pub(crate) took: Duration,
+}
+
+impl From<Instant> for Fetch {
+    /// One that took no time.
+    fn from(began: Instant) -> Self {
+        Self { began, took: Duration::ZERO }
     }
 }
 
@@ -162,11 +188,12 @@ impl Memory {
         // expire; then the dead ones leave as the least used.
         if !lives.iter().any(|life| matches!(life, Life::Forever)) {
             let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or(config.ttl);
-            builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL));
+            builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL).max(config.negative_ttl));
         }
         let known = Definitions::default();
         let puts = Arc::new([const { Mutex::new(None) }; LOCKS]);
-        Self { rows: builder.build(), puts, lives, definitions: known.number(views), known }
+        let (rows, negative_ttl) = (builder.build(), config.negative_ttl);
+        Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known }
     }
 
     /// The same rows, for what the views have become.
@@ -175,6 +202,7 @@ impl Memory {
             rows: self.rows.clone(),
             puts: Arc::clone(&self.puts),
             lives: Life::of_all(views, config),
+            negative_ttl: config.negative_ttl,
             definitions: self.known.number(views),
             known: self.known.clone(),
         }
@@ -187,7 +215,10 @@ impl Memory {
         }
         let Some(entry) = self.held(view, entity) else { return Cached::Miss };
         if entry.fresh_until.is_none_or(|until| now < until) {
-            return Cached::Fresh(entry.row);
+            return match entry.row {
+                Some(row) if entry.due_at(now) => Cached::Early(row),
+                row => Cached::Fresh(row),
+            };
         }
         match entry.row {
             Some(row) if entry.stale_until.is_some_and(|until| now < until) => {
@@ -197,17 +228,17 @@ impl Memory {
         }
     }
 
-    /// Keeps what the store said at `fetched`: a row, or that there is none. What was fetched later stays: a slow fetch must
-    /// not undo a quick one that began after it.
-    pub(crate) fn put(&self, view: ViewId, entity: &EntityKey, row: Option<Arc<Row>>, fetched: Instant) {
+    /// Keeps what the store said: a row, or that there is none. What was fetched later stays: a slow fetch must not undo a quick
+    /// one that began after it.
+    pub(crate) fn put(&self, view: ViewId, entity: &EntityKey, row: Option<Arc<Row>>, fetch: impl Into<Fetch>) {
         let (fresh, stale) = match self.lives[view.index()] {
             Life::Never => return,
             Life::Forever if row.is_some() => (None, None),
-            Life::Forever => (Some(DOUBTFUL), None),
-            Life::For { fresh, .. } if row.is_none() => (Some(fresh.min(DOUBTFUL)), None),
+            Life::Forever => (Some(self.negative_ttl), None),
+            Life::For { fresh, .. } if row.is_none() => (Some(fresh.min(self.negative_ttl)), None),
             Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
         };
-        let entry = Entry::new(row, fetched, fresh, stale);
+        let entry = Entry::new(row, fetch.into(), fresh, stale);
         self.put_latest(view, entity, entry);
     }
 
@@ -218,7 +249,7 @@ impl Memory {
             Life::Forever => (DOUBTFUL, None),
             Life::For { fresh, stale } => (fresh.min(DOUBTFUL), Some(fresh.min(DOUBTFUL) + stale)),
         };
-        let entry = Entry::new(Some(Arc::clone(row)), fetched, Some(fresh), stale);
+        let entry = Entry::new(Some(Arc::clone(row)), fetched.into(), Some(fresh), stale);
         self.put_unless(view, entity, entry, |held| {
             held.fetched > fetched || held.row.as_ref().is_some_and(|held| held.event_time >= row.event_time)
         });
@@ -240,7 +271,7 @@ impl Memory {
             (Life::Forever, Some(_)) => (None, None),
             (Life::For { fresh, stale }, Some(_)) => (Some(fresh), Some(fresh + stale)),
         };
-        let entry = Entry::new(row, at, fresh, stale);
+        let entry = Entry::new(row, at.into(), fresh, stale);
         self.put_unless(view, entity, entry, |held| held.row.as_ref().is_some_and(|held| held.event_time > event));
     }
 

@@ -94,7 +94,12 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         entity_names: Vec::new(),
         unserved: Vec::new(),
         compat: config::Compat::Truthful,
-        l1: config::L1 { capacity: 1 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
+        l1: config::L1 {
+            capacity: 1 << 20,
+            ttl: Duration::from_secs(60),
+            stale_for: Duration::from_secs(600),
+            negative_ttl: Duration::from_secs(5),
+        },
         l2,
         l3,
         retry: config::Retry {

@@ -1,4 +1,4 @@
-//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight.
+//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight, early refresh.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -9,3 +9,4 @@ pub mod budget;
 pub mod bulkhead;
 pub mod ewma;
 pub mod flight;
+pub mod refresh;

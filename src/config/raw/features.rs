@@ -89,11 +89,13 @@ pub(crate) struct L1 {
     pub(crate) ttl: Span,
     /// How long past that it may be used at level 1.
     pub(crate) stale_for: Span,
+    /// How long the word of the layers behind that there is no such row is taken, at most.
+    pub(crate) negative_ttl: Span,
 }
 
 impl Default for L1 {
     fn default() -> Self {
-        Self { capacity: Size(100 << 20), ttl: Span::secs(60), stale_for: Span::secs(600) }
+        Self { capacity: Size(100 << 20), ttl: Span::secs(60), stale_for: Span::secs(600), negative_ttl: Span::secs(5) }
     }
 }
 

@@ -9,7 +9,12 @@ use crate::config::{
 
 impl Check<'_> {
     pub(super) fn l1(&mut self, path: &Path, raw: &raw::L1) -> L1 {
-        L1 { capacity: raw.capacity.0, ttl: self.positive(&path.key("ttl"), raw.ttl), stale_for: raw.stale_for.0 }
+        L1 {
+            capacity: raw.capacity.0,
+            ttl: self.positive(&path.key("ttl"), raw.ttl),
+            stale_for: raw.stale_for.0,
+            negative_ttl: raw.negative_ttl.0,
+        }
     }
 
     pub(super) fn l2(&mut self, path: &Path, raw: &raw::L2) -> L2 {

@@ -13,7 +13,7 @@ fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
 }
 
 fn memory(views: &[Arc<View>]) -> Memory {
-    Memory::new(&L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND }, views)
+    Memory::new(&L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 5 * SECOND }, views)
 }
 
 fn row(value: i64) -> Arc<Row> {
@@ -27,7 +27,7 @@ async fn the_next_snapshot_finds_rows_of_the_same_definition_only() {
     let now = Instant::now();
     before.put(ViewId(0), &key(1), Some(row(5)), now);
     before.put(ViewId(1), &key(1), Some(row(6)), now);
-    let config = L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND };
+    let config = L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 5 * SECOND };
     let views = [named("w").features(&["g"]).build(), named("v").id(1).build()];
     let after = before.next(&config, &views);
     assert_eq!(after.get(ViewId(0), &key(1), now), Cached::Miss, "w's features changed");
@@ -75,6 +75,36 @@ async fn an_absence_is_believed_for_five_seconds_or_the_ttl_and_is_never_stale()
 }
 
 #[tokio::test]
+async fn how_long_an_absence_is_believed_is_configured() {
+    let config = L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 30 * SECOND };
+    let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let now = Instant::now();
+    memory.put(ViewId(0), &key(1), None, now);
+    assert_eq!(memory.get(ViewId(0), &key(1), now + 30 * SECOND - TINY), Cached::Fresh(None));
+    assert_eq!(memory.get(ViewId(0), &key(1), now + 30 * SECOND), Cached::Miss);
+}
+
+/// So long a fetch that any time before the expiry is soon: with a chance of one in ten million it is not.
+const AGES: Duration = Duration::from_secs(600_000_000);
+
+#[tokio::test]
+async fn a_row_whose_end_is_near_is_to_be_fetched_again_and_one_of_no_end_never() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl), view(1, SECOND, Consistency::Immutable)]);
+    let began = Instant::now();
+    for id in [ViewId(0), ViewId(1)] {
+        memory.put(id, &key(1), Some(row(5)), Fetch { began, took: AGES });
+        memory.put(id, &key(2), None, Fetch { began, took: AGES });
+    }
+    assert_eq!(memory.get(ViewId(0), &key(1), began), Cached::Early(row(5)));
+    assert_eq!(memory.get(ViewId(1), &key(1), began), Cached::Fresh(Some(row(5))));
+    assert_eq!(
+        memory.get(ViewId(0), &key(2), began),
+        Cached::Fresh(None),
+        "nobody waits for an absence to be confirmed"
+    );
+}
+
+#[tokio::test]
 async fn immutable_rows_stay_and_write_through_rows_are_not_kept() {
     let memory = memory(&[view(0, SECOND, Consistency::Immutable), view(1, SECOND, Consistency::WriteThrough)]);
     let now = Instant::now();
@@ -118,7 +148,7 @@ async fn a_slow_fetch_does_not_undo_one_that_began_after_it() {
 #[test]
 fn it_holds_no_more_bytes_than_it_may() {
     let memory = Memory::new(
-        &L1 { capacity: 100_000, ttl: 60 * SECOND, stale_for: 600 * SECOND },
+        &L1 { capacity: 100_000, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 5 * SECOND },
         &[view(0, 300 * SECOND, Consistency::Ttl)],
     );
     let now = Instant::now();
@@ -136,7 +166,7 @@ fn it_holds_no_more_bytes_than_it_may() {
 #[test]
 fn of_rows_put_at_once_the_one_fetched_last_stays() {
     const USERS: i64 = 500;
-    let config = L1 { capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND };
+    let config = L1 { capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND, negative_ttl: 5 * SECOND };
     let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
     let start = Instant::now();
     let ready = std::sync::Barrier::new(4);

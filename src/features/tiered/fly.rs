@@ -29,7 +29,7 @@ use crate::{
     features::{
         Row, l2,
         l2::{Ask, Purpose, Put, Written},
-        memory::Cached,
+        memory::{Cached, Fetch},
     },
     infer::{EntityKey, ViewId, WorkerId, request::Caching},
     resilience::flight::{Joined, Lead},
@@ -100,18 +100,22 @@ impl Flight {
         }
     }
 
-    /// Everything open is awaited; stale rows already in use are only refreshed.
+    /// Everything open is awaited; rows already in use, stale or near their end, are only refreshed.
     fn gather(&mut self, shared: &Arc<Shared>, lookup: &Lookup, how: &How) -> Vec<Awaited> {
         let mut awaited = Vec::new();
         for (j, join) in lookup.joins.iter().enumerate() {
             for (w, want) in join.wants.iter().enumerate() {
                 let wait = match want.state {
                     State::Open(_) => true,
-                    State::Stale(..) => false,
+                    State::Stale(..) | State::Early(_) => false,
                     State::Row(_) | State::Absent | State::Unavailable => continue,
                 };
+                let early = matches!(want.state, State::Early(_));
+                if early {
+                    shared.metrics.early_refreshes.increment(1);
+                }
                 let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
-                let progress = self.join(shared, ask, how);
+                let progress = self.join(shared, ask, (how, early));
                 if wait {
                     awaited.push((j, w, progress));
                 }
@@ -120,7 +124,8 @@ impl Flight {
         awaited
     }
 
-    fn join(&mut self, shared: &Arc<Shared>, ask: Ask, how: &How) -> watch::Receiver<Progress> {
+    /// `early`: L1 has the row, and is to have it anew.
+    fn join(&mut self, shared: &Arc<Shared>, ask: Ask, (how, early): (&How, bool)) -> watch::Receiver<Progress> {
         // Who bypasses the caches wants what the store says from now on: a fetch under way may have read before.
         let joined = match how.caching {
             Caching::Bypassed => Joined::Leader(Lead::alone(Progress::AtL2)),
@@ -135,7 +140,7 @@ impl Flight {
                 let progress = lead.watch();
                 // The last fetch may have landed between this request's look at L1 and its taking the lead.
                 match shared.l1.get(ask.view.id, &ask.key, Instant::now()) {
-                    Cached::Fresh(row) if how.caching == Caching::Allowed => {
+                    Cached::Fresh(row) if how.caching == Caching::Allowed && !early => {
                         let done = row.map_or(Done::Absent(Layer::L1), |row| Done::Row(row, Layer::L1));
                         lead.publish(Progress::Done(done));
                     }
@@ -150,14 +155,15 @@ impl Flight {
         let began = Instant::now();
         let (leads, asks): (Vec<_>, Vec<_>) = self.led.into_iter().unzip();
         let answers = shared.l2.read(self.worker, &asks).await;
-        shared.metrics.took(Layer::L2, began.elapsed());
+        let fetch = Fetch { began, took: began.elapsed() };
+        shared.metrics.took(Layer::L2, fetch.took);
         let mut further = Vec::new();
         for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
             shared.metrics.looked_up(Layer::L2, outcome(&answer), 1);
             let behind = match answer {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
-                    shared.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began);
+                    shared.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), fetch);
                     lead.publish(Progress::Done(Done::Row(row, Layer::L2)));
                     continue;
                 }
@@ -218,7 +224,10 @@ impl Shared {
     fn land(&self, fetch: Further, row: Arc<Row>) -> Option<(Ask, Arc<Row>)> {
         let Further { lead, ask, behind, began } = fetch;
         match behind {
-            Behind::Absence => self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), began),
+            Behind::Absence => {
+                let fetch = Fetch { began, took: began.elapsed() };
+                self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), fetch);
+            }
             Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),
         }
         lead.publish(Progress::Done(Done::Row(Arc::clone(&row), Layer::L3)));

@@ -70,6 +70,8 @@ pub(super) enum State {
     /// To be fetched. A stale row is at hand should that fail.
     Open(Option<(Arc<Row>, Duration)>),
     Row(Arc<Row>),
+    /// A row that is good, and to be fetched again for those who come later.
+    Early(Arc<Row>),
     /// A row past its `ttl`, fetched that long ago.
     Stale(Arc<Row>, Duration),
     /// The store has no such row.
@@ -156,7 +158,7 @@ impl Lookup {
 
     /// Whether anything is left to fetch, be it in the background.
     pub(super) fn is_open(&self) -> bool {
-        let open = |want: &Want| matches!(want.state, State::Open(_) | State::Stale(..));
+        let open = |want: &Want| matches!(want.state, State::Open(_) | State::Early(_) | State::Stale(..));
         self.joins.iter().any(|join| join.wants.iter().any(open))
     }
 }
@@ -164,6 +166,7 @@ impl Lookup {
 fn judge(cached: Cached, allowed: Stale) -> (State, Outcome) {
     match cached {
         Cached::Fresh(Some(row)) => (State::Row(row), Outcome::Hit),
+        Cached::Early(row) => (State::Early(row), Outcome::Hit),
         Cached::Fresh(None) => (State::Absent, Outcome::NegativeHit),
         Cached::Stale { row, age } if allowed == Stale::Allowed => (State::Stale(row, age), Outcome::StaleHit),
         Cached::Stale { row, age } => (State::Open(Some((row, age))), Outcome::Miss),

@@ -276,7 +276,7 @@ impl Lookup {
 
 fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now): (&Handles, i64)) -> Found {
     let row = match want.state {
-        State::Row(row) => row,
+        State::Row(row) | State::Early(row) => row,
         State::Stale(row, age) => {
             *oldest = (*oldest).max(Some(age));
             row

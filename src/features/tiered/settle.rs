@@ -61,7 +61,7 @@ impl Flaws {
     /// The row to use, if it may be used.
     fn judge(&mut self, join: &JoinLookup, want: Want, (metrics, now): (&Handles, i64)) -> Option<Arc<Row>> {
         let row = match want.state {
-            State::Row(row) => row,
+            State::Row(row) | State::Early(row) => row,
             State::Stale(row, age) => {
                 self.stale = self.stale.max(Some(age));
                 row

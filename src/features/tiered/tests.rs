@@ -19,6 +19,7 @@ use crate::{
     config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
     features::{
         feast::{Layout, encode_time, redis_key},
+        memory::Fetch,
         tests::{ask, features, int, key, row, servers::Server, view},
     },
     infer::{
@@ -356,6 +357,22 @@ async fn also_when_they_come_from_several_workers() {
         }
     });
     assert_eq!(server.calls("hmget"), 1);
+}
+
+#[tokio::test]
+async fn a_row_near_its_end_is_served_and_fetched_again_behind_its_readers() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
+    let l1 = &store.shared.l1;
+    // So slow a fetch that the end is always near.
+    let fetch = Fetch { began: Instant::now(), took: Duration::from_secs(600_000_000) };
+    l1.put(v.id, &key(1), Some(Arc::new(row(100, [int(7)]))), fetch);
+    put(&server, &v, 1, &row(200, [int(8)]));
+    let set = store.users(&[1]).await;
+    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 hit"));
+    eventually("L1 has the row of L2", async || values(&store.users(&[1]).await) == [8]).await;
+    assert_eq!(server.calls("hmget"), 1, "the row that was fetched is not near its end");
 }
 
 #[tokio::test]

@@ -55,6 +55,7 @@ pub(crate) struct Features {
     write_backs: [Counter; 3],
     pushes: [Counter; 3],
     pub(crate) coalesced: Counter,
+    pub(crate) early_refreshes: Counter,
     l1_bytes: Gauge,
     l1_rows: Gauge,
 }
@@ -83,6 +84,7 @@ impl Features {
             write_backs: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_WRITE_BACKS, "outcome" => outcome)),
             pushes: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_PUSHES, "outcome" => outcome)),
             coalesced: counter!(names::FEATURE_COALESCED),
+            early_refreshes: counter!(names::FEATURE_EARLY_REFRESHES),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
         }
@@ -96,6 +98,7 @@ impl Features {
             write_backs: self.write_backs.clone(),
             pushes: self.pushes.clone(),
             coalesced: self.coalesced.clone(),
+            early_refreshes: self.early_refreshes.clone(),
             l1_bytes: self.l1_bytes.clone(),
             l1_rows: self.l1_rows.clone(),
         }
