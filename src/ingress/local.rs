@@ -88,7 +88,10 @@ pub(super) async fn model_ready(
     let mut response = infer_http::forward(gateway, arrival, ask).await;
     if response.status() == StatusCode::OK && http_body::Body::is_end_stream(response.body()) {
         *response.body_mut() = ResponseBody::whole(json!({ "name": name, "ready": true }).to_string().into());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // That of the body there was.
+        headers.remove(header::CONTENT_LENGTH);
     }
     response
 }
