@@ -12,6 +12,7 @@ mod load;
 mod peers;
 mod process;
 mod report;
+mod resp;
 mod rounds;
 mod verify;
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     cpu,
-    load::{Load, Pace},
+    load::{Load, Pace, Protocol},
     peers::Server,
 };
 
@@ -78,7 +78,7 @@ impl Setup {
     fn run(&self, backend: &Server, run: (usize, Pace, Duration)) -> Result<Phase> {
         let (connections, pace, length) = run;
         let server = self.server.as_ref().unwrap_or(backend);
-        let mut load = Load::connect(server.address, connections, &self.requests)?;
+        let mut load = Load::connect(Protocol::Http, server.address, connections, &self.requests)?;
         load.run(Pace::Closed, WARM_UP)?;
         let used = || -> Result<[Duration; 3]> {
             Ok([cpu::used(server.process.id())?, cpu::used(backend.process.id())?, cpu::used_here()?])
