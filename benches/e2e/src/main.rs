@@ -60,7 +60,7 @@ fn command() -> Result<()> {
         ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
         ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
         ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (5, 3.0))?),
-        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, &["--feast", "--redis", "--weir"], (3, 2.0))?),
+        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, &["--feast", "--redis", "--weir"], (3, 1.5))?),
         _ => bail!("{USAGE}"),
     }
 }

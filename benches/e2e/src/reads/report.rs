@@ -5,7 +5,7 @@ use std::{fmt::Write, iter::zip};
 use super::{MANY, Seen, Setup, data::SIZES, full::Full, servers::L1_MIB};
 use crate::{
     Flags,
-    report::{occasion, spread, versions},
+    report::{occasion, versions},
     rounds::{Phase, median},
 };
 
@@ -85,21 +85,25 @@ fn cells(seen: &Seen) -> [String; 7] {
         millis.join(" / ")
     };
     [
-        spread(&seen.many),
-        spread(&seen.one),
-        format!("{:.1}", of(&seen.many, |phase| phase.backend_cpu)),
-        rates(&seen.many),
-        rates(&seen.one),
+        spread(&seen.many, |phase| phase.cpu, digits),
+        spread(&seen.one, |phase| phase.cpu, digits),
+        digits(of(&seen.many, |phase| phase.backend_cpu)),
+        spread(&seen.many, |phase| phase.rate, whole),
+        spread(&seen.one, |phase| phase.rate, whole),
         latency(&seen.many),
         latency(&seen.one),
     ]
 }
 
-/// The median rate, with the least and the most of any round.
-fn rates(phases: &[Phase]) -> String {
-    let rate = phases.iter().map(|phase| phase.rate);
-    let (least, most) = (rate.clone().fold(f64::INFINITY, f64::min), rate.clone().fold(0.0, f64::max));
-    format!("{:.0} ({least:.0}–{most:.0})", median(rate))
+/// The median, with the least and the most of any round.
+fn spread(phases: &[Phase], part: fn(&Phase) -> f64, written: fn(f64) -> String) -> String {
+    let seen = phases.iter().map(part);
+    let (least, most) = (seen.clone().fold(f64::INFINITY, f64::min), seen.clone().fold(0.0, f64::max));
+    format!("{} ({}–{})", written(median(seen)), written(least), written(most))
+}
+
+fn whole(value: f64) -> String {
+    format!("{value:.0}")
 }
 
 /// Three digits that count.
@@ -285,7 +289,7 @@ mod tests {
         for line in [small, large, absent] {
             assert!(text.contains(line), "{line}\n{text}");
         }
-        assert!(table(&setups).contains("| 50 × 200 | Feast, 1 worker | 900.0 (900.0–900.0) |"));
+        assert!(table(&setups).contains("| 50 × 200 | Feast, 1 worker | 900 (900–900) |"));
     }
 
     #[test]
