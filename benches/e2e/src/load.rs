@@ -347,6 +347,35 @@ mod tests {
     }
 
     #[test]
+    fn requests_and_answers_larger_than_any_buffer_go_through_whole() {
+        const BYTES: usize = 3 << 20;
+        let text = vec![b'x'; BYTES];
+        // A command and the answer to it look alike.
+        let message = resp::command(&[text.clone(), text]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = message.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), answer.clone());
+                std::thread::spawn(move || {
+                    let mut request = vec![0; answer.len()];
+                    while stream.read_exact(&mut request).is_ok() {
+                        assert!(request == answer);
+                        stream.write_all(&answer).unwrap();
+                    }
+                });
+            }
+        });
+        let requests = [message];
+        let mut load = Load::connect(Protocol::Redis(1), address, 2, &requests).unwrap();
+        for _ in 0..2 {
+            let outcome = load.run(Pace::Closed, Duration::from_millis(20)).unwrap();
+            assert!(outcome.answered >= 2 && outcome.latency.len() == outcome.answered);
+        }
+    }
+
+    #[test]
     fn arrivals_keep_their_rate() {
         let start = Instant::now() - Duration::from_secs(100);
         let mut arrivals = Arrivals::new(Pace::Open(1000.0), start);

@@ -219,3 +219,20 @@ impl Drop for Folder {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_takes_its_own_programs_and_no_others() {
+        let flags = ["--feast", "python", "--rounds", "2", "--write", "a.md"];
+        let parsed = Flags::parse(&flags, &["--feast"], (3, 1.5)).expect("they are flags");
+        assert_eq!((parsed.rounds, parsed.longest), (2, Duration::from_millis(1500)));
+        assert_eq!(parsed.programs.feast, Some("python".into()));
+        assert_eq!(parsed.write, Some("a.md".into()));
+        for wrong in [&flags[..], &["--nginx"], &["--rounds", "0"], &["--seconds", "x"]] {
+            assert!(Flags::parse(wrong, &["--nginx"], (3, 1.5)).is_err(), "{wrong:?}");
+        }
+    }
+}
