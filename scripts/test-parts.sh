@@ -3,6 +3,7 @@
 #
 #   scripts/test-parts.sh            system packages and Python environments
 #   scripts/test-parts.sh system     system packages only
+#   scripts/test-parts.sh feast      system packages and that environment (or kserve, triton; several may be named)
 #
 # What is there already is left alone, so a second run takes a blink; `cargo test` may call it as well as `make test`.
 # Python environments live in ${XDG_CACHE_HOME:-~/.cache}/weir, one a file of scripts/requirements, keyed by a hash of that
@@ -96,7 +97,7 @@ install_environment() {
 
 install_environments() {
   local name pids=() failed=()
-  for name in triton kserve feast; do
+  for name in "$@"; do
     install_environment "$name" &
     pids+=("$!:$name")
   done
@@ -106,6 +107,8 @@ install_environments() {
 
 install_system
 [ "${1:-all}" = system ] && exit 0
-install_environments
-for name in triton kserve feast; do echo "$name=$(environment_of "$name")"; done
+[ $# -gt 0 ] || set -- triton kserve feast
+for name in "$@"; do [ -e "$here/requirements/$name.txt" ] || die "there is no environment '$name'"; done
+install_environments "$@"
+for name in "$@"; do echo "$name=$(environment_of "$name")"; done
 echo "python=$version"

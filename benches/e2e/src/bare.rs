@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::{
         backend,
-        load::{Load, Pace},
+        load::{Load, Pace, Protocol},
         process::free_address,
         verify,
     };
@@ -166,7 +166,7 @@ mod tests {
         in_background(serve(proxy, model));
         verify::passes_through(proxy, model).unwrap();
         let requests = [verify::inference(&verify::plain_body()), verify::inference("{}")];
-        let mut load = Load::connect(proxy, 8, &requests).unwrap();
+        let mut load = Load::connect(Protocol::Http, proxy, 8, &requests).unwrap();
         for pace in [Pace::Closed, Pace::Open(2000.0), Pace::Closed] {
             let outcome = load.run(pace, std::time::Duration::from_millis(50)).unwrap();
             assert_eq!(outcome.latency.len(), outcome.answered);

@@ -1,15 +1,16 @@
-//! Rows for the joined setup, written into Redis the way Feast's materialization leaves them.
+//! Feast's layout in Redis; and the rows of the joined setup, written the way Feast's materialization leaves them.
 //!
 //! Written from the description of Feast's layout and not with Weir's own encoder, so that the two have to agree. It knows
-//! one view of one INT64 join key and DOUBLE features, and one Redis command.
+//! join keys of one INT64, and the types that the bench's views have.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Result, ensure};
+
+use crate::resp;
 
 /// The Feast project: the suffix of every key.
 pub(crate) const PROJECT: &str = "bench";
@@ -32,49 +33,51 @@ pub(crate) fn value(user: i64, index: usize) -> f64 {
 
 /// Writes the rows of `users`, with an event time of now.
 pub(crate) fn load(redis: SocketAddr, users: &[i64]) -> Result<()> {
-    let mut stream = TcpStream::connect(redis)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut client = resp::Client::connect(redis)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     for &user in users {
-        stream.write_all(&command(&row(user, now)))?;
-        let mut reply = [0; 64];
-        let read = stream.read(&mut reply)?;
-        let reply = &reply[..read];
-        ensure!(reply == format!(":{}\r\n", FEATURES + 1).as_bytes(), "Redis: {}", String::from_utf8_lossy(reply));
+        let reply = client.ask(&resp::command(&row(user, now)), 1)?;
+        ensure!(reply == format!(":{}\r\n", FEATURES + 1).as_bytes(), "Redis: {}", String::from_utf8_lossy(&reply));
     }
     Ok(())
 }
 
 /// The HSET of one row.
 fn row(user: i64, seconds: u64) -> Vec<Vec<u8>> {
-    let mut parts = vec![b"HSET".to_vec(), key(user)];
+    let mut parts = vec![b"HSET".to_vec(), key(ENTITY, user)];
     for index in 0..FEATURES {
         parts.push(field(&format!("{VIEW}:{}", feature(index))));
         parts.push(double(value(user, index)));
     }
-    parts.push(format!("_ts:{VIEW}").into_bytes());
+    parts.push(time_field(VIEW));
     parts.push(timestamp(seconds));
     parts
 }
 
 /// Entity key version 3, then the project.
-fn key(user: i64) -> Vec<u8> {
+pub(crate) fn key(entity: &str, id: i64) -> Vec<u8> {
     const STRING: u32 = 2;
     const INT64: u32 = 4;
     let mut key = Vec::new();
     key.extend(1_u32.to_le_bytes());
     key.extend(STRING.to_le_bytes());
-    key.extend((ENTITY.len() as u32).to_le_bytes());
-    key.extend(ENTITY.as_bytes());
+    key.extend((entity.len() as u32).to_le_bytes());
+    key.extend(entity.as_bytes());
     key.extend(INT64.to_le_bytes());
     key.extend(8_u32.to_le_bytes());
-    key.extend(user.to_le_bytes());
+    key.extend(id.to_le_bytes());
     key.extend(PROJECT.as_bytes());
     key
 }
 
-fn field(reference: &str) -> Vec<u8> {
+/// The hash field of `view:feature`.
+pub(crate) fn field(reference: &str) -> Vec<u8> {
     murmur3(reference.as_bytes()).to_le_bytes().to_vec()
+}
+
+/// The hash field of a view's event time.
+pub(crate) fn time_field(view: &str) -> Vec<u8> {
+    format!("_ts:{view}").into_bytes()
 }
 
 /// `feast.types.Value{double_val}`.
@@ -82,25 +85,39 @@ fn double(value: f64) -> Vec<u8> {
     [&[0x29], value.to_le_bytes().as_slice()].concat()
 }
 
-/// `google.protobuf.Timestamp{seconds}`.
-fn timestamp(mut seconds: u64) -> Vec<u8> {
-    let mut bytes = vec![0x08];
-    while seconds >= 0x80 {
-        bytes.push(seconds as u8 | 0x80);
-        seconds >>= 7;
-    }
-    bytes.push(seconds as u8);
-    bytes
+/// `feast.types.Value{float_val}`.
+pub(crate) fn float(value: f32) -> Vec<u8> {
+    [&[0x35], value.to_le_bytes().as_slice()].concat()
 }
 
-/// A command in Redis' protocol.
-fn command(parts: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
-    for part in parts {
-        bytes.extend(format!("${}\r\n", part.len()).as_bytes());
-        bytes.extend(part);
-        bytes.extend(b"\r\n");
+/// `feast.types.Value{int64_val}`.
+pub(crate) fn int64(value: i64) -> Vec<u8> {
+    tagged(0x20, value.cast_unsigned())
+}
+
+/// `feast.types.Value{bool_val}`.
+pub(crate) fn boolean(value: bool) -> Vec<u8> {
+    tagged(0x38, value.into())
+}
+
+/// `feast.types.Value{string_val}`.
+pub(crate) fn string(value: &str) -> Vec<u8> {
+    [&tagged(0x12, value.len() as u64), value.as_bytes()].concat()
+}
+
+/// `google.protobuf.Timestamp{seconds}`.
+pub(crate) fn timestamp(seconds: u64) -> Vec<u8> {
+    tagged(0x08, seconds)
+}
+
+/// A tag and a varint.
+fn tagged(tag: u8, mut number: u64) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
     }
+    bytes.push(number as u8);
     bytes
 }
 
@@ -134,12 +151,17 @@ mod tests {
     #[test]
     fn keys_end_with_the_project() {
         let expected = b"\x01\0\0\0\x02\0\0\0\x07\0\0\0user_id\x04\0\0\0\x08\0\0\0\xe9\x03\0\0\0\0\0\0bench";
-        assert_eq!(key(1001), expected);
+        assert_eq!(key(ENTITY, 1001), expected);
     }
 
     #[test]
     fn values_and_times_are_protobuf() {
         assert_eq!(double(0.71), [0x29, 0xb8, 0x1e, 0x85, 0xeb, 0x51, 0xb8, 0xe6, 0x3f]);
+        assert_eq!(float(0.51), [0x35, 0x5c, 0x8f, 0x02, 0x3f]);
+        assert_eq!(int64(500), [0x20, 0xf4, 0x03]);
+        assert_eq!(int64(-1), [0x20, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]);
+        assert_eq!(boolean(false), [0x38, 0]);
+        assert_eq!(string("city-0"), b"\x12\x06city-0");
         assert_eq!(timestamp(1_795_341_600), [0x08, 0xa0, 0xfa, 0x8a, 0xd8, 0x06]);
     }
 }

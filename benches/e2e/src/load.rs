@@ -3,7 +3,8 @@
 //! A closed loop sends the next request on a connection when the last one was answered. An open loop sends at times fixed
 //! beforehand (Poisson arrivals, the same for every setup) and measures from the time a request *should* have left, so a slow
 //! proxy cannot hide behind the requests it kept from being sent. Raw sockets and one epoll: what it costs is reported.
-//! Every answer must be a 200 with a Content-Length; anything else ends the run with an error.
+//! Over HTTP every answer must be a 200 with a Content-Length; anything else ends the run with an error. The same loop asks
+//! Redis where a request is a pipeline of its commands.
 
 use std::{
     collections::VecDeque,
@@ -20,6 +21,8 @@ use rustix::{
     fd::OwnedFd,
 };
 
+use crate::resp;
+
 /// How the requests are paced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
@@ -27,6 +30,14 @@ pub(crate) enum Pace {
     Closed,
     /// So many arrivals a second, whatever the answers do.
     Open(f64),
+}
+
+/// What is spoken, and so when an answer is whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    Http,
+    /// A request is a pipeline of so many commands that are answered with an array of strings each.
+    Redis(usize),
 }
 
 /// What a run saw.
@@ -49,18 +60,37 @@ pub(crate) struct Load<'a> {
 
 struct Connection {
     stream: TcpStream,
-    buffer: Box<[u8; 16 * 1024]>,
+    answer: Answer,
+    buffer: Vec<u8>,
     filled: usize,
+    /// What of its outstanding request the socket's buffer had no room for: which request, and from where on.
+    unsent: Option<(usize, usize)>,
     /// When its outstanding request was, or should have been, sent.
     since: Option<Instant>,
+}
+
+/// How much of the outstanding answer is known.
+#[derive(Debug)]
+enum Answer {
+    /// Its length, once its head is whole.
+    Http(Option<usize>),
+    Redis {
+        arrays: usize,
+        replies: resp::Replies,
+    },
 }
 
 /// An answer may take this long before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl<'a> Load<'a> {
-    /// Connects; `requests` are whole HTTP/1.1 requests, sent in turn.
-    pub(crate) fn connect(address: SocketAddr, connections: usize, requests: &'a [Vec<u8>]) -> Result<Self> {
+    /// Connects; `requests` are whole requests of the protocol, sent in turn.
+    pub(crate) fn connect(
+        protocol: Protocol,
+        address: SocketAddr,
+        connections: usize,
+        requests: &'a [Vec<u8>],
+    ) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let connections = (0..connections)
             .map(|index| {
@@ -69,7 +99,8 @@ impl<'a> Load<'a> {
                 stream.set_nonblocking(true)?;
                 let token = epoll::EventData::new_u64(index as u64);
                 epoll::add(&epoll, &stream, token, epoll::EventFlags::IN)?;
-                Ok(Connection { stream, buffer: Box::new([0; 16 * 1024]), filled: 0, since: None })
+                let buffer = vec![0; 16 * 1024];
+                Ok(Connection { stream, answer: Answer::new(protocol), buffer, filled: 0, unsent: None, since: None })
             })
             .collect::<Result<_>>()?;
         Ok(Self { connections, epoll, requests, next_request: 0 })
@@ -105,7 +136,11 @@ impl<'a> Load<'a> {
                 bail!("no answer for {PATIENCE:?}");
             }
             for event in events.drain(..) {
-                self.receive(event.data.u64() as usize, &mut run)?;
+                let (index, flags) = (event.data.u64() as usize, event.flags);
+                if flags.contains(epoll::EventFlags::OUT) {
+                    self.write(index)?;
+                }
+                self.receive(index, &mut run)?;
             }
         }
     }
@@ -122,13 +157,31 @@ impl<'a> Load<'a> {
     }
 
     fn send(&mut self, index: usize, since: Instant) -> Result<()> {
-        let request = &self.requests[self.next_request];
-        self.next_request = (self.next_request + 1) % self.requests.len();
         let connection = &mut self.connections[index];
         connection.since = Some(since);
-        let written = connection.stream.write(request).context("cannot send")?;
-        ensure!(written == request.len(), "a small request did not fit the socket's buffer");
-        Ok(())
+        connection.unsent = Some((self.next_request, 0));
+        self.next_request = (self.next_request + 1) % self.requests.len();
+        self.write(index)
+    }
+
+    /// Writes what the socket takes; asks to be told when it takes the rest.
+    fn write(&mut self, index: usize) -> Result<()> {
+        let connection = &mut self.connections[index];
+        let Some((request, from)) = connection.unsent else { return Ok(()) };
+        let rest = &self.requests[request][from..];
+        let written = match connection.stream.write(rest) {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error).context("cannot send"),
+        };
+        let whole = written == rest.len();
+        connection.unsent = (!whole).then_some((request, from + written));
+        if whole && from == 0 {
+            return Ok(());
+        }
+        let out = if whole { epoll::EventFlags::empty() } else { epoll::EventFlags::OUT };
+        let token = epoll::EventData::new_u64(index as u64);
+        Ok(epoll::modify(&self.epoll, &connection.stream, token, epoll::EventFlags::IN | out)?)
     }
 
     fn receive(&mut self, index: usize, run: &mut Run) -> Result<()> {
@@ -226,13 +279,47 @@ impl Connection {
             Err(error) => return Err(error).context("cannot receive"),
         };
         self.filled += read;
-        let Some(length) = answer_length(&self.buffer[..self.filled])? else { return Ok(None) };
-        ensure!(self.filled <= length, "more came than was asked for");
-        if self.filled < length {
+        let whole = self.answer.is_whole(&self.buffer[..self.filled])?;
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(self.filled * 2, 0);
+        }
+        if !whole {
             return Ok(None);
         }
         self.filled = 0;
         Ok(self.since.take())
+    }
+}
+
+impl Answer {
+    fn new(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http => Self::Http(None),
+            Protocol::Redis(arrays) => Self::Redis { arrays, replies: resp::Replies::new(arrays) },
+        }
+    }
+
+    /// Whether `bytes`, which begin where the answer does, hold all of it; then the next answer is awaited.
+    fn is_whole(&mut self, bytes: &[u8]) -> Result<bool> {
+        let length = match self {
+            Self::Http(length) => {
+                if length.is_none() {
+                    *length = answer_length(bytes)?;
+                }
+                *length
+            }
+            Self::Redis { replies, .. } => replies.end(bytes)?,
+        };
+        let Some(length) = length else { return Ok(false) };
+        ensure!(bytes.len() <= length, "more came than was asked for");
+        if bytes.len() < length {
+            return Ok(false);
+        }
+        match self {
+            Self::Http(length) => *length = None,
+            Self::Redis { arrays, replies } => *replies = resp::Replies::new(*arrays),
+        }
+        Ok(true)
     }
 }
 
@@ -257,6 +344,35 @@ mod tests {
         assert_eq!(answer_length(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").unwrap(), Some(43));
         assert!(answer_length(b"HTTP/1.1 503 No\r\ncontent-length: 5\r\n\r\nab").is_err());
         assert!(answer_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn requests_and_answers_larger_than_any_buffer_go_through_whole() {
+        const BYTES: usize = 3 << 20;
+        let text = vec![b'x'; BYTES];
+        // A command and the answer to it look alike.
+        let message = resp::command(&[text.clone(), text]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = message.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), answer.clone());
+                std::thread::spawn(move || {
+                    let mut request = vec![0; answer.len()];
+                    while stream.read_exact(&mut request).is_ok() {
+                        assert!(request == answer);
+                        stream.write_all(&answer).unwrap();
+                    }
+                });
+            }
+        });
+        let requests = [message];
+        let mut load = Load::connect(Protocol::Redis(1), address, 2, &requests).unwrap();
+        for _ in 0..2 {
+            let outcome = load.run(Pace::Closed, Duration::from_millis(20)).unwrap();
+            assert!(outcome.answered >= 2 && outcome.latency.len() == outcome.answered);
+        }
     }
 
     #[test]

@@ -1,17 +1,20 @@
-//! Weir end to end, beside nginx, Envoy and a bare hyper proxy, on the same backend in one run.
+//! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis.
 //!
-//! `weir-e2e run` starts everything on loopback, checks that every setup answers alike, measures them in turns and prints a
-//! Markdown report; `backend` and `bare` are the processes that it starts of itself. How to read the numbers is in
+//! `weir-e2e run` (the proxies) and `weir-e2e reads` (the feature servers) start everything on loopback, check that every setup
+//! answers alike, measure them in turns and print a Markdown report; `backend` and `bare` are the processes that it starts of itself. How to read the numbers is in
 //! docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
 
 mod backend;
 mod bare;
+mod caller;
 mod cpu;
 mod feast;
 mod load;
 mod peers;
 mod process;
+mod reads;
 mod report;
+mod resp;
 mod rounds;
 mod verify;
 
@@ -20,7 +23,7 @@ use std::{fs, num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration}
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    peers::{Programs, Server, Site},
+    peers::{Place, Programs, Server, Site},
     report::Circumstances,
     rounds::{Schedule, Setup, median},
 };
@@ -30,10 +33,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--redis PROGRAM] [--weir PROGRAM]
                     [--rounds N] [--seconds S] [--write DOCUMENT]
+       weir-e2e reads --feast PYTHON --redis PROGRAM [--weir PROGRAM]
+                    [--rounds N] [--seconds S] [--write DOCUMENT]
        weir-e2e backend ADDRESS
        weir-e2e bare ADDRESS UPSTREAM
 
-run measures the programs that are named; S is the length of the longest of a setup's three runs a round.";
+The programs that are named are measured; S is the length of the longest of a setup's runs a round.";
 
 /// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
 const OPEN_SHARE: f64 = 0.6;
@@ -54,7 +59,8 @@ fn command() -> Result<()> {
     match words.as_slice() {
         ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
         ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
-        ["run", flags @ ..] => run(&Flags::parse(flags)?),
+        ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (5, 3.0))?),
+        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, &["--feast", "--redis", "--weir"], (3, 1.5))?),
         _ => bail!("{USAGE}"),
     }
 }
@@ -65,32 +71,40 @@ fn on_one_thread(serve: impl Future<Output = Result<()>>) -> Result<()> {
 
 struct Flags {
     programs: Programs,
-    schedule: Schedule,
+    rounds: usize,
+    /// The longest run.
+    longest: Duration,
     write: Option<PathBuf>,
 }
 
 impl Flags {
-    fn parse(flags: &[&str]) -> Result<Self> {
+    /// `named` are the programs' flags that the part has; `defaults` its rounds and the seconds of its longest run.
+    fn parse(flags: &[&str], named: &[&str], defaults: (usize, f64)) -> Result<Self> {
         let mut programs = Programs::default();
-        let (mut rounds, mut seconds, mut write) = (5, 3.0, None);
+        let (mut rounds, mut seconds) = defaults;
+        let mut write = None;
         let mut pairs = flags.chunks_exact(2);
         for pair in &mut pairs {
             let (flag, value) = (pair[0], pair[1]);
             match flag {
-                "--nginx" => programs.nginx = Some(value.into()),
-                "--envoy" => programs.envoy = Some(value.into()),
-                "--redis" => programs.redis = Some(value.into()),
-                "--weir" => programs.weir = Some(value.into()),
                 "--rounds" => rounds = value.parse().context("--rounds")?,
                 "--seconds" => seconds = value.parse().context("--seconds")?,
                 "--write" => write = Some(value.into()),
-                _ => bail!("unknown flag {flag}\n{USAGE}"),
+                _ if !named.contains(&flag) => bail!("unknown flag {flag}\n{USAGE}"),
+                "--feast" => programs.feast = Some(value.into()),
+                "--nginx" => programs.nginx = Some(value.into()),
+                "--envoy" => programs.envoy = Some(value.into()),
+                "--redis" => programs.redis = Some(value.into()),
+                _ => programs.weir = Some(value.into()),
             }
         }
         ensure!(pairs.remainder().is_empty() && rounds > 0 && seconds > 0.0, "{USAGE}");
-        let many = Duration::from_secs_f64(seconds);
-        let schedule = Schedule { rounds, one: many / 2, many, open: many * 5 / 6 };
-        Ok(Self { programs, schedule, write })
+        Ok(Self { programs, rounds, longest: Duration::from_secs_f64(seconds), write })
+    }
+
+    fn schedule(&self) -> Schedule {
+        let many = self.longest;
+        Schedule { rounds: self.rounds, one: many / 2, many, open: many * 5 / 6 }
     }
 }
 
@@ -98,25 +112,27 @@ fn run(flags: &Flags) -> Result<()> {
     // Sends are timed: the default slack of 50 µs would be most of an open loop's waits.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let folder = Folder::make()?;
-    let backend = peers::backend(&folder.0)?;
-    let site = Site { folder: &folder.0, backend: backend.address };
+    let place = Place(&folder.0);
+    let backend = peers::backend(place)?;
+    let site = Site { place, backend: backend.address };
     let (mut setups, _redis) = start(site, &flags.programs)?;
+    let schedule = flags.schedule();
 
     let before = cpu::Machine::now(&processes(&setups, &backend))?;
-    rounds::closed(&mut setups, &backend, flags.schedule);
+    rounds::closed(&mut setups, &backend, schedule);
     let slowest = setups.iter().filter(|setup| setup.works() && setup.server.is_some());
     let slowest = slowest.map(|setup| median(setup.many.iter().map(|phase| phase.rate))).fold(f64::INFINITY, f64::min);
     let rate = slowest * OPEN_SHARE;
-    rounds::open(&mut setups, &backend, flags.schedule, rate);
+    rounds::open(&mut setups, &backend, schedule, rate);
     let others = before.others(cpu::Machine::now(&processes(&setups, &backend))?);
 
     check(&mut setups, backend.address);
-    let about = Circumstances { programs: &flags.programs, schedule: flags.schedule, rate, others };
+    let about = Circumstances { programs: &flags.programs, schedule, rate, others };
     let report = report::markdown(&setups, &about);
     println!("{report}");
     let failed: Vec<&str> = setups.iter().filter(|setup| !setup.works()).map(|setup| setup.name).collect();
     ensure!(failed.is_empty(), "failed: {}", failed.join("; "));
-    flags.write.as_ref().map_or(Ok(()), |document| report::splice(document, &report))
+    flags.write.as_ref().map_or(Ok(()), |document| report::splice(document, "bench", &report))
 }
 
 /// Starts every setup and checks it once. One that does not start or answer is kept, with the reason.
@@ -134,7 +150,7 @@ fn start(site: Site<'_>, programs: &Programs) -> Result<(Vec<Setup>, Option<Serv
     }
     let mut store = None;
     if let (Some(weir), Some(redis)) = (&programs.weir, &programs.redis) {
-        let redis = store.insert(peers::redis(site, redis)?);
+        let redis = store.insert(peers::redis(site.place, redis)?);
         feast::load(redis.address, &users())?;
         let joined = users().into_iter().map(|user| verify::inference(&verify::joined_body(user))).collect();
         let mut setup = begun(report::JOINED, peers::weir_joined(site, weir, redis.address), joined);
@@ -201,5 +217,22 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // What cannot be removed is in the system's folder for such things.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_takes_its_own_programs_and_no_others() {
+        let flags = ["--feast", "python", "--rounds", "2", "--write", "a.md"];
+        let parsed = Flags::parse(&flags, &["--feast"], (3, 1.5)).expect("they are flags");
+        assert_eq!((parsed.rounds, parsed.longest), (2, Duration::from_millis(1500)));
+        assert_eq!(parsed.programs.feast, Some("python".into()));
+        assert_eq!(parsed.write, Some("a.md".into()));
+        for wrong in [&flags[..], &["--nginx"], &["--rounds", "0"], &["--seconds", "x"]] {
+            assert!(Flags::parse(wrong, &["--nginx"], (3, 1.5)).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 /// The programs to run; one that is `None` is left out.
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
+    /// The Python that has Feast.
+    pub(crate) feast: Option<PathBuf>,
     pub(crate) nginx: Option<PathBuf>,
     pub(crate) envoy: Option<PathBuf>,
     pub(crate) weir: Option<PathBuf>,
@@ -31,17 +33,21 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
 }
 
-/// Where a run keeps its files, and what its proxies forward to.
+/// Where a run keeps its files.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a>(pub(crate) &'a Path);
+
+/// The same, and what its proxies forward to.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
-    pub(crate) folder: &'a Path,
+    pub(crate) place: Place<'a>,
     pub(crate) backend: SocketAddr,
 }
 
-impl Site<'_> {
+impl Place<'_> {
     /// Starts `program` and waits for `address`; its log is quoted when it does not come up.
-    fn start(self, name: &str, program: &Path, arguments: &[String], address: SocketAddr) -> Result<Server> {
-        let log = self.folder.join(format!("{name}.log"));
+    pub(crate) fn start(self, name: &str, program: &Path, arguments: &[String], address: SocketAddr) -> Result<Server> {
+        let log = self.0.join(format!("{name}.log"));
         let mut process = Process::start(program, arguments, &log)?;
         process.wait_for(address).with_context(|| {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -52,31 +58,30 @@ impl Site<'_> {
     }
 
     /// Writes a configuration file and returns its path.
-    fn write(self, name: &str, text: &str) -> Result<String> {
-        let path = self.folder.join(name);
+    pub(crate) fn write(self, name: &str, text: &str) -> Result<String> {
+        let path = self.0.join(name);
         fs::write(&path, text)?;
         Ok(path.display().to_string())
     }
 }
 
 /// The model server.
-pub(crate) fn backend(folder: &Path) -> Result<Server> {
+pub(crate) fn backend(place: Place<'_>) -> Result<Server> {
     let address = free_address()?;
-    let site = Site { folder, backend: address };
-    site.start("backend", &std::env::current_exe()?, &["backend".into(), address.to_string()], address)
+    place.start("backend", &std::env::current_exe()?, &["backend".into(), address.to_string()], address)
 }
 
 /// The bare hyper proxy.
 pub(crate) fn bare(site: Site<'_>) -> Result<Server> {
     let address = free_address()?;
     let arguments = ["bare".into(), address.to_string(), site.backend.to_string()];
-    site.start("bare", &std::env::current_exe()?, &arguments, address)
+    site.place.start("bare", &std::env::current_exe()?, &arguments, address)
 }
 
 /// nginx with one worker.
 pub(crate) fn nginx(site: Site<'_>, program: &Path) -> Result<Server> {
     let address = free_address()?;
-    let folder = site.folder.display();
+    let folder = site.place.0.display();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let config = format!(
         "daemon off; {user} worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;
@@ -94,9 +99,9 @@ http {{
 ",
         backend = site.backend
     );
-    let path = site.write("nginx.conf", &config)?;
+    let path = site.place.write("nginx.conf", &config)?;
     let arguments = ["-p".into(), folder.to_string(), "-e".into(), "stderr".into(), "-c".into(), path];
-    site.start("nginx", program, &arguments, address)
+    site.place.start("nginx", program, &arguments, address)
 }
 
 /// Envoy with one worker.
@@ -129,17 +134,17 @@ pub(crate) fn envoy(site: Site<'_>, program: &Path) -> Result<Server> {
         listen = socket(address),
         backend = socket(site.backend),
     );
-    let path = site.write("envoy.yaml", &config)?;
+    let path = site.place.write("envoy.yaml", &config)?;
     let arguments = ["-c", &path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
-    site.start("envoy", program, &arguments.map(String::from), address)
+    site.place.start("envoy", program, &arguments.map(String::from), address)
 }
 
-/// Redis with the rows that [`feast::load`] writes.
-pub(crate) fn redis(site: Site<'_>, program: &Path) -> Result<Server> {
+/// Redis without persistence.
+pub(crate) fn redis(place: Place<'_>, program: &Path) -> Result<Server> {
     let address = free_address()?;
     let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"].map(String::from);
-    let place = [site.folder.display().to_string(), "--port".into(), address.port().to_string()];
-    site.start("redis", program, &[arguments.as_slice(), &place].concat(), address)
+    let folder = [place.0.display().to_string(), "--port".into(), address.port().to_string()];
+    place.start("redis", program, &[arguments.as_slice(), &folder].concat(), address)
 }
 
 /// Weir in front of the model `m`, which joins nothing.
@@ -192,6 +197,6 @@ pools:
 {models}",
         backend = site.backend,
     );
-    let path = site.write(&format!("{name}.yaml"), &config)?;
-    site.start(name, program, &["serve".into(), "-c".into(), path], http)
+    let path = site.place.write(&format!("{name}.yaml"), &config)?;
+    site.place.start(name, program, &["serve".into(), "-c".into(), path], http)
 }

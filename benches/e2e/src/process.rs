@@ -43,7 +43,7 @@ impl Process {
 
     /// Waits until something listens at `address`.
     pub(crate) fn wait_for(&mut self, address: SocketAddr) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");

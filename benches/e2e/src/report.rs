@@ -19,9 +19,6 @@ pub(crate) const ENVOY: &str = "Envoy";
 pub(crate) const WEIR: &str = "Weir";
 pub(crate) const JOINED: &str = "Weir, joined";
 
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
-
 /// What is said about a run beside its numbers.
 pub(crate) struct Circumstances<'a> {
     pub(crate) programs: &'a Programs,
@@ -41,31 +38,40 @@ pub(crate) fn markdown(setups: &[Setup], about: &Circumstances<'_>) -> String {
     text
 }
 
-/// Replaces what is between the markers of `document`.
-pub(crate) fn splice(path: &Path, report: &str) -> Result<()> {
+/// Replaces what is between the markers of `part` in a document.
+pub(crate) fn splice(path: &Path, part: &str, report: &str) -> Result<()> {
     let document = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let new = spliced(&document, report).with_context(|| format!("no {BEGIN} … {END} in {}", path.display()))?;
+    let new = spliced(&document, part, report).with_context(|| format!("{} has no part {part}", path.display()))?;
     fs::write(path, new)?;
     Ok(())
 }
 
-fn spliced(document: &str, report: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{report}{END}{after}"))
+fn spliced(document: &str, part: &str, report: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- {part}:begin -->"), format!("<!-- {part}:end -->"));
+    let (before, rest) = document.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{report}{end}{after}"))
+}
+
+/// The first line: when, on what, and how quiet it was.
+pub(crate) fn occasion(others: f64) -> String {
+    format!(
+        "{date}, {machine}; others used {others:.0} % of its processor time meanwhile{noise}.\n",
+        date = line_of("date", &["-u", "+%Y-%m-%d"]),
+        machine = machine(),
+        others = others * 100.0,
+        noise = if others > 0.05 { ": a noisy run" } else { "" },
+    )
 }
 
 fn circumstances(about: &Circumstances<'_>) -> String {
     let Schedule { rounds, one, many, open } = about.schedule;
-    let noise = if about.others > 0.05 { ": a noisy run" } else { "" };
     format!(
-        "{date}, {machine}; others used {others:.0} % of its processor time meanwhile{noise}.\n\
-         `make bench`: {rounds} rounds, runs of {many:?} (c = {MANY}), {one:?} (c = 1) and {open:?} (open loop).\n\
-         {versions}.\n\n",
-        date = line_of("date", &["-u", "+%Y-%m-%d"]),
-        machine = machine(),
-        others = about.others * 100.0,
-        versions = versions(about.programs).join(", "),
+        "{}`make bench`: {rounds} rounds, runs of {many:?} (c = {MANY}), {one:?} (c = 1) and {open:?} (open loop).\n\
+         hyper {}, {}.\n\n",
+        occasion(about.others),
+        locked("hyper").unwrap_or("?"),
+        versions(about.programs).join(", "),
     )
 }
 
@@ -78,8 +84,14 @@ fn machine() -> String {
     format!("{cores} cores, {}, Linux {}", model.unwrap_or("unknown processor"), release.join("."))
 }
 
-fn versions(programs: &Programs) -> Vec<String> {
-    let mut versions = vec![format!("hyper {}", locked("hyper").unwrap_or("?"))];
+/// The programs with their versions, in their own words.
+pub(crate) fn versions(programs: &Programs) -> Vec<String> {
+    let mut versions = Vec::new();
+    if let Some(python) = &programs.feast {
+        let script =
+            "import importlib.metadata as m, platform as p; print(m.version('feast'), 'on Python', p.python_version())";
+        versions.push(format!("Feast {}", line_of(python, &["-c", script])));
+    }
     if let Some(nginx) = &programs.nginx {
         versions.push(line_of(nginx, &["-v"]).trim_start_matches("nginx version: ").replace('/', " "));
     }
@@ -226,9 +238,9 @@ mod tests {
 
     #[test]
     fn only_the_marked_part_changes() {
-        let document = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        assert_eq!(spliced(&document, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert!(spliced("a", "new").is_none());
+        let document = "<!-- a:begin -->\n<!-- a:end -->\n<!-- b:begin -->\nold\n<!-- b:end -->\nb\n";
+        assert_eq!(spliced(document, "b", "new\n").unwrap(), document.replace("old", "new"));
+        assert!(spliced(document, "c", "new").is_none());
     }
 
     #[test]

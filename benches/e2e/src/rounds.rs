@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     cpu,
-    load::{Load, Pace},
+    load::{Load, Pace, Protocol},
     peers::Server,
 };
 
@@ -76,26 +76,29 @@ impl Setup {
     }
 
     fn run(&self, backend: &Server, run: (usize, Pace, Duration)) -> Result<Phase> {
-        let (connections, pace, length) = run;
         let server = self.server.as_ref().unwrap_or(backend);
-        let mut load = Load::connect(server.address, connections, &self.requests)?;
-        load.run(Pace::Closed, WARM_UP)?;
-        let used = || -> Result<[Duration; 3]> {
-            Ok([cpu::used(server.process.id())?, cpu::used(backend.process.id())?, cpu::used_here()?])
-        };
-        let before = used()?;
-        let outcome = load.run(pace, length)?;
-        let after = used()?;
-        let per_request = |index: usize| micros(after[index].saturating_sub(before[index])) / outcome.answered as f64;
-        Ok(Phase {
-            rate: outcome.answered as f64 / outcome.elapsed.as_secs_f64(),
-            p50: outcome.latency.value_at_quantile(0.50) as f64 / 1e3,
-            p99: outcome.latency.value_at_quantile(0.99) as f64 / 1e3,
-            cpu: per_request(0),
-            backend_cpu: per_request(1),
-            load_cpu: per_request(2),
-        })
+        measure(server, backend, Load::connect(Protocol::Http, server.address, run.0, &self.requests)?, (run.1, run.2))
     }
+}
+
+/// One run of a load against `server`, and what it took of it and of what is `behind` it.
+pub(crate) fn measure(server: &Server, behind: &Server, mut load: Load<'_>, run: (Pace, Duration)) -> Result<Phase> {
+    load.run(Pace::Closed, WARM_UP)?;
+    let used = || -> Result<[Duration; 3]> {
+        Ok([cpu::used(server.process.id())?, cpu::used(behind.process.id())?, cpu::used_here()?])
+    };
+    let before = used()?;
+    let outcome = load.run(run.0, run.1)?;
+    let after = used()?;
+    let per_request = |index: usize| micros(after[index].saturating_sub(before[index])) / outcome.answered as f64;
+    Ok(Phase {
+        rate: outcome.answered as f64 / outcome.elapsed.as_secs_f64(),
+        p50: outcome.latency.value_at_quantile(0.50) as f64 / 1e3,
+        p99: outcome.latency.value_at_quantile(0.99) as f64 / 1e3,
+        cpu: per_request(0),
+        backend_cpu: per_request(1),
+        load_cpu: per_request(2),
+    })
 }
 
 /// Closed loops at one and at [`MANY`] connections, in turns.
@@ -148,7 +151,8 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-fn note(round: usize, name: &str, phase: Phase) {
+/// Says how a run went, for who is waiting.
+pub(crate) fn note(round: usize, name: &str, phase: Phase) {
     let Phase { rate, p50, p99, cpu, .. } = phase;
     eprintln!("round {}: {name:<15} {rate:>7.0}/s  p50 {p50:>6.0} µs  p99 {p99:>6.0} µs  cpu {cpu:>5.1} µs", round + 1);
 }

@@ -3,16 +3,16 @@
 //! Passing through: the model got the very bytes that were sent, the client the very bytes that the model answered. Joined:
 //! every user's ten features reached the model as one matrix, from L1, at level 0, with nothing degraded.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{backend::ANSWER, feast};
+use crate::{
+    backend::ANSWER,
+    caller::{Answer, Caller},
+    feast,
+};
 
 /// The model's path.
 const PATH: &str = "/v2/models/m/infer";
@@ -39,8 +39,8 @@ pub(crate) fn joined_body(user: i64) -> String {
 /// Sends one plain inference through `server`.
 pub(crate) fn passes_through(server: SocketAddr, backend: SocketAddr) -> Result<()> {
     let body = plain_body();
-    let answer = call(server, &inference(&body))?;
-    answer.ensure_is_the_models()?;
+    let answer = Caller::connect(server)?.call(&inference(&body))?;
+    ensure_is_the_models(&answer)?;
     ensure!(last_body(backend)? == body.as_bytes(), "the model received another body than was sent");
     Ok(())
 }
@@ -48,8 +48,8 @@ pub(crate) fn passes_through(server: SocketAddr, backend: SocketAddr) -> Result<
 /// Sends one inference of each user; `cached` says that L1 must have the rows by now.
 pub(crate) fn joins(server: SocketAddr, backend: SocketAddr, users: &[i64], cached: bool) -> Result<()> {
     for &user in users {
-        let answer = call(server, &inference(&joined_body(user)))?;
-        answer.ensure_is_the_models()?;
+        let answer = Caller::connect(server)?.call(&inference(&joined_body(user)))?;
+        ensure_is_the_models(&answer)?;
         let level = answer.header("weir-level").unwrap_or("absent");
         ensure!(level == "0", "user {user}: weir-level is {level}, not 0");
         if let Some(degraded) = answer.header("weir-degraded") {
@@ -91,65 +91,16 @@ fn flat(value: &Value) -> Vec<f64> {
 }
 
 fn last_body(backend: SocketAddr) -> Result<Vec<u8>> {
-    Ok(call(backend, b"GET /last-body HTTP/1.1\r\nhost: bench.local\r\n\r\n")?.body)
+    Ok(Caller::connect(backend)?.call(b"GET /last-body HTTP/1.1\r\nhost: bench.local\r\n\r\n")?.body)
 }
 
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
-    fn ensure_is_the_models(&self) -> Result<()> {
-        let body = String::from_utf8_lossy(&self.body);
-        ensure!(self.status == 200, "answered {}: {body}", self.status);
-        ensure!(body == ANSWER, "answered another body than the model's: {body}");
-        let kind = self.header("content-type").unwrap_or("absent");
-        ensure!(kind == "application/json", "content-type is {kind}");
-        Ok(())
-    }
-}
-
-/// One request on a connection of its own.
-fn call(address: SocketAddr, request: &[u8]) -> Result<Answer> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(request)?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let read = stream.read(&mut chunk).context("no answer")?;
-        ensure!(read > 0, "closed after {}", String::from_utf8_lossy(&bytes));
-        bytes.extend_from_slice(&chunk[..read]);
-        if let Some(answer) = parse(&bytes)? {
-            return Ok(answer);
-        }
-    }
-}
-
-/// The answer, once all of it is there.
-fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut head = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(start) = head.parse(bytes)? else { return Ok(None) };
-    let status = head.code.context("no status")?;
-    let headers: Vec<(String, String)> = head
-        .headers
-        .iter()
-        .map(|header| (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned()))
-        .collect();
-    let mut answer = Answer { status, headers, body: bytes[start..].to_vec() };
-    let length: usize = answer.header("content-length").context("no content-length")?.parse()?;
-    if answer.body.len() < length {
-        return Ok(None);
-    }
-    answer.body.truncate(length);
-    Ok(Some(answer))
+fn ensure_is_the_models(answer: &Answer) -> Result<()> {
+    let body = String::from_utf8_lossy(&answer.body);
+    ensure!(answer.status == 200, "answered {}: {body}", answer.status);
+    ensure!(body == ANSWER, "answered another body than the model's: {body}");
+    let kind = answer.header("content-type").unwrap_or("absent");
+    ensure!(kind == "application/json", "content-type is {kind}");
+    Ok(())
 }
 
 #[cfg(test)]
