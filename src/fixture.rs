@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::{
     config::{
         Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
-        Join, L1, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Upstream, View,
+        Join, L1, L1Mode, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Upstream,
+        View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -187,6 +188,7 @@ fn features() -> Features {
         unserved: Vec::new(),
         compat: Compat::Truthful,
         l1: L1 {
+            mode: L1Mode::Serve,
             capacity: 100 << 20,
             ttl: Duration::from_secs(60),
             stale_for: Duration::from_secs(600),

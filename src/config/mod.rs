@@ -354,9 +354,19 @@ pub(crate) enum Consistency {
     Immutable,
 }
 
+/// What the in-process cache is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum L1Mode {
+    /// It answers.
+    Serve,
+    /// Nothing is served from it: what it would have said is compared with what the layers behind it say.
+    Observe,
+}
+
 /// The in-process cache.
 #[derive(Clone, Debug)]
 pub(crate) struct L1 {
+    pub(crate) mode: L1Mode,
     /// Bytes.
     pub(crate) capacity: u64,
     pub(crate) ttl: Duration,

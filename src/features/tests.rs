@@ -95,6 +95,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         unserved: Vec::new(),
         compat: config::Compat::Truthful,
         l1: config::L1 {
+            mode: config::L1Mode::Serve,
             capacity: 1 << 20,
             ttl: Duration::from_secs(60),
             stale_for: Duration::from_secs(600),

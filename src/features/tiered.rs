@@ -13,6 +13,7 @@
 mod fly;
 mod joins;
 mod lookup;
+mod observe;
 pub(crate) mod online;
 mod settle;
 
@@ -39,7 +40,7 @@ use super::{
 };
 use crate::{
     app::Tasks,
-    config::{self, Compat, Config, View},
+    config::{self, Compat, Config, L1Mode, View},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
     resilience::flight::Flights,
     telemetry::handles::features::{Features as Handles, Layer},
@@ -68,6 +69,7 @@ struct Shared {
     /// Most rows of a request.
     max_rows: usize,
     l1: Memory,
+    l1_mode: L1Mode,
     l2: L2,
     l3: Option<L3>,
     flights: Arc<Flights<fly::Id, fly::Progress>>,
@@ -146,6 +148,7 @@ impl Store {
             },
             max_rows: config.listen.max_rows,
             l1: Memory::new(&features.l1, &features.views),
+            l1_mode: features.l1.mode,
             l2,
             l3,
             flights: Arc::default(),
@@ -177,6 +180,7 @@ impl Store {
             order: shared.order,
             max_rows: config.listen.max_rows,
             l1,
+            l1_mode: features.l1.mode,
             l2: shared.l2.next(features),
             l3,
             // A view's id means another view here.
@@ -258,6 +262,11 @@ impl Shared {
     /// Layer by layer, until every key is settled or the time is up.
     async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How) {
         let began = Instant::now();
+        if self.l1_mode == L1Mode::Observe {
+            let observations = lookup.observe_l1(&self.l1, how, (&self.metrics, began));
+            Flight::board(self, lookup, how).await;
+            return lookup.compare(&observations, &self.metrics);
+        }
         lookup.ask_l1(&self.l1, how, began);
         lookup.count(&self.metrics);
         self.metrics.took(Layer::L1, began.elapsed());

@@ -45,6 +45,8 @@ metrics! {
     FEATURE_HIT_RATIO = "weir_feature_hit_ratio", Gauge, "Share of row lookups that the layer answered, since start.";
     FEATURE_HIT_RATIO_TARGET = "weir_feature_hit_ratio_target", Gauge, "The hit ratio the layer is expected to reach.";
     FEATURE_EARLY_REFRESHES = "weir_feature_early_refreshes_total", Counter, "Rows fetched again shortly before they would have expired.";
+    L1_OBSERVED = "weir_l1_observed_total", Counter, "With l1.mode observe: what L1 would have said, beside what the layers behind it said (match, mismatch, miss).";
+    L1_OBSERVED_HIT_RATIO = "weir_l1_observed_hit_ratio", Gauge, "With l1.mode observe: the share of lookups that L1 would have answered since start.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, older, error).";
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, older: a stored one is as new, error).";

@@ -83,6 +83,8 @@ pub(crate) enum Compat {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct L1 {
+    /// Whether it answers, or is only compared with what the layers behind it say (`weir_l1_observed_total`).
+    pub(crate) mode: L1Mode,
     /// How much it holds; `0B` turns it off.
     pub(crate) capacity: Size,
     /// How long a row is good; a view's `ttl` shortens it.
@@ -93,9 +95,23 @@ pub(crate) struct L1 {
     pub(crate) negative_ttl: Span,
 }
 
+/// What the cache is for.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum L1Mode {
+    Serve,
+    Observe,
+}
+
 impl Default for L1 {
     fn default() -> Self {
-        Self { capacity: Size(100 << 20), ttl: Span::secs(60), stale_for: Span::secs(600), negative_ttl: Span::secs(5) }
+        Self {
+            mode: L1Mode::Serve,
+            capacity: Size(100 << 20),
+            ttl: Span::secs(60),
+            stale_for: Span::secs(600),
+            negative_ttl: Span::secs(5),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Check, url};
 use crate::config::{
-    L1, L2, L3, Redis, RedisMode, Secret,
+    L1, L1Mode, L2, L3, Redis, RedisMode, Secret,
     problems::Path,
     raw::{self, OneOrMany},
 };
@@ -10,6 +10,10 @@ use crate::config::{
 impl Check<'_> {
     pub(super) fn l1(&mut self, path: &Path, raw: &raw::L1) -> L1 {
         L1 {
+            mode: match raw.mode {
+                raw::L1Mode::Serve => L1Mode::Serve,
+                raw::L1Mode::Observe => L1Mode::Observe,
+            },
             capacity: raw.capacity.0,
             ttl: self.positive(&path.key("ttl"), raw.ttl),
             stale_for: raw.stale_for.0,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    config::L1Mode,
     features::tests::{int, key, view as named},
     infer::Value,
 };
@@ -13,7 +14,16 @@ fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
 }
 
 fn memory(views: &[Arc<View>]) -> Memory {
-    Memory::new(&L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 5 * SECOND }, views)
+    Memory::new(
+        &L1 {
+            mode: L1Mode::Serve,
+            capacity: 1 << 20,
+            ttl: 60 * SECOND,
+            stale_for: 600 * SECOND,
+            negative_ttl: 5 * SECOND,
+        },
+        views,
+    )
 }
 
 fn row(value: i64) -> Arc<Row> {
@@ -27,7 +37,13 @@ async fn the_next_snapshot_finds_rows_of_the_same_definition_only() {
     let now = Instant::now();
     before.put(ViewId(0), &key(1), Some(row(5)), now);
     before.put(ViewId(1), &key(1), Some(row(6)), now);
-    let config = L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 5 * SECOND };
+    let config = L1 {
+        mode: L1Mode::Serve,
+        capacity: 1 << 20,
+        ttl: 60 * SECOND,
+        stale_for: 600 * SECOND,
+        negative_ttl: 5 * SECOND,
+    };
     let views = [named("w").features(&["g"]).build(), named("v").id(1).build()];
     let after = before.next(&config, &views);
     assert_eq!(after.get(ViewId(0), &key(1), now), Cached::Miss, "w's features changed");
@@ -76,7 +92,13 @@ async fn an_absence_is_believed_for_five_seconds_or_the_ttl_and_is_never_stale()
 
 #[tokio::test]
 async fn how_long_an_absence_is_believed_is_configured() {
-    let config = L1 { capacity: 1 << 20, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 30 * SECOND };
+    let config = L1 {
+        mode: L1Mode::Serve,
+        capacity: 1 << 20,
+        ttl: 60 * SECOND,
+        stale_for: 600 * SECOND,
+        negative_ttl: 30 * SECOND,
+    };
     let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
     let now = Instant::now();
     memory.put(ViewId(0), &key(1), None, now);
@@ -148,7 +170,13 @@ async fn a_slow_fetch_does_not_undo_one_that_began_after_it() {
 #[test]
 fn it_holds_no_more_bytes_than_it_may() {
     let memory = Memory::new(
-        &L1 { capacity: 100_000, ttl: 60 * SECOND, stale_for: 600 * SECOND, negative_ttl: 5 * SECOND },
+        &L1 {
+            mode: L1Mode::Serve,
+            capacity: 100_000,
+            ttl: 60 * SECOND,
+            stale_for: 600 * SECOND,
+            negative_ttl: 5 * SECOND,
+        },
         &[view(0, 300 * SECOND, Consistency::Ttl)],
     );
     let now = Instant::now();
@@ -166,7 +194,8 @@ fn it_holds_no_more_bytes_than_it_may() {
 #[test]
 fn of_rows_put_at_once_the_one_fetched_last_stays() {
     const USERS: i64 = 500;
-    let config = L1 { capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND, negative_ttl: 5 * SECOND };
+    let config =
+        L1 { mode: L1Mode::Serve, capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND, negative_ttl: 5 * SECOND };
     let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
     let start = Instant::now();
     let ready = std::sync::Barrier::new(4);

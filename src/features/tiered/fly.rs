@@ -26,6 +26,7 @@ use super::{
     lookup::{How, Lookup, State},
 };
 use crate::{
+    config::L1Mode,
     features::{
         Row, l2,
         l2::{Ask, Purpose, Put, Written},
@@ -140,7 +141,9 @@ impl Flight {
                 let progress = lead.watch();
                 // The last fetch may have landed between this request's look at L1 and its taking the lead.
                 match shared.l1.get(ask.view.id, &ask.key, Instant::now()) {
-                    Cached::Fresh(row) if how.caching == Caching::Allowed && !early => {
+                    Cached::Fresh(row)
+                        if how.caching == Caching::Allowed && !early && shared.l1_mode == L1Mode::Serve =>
+                    {
                         let done = row.map_or(Done::Absent(Layer::L1), |row| Done::Row(row, Layer::L1));
                         lead.publish(Progress::Done(done));
                     }

@@ -30,6 +30,7 @@ use crate::{
         plan::Stale,
         request::Caching,
     },
+    telemetry::scratch,
 };
 
 /// An L3 of a few rows, which may be slow or broken.
@@ -373,6 +374,36 @@ async fn a_row_near_its_end_is_served_and_fetched_again_behind_its_readers() {
     assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 hit"));
     eventually("L1 has the row of L2", async || values(&store.users(&[1]).await) == [8]).await;
     assert_eq!(server.calls("hmget"), 1, "the row that was fetched is not near its end");
+}
+
+#[test]
+fn an_l1_that_is_observed_answers_nothing_and_is_compared_with_what_does() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ((), scrape) = scratch(|| {
+        runtime.block_on(async {
+            let server = Server::start();
+            let v = view("v").build();
+            let mut store = open(from_ref(&v), redis(&server, LONG), None).await;
+            Arc::get_mut(&mut store.shared).unwrap().l1_mode = L1Mode::Observe;
+            put(&server, &v, 1, &row(100, [int(7)]));
+            for value in [7, 7] {
+                let set = store.users(&[1]).await;
+                assert_eq!((values(&set), &*caches(&set)), (vec![value], "l2 hit"));
+            }
+            put(&server, &v, 1, &row(200, [int(8)]));
+            assert_eq!(values(&store.users(&[1]).await), [8], "the row that L2 has, not the one that L1 has");
+            assert_eq!(server.calls("hmget"), 3);
+            store.maintain();
+        });
+    });
+    let text = scrape.render();
+    for (outcome, count) in [("miss", 1), ("match", 1), ("mismatch", 1)] {
+        assert!(
+            text.contains(&format!("weir_l1_observed_total{{outcome=\"{outcome}\"}} {count}\n")),
+            "{outcome}\n{text}"
+        );
+    }
+    assert!(text.contains("weir_l1_observed_hit_ratio 0.666"), "{text}");
 }
 
 #[tokio::test]

@@ -32,6 +32,17 @@ pub(crate) enum Outcome {
     Timeout,
 }
 
+/// What L1 would have said, were it asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Observed {
+    /// What the layers behind it said.
+    Match,
+    /// Another row, or none, or one where there is none.
+    Mismatch,
+    /// Nothing of use.
+    Miss,
+}
+
 /// What became of a write-back, or of a pushed row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteBack {
@@ -41,6 +52,7 @@ pub(crate) enum WriteBack {
 }
 
 const OUTCOMES: [&str; 6] = ["hit", "stale_hit", "negative_hit", "miss", "error", "timeout"];
+const OBSERVED: [&str; 3] = ["match", "mismatch", "miss"];
 const WRITE_BACKS: [&str; 3] = ["written", "older", "error"];
 const REASONS: [Reason; 4] = [Reason::NotFound, Reason::Null, Reason::OutsideMaxAge, Reason::Unavailable];
 /// Each layer's name and the share of lookups it is expected to answer: 30–40 %, 95–99 %, all.
@@ -55,6 +67,8 @@ pub(crate) struct Features {
     write_backs: [Counter; 3],
     pushes: [Counter; 3],
     pub(crate) coalesced: Counter,
+    /// Shared by all snapshots.
+    observed: Arc<ObservedHandles>,
     pub(crate) early_refreshes: Counter,
     l1_bytes: Gauge,
     l1_rows: Gauge,
@@ -67,6 +81,32 @@ struct LayerHandles {
     hit_ratio: Gauge,
     asked: AtomicU64,
     answered: AtomicU64,
+}
+
+/// What L1 would have said so far.
+#[derive(Debug)]
+struct ObservedHandles {
+    outcomes: [Counter; 3],
+    counts: [AtomicU64; 3],
+    hit_ratio: Gauge,
+}
+
+impl ObservedHandles {
+    fn new() -> Self {
+        Self {
+            outcomes: OBSERVED.map(|outcome| counter!(names::L1_OBSERVED, "outcome" => outcome)),
+            counts: Default::default(),
+            hit_ratio: gauge!(names::L1_OBSERVED_HIT_RATIO),
+        }
+    }
+
+    fn gauge(&self) {
+        let [same, other, misses] = [0, 1, 2].map(|outcome: usize| self.counts[outcome].load(Ordering::Relaxed));
+        let all = same + other + misses;
+        if all > 0 {
+            self.hit_ratio.set((same + other) as f64 / all as f64);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +124,7 @@ impl Features {
             write_backs: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_WRITE_BACKS, "outcome" => outcome)),
             pushes: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_PUSHES, "outcome" => outcome)),
             coalesced: counter!(names::FEATURE_COALESCED),
+            observed: Arc::new(ObservedHandles::new()),
             early_refreshes: counter!(names::FEATURE_EARLY_REFRESHES),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
@@ -98,6 +139,7 @@ impl Features {
             write_backs: self.write_backs.clone(),
             pushes: self.pushes.clone(),
             coalesced: self.coalesced.clone(),
+            observed: Arc::clone(&self.observed),
             early_refreshes: self.early_refreshes.clone(),
             l1_bytes: self.l1_bytes.clone(),
             l1_rows: self.l1_rows.clone(),
@@ -112,6 +154,12 @@ impl Features {
         if matches!(outcome, Outcome::Hit | Outcome::StaleHit | Outcome::NegativeHit) {
             layer.answered.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    /// Counts what L1 would have said.
+    pub(crate) fn observed(&self, observed: Observed, count: u64) {
+        self.observed.outcomes[observed as usize].increment(count);
+        self.observed.counts[observed as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     /// How long one request's lookups at a layer took.
@@ -142,6 +190,7 @@ impl Features {
     pub(crate) fn gauge(&self, l1_bytes: u64, l1_rows: u64) {
         self.l1_bytes.set(l1_bytes as f64);
         self.l1_rows.set(l1_rows as f64);
+        self.observed.gauge();
         for layer in &*self.layers {
             let asked = layer.asked.load(Ordering::Relaxed);
             if asked > 0 {
