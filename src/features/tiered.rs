@@ -15,11 +15,12 @@ mod joins;
 mod lookup;
 mod observe;
 pub(crate) mod online;
+mod pace;
 mod settle;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -29,6 +30,7 @@ use self::{
     fly::Flight,
     joins::Join,
     lookup::{How, Lookup},
+    pace::Pace,
 };
 use super::{
     FeatureSet,
@@ -83,8 +85,7 @@ struct L3 {
     source: Source,
     timeout: Duration,
     reads: Semaphore,
-    /// What a read takes lately, in nanoseconds: who has less time left does not wait for one.
-    typical: AtomicU64,
+    pace: Pace,
 }
 
 /// What L3 is.
@@ -298,12 +299,11 @@ impl L3 {
             #[cfg(test)]
             Source::Scripted(_) => Source::Scripted(tests::Scripted::default()),
         };
-        let typical = AtomicU64::new(self.typical.load(std::sync::atomic::Ordering::Relaxed));
-        Self { typical, ..Self::new(source, self.timeout) }
+        Self::new(source, self.timeout)
     }
 
     fn new(source: Source, timeout: Duration) -> Self {
-        Self { source, timeout, reads: Semaphore::new(L3_READS), typical: AtomicU64::new(0) }
+        Self { source, timeout, reads: Semaphore::new(L3_READS), pace: Pace::new(Instant::now()) }
     }
 }
 

@@ -145,7 +145,8 @@ fn json_length(told: &Told, protocol: Protocol) -> Result<Option<usize>, Error> 
     let length = value.and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
     length.map(Some).ok_or_else(|| {
         Error::invalid(format!(
-            "header inference-header-content-length: {value:?} is no length; allowed: the bytes of JSON before the tensors"
+            "header inference-header-content-length: {} is no length; allowed: the bytes of JSON before the tensors",
+            value.map_or_else(|| "\"\"".to_owned(), |value| format!("{value:?}"))
         ))
     })
 }

@@ -39,7 +39,8 @@ impl Failure {
     }
 
     /// The caller's view of it.
-    pub(super) fn into_error(self, model: &str, endpoint: &str) -> Error {
+    /// `attempt`: which of the request's it was, from 1.
+    pub(super) fn into_error(self, model: &str, endpoint: &str, attempt: u32) -> Error {
         match self {
             Self::Unsent(_) => Error::new(
                 Kind::BackendFailed,
@@ -64,7 +65,10 @@ impl Failure {
             .with_source(error),
             Self::TimedOut(after) => Error::new(
                 Kind::DeadlineExceeded,
-                format!("model {model:?}: endpoint {endpoint} did not answer within {} ms", after.as_millis()),
+                format!(
+                    "model {model:?}: endpoint {endpoint} did not answer attempt {attempt} within the {} ms that it had",
+                    after.as_millis()
+                ),
             ),
         }
     }

@@ -183,7 +183,7 @@ impl Run<'_> {
                 self.pool.metrics.denied(RetryDenied::NotReplayable);
             }
             if !(again && may && self.wait(attempt, &outcome, outgoing.protocol).await) {
-                return self.conclude(outcome, &choice.endpoint, permit, ended);
+                return self.conclude(outcome, (&choice.endpoint, attempt), permit, ended);
             }
             last = Some(choice.index);
             now = Instant::now();
@@ -244,13 +244,13 @@ impl Run<'_> {
     fn conclude(
         &self,
         outcome: Outcome,
-        endpoint: &endpoint::Endpoint,
+        (endpoint, attempt): (&endpoint::Endpoint, u32),
         permit: Option<Permit>,
         now: Instant,
     ) -> Result<Prediction, Error> {
         match outcome {
             Ok(reply) => Ok(reply.into_prediction(permit, now - self.started, self.plan.deadline)),
-            Err(failure) => Err(failure.into_error(self.model, endpoint.name())),
+            Err(failure) => Err(failure.into_error(self.model, endpoint.name(), attempt)),
         }
     }
 }

@@ -10,10 +10,7 @@
 //!
 //! The flight is a task: it goes on when every request that wanted it has given up, and fills the caches for the next.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -204,7 +201,8 @@ impl Shared {
             l3.source.get(&fetch.ask).await
         };
         let answer = timeout(l3.timeout, read).await;
-        l3.took(began.elapsed());
+        let now = Instant::now();
+        l3.pace.took(now - began, now);
         let (outcome, row) = match answer {
             Ok(Ok(Some(row))) => (Outcome::Hit, Some(row)),
             Ok(Ok(None)) => (Outcome::Miss, None),
@@ -281,17 +279,7 @@ impl Shared {
     }
 
     fn l3_fits(&self, left: Duration) -> bool {
-        self.l3.as_ref().is_some_and(|l3| left >= Duration::from_nanos(l3.typical.load(Ordering::Relaxed)))
-    }
-}
-
-impl L3 {
-    /// Follows what a read takes: one part in eight from the newest.
-    pub(super) fn took(&self, duration: Duration) {
-        let newest = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let typical = self.typical.load(Ordering::Relaxed);
-        // A lost update among many is no harm.
-        self.typical.store(typical - typical / 8 + newest / 8, Ordering::Relaxed);
+        self.l3.as_ref().is_some_and(|l3| left >= l3.pace.at(Instant::now()))
     }
 }
 
