@@ -156,6 +156,17 @@ fn lite() -> Model {
     }
 }
 
+/// One Redis server, all else as documented.
+pub(crate) fn redis(urls: Vec<Secret>) -> Redis {
+    Redis {
+        urls,
+        mode: RedisMode::Single,
+        ttl: Duration::from_secs(86_400),
+        timeout: Duration::from_millis(20),
+        max_in_flight: 1024,
+    }
+}
+
 fn features() -> Features {
     let view = View {
         id: ViewId(0),
@@ -182,12 +193,7 @@ fn features() -> Features {
         unserved: Vec::new(),
         compat: Compat::Truthful,
         l1: L1 { capacity: 100 << 20, ttl: Duration::from_secs(60), stale_for: Duration::from_secs(600) },
-        l2: L2::Redis(Redis {
-            urls: vec![Secret("redis://:hunter2@redis:6379".into())],
-            mode: RedisMode::Single,
-            ttl: Duration::from_secs(86_400),
-            timeout: Duration::from_millis(20),
-        }),
+        l2: L2::Redis(redis(vec![Secret("redis://:hunter2@redis:6379".into())])),
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),
         retry: retry(3),
         breaker: breaker(),

@@ -385,6 +385,8 @@ pub(crate) struct Redis {
     pub(crate) ttl: Duration,
     /// Longest wait for one round trip.
     pub(crate) timeout: Duration,
+    /// Most requests under way at one server.
+    pub(crate) max_in_flight: u32,
 }
 
 /// What kind of Redis it is.

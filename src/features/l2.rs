@@ -39,6 +39,12 @@ pub(crate) enum Error {
     /// The server answered with an error.
     #[error("{address}: {why}")]
     Refused { address: Arc<str>, why: Arc<str> },
+    /// The server failed too often of late: it was not asked.
+    #[error("{address}: not asked, its circuit breaker is open")]
+    Open { address: Arc<str> },
+    /// As many requests as may be are under way at the server: it was not asked.
+    #[error("{address}: not asked, too many requests are under way (features.l2.max_in_flight)")]
+    Full { address: Arc<str> },
     /// What is stored is not a row.
     #[error("the stored row of {view} cannot be read")]
     Malformed { view: Arc<str>, source: Malformed },

@@ -36,8 +36,8 @@ pub(crate) struct Features {
     /// How a failed lookup is made again.
     #[schemars(extend("x-reload" = "live", "x-later" = true))]
     pub(crate) retry: FeatureRetry,
-    /// When a layer or a shard is left alone, and how it comes back.
-    #[schemars(extend("x-reload" = "live", "x-later" = true))]
+    /// When a Redis server is left alone, and how it comes back. Having no connection and no answer in time are failures, and so
+    /// are LOADING, CLUSTERDOWN and MASTERDOWN.
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
     #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
@@ -115,6 +115,9 @@ pub(crate) struct L2 {
     pub(crate) ttl: Span,
     /// Longest wait for one round trip.
     pub(crate) timeout: Span,
+    /// Requests under way at one Redis server, of all workers; more fail at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) max_in_flight: u32,
     /// File of the embedded store.
     #[schemars(extend("x-unset" = "in memory"))]
     pub(crate) path: Option<String>,
@@ -134,6 +137,7 @@ impl Default for L2 {
             read_from: ReadFrom::Primary,
             ttl: Span::secs(86_400),
             timeout: Span::ms(20),
+            max_in_flight: 1024,
             path: None,
             feature_server: None,
             dr: None,

@@ -93,7 +93,6 @@ fn what_is_not_acted_upon_is_said() {
         "pools.gpu-a.hedge",
         "models.fraud-detector.fallback.rule",
         "features.retry",
-        "features.breaker",
         "ladder.mode",
         "spool.retry",
     ] {

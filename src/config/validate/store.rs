@@ -44,6 +44,7 @@ impl Check<'_> {
             },
             ttl,
             timeout,
+            max_in_flight: raw.max_in_flight,
         })
     }
 

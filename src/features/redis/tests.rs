@@ -15,21 +15,29 @@ use crate::{
             view,
         },
     },
+    fixture,
     infer::{EntityKey, EntityType, EntityValue, Value as Stored},
 };
 
 const WORKER: WorkerId = WorkerId(0);
-const DAY: Duration = Duration::from_secs(86400);
 
 fn open(urls: &[String], mode: RedisMode, project: &str, views: &[Arc<View>]) -> Redis {
-    let redis = config::Redis {
-        urls: urls.iter().cloned().map(Secret).collect(),
-        mode,
-        ttl: DAY,
-        // Long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
-        timeout: Duration::from_secs(10),
-    };
-    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Tasks::default()).unwrap()
+    let urls = urls.iter().cloned().map(Secret).collect();
+    // Soon probed again, for tests that wait for a server to be back.
+    let open_for = Duration::from_millis(100);
+    // A timeout long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
+    let redis = config::Redis { mode, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    open_as(&redis, open_for, (project, views)).unwrap()
+}
+
+fn open_as(
+    redis: &config::Redis,
+    open_for: Duration,
+    (project, views): (&str, &[Arc<View>]),
+) -> Result<Redis, RedisError> {
+    let mut features = features(project, views, redis.clone());
+    features.breaker.open_for = open_for;
+    Redis::open(redis, &features, 1, &Tasks::default())
 }
 
 fn features(project: &str, views: &[Arc<View>], redis: config::Redis) -> Features {
@@ -301,6 +309,45 @@ async fn a_dead_master_takes_only_its_own_rows() {
     }
     let why = redis.ready().await.unwrap_err();
     assert!(why.contains(&dead.to_string()), "{why}");
+}
+
+#[tokio::test]
+async fn a_master_that_hangs_costs_others_nothing_and_itself_no_more_than_its_breaker_lets_it() {
+    let cluster = servers::Cluster::start();
+    let v = view("v").build();
+    let urls = cluster.urls().into_iter().map(Secret).collect();
+    let config = config::Redis { mode: RedisMode::Cluster, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    let mut redis = open_as(&config, Duration::from_secs(3), ("p", from_ref(&v))).unwrap();
+    let hung = &cluster.masters[1];
+    let asks: Vec<Ask> = (0..20).map(|user| ask(&v, user)).collect();
+    let on_hung = |ask: &Ask| cluster.holder(&redis_key(&ask.key, "p")).port == hung.port;
+    let (on_hung, on_others): (Vec<Ask>, Vec<Ask>) = asks.iter().cloned().partition(on_hung);
+    for (user, ask) in on_hung.iter().chain(&on_others).enumerate() {
+        redis.write_back(WORKER, ask, &row(100, [int(user.try_into().unwrap())])).await.unwrap();
+    }
+    hung.freeze();
+    // Long enough for the others on a busy machine.
+    redis.timeout = Duration::from_secs(2);
+    let mut timed_out = 0;
+    loop {
+        let mut rows = redis.read(WORKER, &asks).await;
+        let answered = rows.iter().filter(|row| matches!(row, Ok(Some(_)))).count();
+        assert_eq!(answered, on_others.len());
+        rows.retain(Result::is_err);
+        match &rows[0] {
+            Err(Error::TimedOut(_)) => timed_out += 1,
+            Err(Error::Open { address }) => break assert!(address.ends_with(&hung.port.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(timed_out >= crate::features::tests::breaker().failure_threshold, "{timed_out}");
+    hung.thaw();
+    let back = async {
+        while redis.read(WORKER, &asks).await.iter().any(|row| !matches!(row, Ok(Some(_)))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.unwrap();
 }
 
 #[tokio::test]

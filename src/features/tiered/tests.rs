@@ -14,11 +14,12 @@ use futures_util::FutureExt;
 use super::*;
 use crate::features::Row;
 use crate::{
-    config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
+    config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, Secret, View},
     features::{
         feast::{Layout, encode_time, redis_key},
         tests::{ask, features, int, key, row, servers::Server, view},
     },
+    fixture,
     infer::{
         CacheEvent, Datatype, Deadline, Decoded, Degradation, EntityColumn, EntityValue, Level, Method, ModelId,
         PoolId, Protocol, Reason, RequestId, TierId, Value, ViewId,
@@ -71,7 +72,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 fn redis(server: &Server, timeout: Duration) -> L2Config {
     let urls = vec![Secret(server.url())];
-    L2Config::Redis(RedisConfig { urls, mode: RedisMode::Single, ttl: Duration::from_secs(86400), timeout })
+    L2Config::Redis(RedisConfig { timeout, ..fixture::redis(urls) })
 }
 
 fn model(views: &[Arc<View>], optional: bool) -> Model {
@@ -608,7 +609,7 @@ async fn what_can_never_work_is_said_when_it_is_opened() {
     };
     let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
     let ttl = Duration::from_secs(1);
-    let error = bad(L2Config::Redis(RedisConfig { urls, mode: RedisMode::Single, ttl, timeout: LONG })).await;
+    let error = bad(L2Config::Redis(RedisConfig { ttl, timeout: LONG, ..fixture::redis(urls) })).await;
     assert!(matches!(error, OpenError::Redis(_)) && !format!("{error:?}").contains("hunter2"), "{error:?}");
     let error = bad(L2Config::Embedded { path: Some("/nowhere/rows.redb".into()), ttl }).await;
     assert!(error.to_string().contains("/nowhere/rows.redb"), "{error}");
