@@ -77,6 +77,22 @@ impl L2 {
         }
     }
 
+    /// Longest wait for the answers to a read.
+    pub(crate) fn timeout(&self) -> Duration {
+        match self {
+            Self::Redis(redis) => redis.timeout(),
+            Self::Embedded(_) => Duration::ZERO,
+        }
+    }
+
+    /// Whether the row's server would be asked now, as far as its breaker goes.
+    pub(crate) fn would_ask(&self, worker: WorkerId, ask: &Ask) -> bool {
+        match self {
+            Self::Redis(redis) => redis.would_ask(worker, ask),
+            Self::Embedded(_) => true,
+        }
+    }
+
     /// Stores a row that was found further away, unless the store holds one as new.
     pub(crate) async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
         match self {

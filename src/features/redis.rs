@@ -139,6 +139,19 @@ impl Redis {
         Ok(if answer == Value::Int(1) { Written::Written } else { Written::Older })
     }
 
+    /// Longest wait for one round trip.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether the breaker of the row's server would let a read through now.
+    pub(crate) fn would_ask(&self, worker: WorkerId, ask: &Ask) -> bool {
+        match &*self.servers {
+            Servers::Single(nodes) => of_worker(nodes, worker).would_admit(),
+            Servers::Cluster(cluster) => cluster.would_admit(worker, Slot::of(&redis_key(&ask.key, &self.project))),
+        }
+    }
+
     pub(crate) async fn connect(&self, worker: WorkerId) {
         let connecting = async {
             match &*self.servers {

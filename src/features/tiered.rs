@@ -10,6 +10,7 @@
 //! A lookup never fails because a store does: rows that could not be had become defaults, and the set says so. What a request
 //! gives wrongly (a missing entity, another type) is the caller's error.
 
+mod again;
 mod fly;
 mod joins;
 mod lookup;
@@ -40,7 +41,7 @@ use crate::{
     app::Tasks,
     config::{self, Config},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
-    resilience::flight::Flights,
+    resilience::{backoff::Retry, flight::Flights},
     telemetry::handles::features::Features as Handles,
 };
 
@@ -67,6 +68,8 @@ struct Shared {
     l2: L2,
     l3: Option<L3>,
     flights: Arc<Flights<fly::Id, fly::Progress>>,
+    /// How L2 is asked again.
+    retry: Retry,
     metrics: Handles,
     tasks: Tasks,
 }
@@ -139,6 +142,7 @@ impl Store {
             l2,
             l3,
             flights: Arc::default(),
+            retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
             tasks,
         };
@@ -168,6 +172,7 @@ impl Store {
             l3,
             // A view's id means another view here.
             flights: Arc::default(),
+            retry: Retry::from(&features.retry),
             metrics: shared.metrics.next(&features.views),
             tasks: shared.tasks.clone(),
         };

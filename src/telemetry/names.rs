@@ -45,6 +45,7 @@ metrics! {
     FEATURE_HIT_RATIO = "weir_feature_hit_ratio", Gauge, "Share of row lookups that the layer answered, since start.";
     FEATURE_HIT_RATIO_TARGET = "weir_feature_hit_ratio_target", Gauge, "The hit ratio the layer is expected to reach.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
+    FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, older, error).";
     L1_BYTES = "weir_l1_bytes", Gauge, "Weighed size of the in-process row cache.";
     L1_ROWS = "weir_l1_rows", Gauge, "Rows in the in-process row cache.";

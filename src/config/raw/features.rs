@@ -33,8 +33,9 @@ pub(crate) struct Features {
     /// Lookup files on an object store.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) l3: Option<L3>,
-    /// How a failed lookup is made again.
-    #[schemars(extend("x-reload" = "live", "x-later" = true))]
+    /// How a lookup that L2 failed to answer is made again: only while the time that the request has for its features leaves
+    /// room for the wait, another `l2.timeout`, and L3 after that; never at a server whose breaker is open.
+    #[schemars(extend("x-reload" = "live"))]
     pub(crate) retry: FeatureRetry,
     /// When a Redis server is left alone, and how it comes back. Having no connection and no answer in time are failures, and so
     /// are LOADING, CLUSTERDOWN and MASTERDOWN.

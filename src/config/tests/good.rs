@@ -92,7 +92,6 @@ fn what_is_not_acted_upon_is_said() {
         "capacity.burst_pool",
         "pools.gpu-a.hedge",
         "models.fraud-detector.fallback.rule",
-        "features.retry",
         "ladder.mode",
         "spool.retry",
     ] {

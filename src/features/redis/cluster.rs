@@ -28,6 +28,7 @@ use super::{
     Command, PATIENCE, client, line,
     node::{Node, Terms},
     of_worker,
+    slots::Slot,
     topology::{self, Topology},
 };
 use crate::{features::l2::Error, infer::WorkerId};
@@ -266,6 +267,12 @@ impl Cluster {
             Arc::new(Node::new(&client, &self.terms))
         };
         Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
+    }
+
+    /// Whether the breaker of the slot's master would let a request through now; that of an unknown one might.
+    pub(super) fn would_admit(&self, worker: WorkerId, slot: Slot) -> bool {
+        let Map::Known(topology) = &*self.map.borrow() else { return true };
+        topology.master(slot).is_none_or(|master| self.node(worker, master).would_admit())
     }
 
     pub(super) async fn connect(self: &Arc<Self>, worker: WorkerId) {

@@ -105,6 +105,11 @@ impl Guard {
         Ok(Pass { permit, _place: Place(Arc::clone(self)) })
     }
 
+    /// Whether the breaker would let a request through now.
+    pub(super) fn would_admit(&self) -> bool {
+        self.breaker.would_admit(Instant::now())
+    }
+
     /// Something else found the server well.
     pub(super) fn found_well(&self) {
         self.breaker.probe_from(Instant::now());

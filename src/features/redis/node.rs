@@ -81,6 +81,11 @@ impl Node {
         self.answer(answer.expect("as many answers as commands"))
     }
 
+    /// Whether its breaker would let a request through now.
+    pub(super) fn would_admit(&self) -> bool {
+        self.guard.would_admit()
+    }
+
     pub(super) async fn ping(&self) -> Result<(), Error> {
         self.ask(::redis::cmd("PING")).await.map(drop)
     }

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::features::Row;
+use crate::telemetry::{Scrape, scratch};
 use crate::{
     config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, Secret, View},
     features::{
@@ -598,6 +599,56 @@ async fn two_joins_of_one_view_are_read_once_and_told_once() {
     assert_eq!(set.take_degraded(), []);
     let mut set = store.users(&[2]).await;
     assert_eq!(set.take_degraded().len(), 1);
+}
+
+/// A store over Redis alone, whose breaker and retries are as good as unlimited; and its metrics.
+fn persistent(view: &Arc<View>, server: &Server, first_wait: Duration) -> (Store, Scrape) {
+    let mut features = features("p", from_ref(view), redis(server, SHORT), None);
+    features.breaker.failure_threshold = u32::MAX;
+    features.retry.max_retries = u32::MAX;
+    features.retry.initial_delay = first_wait;
+    features.retry.max_delay = features.retry.max_delay.max(first_wait);
+    let config = crate::features::tests::config(features, vec![model(from_ref(view), false)]);
+    scratch(|| Store::open(&config, Tasks::default()).now_or_never().unwrap().unwrap())
+}
+
+fn retried(scrape: &Scrape) -> bool {
+    !scrape.render().contains("weir_feature_retries_total 0\n")
+}
+
+#[tokio::test]
+async fn what_l2_failed_to_say_is_asked_again_inside_the_deadline() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let (store, scrape) = persistent(&v, &server, SHORT);
+    server.freeze();
+    let no_time = |how: &mut How| how.by = Deadline::after(Instant::now(), SHORT);
+    assert_eq!(reasons(&soon(store.ask(&[2], no_time)).await), [Reason::Unavailable]);
+    assert!(!retried(&scrape), "the deadline has no room for it");
+    let answered = async {
+        let until_retried = eventually("a retry", async || retried(&scrape));
+        tokio::join!(store.users(&[1]), async {
+            until_retried.await;
+            server.thaw();
+        })
+    };
+    assert_eq!(values(&soon(answered).await.0), [7]);
+    server.kill();
+}
+
+#[tokio::test]
+async fn a_stale_row_at_hand_is_not_kept_waiting_by_a_retry() {
+    let mut server = Server::start();
+    let v = view("v").ttl(Duration::from_millis(1)).build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let (store, _) = persistent(&v, &server, LONG / 2);
+    eventually("Redis answers in time", async || values(&store.users(&[1]).await) == [7]).await;
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let began = Instant::now();
+    assert!(is_stale(&soon(store.users(&[1])).await));
+    assert!(began.elapsed() < LONG / 3, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

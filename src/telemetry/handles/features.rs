@@ -54,6 +54,7 @@ pub(crate) struct Features {
     views: Box<[ViewHandles]>,
     write_backs: [Counter; 3],
     pub(crate) coalesced: Counter,
+    pub(crate) retries: Counter,
     l1_bytes: Gauge,
     l1_rows: Gauge,
 }
@@ -81,6 +82,7 @@ impl Features {
             views: ViewHandles::of_all(views),
             write_backs: WRITE_BACKS.map(|outcome| counter!(names::FEATURE_WRITE_BACKS, "outcome" => outcome)),
             coalesced: counter!(names::FEATURE_COALESCED),
+            retries: counter!(names::FEATURE_RETRIES),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
         }
@@ -93,6 +95,7 @@ impl Features {
             views: ViewHandles::of_all(views),
             write_backs: self.write_backs.clone(),
             coalesced: self.coalesced.clone(),
+            retries: self.retries.clone(),
             l1_bytes: self.l1_bytes.clone(),
             l1_rows: self.l1_rows.clone(),
         }
