@@ -161,8 +161,10 @@ pub(crate) fn redis(urls: Vec<Secret>) -> Redis {
     Redis {
         urls,
         mode: RedisMode::Single,
+        ca: None,
         ttl: Duration::from_secs(86_400),
         timeout: Duration::from_millis(20),
+        connections: 2,
         max_in_flight: 1024,
     }
 }

@@ -11,16 +11,17 @@ mod guard;
 mod line;
 mod node;
 mod script;
+mod sentinel;
 mod slots;
 mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::{Client, Cmd, RedisError, Value};
+use ::redis::{Cmd, RedisError, Value};
 use tokio::time::{Instant, timeout};
 
 use self::{
-    cluster::Cluster,
+    cluster::{Cluster, Finder},
     guard::Guards,
     node::{Node, Terms},
     slots::Slot,
@@ -58,6 +59,7 @@ pub(crate) struct Redis {
 enum Servers {
     /// The one server as each worker sees it.
     Single(Box<[Arc<Node>]>),
+    /// Found by asking: a cluster, or a master behind sentinels.
     Cluster(Arc<Cluster>),
 }
 
@@ -79,17 +81,19 @@ impl Redis {
         let slots = workers + 1;
         let terms = Terms {
             timeout: config.timeout,
-            connections: 1,
+            connections: config.connections,
             guards: Arc::new(Guards::new(&features.breaker, config.max_in_flight)),
             tasks: tasks.clone(),
         };
-        let mut clients = config.urls.iter().map(|url| client::of(&url.0)).collect::<Result<Vec<Client>, _>>()?;
-        let servers = match config.mode {
+        let mut clients = client::of_all(config)?;
+        let found = |clients, finder| Servers::Cluster(Arc::new(Cluster::new((clients, finder), slots, terms.clone())));
+        let servers = match &config.mode {
             RedisMode::Single => {
                 let client = clients.swap_remove(0);
                 Servers::Single((0..slots).map(|_| Arc::new(Node::new(&client, &terms))).collect())
             }
-            RedisMode::Cluster => Servers::Cluster(Arc::new(Cluster::new(clients, slots, terms))),
+            RedisMode::Cluster => found(clients, Finder::Members),
+            RedisMode::Sentinel { master } => found(clients, Finder::Sentinels(Arc::clone(master))),
         };
         Ok(Self {
             project: Arc::clone(&features.project),

@@ -1,4 +1,5 @@
-//! Redis Cluster: a map from slots to masters, shared by all workers, and each worker's connections to them.
+//! Masters that are found: a map from slots to masters, shared by all workers, and each worker's connections to them. Redis
+//! Cluster tells its map; behind Sentinel it is one master for all slots.
 //!
 //! Commands go to the masters of their slots, one pipeline each, all at once. The map is learned from any server that
 //! answers: at first use, when a server redirects or cannot be reached, and when it is old. A `MOVED` or `ASK` is followed
@@ -27,7 +28,7 @@ use tokio::{
 use super::{
     Command, PATIENCE, client, line,
     node::{Node, Terms},
-    of_worker,
+    of_worker, sentinel,
     slots::Slot,
     topology::{self, Topology},
 };
@@ -41,6 +42,7 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Cluster {
     seeds: Vec<Client>,
+    finder: Finder,
     terms: Terms,
     /// How old a map may get.
     pub(super) relearn_after: Duration,
@@ -51,6 +53,15 @@ pub(super) struct Cluster {
 }
 
 type Nodes = HashMap<Arc<str>, Arc<Node>>;
+
+/// Who is asked for the map.
+#[derive(Debug)]
+pub(super) enum Finder {
+    /// Any server of the cluster.
+    Members,
+    /// Sentinels, for the master of this name.
+    Sentinels(Arc<str>),
+}
 
 #[derive(Clone, Debug)]
 enum Map {
@@ -76,9 +87,10 @@ enum Redirect {
 type Route = (usize, Arc<str>, Redirect);
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<Client>, workers: usize, terms: Terms) -> Self {
+    pub(super) fn new((seeds, finder): (Vec<Client>, Finder), workers: usize, terms: Terms) -> Self {
         Self {
             seeds,
+            finder,
             terms,
             relearn_after: OLD,
             map: watch::Sender::new(Map::Awaited),
@@ -202,7 +214,7 @@ impl Cluster {
                     return sleep(REST).await;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "cannot learn the cluster's slots");
+                    tracing::debug!(%error, "cannot learn which redis servers are masters");
                     self.map.send_if_modified(|map| {
                         let unknown = !matches!(map, Map::Known(_));
                         if unknown {
@@ -225,8 +237,27 @@ impl Cluster {
         }
     }
 
-    /// Asks all known servers at once; the first that answers is believed.
     async fn ask_around(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
+        match &self.finder {
+            Finder::Members => self.ask_members(worker).await,
+            Finder::Sentinels(name) => self.ask_sentinels(worker, name).await,
+        }
+    }
+
+    /// Asks all sentinels at once; the first is believed that names a server which is a master.
+    async fn ask_sentinels(self: &Arc<Self>, worker: WorkerId, name: &str) -> Result<Topology, Error> {
+        let asked = self.seeds.iter().map(|seed| {
+            Box::pin(async move {
+                let master = sentinel::named(seed, name).await?;
+                sentinel::confirm(&self.node(worker, &master)).await?;
+                Ok(Topology::of(master, Instant::now()))
+            })
+        });
+        select_ok(asked).await.map(|(topology, _)| topology)
+    }
+
+    /// Asks all known servers at once; the first that answers is believed.
+    async fn ask_members(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
         let asked = self.known().into_iter().map(|address| {
             Box::pin(async move {
                 let node = self.node(worker, &address);

@@ -19,6 +19,8 @@ use crate::{
     infer::{EntityKey, EntityType, EntityValue, Value as Stored},
 };
 
+mod reached;
+
 const WORKER: WorkerId = WorkerId(0);
 
 fn open(urls: &[String], mode: RedisMode, project: &str, views: &[Arc<View>]) -> Redis {
@@ -233,6 +235,30 @@ async fn an_idle_connection_that_the_server_closed_costs_nothing() {
     read_one(&redis, ask(&v, 1)).await.unwrap();
     server.ask::<()>(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_small_answer_does_not_wait_behind_a_large_one() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, from_ref(&v));
+    redis.connect(WORKER).await;
+    let Servers::Single(nodes) = &*redis.servers else { panic!("a cluster") };
+    assert_eq!(server.clients(), 2, "as many as there may be, from the start");
+    // An answer that does not come until it is pushed to: the connection it is awaited on is taken.
+    let slow = nodes[0].ask(::redis::cmd("BLPOP").arg("list").arg(0).take());
+    let quick = async {
+        while server.blocked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
+        }
+        server.ask::<()>(&[b"RPUSH", b"list", b"x"]);
+    };
+    let (popped, ()) =
+        tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(slow, quick) }).await.unwrap();
+    assert!(popped.is_ok());
 }
 
 #[tokio::test]

@@ -37,6 +37,11 @@ impl Topology {
         (!masters.is_empty()).then_some(Self { masters, slots, learned })
     }
 
+    /// One master for everything.
+    pub(super) fn of(master: Arc<str>, learned: Instant) -> Self {
+        Self { masters: vec![master], slots: vec![0; SLOTS].into_boxed_slice(), learned }
+    }
+
     pub(super) fn master(&self, slot: Slot) -> Option<&Arc<str>> {
         self.masters.get(usize::from(self.slots[usize::from(slot.0)]))
     }
