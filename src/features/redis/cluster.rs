@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ::redis::{Client, Cmd, Pipeline, ServerErrorKind, Value};
+use ::redis::{Client, Pipeline, ServerErrorKind, Value};
 use futures_util::{
     StreamExt,
     future::{join_all, select_ok},
@@ -86,6 +86,18 @@ enum Redirect {
 /// Where a command goes: its position among all, the server, and why there.
 type Route = (usize, Arc<str>, Redirect);
 
+/// A server, and why it is asked.
+type Target = (Arc<str>, Redirect);
+
+/// The positions of the commands for each server.
+fn by_server(routes: Vec<Route>) -> HashMap<Target, Vec<usize>> {
+    let mut groups = HashMap::<_, Vec<usize>>::new();
+    for (at, address, why) in routes {
+        groups.entry((address, why)).or_default().push(at);
+    }
+    groups
+}
+
 impl Cluster {
     pub(super) fn new((seeds, finder): (Vec<Client>, Finder), workers: usize, terms: Terms) -> Self {
         Self {
@@ -128,58 +140,52 @@ impl Cluster {
     }
 
     /// Sends each command along its route, and once more where it is redirected to. Every server has answered, or failed, by
-    /// the deadline.
+    /// the deadline; nobody waits for another's.
     async fn follow(
         self: &Arc<Self>,
         worker: WorkerId,
-        (commands, mut routes): (&[Command], Vec<Route>),
+        (commands, routes): (&[Command], Vec<Route>),
         (answers, deadline): (&mut [Result<Value, Error>], Instant),
     ) {
-        for _ in 0..2 {
-            let mut groups = HashMap::<(Arc<str>, Redirect), Vec<usize>>::new();
-            for (at, address, why) in routes.drain(..) {
-                groups.entry((address, why)).or_default().push(at);
-            }
-            let sent = groups.into_iter().map(|((address, why), members)| async move {
-                let cmds = members.iter().map(|&at| &commands[at].cmd);
-                let values = self.send(worker, (&address, why), (cmds, deadline)).await;
-                (address, members, values)
-            });
-            let mut sent: FuturesUnordered<_> = sent.collect();
-            while let Some((address, members, values)) = sent.next().await {
-                for (at, value) in members.into_iter().zip(values) {
-                    if let Some((to, why)) = redirect(&value, &address) {
-                        routes.push((at, to, why));
-                    }
-                    answers[at] = value.and_then(|value| self.node(worker, &address).answer(value));
+        let send = |(route, members): (_, Vec<usize>)| self.send(worker, (route, members), (commands, deadline));
+        let mut sent: FuturesUnordered<_> = by_server(routes).into_iter().map(send).collect();
+        while let Some(((address, why), members, values)) = sent.next().await {
+            let mut redirected = Vec::new();
+            for (at, value) in members.into_iter().zip(values) {
+                if let Some((to, why)) = redirect(&value, &address) {
+                    redirected.push((at, to, why));
                 }
+                answers[at] = value.and_then(|value| self.node(worker, &address).answer(value));
             }
-            if routes.iter().any(|(_, _, why)| *why == Redirect::Moved) {
+            if redirected.iter().any(|(_, _, why)| *why == Redirect::Moved) {
                 self.learn(worker);
+            }
+            if why == Redirect::None {
+                sent.extend(by_server(redirected).into_iter().map(send));
             }
         }
     }
 
-    /// The raw answers of one server.
+    /// The raw answers of one server to its members among the commands.
     async fn send(
         self: &Arc<Self>,
         worker: WorkerId,
-        (address, why): (&Arc<str>, Redirect),
-        (cmds, deadline): (impl ExactSizeIterator<Item = &Cmd>, Instant),
-    ) -> Vec<Result<Value, Error>> {
-        let count = cmds.len();
-        let mut pipeline = Pipeline::with_capacity(count * 2);
-        for cmd in cmds {
+        ((address, why), members): (Target, Vec<usize>),
+        (commands, deadline): (&[Command], Instant),
+    ) -> (Target, Vec<usize>, Vec<Result<Value, Error>>) {
+        let mut pipeline = Pipeline::with_capacity(members.len() * 2);
+        for &at in &members {
             if why == Redirect::Ask {
                 pipeline.cmd("ASKING");
             }
-            pipeline.add_command(cmd.clone());
+            pipeline.add_command(commands[at].cmd.clone());
         }
-        match self.node(worker, address).request(&pipeline, deadline).await {
+        let values = match self.node(worker, &address).request(&pipeline, deadline).await {
             Ok(values) if why == Redirect::Ask => values.into_iter().skip(1).step_by(2).map(Ok).collect(),
             Ok(values) => values.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); count],
-        }
+            Err(error) => vec![Err(error); members.len()],
+        };
+        ((address, why), members, values)
     }
 
     /// The map, once there is one; an error as soon as nobody could be asked.

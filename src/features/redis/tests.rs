@@ -376,6 +376,48 @@ async fn a_master_that_hangs_costs_others_nothing_and_itself_no_more_than_its_br
     tokio::time::timeout(Duration::from_secs(60), back).await.unwrap();
 }
 
+/// A key's slot that is being moved, as resharding does it; the key is at the new master, the slot at the old one.
+struct Moving<'a> {
+    slot: String,
+    from: &'a Server,
+    to: &'a Server,
+    to_id: String,
+}
+
+impl<'a> Moving<'a> {
+    fn of(cluster: &'a servers::Cluster, stored: &[u8]) -> Self {
+        let slot = cluster.masters[0].ask::<u16>(&[b"CLUSTER", b"KEYSLOT", stored]).to_string();
+        let from = cluster.holder(stored);
+        let to = cluster.masters.iter().find(|master| master.port != from.port).unwrap();
+        let (from_id, to_id): (String, String) = (from.ask(&[b"CLUSTER", b"MYID"]), to.ask(&[b"CLUSTER", b"MYID"]));
+        to.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"IMPORTING", from_id.as_bytes()]);
+        from.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"MIGRATING", to_id.as_bytes()]);
+        let port = to.port.to_string();
+        from.ask::<Reply>(&[b"MIGRATE", b"127.0.0.1", port.as_bytes(), stored, b"0", b"5000"]);
+        Self { slot, from, to, to_id }
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_while_another_master_hangs() {
+    let cluster = servers::Cluster::start();
+    let v = view("v").build();
+    let mut redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
+    let first = row(100, [int(5)]);
+    redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
+    let Moving { from, to, .. } = Moving::of(&cluster, &redis_key(&key(1), "p"));
+    let hung = cluster.masters.iter().find(|master| ![from.port, to.port].contains(&master.port)).unwrap();
+    let of_hung = |user: &i64| cluster.holder(&redis_key(&key(*user), "p")).port == hung.port;
+    let other = (2..).find(of_hung).unwrap();
+    assert!(redis.read(WORKER, &[ask(&v, 1), ask(&v, other)]).await.iter().all(Result::is_ok));
+    hung.freeze();
+    redis.timeout = Duration::from_secs(2);
+    let rows = redis.read(WORKER, &[ask(&v, 1), ask(&v, other)]).await;
+    assert_eq!(rows[0].as_ref().unwrap().as_ref(), Some(&first));
+    assert!(matches!(rows[1], Err(Error::TimedOut(_))), "{:?}", rows[1]);
+    hung.thaw();
+}
+
 #[tokio::test]
 async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let cluster = servers::Cluster::start();
@@ -388,14 +430,7 @@ async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let first = row(100, [int(5)]);
     redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
 
-    let slot = cluster.masters[0].ask::<u16>(&[b"CLUSTER", b"KEYSLOT", &stored]).to_string();
-    let from = cluster.holder(&stored);
-    let to = cluster.masters.iter().find(|master| master.port != from.port).unwrap();
-    let (from_id, to_id): (String, String) = (from.ask(&[b"CLUSTER", b"MYID"]), to.ask(&[b"CLUSTER", b"MYID"]));
-    to.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"IMPORTING", from_id.as_bytes()]);
-    from.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"MIGRATING", to_id.as_bytes()]);
-    let port = to.port.to_string();
-    from.ask::<Reply>(&[b"MIGRATE", b"127.0.0.1", port.as_bytes(), &stored, b"0", b"5000"]);
+    let Moving { slot, from, to, to_id } = Moving::of(&cluster, &stored);
     // ASK: the slot is still the old master's, the key is not.
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(first));
     let second = row(200, [int(6)]);

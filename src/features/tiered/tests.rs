@@ -447,6 +447,28 @@ async fn l3_answers_while_redis_is_down() {
 }
 
 #[tokio::test]
+async fn a_redis_that_comes_back_empty_is_filled_again_from_l3() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    let in_redis = async || {
+        let rows = store.shared.l2.read(WorkerId(0), &[ask(&v, 1)]).await;
+        matches!(&rows[..], [Ok(Some(stored))] if *stored == row(100, [int(7)]))
+    };
+    assert_eq!(caches(&store.users(&[1]).await), "l1 miss, l2 miss, l3 hit");
+    eventually("the row is in Redis", in_redis).await;
+    server.restart();
+    let bypass = |how: &mut How| how.caching = Caching::Bypassed;
+    assert!(!in_redis().await);
+    eventually("the row is in Redis again", async || {
+        assert_eq!(values(&store.ask(&[1], bypass).await), [7], "whatever layer answers, it is the row");
+        in_redis().await
+    })
+    .await;
+    assert_eq!(caches(&store.ask(&[1], bypass).await), "l1 bypass, l2 hit");
+}
+
+#[tokio::test]
 async fn what_redis_could_not_say_is_not_written_back_to_it() {
     let server = Server::start();
     let v = view("v").build();

@@ -30,6 +30,16 @@ async fn a_user_may_do_what_its_acl_says_and_is_refused_in_words() {
     }
     assert_eq!(read_one(&reader, ask(&v, 1)).await.unwrap(), None);
 
+    // What the documentation asks for is enough to write.
+    let allowed = "+hmget +evalsha +eval +hget +exists +hset +pexpire";
+    let user =
+        [&["ACL", "SETUSER", "writer", "on", ">hunter2", "~*"], &*allowed.split(' ').collect::<Vec<_>>()].concat();
+    server.ask::<()>(&user.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+    let writer = as_user("writer:hunter2");
+    assert_eq!(writer.write_back(WORKER, &ask(&v, 1), &row(100, [int(5)])).await.unwrap(), Written::Written);
+    assert_eq!(writer.write_back(WORKER, &ask(&v, 1), &row(200, [int(6)])).await.unwrap(), Written::Written);
+    assert_eq!(read_one(&writer, ask(&v, 1)).await.unwrap(), Some(row(200, [int(6)])));
+
     let stranger = as_user("reader:wrong-guess");
     let error = read_one(&stranger, ask(&v, 1)).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }));
@@ -80,6 +90,7 @@ async fn the_replica_that_sentinels_promote_is_followed() {
     let said = read_one(&unknown, ask(&v, 1)).await.unwrap_err().to_string();
     assert!(said.contains("knows no master \"nobody\""), "{said}");
 
+    let clients = client::of_all(&redis).unwrap();
     let redis = open_as(&redis, SOON, ("p", from_ref(&v))).unwrap();
     let (first, second) = (row(100, [int(5)]), row(200, [int(6)]));
     assert_eq!(redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap(), Written::Written);
@@ -109,4 +120,16 @@ async fn the_replica_that_sentinels_promote_is_followed() {
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(second));
     assert!(replica.calls("hmget") > 0);
     assert_eq!(redis.ready().await, Ok(()));
+
+    // A sentinel that wants to know who asks is told the master's user.
+    let own = ::redis::Client::open(format!("redis://127.0.0.1:{}", sentinels.ports[0])).unwrap();
+    let mut connection = own.get_connection().unwrap();
+    let users: [&[&[u8]]; 2] = [
+        &[b"ACL", b"SETUSER", b"weir", b"on", b">hunter2", b"+@all"],
+        &[b"ACL", b"SETUSER", b"default", b"resetpass", b">another"],
+    ];
+    users.map(|user| servers::command(user).exec(&mut connection).unwrap());
+    assert!(sentinel::named(&own, "mymaster").await.is_err());
+    let named = sentinel::named(&clients[0], "mymaster").await.unwrap();
+    assert_eq!(*named, *format!("127.0.0.1:{}", replica.port));
 }
