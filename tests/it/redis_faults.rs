@@ -171,7 +171,9 @@ fn a_shard_that_hangs_costs_the_other_shards_keys_nothing() {
     let refused = [("target", &*target), ("reason", "open")];
     await_metric(weir.admin(), "weir_redis_refused_total", &refused, |count| count > 0.0);
     let mut connection = weir.connect();
+    let asked = Instant::now();
     assert_eq!(missing(&ask_all(&mut connection)), on_hung);
+    println!("all rows but {} of the shard that hangs in {:?}; L2's timeout is 2 s", on_hung.len(), asked.elapsed());
     load.go_on(20);
 
     hung.thaw();

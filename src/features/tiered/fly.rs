@@ -170,8 +170,8 @@ impl Flight {
         let answers = shared.l2.read(worker, &asks).await;
         let now = Instant::now();
         shared.metrics.took(Layer::L2, now - began);
-        let needed = shared.l2.timeout() + shared.l3.as_ref().map_or(Duration::ZERO, L3::typically);
-        let wait = retries.next(by.remaining(now), needed, rand::random());
+        let helps = answers.iter().any(|answer| answer.as_ref().is_err_and(may_help));
+        let wait = if helps { retries.next(by.remaining(now), shared.one_more_takes(), rand::random()) } else { None };
         let (mut further, mut again) = (Vec::new(), Vec::new());
         for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
             shared.metrics.looked_up(Layer::L2, outcome(&answer), 1);
@@ -227,6 +227,11 @@ impl Shared {
             self.metrics.took(Layer::L3, began.elapsed());
         }
         join_all(landed.iter().flatten().map(|(ask, row)| self.write_back(worker, ask, row))).await;
+    }
+
+    /// What a retry needs of the time that is left: another answer of L2, and L3 in case that there is none.
+    fn one_more_takes(&self) -> Duration {
+        self.l2.timeout() + self.l3.as_ref().map_or(Duration::ZERO, L3::typically)
     }
 
     /// What L3 has of one row. Returns it if L2 is to have it too.

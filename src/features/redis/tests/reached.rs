@@ -128,7 +128,9 @@ async fn the_replica_that_sentinels_promote_is_followed() {
         &[b"ACL", b"SETUSER", b"weir", b"on", b">hunter2", b"+@all"],
         &[b"ACL", b"SETUSER", b"default", b"resetpass", b">another"],
     ];
-    users.map(|user| servers::command(user).exec(&mut connection).unwrap());
+    for user in users {
+        servers::command(user).exec(&mut connection).unwrap();
+    }
     assert!(sentinel::named(&own, "mymaster").await.is_err());
     let named = sentinel::named(&clients[0], "mymaster").await.unwrap();
     assert_eq!(*named, *format!("127.0.0.1:{}", replica.port));
