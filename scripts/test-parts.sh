@@ -55,6 +55,7 @@ install_system() {
   local missing=()
   command -v redis-server >/dev/null || missing+=(redis-server)
   command -v redis-cli >/dev/null || missing+=(redis-tools)
+  command -v openssl >/dev/null || missing+=(openssl)
   command -v promtool >/dev/null || missing+=(prometheus)
   command -v curl >/dev/null || missing+=(curl)
   command -v c++ >/dev/null || missing+=(g++)   # libFuzzer's runtime is C++

@@ -157,6 +157,19 @@ fn lite() -> Model {
     }
 }
 
+/// One Redis server, all else as documented.
+pub(crate) fn redis(urls: Vec<Secret>) -> Redis {
+    Redis {
+        urls,
+        mode: RedisMode::Single,
+        ca: None,
+        ttl: Duration::from_secs(86_400),
+        timeout: Duration::from_millis(20),
+        connections: 2,
+        max_in_flight: 1024,
+    }
+}
+
 fn features() -> Features {
     let view = View {
         id: ViewId(0),
@@ -194,12 +207,7 @@ fn features() -> Features {
             stale_for: Duration::from_secs(600),
             negative_ttl: Duration::from_secs(5),
         },
-        l2: L2::Redis(Redis {
-            urls: vec![Secret("redis://:hunter2@redis:6379".into())],
-            mode: RedisMode::Single,
-            ttl: Duration::from_secs(86_400),
-            timeout: Duration::from_millis(20),
-        }),
+        l2: L2::Redis(redis(vec![Secret("redis://:hunter2@redis:6379".into())])),
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),
         retry: retry(3),
         breaker: breaker(),

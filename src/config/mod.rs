@@ -392,21 +392,32 @@ pub(crate) enum L2 {
 /// How Redis is reached.
 #[derive(Clone, Debug)]
 pub(crate) struct Redis {
-    /// `redis://` or `rediss://` URLs; seeds in cluster mode. May hold a password: never printed.
+    /// `redis://` or `rediss://` URLs; seeds in cluster mode, sentinels in sentinel mode. May hold a password: never printed.
     pub(crate) urls: Vec<Secret>,
     pub(crate) mode: RedisMode,
     pub(crate) ttl: Duration,
     /// Longest wait for one round trip.
     pub(crate) timeout: Duration,
+    /// PEM file of the authorities that are trusted instead of the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// Of each worker to each server; at least 1.
+    pub(crate) connections: usize,
+    /// Most requests under way at one server.
+    pub(crate) max_in_flight: u32,
 }
 
 /// What kind of Redis it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RedisMode {
     /// One server.
     Single,
     /// Redis Cluster.
     Cluster,
+    /// The master of that name, which sentinels know.
+    Sentinel {
+        /// Its name at the sentinels.
+        master: Arc<str>,
+    },
 }
 
 /// The lookup files on an object store.

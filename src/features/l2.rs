@@ -75,6 +75,12 @@ pub(crate) enum Error {
     /// The server answered with an error.
     #[error("{address}: {why}")]
     Refused { address: Arc<str>, why: Arc<str> },
+    /// The server failed too often of late: it was not asked.
+    #[error("{address}: not asked, its circuit breaker is open")]
+    Open { address: Arc<str> },
+    /// As many requests as may be are under way at the server: it was not asked.
+    #[error("{address}: not asked, too many requests are under way (features.l2.max_in_flight)")]
+    Full { address: Arc<str> },
     /// What is stored is not a row.
     #[error("the stored row of {view} cannot be read")]
     Malformed { view: Arc<str>, source: Malformed },
@@ -104,6 +110,22 @@ impl L2 {
         match self {
             Self::Redis(redis) => redis.read(worker, asks).await,
             Self::Embedded(embedded) => embedded.read(asks),
+        }
+    }
+
+    /// Longest wait for the answers to a read.
+    pub(crate) fn timeout(&self) -> Duration {
+        match self {
+            Self::Redis(redis) => redis.timeout(),
+            Self::Embedded(_) => Duration::ZERO,
+        }
+    }
+
+    /// Whether the row's server would be asked now, as far as its breaker goes.
+    pub(crate) fn would_ask(&self, worker: WorkerId, ask: &Ask) -> bool {
+        match self {
+            Self::Redis(redis) => redis.would_ask(worker, ask),
+            Self::Embedded(_) => true,
         }
     }
 

@@ -2,21 +2,30 @@
 //!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
 //! core. They are made in the background; a request waits for one only while the first attempt since the last success is
-//! under way, and never longer than the store's timeout. Nothing here retries beyond one fresh connection (a server may close
-//! an idle one) and one redirect.
+//! under way, and never longer than the store's timeout. A server that keeps failing is not asked (`guard`). Nothing here
+//! retries beyond one fresh connection (a server may close an idle one) and one redirect.
 
+mod client;
 mod cluster;
+mod guard;
+mod line;
 mod node;
 mod script;
+mod sentinel;
 mod slots;
 mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::{Client, Cmd, RedisError, Value};
-use tokio::time::timeout;
+use ::redis::{Cmd, RedisError, Value};
+use tokio::time::{Instant, timeout};
 
-use self::{cluster::Cluster, node::Node, slots::Slot};
+use self::{
+    cluster::{Cluster, Finder},
+    guard::Guards,
+    node::{Node, Terms},
+    slots::Slot,
+};
 use super::{
     Row,
     feast::{Layout, redis_key},
@@ -53,6 +62,7 @@ pub(crate) struct Redis {
 enum Servers {
     /// The one server as each worker sees it.
     Single(Box<[Arc<Node>]>),
+    /// Found by asking: a cluster, or a master behind sentinels.
     Cluster(Arc<Cluster>),
 }
 
@@ -72,17 +82,21 @@ impl Redis {
         tasks: &Tasks,
     ) -> Result<Self, RedisError> {
         let slots = workers + 1;
-        let servers = match config.mode {
+        let terms = Terms {
+            timeout: config.timeout,
+            connections: config.connections,
+            guards: Arc::new(Guards::new(&features.breaker, config.max_in_flight)),
+            tasks: tasks.clone(),
+        };
+        let mut clients = client::of_all(config)?;
+        let found = |clients, finder| Servers::Cluster(Arc::new(Cluster::new((clients, finder), slots, terms.clone())));
+        let servers = match &config.mode {
             RedisMode::Single => {
-                let url = config.urls.first().map_or("", |url| &url.0);
-                let client = node::client(url)?;
-                let node = || Arc::new(Node::new(client.clone(), config.timeout, tasks.clone()));
-                Servers::Single((0..slots).map(|_| node()).collect())
+                let client = clients.swap_remove(0);
+                Servers::Single((0..slots).map(|_| Arc::new(Node::new(&client, &terms))).collect())
             }
-            RedisMode::Cluster => {
-                let seeds = config.urls.iter().map(|url| node::client(&url.0)).collect::<Result<Vec<Client>, _>>()?;
-                Servers::Cluster(Arc::new(Cluster::new(seeds, slots, config.timeout, tasks.clone())))
-            }
+            RedisMode::Cluster => found(clients, Finder::Members),
+            RedisMode::Sentinel { master } => found(clients, Finder::Sentinels(Arc::clone(master))),
         };
         Ok(Self {
             project: Arc::clone(&features.project),
@@ -148,10 +162,23 @@ impl Redis {
         answers.into_iter().map(|answer| answer.map(written)).collect()
     }
 
+    /// Longest wait for one round trip.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether the breaker of the row's server would let a read through now.
+    pub(crate) fn would_ask(&self, worker: WorkerId, ask: &Ask) -> bool {
+        match &*self.servers {
+            Servers::Single(nodes) => of_worker(nodes, worker).would_admit(),
+            Servers::Cluster(cluster) => cluster.would_admit(worker, Slot::of(&redis_key(&ask.key, &self.project))),
+        }
+    }
+
     pub(crate) async fn connect(&self, worker: WorkerId) {
         let connecting = async {
             match &*self.servers {
-                Servers::Single(nodes) => drop(of_worker(nodes, worker).connection().await),
+                Servers::Single(nodes) => of_worker(nodes, worker).connect().await,
                 Servers::Cluster(cluster) => cluster.connect(worker).await,
             }
         };
@@ -202,18 +229,14 @@ impl Redis {
 
     /// The answers to the commands, in their order.
     async fn run(&self, worker: WorkerId, commands: Vec<Command>) -> Vec<Result<Value, Error>> {
-        let count = commands.len();
-        let answers = match &*self.servers {
+        let deadline = Instant::now() + self.timeout;
+        match &*self.servers {
             Servers::Single(nodes) => {
-                timeout(
-                    self.timeout,
-                    of_worker(nodes, worker).send_all(commands.into_iter().map(|command| command.cmd)),
-                )
-                .await
+                let commands = commands.into_iter().map(|command| command.cmd);
+                of_worker(nodes, worker).request_all(commands, deadline).await
             }
-            Servers::Cluster(cluster) => Ok(cluster.run(worker, &commands).await),
-        };
-        answers.unwrap_or_else(|_| vec![Err(Error::TimedOut(self.timeout)); count])
+            Servers::Cluster(cluster) => cluster.run(worker, &commands, deadline).await,
+        }
     }
 }
 

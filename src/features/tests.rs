@@ -110,13 +110,18 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
             multiplier: 2.0,
             jitter: 0.1,
         },
-        breaker: config::Breaker {
-            failure_threshold: 5,
-            window: Duration::from_secs(10),
-            open_for: Duration::from_secs(30),
-            half_open_requests: 3,
-            success_threshold: 3,
-        },
+        breaker: breaker(),
+    }
+}
+
+/// The documented one.
+pub(super) fn breaker() -> config::Breaker {
+    config::Breaker {
+        failure_threshold: 5,
+        window: Duration::from_secs(10),
+        open_for: Duration::from_secs(30),
+        half_open_requests: 3,
+        success_threshold: 3,
     }
 }
 

@@ -10,6 +10,7 @@
 //! A lookup never fails because a store does: rows that could not be had become defaults, and the set says so. What a request
 //! gives wrongly (a missing entity, another type) is the caller's error.
 
+mod again;
 mod fly;
 mod joins;
 mod lookup;
@@ -44,7 +45,7 @@ use crate::{
     app::Tasks,
     config::{self, Compat, Config, L1Mode, View},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
-    resilience::flight::Flights,
+    resilience::{backoff::Retry, flight::Flights},
     telemetry::handles::features::{Features as Handles, Layer},
 };
 
@@ -75,6 +76,8 @@ struct Shared {
     l2: L2,
     l3: Option<L3>,
     flights: Arc<Flights<fly::Id, fly::Progress>>,
+    /// How L2 is asked again.
+    retry: Retry,
     metrics: Handles,
     tasks: Tasks,
 }
@@ -153,6 +156,7 @@ impl Store {
             l2,
             l3,
             flights: Arc::default(),
+            retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
             tasks,
         };
@@ -186,6 +190,7 @@ impl Store {
             l3,
             // A view's id means another view here.
             flights: Arc::default(),
+            retry: Retry::from(&features.retry),
             metrics: shared.metrics.next(&features.views),
             tasks: shared.tasks.clone(),
         };

@@ -163,6 +163,13 @@ impl Machine {
         }
     }
 
+    /// Something else found the target well: an open breaker takes the next call for its probe.
+    pub fn probe_from(&mut self, now: Instant) {
+        if let Phase::Open { until } = &mut self.phase {
+            *until = now.min(*until);
+        }
+    }
+
     /// Takes in how an admitted call ended.
     pub fn record(&mut self, call: Admitted, outcome: Outcome, now: Instant) {
         if call.epoch != self.epoch {
@@ -293,6 +300,14 @@ impl Breaker {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         is_closed(self.word.load(Ordering::Acquire))
+    }
+
+    /// Something else found the target well (a handshake, a health check): if it is open, the next call from `now` on is its
+    /// probe. It still takes probes to close it.
+    pub fn probe_from(&self, now: Instant) {
+        if !self.is_closed() {
+            self.lock().probe_from(now);
+        }
     }
 
     /// Where it stands.

@@ -48,6 +48,7 @@ metrics! {
     L1_OBSERVED = "weir_l1_observed_total", Counter, "With l1.mode observe: what L1 would have said, beside what the layers behind it said (match, mismatch, miss).";
     L1_OBSERVED_HIT_RATIO = "weir_l1_observed_hit_ratio", Gauge, "With l1.mode observe: the share of lookups that L1 would have answered since start.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
+    FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, older, error).";
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, older: a stored one is as new, error).";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
@@ -56,6 +57,7 @@ metrics! {
     L1_ROWS = "weir_l1_rows", Gauge, "Rows in the in-process row cache.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
+    REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";
     ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";
     RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason.";

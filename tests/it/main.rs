@@ -14,5 +14,6 @@ mod lifecycle;
 mod parts;
 mod passthrough;
 mod pools;
+mod redis_faults;
 mod registry;
 mod telemetry;

@@ -28,6 +28,11 @@ pub(crate) struct Counting {
     count: Arc<AtomicUsize>,
 }
 
+/// A V1 model that answers with the instances it was sent.
+pub(crate) struct Echo {
+    address: SocketAddr,
+}
+
 /// A request that reached it.
 pub(crate) struct Arrival {
     /// Request line and headers.
@@ -92,6 +97,41 @@ impl Counting {
     /// How many POSTs arrived.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
+    }
+}
+
+impl Echo {
+    /// Listens.
+    pub(crate) fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || echo(stream));
+            }
+        });
+        Self { address }
+    }
+
+    /// An endpoint for Weir's config.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+fn echo(mut stream: TcpStream) {
+    while let Some((head, body)) = read_request(&mut stream) {
+        let answer = if head.starts_with("GET ") {
+            READY.to_vec()
+        } else {
+            let body = String::from_utf8_lossy(&body).replacen("\"instances\"", "\"predictions\"", 1);
+            let length = body.len();
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
+                .into()
+        };
+        if stream.write_all(&answer).is_err() {
+            return;
+        }
     }
 }
 

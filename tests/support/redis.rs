@@ -109,22 +109,48 @@ pub(crate) struct RedisCluster {
 impl RedisCluster {
     /// Starts one; about ten seconds.
     pub(crate) fn start() -> Self {
-        let extra =
-            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"];
-        let nodes: Vec<_> = (0..6).map(|_| Redis::with(&extra)).collect();
-        let mut create = Command::new("redis-cli");
-        create.args(["--cluster", "create"]).args(nodes.iter().map(|node| node.address().to_string()));
-        let output = create.args(["--cluster-replicas", "1", "--cluster-yes"]).output().expect("redis-cli is there");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        let cluster = Self { nodes };
-        wait_until("every node to know all slots", START, || {
-            cluster.nodes.iter().all(|node| cluster_info(node, "CLUSTER", "INFO").contains("cluster_state:ok"))
-        });
+        let cluster = Self::create(6, "1", &["--cluster-node-timeout", "2000"]);
         await_some("three replicas in step with their masters", START, || {
             let info = cluster.nodes.iter().map(|node| cluster_info(node, "INFO", "replication"));
             (info.filter(|text| text.contains("master_link_status:up")).count() == 3).then_some(())
         });
         cluster
+    }
+
+    /// Starts three masters alone, none of which is given up while a test lets it hang.
+    pub(crate) fn of_masters() -> Self {
+        Self::create(3, "0", &["--cluster-node-timeout", "600000"])
+    }
+
+    fn create(count: usize, replicas: &str, extra: &[&str]) -> Self {
+        let extra = [&["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"], extra].concat();
+        let nodes: Vec<_> = (0..count).map(|_| Redis::with(&extra)).collect();
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]).args(nodes.iter().map(|node| node.address().to_string()));
+        let output =
+            create.args(["--cluster-replicas", replicas, "--cluster-yes"]).output().expect("redis-cli is there");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let cluster = Self { nodes };
+        wait_until("every node to know all slots", START, || {
+            cluster.nodes.iter().all(|node| cluster_info(node, "CLUSTER", "INFO").contains("cluster_state:ok"))
+        });
+        cluster
+    }
+
+    /// Its servers, masters first.
+    pub(crate) fn nodes(&self) -> &[Redis] {
+        &self.nodes
+    }
+
+    /// Moves slots with their keys.
+    #[track_caller]
+    pub(crate) fn reshard(&self, from: &Redis, to: &Redis, slots: u32) {
+        let id = |node: &Redis| cluster_info(node, "CLUSTER", "MYID");
+        let mut reshard = Command::new("redis-cli");
+        reshard.args(["--cluster", "reshard", &from.address().to_string(), "--cluster-from", &id(from)]);
+        reshard.args(["--cluster-to", &id(to), "--cluster-slots", &slots.to_string(), "--cluster-yes"]);
+        let output = reshard.output().expect("redis-cli is there");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     /// One for all tests that only read, or write keys of their own.

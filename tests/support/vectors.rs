@@ -51,6 +51,14 @@ pub(crate) static DUMP: LazyLock<Vec<StoredHash>> = LazyLock::new(|| {
     dump["keys"].as_array().expect("an array").iter().map(hash).collect()
 });
 
+/// The hash field of a feature, `view:feature`, as Feast named it.
+pub(crate) fn field(name: &str) -> Vec<u8> {
+    let dump = read_json("feast/redis_dump.json");
+    let names = dump["field_names"].as_object().expect("an object");
+    let field = names.iter().find_map(|(field, said)| (said == name).then_some(field));
+    unhex(field.unwrap_or_else(|| panic!("no feature {name} in the dump")))
+}
+
 /// Every view of the repository whose features a tensor can hold.
 pub(crate) static VIEWS: LazyLock<Vec<View>> = LazyLock::new(|| {
     let registry = read_json("feast/registry.json");

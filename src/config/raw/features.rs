@@ -33,11 +33,12 @@ pub(crate) struct Features {
     /// Lookup files on an object store.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) l3: Option<L3>,
-    /// How a failed lookup is made again.
-    #[schemars(extend("x-reload" = "live", "x-later" = true))]
+    /// How a lookup that L2 failed to answer is made again: only while the time that the request has for its features leaves
+    /// room for the wait, another `l2.timeout`, and L3 after that; never at a server whose breaker is open.
+    #[schemars(extend("x-reload" = "live"))]
     pub(crate) retry: FeatureRetry,
-    /// When a layer or a shard is left alone, and how it comes back.
-    #[schemars(extend("x-reload" = "live", "x-later" = true))]
+    /// When a Redis server is left alone, and how it comes back. Having no connection and no answer in time are failures, and so
+    /// are LOADING, CLUSTERDOWN and MASTERDOWN.
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
     #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
@@ -119,11 +120,18 @@ impl Default for L1 {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct L2 {
-    /// `redis://` or `rediss://` URL of the server, or a list of them: the seeds of a cluster.
+    /// `redis://` or `rediss://` URL of the server, or a list of them: the seeds of a cluster, or the sentinels. A user, a
+    /// password, a database and TLS in a sentinel's URL are the master's; a sentinel that wants a password gets the same.
     #[schemars(extend("x-unset" = "embedded"))]
     pub(crate) redis: Option<OneOrMany>,
-    /// One server, or Redis Cluster.
+    /// One server, Redis Cluster, or the master that sentinels name.
     pub(crate) mode: RedisMode,
+    /// The master's name at the sentinels, in mode `sentinel`.
+    #[schemars(extend("x-unset" = "none"))]
+    pub(crate) master: Option<String>,
+    /// PEM file of the certificate authorities that `rediss://` trusts, instead of the system's.
+    #[schemars(extend("x-unset" = "the system's"))]
+    pub(crate) ca: Option<String>,
     /// Which nodes are read.
     #[schemars(extend("x-later" = ["replica", "nearest"]))]
     pub(crate) read_from: ReadFrom,
@@ -133,6 +141,13 @@ pub(crate) struct L2 {
     pub(crate) ttl: Span,
     /// Longest wait for one round trip.
     pub(crate) timeout: Span,
+    /// Connections of each worker to each Redis server. A request takes the one with the fewest under way, so that a large answer
+    /// holds up only those behind it on the same connection.
+    #[schemars(range(min = 1, max = 64))]
+    pub(crate) connections: u32,
+    /// Requests under way at one Redis server, of all workers; more fail at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) max_in_flight: u32,
     /// File of the embedded store.
     #[schemars(extend("x-unset" = "in memory"))]
     pub(crate) path: Option<String>,
@@ -149,9 +164,13 @@ impl Default for L2 {
         Self {
             redis: None,
             mode: RedisMode::Single,
+            master: None,
+            ca: None,
             read_from: ReadFrom::Primary,
             ttl: Span::secs(86_400),
             timeout: Span::ms(20),
+            connections: 2,
+            max_in_flight: 1024,
             path: None,
             feature_server: None,
             dr: None,
@@ -165,6 +184,7 @@ impl Default for L2 {
 pub(crate) enum RedisMode {
     Single,
     Cluster,
+    Sentinel,
 }
 
 /// Which nodes are read.

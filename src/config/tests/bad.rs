@@ -298,7 +298,7 @@ fn stores_that_cannot_be_reached() {
         "features:\n  l2: {redis: ['redis://u:pw@h:1', 'http://u:pw@h/x', 'redis://h:port'], path: /x}\n  l3: {url: ftp://x}\n",
         &[
             "features.project: missing; allowed: the Feast project whose rows are in Redis (weir.yaml:2:3)",
-            "features.l2.redis: several servers in mode single; allowed: one URL, or mode: cluster; given: a list of 3 (weir.yaml:2:15)",
+            "features.l2.redis: several servers in mode single; allowed: one URL, or mode: cluster, or mode: sentinel; given: a list of 3 (weir.yaml:2:15)",
             "features.l2.redis[1]: http:// is not Redis; allowed: redis://[user:password@]host[:port][/db], or rediss:// for TLS; given: \
              \"http://***@h/x\" (weir.yaml:2:36)",
             "features.l2.redis[2]: not a Redis URL; allowed: redis://[user:password@]host[:port][/db], or rediss:// for TLS; given: \
@@ -319,6 +319,21 @@ fn stores_that_cannot_be_reached() {
              \"s3:///x\" (weir.yaml:1:93)",
         ],
     );
+}
+
+#[test]
+fn sentinels_and_authorities_that_lack_something() {
+    let l2 = |text: &str| format!("features: {{project: p, l2: {{redis: 'redis://h', {text}}}}}\n");
+    let refused = |text: &str, begins: &str| {
+        let problems = bad(text);
+        assert!(problems.len() == 1 && problems[0].starts_with(begins), "{problems:#?}");
+    };
+    refused(&l2("mode: sentinel"), "features.l2.master: missing; allowed: the name that the sentinels know");
+    refused(&l2("mode: cluster, master: m"), "features.l2.master: a master without sentinels");
+    refused(&l2("ca: /ca.pem"), "features.l2.ca: nothing is encrypted; allowed: ca beside a rediss:// URL only");
+    refused("features: {l2: {mode: sentinel, master: m}}\n", "features.l2.mode: a mode without a Redis");
+    refused(&l2("connections: 0"), "features.l2.connections: ");
+    refused(&l2("max_in_flight: 0"), "features.l2.max_in_flight: ");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The layers of the feature store: one online store, URLs that name one.
 
+use std::path::PathBuf;
+
 use super::{Check, url};
 use crate::config::{
     L1, L1Mode, L2, L3, Redis, RedisMode, Secret,
@@ -31,7 +33,7 @@ impl Check<'_> {
             self.redis_urls(&path.key("dr").key("redis"), redis, raw.mode);
         }
         let Some(redis) = &raw.redis else {
-            if raw.mode == raw::RedisMode::Cluster {
+            if raw.mode != raw::RedisMode::Single {
                 self.wrong(&path.key("mode"), "a mode without a Redis", "mode beside `redis` only");
             }
             return L2::Embedded { path: raw.path.as_ref().map(Into::into), ttl };
@@ -43,17 +45,50 @@ impl Check<'_> {
             }
         }
         if raw.mode == raw::RedisMode::Single && redis.as_slice().len() > 1 {
-            self.wrong(&path.key("redis"), "several servers in mode single", "one URL, or mode: cluster");
+            self.wrong(
+                &path.key("redis"),
+                "several servers in mode single",
+                "one URL, or mode: cluster, or mode: sentinel",
+            );
         }
         L2::Redis(Redis {
             urls: redis.as_slice().iter().cloned().map(Secret).collect(),
-            mode: match raw.mode {
-                raw::RedisMode::Single => RedisMode::Single,
-                raw::RedisMode::Cluster => RedisMode::Cluster,
-            },
+            mode: self.redis_mode(path, raw),
+            ca: self.authorities(path, raw, redis),
             ttl,
             timeout,
+            connections: raw.connections as usize,
+            max_in_flight: raw.max_in_flight,
         })
+    }
+
+    fn redis_mode(&mut self, path: &Path, raw: &raw::L2) -> RedisMode {
+        let (at, given) = (path.key("master"), raw.master.as_deref());
+        match (raw.mode, given) {
+            (raw::RedisMode::Sentinel, None | Some("")) => {
+                self.wrong(&at, "missing", "the name that the sentinels know the master by");
+            }
+            (raw::RedisMode::Single | raw::RedisMode::Cluster, Some(_)) => {
+                self.wrong(&at, "a master without sentinels", "master beside `mode: sentinel` only");
+            }
+            _ => {}
+        }
+        match raw.mode {
+            raw::RedisMode::Single => RedisMode::Single,
+            raw::RedisMode::Cluster => RedisMode::Cluster,
+            raw::RedisMode::Sentinel => RedisMode::Sentinel { master: given.unwrap_or_default().into() },
+        }
+    }
+
+    fn authorities(&mut self, path: &Path, raw: &raw::L2, redis: &OneOrMany) -> Option<PathBuf> {
+        let ca = raw.ca.as_ref()?;
+        let encrypted = redis.as_slice().iter().any(|url| url.starts_with("rediss://"));
+        if ca.is_empty() {
+            self.wrong(&path.key("ca"), "empty", "a PEM file of certificates");
+        } else if !encrypted {
+            self.wrong(&path.key("ca"), "nothing is encrypted", "ca beside a rediss:// URL only");
+        }
+        Some(ca.into())
     }
 
     pub(super) fn l3(&mut self, path: &Path, raw: &raw::L3) -> L3 {

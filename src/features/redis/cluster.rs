@@ -1,4 +1,5 @@
-//! Redis Cluster: a map from slots to masters, shared by all workers, and each worker's connections to them.
+//! Masters that are found: a map from slots to masters, shared by all workers, and each worker's connections to them. Redis
+//! Cluster tells its map; behind Sentinel it is one master for all slots.
 //!
 //! Commands go to the masters of their slots, one pipeline each, all at once. The map is learned from any server that
 //! answers: at first use, when a server redirects or cannot be reached, and when it is old. A `MOVED` or `ASK` is followed
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ::redis::{Client, Cmd, Pipeline, ServerErrorKind, Value};
+use ::redis::{Client, Pipeline, ServerErrorKind, Value};
 use futures_util::{
     StreamExt,
     future::{join_all, select_ok},
@@ -25,12 +26,13 @@ use tokio::{
 };
 
 use super::{
-    Command, PATIENCE,
-    node::{self, Node},
-    of_worker,
+    Command, PATIENCE, client, line,
+    node::{Node, Terms},
+    of_worker, sentinel,
+    slots::Slot,
     topology::{self, Topology},
 };
-use crate::{app::Tasks, features::l2::Error, infer::WorkerId};
+use crate::{features::l2::Error, infer::WorkerId};
 
 /// A map older than this is learned anew by the next request, beside its work.
 const OLD: Duration = Duration::from_secs(10);
@@ -40,17 +42,26 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Cluster {
     seeds: Vec<Client>,
-    timeout: Duration,
+    finder: Finder,
+    terms: Terms,
     /// How old a map may get.
     pub(super) relearn_after: Duration,
     map: watch::Sender<Map>,
     learning: AtomicBool,
     /// Each worker's own, by address.
     nodes: Box<[Mutex<Nodes>]>,
-    tasks: Tasks,
 }
 
 type Nodes = HashMap<Arc<str>, Arc<Node>>;
+
+/// Who is asked for the map.
+#[derive(Debug)]
+pub(super) enum Finder {
+    /// Any server of the cluster.
+    Members,
+    /// Sentinels, for the master of this name.
+    Sentinels(Arc<str>),
+}
 
 #[derive(Clone, Debug)]
 enum Map {
@@ -75,28 +86,45 @@ enum Redirect {
 /// Where a command goes: its position among all, the server, and why there.
 type Route = (usize, Arc<str>, Redirect);
 
+/// A server, and why it is asked.
+type Target = (Arc<str>, Redirect);
+
+/// The positions of the commands for each server.
+fn by_server(routes: Vec<Route>) -> HashMap<Target, Vec<usize>> {
+    let mut groups = HashMap::<_, Vec<usize>>::new();
+    for (at, address, why) in routes {
+        groups.entry((address, why)).or_default().push(at);
+    }
+    groups
+}
+
 impl Cluster {
-    pub(super) fn new(seeds: Vec<Client>, workers: usize, timeout: Duration, tasks: Tasks) -> Self {
+    pub(super) fn new((seeds, finder): (Vec<Client>, Finder), workers: usize, terms: Terms) -> Self {
         Self {
             seeds,
-            timeout,
+            finder,
+            terms,
             relearn_after: OLD,
             map: watch::Sender::new(Map::Awaited),
             learning: AtomicBool::new(false),
             nodes: (0..workers).map(|_| Mutex::default()).collect(),
-            tasks,
         }
     }
 
     /// The answers to the commands, in their order.
-    pub(super) async fn run(self: &Arc<Self>, worker: WorkerId, commands: &[Command]) -> Vec<Result<Value, Error>> {
-        let deadline = Instant::now() + self.timeout;
-        let mut answers = vec![Err(Error::TimedOut(self.timeout)); commands.len()];
-        let topology = match timeout_at(deadline, self.topology(worker)).await {
-            Ok(Ok(topology)) => topology,
-            Ok(Err(error)) => return vec![Err(error); commands.len()],
-            Err(_) => return answers,
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        commands: &[Command],
+        deadline: Instant,
+    ) -> Vec<Result<Value, Error>> {
+        let late = || Error::TimedOut(self.terms.timeout);
+        let known = timeout_at(deadline, self.topology(worker)).await.unwrap_or_else(|_| Err(late()));
+        let topology = match known {
+            Ok(topology) => topology,
+            Err(error) => return vec![Err(error); commands.len()],
         };
+        let mut answers = vec![Err(late()); commands.len()];
         let mut routes = Vec::with_capacity(commands.len());
         for (at, command) in commands.iter().enumerate() {
             match topology.master(command.slot) {
@@ -104,70 +132,60 @@ impl Cluster {
                 None => answers[at] = Err(self.uncovered()),
             }
         }
-        // Whoever has not answered when the time is up keeps the answer it has: none in time.
-        let _ = timeout_at(deadline, self.follow(worker, (commands, routes), &mut answers)).await;
-        // A master that is gone, or hangs, may have been replaced.
-        let troubled =
-            |answer: &Result<Value, Error>| matches!(answer, Err(Error::Unreachable { .. } | Error::TimedOut(_)));
-        if topology.learned.elapsed() > self.relearn_after || answers.iter().any(troubled) {
+        self.follow(worker, (commands, routes), (&mut answers, deadline)).await;
+        if topology.learned.elapsed() > self.relearn_after || answers.iter().any(is_trouble) {
             self.learn(worker);
         }
         answers
     }
 
-    /// Sends each command along its route, and once more where it is redirected to.
+    /// Sends each command along its route, and once more where it is redirected to. Every server has answered, or failed, by
+    /// the deadline; nobody waits for another's.
     async fn follow(
         self: &Arc<Self>,
         worker: WorkerId,
-        (commands, mut routes): (&[Command], Vec<Route>),
-        answers: &mut [Result<Value, Error>],
+        (commands, routes): (&[Command], Vec<Route>),
+        (answers, deadline): (&mut [Result<Value, Error>], Instant),
     ) {
-        for _ in 0..2 {
-            let mut groups = HashMap::<(Arc<str>, Redirect), Vec<usize>>::new();
-            for (at, address, why) in routes.drain(..) {
-                groups.entry((address, why)).or_default().push(at);
-            }
-            let sent = groups.into_iter().map(|((address, why), members)| async move {
-                let cmds = members.iter().map(|&at| &commands[at].cmd);
-                let values = self.send(worker, (&address, why), cmds).await;
-                (address, members, values)
-            });
-            let mut sent: FuturesUnordered<_> = sent.collect();
-            // As they come: a server that does not answer in time takes nothing from those that do.
-            while let Some((address, members, values)) = sent.next().await {
-                for (at, value) in members.into_iter().zip(values) {
-                    if let Some((to, why)) = redirect(&value, &address) {
-                        routes.push((at, to, why));
-                    }
-                    answers[at] = value.and_then(|value| self.node(worker, &address).answer(value));
+        let send = |(route, members): (_, Vec<usize>)| self.send(worker, (route, members), (commands, deadline));
+        let mut sent: FuturesUnordered<_> = by_server(routes).into_iter().map(send).collect();
+        while let Some(((address, why), members, values)) = sent.next().await {
+            let mut redirected = Vec::new();
+            for (at, value) in members.into_iter().zip(values) {
+                if let Some((to, why)) = redirect(&value, &address) {
+                    redirected.push((at, to, why));
                 }
+                answers[at] = value.and_then(|value| self.node(worker, &address).answer(value));
             }
-            if routes.iter().any(|(_, _, why)| *why == Redirect::Moved) {
+            if redirected.iter().any(|(_, _, why)| *why == Redirect::Moved) {
                 self.learn(worker);
+            }
+            if why == Redirect::None {
+                sent.extend(by_server(redirected).into_iter().map(send));
             }
         }
     }
 
-    /// The raw answers of one server.
+    /// The raw answers of one server to its members among the commands.
     async fn send(
         self: &Arc<Self>,
         worker: WorkerId,
-        (address, why): (&Arc<str>, Redirect),
-        cmds: impl ExactSizeIterator<Item = &Cmd>,
-    ) -> Vec<Result<Value, Error>> {
-        let count = cmds.len();
-        let mut pipeline = Pipeline::with_capacity(count * 2);
-        for cmd in cmds {
+        ((address, why), members): (Target, Vec<usize>),
+        (commands, deadline): (&[Command], Instant),
+    ) -> (Target, Vec<usize>, Vec<Result<Value, Error>>) {
+        let mut pipeline = Pipeline::with_capacity(members.len() * 2);
+        for &at in &members {
             if why == Redirect::Ask {
                 pipeline.cmd("ASKING");
             }
-            pipeline.add_command(cmd.clone());
+            pipeline.add_command(commands[at].cmd.clone());
         }
-        match self.node(worker, address).send(&pipeline).await {
+        let values = match self.node(worker, &address).request(&pipeline, deadline).await {
             Ok(values) if why == Redirect::Ask => values.into_iter().skip(1).step_by(2).map(Ok).collect(),
             Ok(values) => values.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); count],
-        }
+            Err(error) => vec![Err(error); members.len()],
+        };
+        ((address, why), members, values)
     }
 
     /// The map, once there is one; an error as soon as nobody could be asked.
@@ -189,7 +207,7 @@ impl Cluster {
     fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
             let turn = Turn(Arc::clone(self));
-            self.tasks.background(async move { turn.0.learn_until_known(worker).await });
+            self.terms.tasks.background(async move { turn.0.learn_until_known(worker).await });
         }
     }
 
@@ -198,11 +216,11 @@ impl Cluster {
             match self.ask_around(worker).await {
                 Ok(topology) => {
                     self.forget_others(&topology);
-                    self.map.send_replace(Map::Known(Arc::new(topology)));
+                    self.take(topology);
                     return sleep(REST).await;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "cannot learn the cluster's slots");
+                    tracing::debug!(%error, "cannot learn which redis servers are masters");
                     self.map.send_if_modified(|map| {
                         let unknown = !matches!(map, Map::Known(_));
                         if unknown {
@@ -212,19 +230,46 @@ impl Cluster {
                     });
                 }
             }
-            sleep(node::backoff(failures, rand::random())).await;
+            sleep(line::backoff(failures, rand::random())).await;
         }
     }
 
-    /// Asks all known servers at once; the first that answers is believed.
+    /// Replaces the map. Where it changed, a master that was given up in the old one is worth another look.
+    fn take(&self, topology: Topology) {
+        let topology = Arc::new(topology);
+        let old = self.map.send_replace(Map::Known(Arc::clone(&topology)));
+        if !matches!(old, Map::Known(old) if old.is_like(&topology)) {
+            topology.masters.iter().for_each(|master| self.terms.guards.of(master).found_well());
+        }
+    }
+
     async fn ask_around(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
+        match &self.finder {
+            Finder::Members => self.ask_members(worker).await,
+            Finder::Sentinels(name) => self.ask_sentinels(worker, name).await,
+        }
+    }
+
+    /// Asks all sentinels at once; the first is believed that names a server which is a master.
+    async fn ask_sentinels(self: &Arc<Self>, worker: WorkerId, name: &str) -> Result<Topology, Error> {
+        let asked = self.seeds.iter().map(|seed| {
+            Box::pin(async move {
+                let master = sentinel::named(seed, name).await?;
+                sentinel::confirm(&self.node(worker, &master)).await?;
+                Ok(Topology::of(master, Instant::now()))
+            })
+        });
+        select_ok(asked).await.map(|(topology, _)| topology)
+    }
+
+    /// Asks all known servers at once; the first that answers is believed.
+    async fn ask_members(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
         let asked = self.known().into_iter().map(|address| {
             Box::pin(async move {
                 let node = self.node(worker, &address);
                 let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").take();
-                let asked = timeout(PATIENCE, node.send_all([cmd].into_iter())).await;
-                let answer = asked.unwrap_or_else(|_| vec![Err(Error::TimedOut(PATIENCE))]).pop();
-                let answer = answer.expect("as many answers as commands")?;
+                let asked = timeout(PATIENCE, node.ask(cmd)).await;
+                let answer = asked.unwrap_or(Err(Error::TimedOut(PATIENCE)))?;
                 let refused = || Error::Refused { address: Arc::clone(&address), why: "covers no slots".into() };
                 Topology::read(&answer, &address, Instant::now()).ok_or_else(refused)
             })
@@ -255,18 +300,21 @@ impl Cluster {
         let mut nodes = lock(of_worker(&self.nodes, worker));
         let new = || {
             let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == **address);
-            let client = seed.cloned().unwrap_or_else(|| node::at(&self.seeds[0], address));
-            Arc::new(Node::new(client, self.timeout, self.tasks.clone()))
+            let client = seed.cloned().unwrap_or_else(|| client::at(&self.seeds[0], address));
+            Arc::new(Node::new(&client, &self.terms))
         };
         Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
     }
 
+    /// Whether the breaker of the slot's master would let a request through now; that of an unknown one might.
+    pub(super) fn would_admit(&self, worker: WorkerId, slot: Slot) -> bool {
+        let Map::Known(topology) = &*self.map.borrow() else { return true };
+        topology.master(slot).is_none_or(|master| self.node(worker, master).would_admit())
+    }
+
     pub(super) async fn connect(self: &Arc<Self>, worker: WorkerId) {
         if let Ok(topology) = self.topology(worker).await {
-            join_all(
-                topology.masters.iter().map(|master| async { drop(self.node(worker, master).connection().await) }),
-            )
-            .await;
+            join_all(topology.masters.iter().map(|master| async { self.node(worker, master).connect().await })).await;
         }
     }
 
@@ -302,6 +350,17 @@ struct Turn(Arc<Cluster>);
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.learning.store(false, Ordering::Release);
+    }
+}
+
+/// Whether an answer may mean that its server is replaced: it is gone, hangs, or says that it is not the one.
+fn is_trouble(answer: &Result<Value, Error>) -> bool {
+    match answer {
+        Err(Error::Unreachable { .. } | Error::TimedOut(_) | Error::Open { .. }) => true,
+        Err(Error::Refused { why, .. }) => {
+            ["READONLY", "MASTERDOWN", "CLUSTERDOWN"].iter().any(|code| why.starts_with(code))
+        }
+        _ => false,
     }
 }
 

@@ -15,21 +15,31 @@ use crate::{
             view,
         },
     },
+    fixture,
     infer::{EntityKey, EntityType, EntityValue, Value as Stored},
 };
 
+mod reached;
+
 const WORKER: WorkerId = WorkerId(0);
-const DAY: Duration = Duration::from_secs(86400);
 
 fn open(urls: &[String], mode: RedisMode, project: &str, views: &[Arc<View>]) -> Redis {
-    let redis = config::Redis {
-        urls: urls.iter().cloned().map(Secret).collect(),
-        mode,
-        ttl: DAY,
-        // Long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
-        timeout: Duration::from_secs(10),
-    };
-    Redis::open(&redis, &features(project, views, redis.clone()), 1, &Tasks::default()).unwrap()
+    let urls = urls.iter().cloned().map(Secret).collect();
+    // Soon probed again, for tests that wait for a server to be back.
+    let open_for = Duration::from_millis(100);
+    // A timeout long enough for a machine that is busy with everything else; no test waits for it to pass unless it says so.
+    let redis = config::Redis { mode, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    open_as(&redis, open_for, (project, views)).unwrap()
+}
+
+fn open_as(
+    redis: &config::Redis,
+    open_for: Duration,
+    (project, views): (&str, &[Arc<View>]),
+) -> Result<Redis, RedisError> {
+    let mut features = features(project, views, redis.clone());
+    features.breaker.open_for = open_for;
+    Redis::open(redis, &features, 1, &Tasks::default())
 }
 
 fn features(project: &str, views: &[Arc<View>], redis: config::Redis) -> Features {
@@ -235,6 +245,30 @@ async fn an_idle_connection_that_the_server_closed_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_small_answer_does_not_wait_behind_a_large_one() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, from_ref(&v));
+    redis.connect(WORKER).await;
+    let Servers::Single(nodes) = &*redis.servers else { panic!("a cluster") };
+    assert_eq!(server.clients(), 2, "as many as there may be, from the start");
+    // An answer that does not come until it is pushed to: the connection it is awaited on is taken.
+    let slow = nodes[0].ask(::redis::cmd("BLPOP").arg("list").arg(0).take());
+    let quick = async {
+        while server.blocked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
+        }
+        server.ask::<()>(&[b"RPUSH", b"list", b"x"]);
+    };
+    let (popped, ()) =
+        tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(slow, quick) }).await.unwrap();
+    assert!(popped.is_ok());
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_on() {
     let server = Server::start();
     let v = view("v").build();
@@ -311,6 +345,87 @@ async fn a_dead_master_takes_only_its_own_rows() {
 }
 
 #[tokio::test]
+async fn a_master_that_hangs_costs_others_nothing_and_itself_no_more_than_its_breaker_lets_it() {
+    let cluster = servers::Cluster::start();
+    let v = view("v").build();
+    let urls = cluster.urls().into_iter().map(Secret).collect();
+    let config = config::Redis { mode: RedisMode::Cluster, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    let mut redis = open_as(&config, Duration::from_secs(3), ("p", from_ref(&v))).unwrap();
+    let hung = &cluster.masters[1];
+    let asks: Vec<Ask> = (0..20).map(|user| ask(&v, user)).collect();
+    let on_hung = |ask: &Ask| cluster.holder(&redis_key(&ask.key, "p")).port == hung.port;
+    let (on_hung, on_others): (Vec<Ask>, Vec<Ask>) = asks.iter().cloned().partition(on_hung);
+    for (user, ask) in on_hung.iter().chain(&on_others).enumerate() {
+        redis.write_back(WORKER, ask, &row(100, [int(user.try_into().unwrap())])).await.unwrap();
+    }
+    hung.freeze();
+    // Long enough for the others on a busy machine.
+    redis.timeout = Duration::from_secs(2);
+    let mut timed_out = 0;
+    loop {
+        let mut rows = redis.read(WORKER, &asks).await;
+        let answered = rows.iter().filter(|row| matches!(row, Ok(Some(_)))).count();
+        assert_eq!(answered, on_others.len());
+        rows.retain(Result::is_err);
+        match &rows[0] {
+            Err(Error::TimedOut(_)) => timed_out += 1,
+            Err(Error::Open { address }) => break assert!(address.ends_with(&hung.port.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(timed_out >= crate::features::tests::breaker().failure_threshold, "{timed_out}");
+    hung.thaw();
+    let back = async {
+        while redis.read(WORKER, &asks).await.iter().any(|row| !matches!(row, Ok(Some(_)))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.unwrap();
+}
+
+/// A key's slot that is being moved, as resharding does it; the key is at the new master, the slot at the old one.
+struct Moving<'a> {
+    slot: String,
+    from: &'a Server,
+    to: &'a Server,
+    to_id: String,
+}
+
+impl<'a> Moving<'a> {
+    fn of(cluster: &'a servers::Cluster, stored: &[u8]) -> Self {
+        let slot = cluster.masters[0].ask::<u16>(&[b"CLUSTER", b"KEYSLOT", stored]).to_string();
+        let from = cluster.holder(stored);
+        let to = cluster.masters.iter().find(|master| master.port != from.port).unwrap();
+        let (from_id, to_id): (String, String) = (from.ask(&[b"CLUSTER", b"MYID"]), to.ask(&[b"CLUSTER", b"MYID"]));
+        to.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"IMPORTING", from_id.as_bytes()]);
+        from.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"MIGRATING", to_id.as_bytes()]);
+        let port = to.port.to_string();
+        from.ask::<Reply>(&[b"MIGRATE", b"127.0.0.1", port.as_bytes(), stored, b"0", b"5000"]);
+        Self { slot, from, to, to_id }
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_while_another_master_hangs() {
+    let cluster = servers::Cluster::start();
+    let v = view("v").build();
+    let mut redis = open(&cluster.urls(), RedisMode::Cluster, "p", from_ref(&v));
+    let first = row(100, [int(5)]);
+    redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
+    let Moving { from, to, .. } = Moving::of(&cluster, &redis_key(&key(1), "p"));
+    let hung = cluster.masters.iter().find(|master| ![from.port, to.port].contains(&master.port)).unwrap();
+    let of_hung = |user: &i64| cluster.holder(&redis_key(&key(*user), "p")).port == hung.port;
+    let other = (2..).find(of_hung).unwrap();
+    assert!(redis.read(WORKER, &[ask(&v, 1), ask(&v, other)]).await.iter().all(Result::is_ok));
+    hung.freeze();
+    redis.timeout = Duration::from_secs(2);
+    let rows = redis.read(WORKER, &[ask(&v, 1), ask(&v, other)]).await;
+    assert_eq!(rows[0].as_ref().unwrap().as_ref(), Some(&first));
+    assert!(matches!(rows[1], Err(Error::TimedOut(_))), "{:?}", rows[1]);
+    hung.thaw();
+}
+
+#[tokio::test]
 async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let cluster = servers::Cluster::start();
     let v = view("v").build();
@@ -322,14 +437,7 @@ async fn redirects_are_followed_while_a_slot_moves_and_after() {
     let first = row(100, [int(5)]);
     redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap();
 
-    let slot = cluster.masters[0].ask::<u16>(&[b"CLUSTER", b"KEYSLOT", &stored]).to_string();
-    let from = cluster.holder(&stored);
-    let to = cluster.masters.iter().find(|master| master.port != from.port).unwrap();
-    let (from_id, to_id): (String, String) = (from.ask(&[b"CLUSTER", b"MYID"]), to.ask(&[b"CLUSTER", b"MYID"]));
-    to.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"IMPORTING", from_id.as_bytes()]);
-    from.ask::<()>(&[b"CLUSTER", b"SETSLOT", slot.as_bytes(), b"MIGRATING", to_id.as_bytes()]);
-    let port = to.port.to_string();
-    from.ask::<Reply>(&[b"MIGRATE", b"127.0.0.1", port.as_bytes(), &stored, b"0", b"5000"]);
+    let Moving { slot, from, to, to_id } = Moving::of(&cluster, &stored);
     // ASK: the slot is still the old master's, the key is not.
     assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), Some(first));
     let second = row(200, [int(6)]);

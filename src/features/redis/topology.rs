@@ -12,7 +12,7 @@ const NOBODY: u16 = u16::MAX;
 
 #[derive(Debug)]
 pub(super) struct Topology {
-    /// As `host:port`.
+    /// As `host:port`, in the order of their first slots.
     pub(super) masters: Vec<Arc<str>>,
     /// By slot, the position of its master.
     slots: Box<[u16]>,
@@ -25,8 +25,9 @@ impl Topology {
         let Value::Array(ranges) = answer else { return None };
         let mut masters: Vec<Arc<str>> = Vec::new();
         let mut slots = vec![NOBODY; SLOTS].into_boxed_slice();
-        for range in ranges {
-            let Some((first, last, master)) = read_range(range, from) else { continue };
+        let mut ranges: Vec<_> = ranges.iter().filter_map(|range| read_range(range, from)).collect();
+        ranges.sort_unstable_by_key(|(first, ..)| *first);
+        for (first, last, master) in ranges {
             let position = masters.iter().position(|known| **known == *master).unwrap_or_else(|| {
                 masters.push(master.into());
                 masters.len() - 1
@@ -36,8 +37,18 @@ impl Topology {
         (!masters.is_empty()).then_some(Self { masters, slots, learned })
     }
 
+    /// One master for everything.
+    pub(super) fn of(master: Arc<str>, learned: Instant) -> Self {
+        Self { masters: vec![master], slots: vec![0; SLOTS].into_boxed_slice(), learned }
+    }
+
     pub(super) fn master(&self, slot: Slot) -> Option<&Arc<str>> {
         self.masters.get(usize::from(self.slots[usize::from(slot.0)]))
+    }
+
+    /// Whether the same masters have the same slots.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (&self.masters, &self.slots) == (&other.masters, &other.slots)
     }
 
     /// The first run of slots without a master.

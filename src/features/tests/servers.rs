@@ -82,6 +82,21 @@ impl Server {
         self.count(name, "rejected_calls=")
     }
 
+    /// Connections, the one that asks aside.
+    pub(crate) fn clients(&self) -> u64 {
+        self.client_count("connected_clients:") - 1
+    }
+
+    /// Connections that wait for an answer which the server keeps back.
+    pub(crate) fn blocked(&self) -> u64 {
+        self.client_count("blocked_clients:")
+    }
+
+    fn client_count(&self, what: &str) -> u64 {
+        let info: String = self.ask(&[b"INFO", b"clients"]);
+        info.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim().parse().unwrap()
+    }
+
     fn count(&self, name: &str, what: &str) -> u64 {
         let stats: String = self.ask(&[b"INFO", b"commandstats"]);
         let prefix = format!("cmdstat_{name}:");
@@ -227,5 +242,97 @@ impl Cluster {
         let slot: u16 = self.masters[0].ask(&[b"CLUSTER", b"KEYSLOT", key]);
         let at = SHARES.iter().position(|(first, last)| (*first..=*last).contains(&slot)).unwrap();
         &self.masters[at]
+    }
+}
+
+/// Three sentinels that watch one master, called `mymaster`.
+pub(crate) struct Sentinels {
+    pub(crate) ports: [u16; 3],
+    processes: Vec<Child>,
+    _folder: TempDir,
+}
+
+impl Sentinels {
+    /// Returns once they know each other and the master's one replica.
+    pub(crate) fn of(master: &Server) -> Self {
+        let folder = TempDir::new().unwrap();
+        let ports = [(); 3].map(|()| free_port());
+        let start = |port: u16| {
+            let file = folder.path().join(format!("{port}.conf"));
+            let lines = [
+                format!("port {port}"),
+                "bind 127.0.0.1".into(),
+                format!("dir {}", folder.path().display()),
+                format!("sentinel monitor mymaster 127.0.0.1 {} 2", master.port),
+                "sentinel down-after-milliseconds mymaster 1000".into(),
+                "sentinel failover-timeout mymaster 5000".into(),
+            ];
+            std::fs::write(&file, lines.join("\n")).unwrap();
+            let mut command = Command::new("redis-server");
+            command.arg(file).arg("--sentinel").stdout(Stdio::null()).spawn().expect("redis-server is installed")
+        };
+        let sentinels = Self { ports, processes: ports.into_iter().map(start).collect(), _folder: folder };
+        let began = Instant::now();
+        while !ports.iter().all(|port| knows_all(*port)) {
+            assert!(began.elapsed() < PATIENCE, "the sentinels do not find each other");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        sentinels
+    }
+}
+
+fn knows_all(port: u16) -> bool {
+    let client = ::redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    let Ok(mut connection) = client.get_connection() else { return false };
+    let known = command(&[b"SENTINEL", b"MASTER", b"mymaster"]);
+    let known: std::collections::HashMap<String, String> = known.query(&mut connection).unwrap_or_default();
+    let is = |key: &str, value: &str| known.get(key).is_some_and(|found| found == value);
+    is("num-slaves", "1") && is("num-other-sentinels", "2")
+}
+
+impl Drop for Sentinels {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// An authority of the test's own, and a certificate for 127.0.0.1.
+pub(crate) struct Certificates(TempDir);
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+        for line in [
+            "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",
+            "req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=redis",
+            "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem",
+        ] {
+            let output = Command::new("openssl").args(line.split(' ')).current_dir(folder.path()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A server that speaks TLS as well, and the port on which it does.
+    pub(crate) fn server(&self) -> (Server, u16) {
+        let port = free_port();
+        let file = |name| self.path(name).display().to_string();
+        let options = [
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", file("cert.pem")),
+            ("--tls-key-file", file("key.pem")),
+            ("--tls-ca-cert-file", file("ca.pem")),
+            ("--tls-auth-clients", "no".into()),
+        ];
+        let options: Vec<&str> = options.iter().flat_map(|(name, value)| [*name, value.as_str()]).collect();
+        (Server::with(&options), port)
     }
 }

@@ -4,6 +4,7 @@
 //! at L2 ──row──────────────────────► done: L1 keeps it
 //!   ├─none── at L3 ──row───────────► done: L1 keeps it, L2 gets it back
 //!   │          └─none──────────────► done: L1 keeps the absence for a moment
+//!   ├─failed, and a retry fits ────► at L2 again
 //!   └─failed─ at L3 ──row──────────► done: L1 keeps it for a moment, L2 does not get it (it may hold a newer one)
 //!              └─none or failed────► failed: kept nowhere
 //! ```
@@ -12,14 +13,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join, join_all},
+};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
     L3, Shared,
+    again::{Retries, may_help},
     lookup::{How, Lookup, State},
 };
 use crate::{
@@ -29,8 +34,11 @@ use crate::{
         l2::{Ask, Purpose, Put, Written},
         memory::{Cached, Fetch},
     },
-    infer::{EntityKey, ViewId, WorkerId, request::Caching},
-    resilience::flight::{Joined, Lead},
+    infer::{Deadline, EntityKey, ViewId, WorkerId, request::Caching},
+    resilience::{
+        backoff::Retry,
+        flight::{Joined, Lead},
+    },
     telemetry::handles::features::{Layer, Outcome, WriteBack},
 };
 
@@ -41,6 +49,8 @@ pub(super) type Id = (ViewId, EntityKey);
 #[derive(Clone, Debug)]
 pub(super) enum Progress {
     AtL2,
+    /// L2 did not say; it is to be asked once more.
+    AtL2Again,
     AtL3(Behind),
     Done(Done),
 }
@@ -77,6 +87,9 @@ struct Further {
 pub(super) struct Flight {
     led: Vec<Led>,
     worker: WorkerId,
+    /// When the request that leads must have its rows: later retries would be for nobody.
+    by: Deadline,
+    retries: Retries,
 }
 
 /// A key that a request waits for: its join, its place there, its progress.
@@ -85,7 +98,7 @@ type Awaited = (usize, usize, watch::Receiver<Progress>);
 impl Flight {
     /// Joins or begins a fetch for everything open, and waits as long as the plan allows.
     pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) {
-        let mut flight = Self { led: Vec::new(), worker: how.worker };
+        let mut flight = Self::of(how, shared.retry);
         let mut awaited = flight.gather(shared, lookup, how);
         if !flight.led.is_empty() {
             shared.tasks.spawn(flight.fly(Arc::clone(shared)));
@@ -96,6 +109,10 @@ impl Flight {
             let reached = waited.unwrap_or_else(|_| progress.borrow().clone());
             lookup.reached(shared, (*join, *want), reached);
         }
+    }
+
+    const fn of(how: &How, profile: Retry) -> Self {
+        Self { led: Vec::new(), worker: how.worker, by: how.by, retries: Retries::of(profile) }
     }
 
     /// Everything open is awaited; rows already in use, stale or near their end, are only refreshed.
@@ -153,11 +170,15 @@ impl Flight {
 
     async fn fly(self, shared: Arc<Shared>) {
         let began = Instant::now();
-        let (leads, asks): (Vec<_>, Vec<_>) = self.led.into_iter().unzip();
-        let answers = shared.l2.read(self.worker, &asks).await;
-        let fetch = Fetch { began, took: began.elapsed() };
+        let Self { led, worker, by, mut retries } = self;
+        let (leads, asks): (Vec<_>, Vec<_>) = led.into_iter().unzip();
+        let answers = shared.l2.read(worker, &asks).await;
+        let now = Instant::now();
+        let fetch = Fetch { began, took: now - began };
         shared.metrics.took(Layer::L2, fetch.took);
-        let mut further = Vec::new();
+        let helps = answers.iter().any(|answer| answer.as_ref().is_err_and(may_help));
+        let wait = if helps { retries.next(by.remaining(now), shared.one_more_takes(), rand::random()) } else { None };
+        let (mut further, mut again) = (Vec::new(), Vec::new());
         for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
             shared.metrics.looked_up(Layer::L2, outcome(&answer), 1);
             let behind = match answer {
@@ -170,28 +191,55 @@ impl Flight {
                 Ok(None) => Behind::Absence,
                 Err(error) => {
                     tracing::debug!(view = %ask.view.name, %error, "row not read from L2");
+                    if wait.is_some() && may_help(&error) && shared.l2.would_ask(worker, &ask) {
+                        lead.publish(Progress::AtL2Again);
+                        again.push((lead, ask));
+                        continue;
+                    }
                     Behind::Failure
                 }
             };
             further.push(Further { lead, ask, behind, began });
         }
-        if let Some(l3) = &shared.l3 {
-            let began = Instant::now();
-            let landed = join_all(further.into_iter().map(|fetch| shared.ask_l3(l3, fetch))).await;
-            if !landed.is_empty() {
-                shared.metrics.took(Layer::L3, began.elapsed());
+        let beyond = shared.go_beyond_l2(worker, further);
+        match wait {
+            // What is to be asked again holds up nothing else.
+            Some(wait) if !again.is_empty() => {
+                let again = Self { led: again, worker, by, retries }.after(wait, Arc::clone(&shared));
+                join(beyond, again).await;
             }
-            let back = landed.iter().flatten().map(|(ask, row)| shared.write_back(self.worker, ask, row));
-            join_all(back).await;
-        } else {
-            for fetch in &further {
-                shared.give_up(fetch, Layer::L2);
-            }
+            _ => beyond.await,
         }
+    }
+
+    /// The same once more, after a wait. Boxed, for it is part of itself.
+    fn after(self, wait: Duration, shared: Arc<Shared>) -> BoxFuture<'static, ()> {
+        async move {
+            sleep(wait).await;
+            shared.metrics.retries.increment(self.led.len() as u64);
+            self.fly(shared).await;
+        }
+        .boxed()
     }
 }
 
 impl Shared {
+    /// What L2 did not end: at L3, and back to L2 what that had; the end where there is no L3.
+    async fn go_beyond_l2(&self, worker: WorkerId, further: Vec<Further>) {
+        let Some(l3) = &self.l3 else { return further.iter().for_each(|fetch| self.give_up(fetch, Layer::L2)) };
+        let began = Instant::now();
+        let landed = join_all(further.into_iter().map(|fetch| self.ask_l3(l3, fetch))).await;
+        if !landed.is_empty() {
+            self.metrics.took(Layer::L3, began.elapsed());
+        }
+        join_all(landed.iter().flatten().map(|(ask, row)| self.write_back(worker, ask, row))).await;
+    }
+
+    /// What a retry needs of the time that is left: another answer of L2, and L3 in case that there is none.
+    fn one_more_takes(&self) -> Duration {
+        self.l2.timeout() + self.l3.as_ref().map_or(Duration::ZERO, L3::typically)
+    }
+
     /// What L3 has of one row. Returns it if L2 is to have it too.
     async fn ask_l3(&self, l3: &L3, fetch: Further) -> Option<(Ask, Arc<Row>)> {
         fetch.lead.publish(Progress::AtL3(fetch.behind));
@@ -267,6 +315,7 @@ impl Shared {
             let reached = progress.borrow_and_update().clone();
             let futile = match &reached {
                 Progress::AtL2 => false,
+                Progress::AtL2Again => stale_at_hand,
                 Progress::AtL3(behind) => {
                     (*behind == Behind::Failure && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
                 }
@@ -279,7 +328,14 @@ impl Shared {
     }
 
     fn l3_fits(&self, left: Duration) -> bool {
-        self.l3.as_ref().is_some_and(|l3| left >= l3.pace.at(Instant::now()))
+        self.l3.as_ref().is_some_and(|l3| left >= l3.typically())
+    }
+}
+
+impl L3 {
+    /// What a read takes lately.
+    fn typically(&self) -> Duration {
+        self.pace.at(Instant::now())
     }
 }
 
@@ -300,7 +356,7 @@ impl Lookup {
             Progress::Done(Done::Absent(layer)) => (layer, Some(State::Absent)),
             Progress::Done(Done::Failed(layer)) => (layer, None),
             Progress::AtL3(_) => (Layer::L3, None),
-            Progress::AtL2 => (Layer::L2, None),
+            Progress::AtL2 | Progress::AtL2Again => (Layer::L2, None),
         };
         let hit = matches!(found, Some(State::Row(_)));
         if layer != Layer::L1 {

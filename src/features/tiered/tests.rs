@@ -15,13 +15,15 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::features::Row;
+use crate::telemetry::{Scrape, scratch};
 use crate::{
-    config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, RedisMode, Secret, View},
+    config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, Secret, View},
     features::{
         feast::{Layout, encode_time, redis_key},
         memory::Fetch,
         tests::{ask, features, int, key, row, servers::Server, view},
     },
+    fixture,
     infer::{
         CacheEvent, Datatype, Deadline, Decoded, Degradation, EntityColumn, EntityValue, Level, Method, ModelId,
         PoolId, Protocol, Reason, RequestId, TierId, Value, ViewId,
@@ -30,7 +32,6 @@ use crate::{
         plan::Stale,
         request::Caching,
     },
-    telemetry::scratch,
 };
 
 /// An L3 of a few rows, which may be slow or broken.
@@ -75,7 +76,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 fn redis(server: &Server, timeout: Duration) -> L2Config {
     let urls = vec![Secret(server.url())];
-    L2Config::Redis(RedisConfig { urls, mode: RedisMode::Single, ttl: Duration::from_secs(86400), timeout })
+    L2Config::Redis(RedisConfig { timeout, ..fixture::redis(urls) })
 }
 
 fn model(views: &[Arc<View>], optional: bool) -> Model {
@@ -495,6 +496,28 @@ async fn l3_answers_while_redis_is_down() {
 }
 
 #[tokio::test]
+async fn a_redis_that_comes_back_empty_is_filled_again_from_l3() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    let in_redis = async || {
+        let rows = store.shared.l2.read(WorkerId(0), &[ask(&v, 1)]).await;
+        matches!(&rows[..], [Ok(Some(stored))] if *stored == row(100, [int(7)]))
+    };
+    assert_eq!(caches(&store.users(&[1]).await), "l1 miss, l2 miss, l3 hit");
+    eventually("the row is in Redis", in_redis).await;
+    server.restart();
+    let bypass = |how: &mut How| how.caching = Caching::Bypassed;
+    assert!(!in_redis().await);
+    eventually("the row is in Redis again", async || {
+        assert_eq!(values(&store.ask(&[1], bypass).await), [7], "whatever layer answers, it is the row");
+        in_redis().await
+    })
+    .await;
+    assert_eq!(caches(&store.ask(&[1], bypass).await), "l1 bypass, l2 hit");
+}
+
+#[tokio::test]
 async fn what_redis_could_not_say_is_not_written_back_to_it() {
     let server = Server::start();
     let v = view("v").build();
@@ -545,7 +568,7 @@ async fn who_has_less_time_than_l3_takes_does_not_wait_for_it() {
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]).gated())).await;
     let l3 = store.shared.l3.as_ref().unwrap();
     for _ in 0..100 {
-        l3.took(10 * NEVER);
+        l3.pace.took(10 * NEVER, Instant::now());
     }
     let set = soon(store.ask(&[1], |how| how.by = Deadline::after(Instant::now(), NEVER))).await;
     assert_eq!(reasons(&set), [Reason::Unavailable]);
@@ -649,6 +672,56 @@ async fn two_joins_of_one_view_are_read_once_and_told_once() {
     assert_eq!(set.take_degraded().len(), 1);
 }
 
+/// A store over Redis alone, whose breaker and retries are as good as unlimited; and its metrics.
+fn persistent(view: &Arc<View>, server: &Server, first_wait: Duration) -> (Store, Scrape) {
+    let mut features = features("p", from_ref(view), redis(server, SHORT), None);
+    features.breaker.failure_threshold = u32::MAX;
+    features.retry.max_retries = u32::MAX;
+    features.retry.initial_delay = first_wait;
+    features.retry.max_delay = features.retry.max_delay.max(first_wait);
+    let config = crate::features::tests::config(features, vec![model(from_ref(view), false)]);
+    scratch(|| Store::open(&config, Tasks::default()).now_or_never().unwrap().unwrap())
+}
+
+fn retried(scrape: &Scrape) -> bool {
+    !scrape.render().contains("weir_feature_retries_total 0\n")
+}
+
+#[tokio::test]
+async fn what_l2_failed_to_say_is_asked_again_inside_the_deadline() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let (store, scrape) = persistent(&v, &server, SHORT);
+    server.freeze();
+    let no_time = |how: &mut How| how.by = Deadline::after(Instant::now(), SHORT);
+    assert_eq!(reasons(&soon(store.ask(&[2], no_time)).await), [Reason::Unavailable]);
+    assert!(!retried(&scrape), "the deadline has no room for it");
+    let answered = async {
+        let until_retried = eventually("a retry", async || retried(&scrape));
+        tokio::join!(store.users(&[1]), async {
+            until_retried.await;
+            server.thaw();
+        })
+    };
+    assert_eq!(values(&soon(answered).await.0), [7]);
+    server.kill();
+}
+
+#[tokio::test]
+async fn a_stale_row_at_hand_is_not_kept_waiting_by_a_retry() {
+    let mut server = Server::start();
+    let v = view("v").ttl(Duration::from_millis(1)).build();
+    put(&server, &v, 1, &row(100, [int(7)]));
+    let (store, _) = persistent(&v, &server, LONG / 2);
+    eventually("Redis answers in time", async || values(&store.users(&[1]).await) == [7]).await;
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let began = Instant::now();
+    assert!(is_stale(&soon(store.users(&[1])).await));
+    assert!(began.elapsed() < LONG / 3, "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn what_can_never_work_is_said_when_it_is_opened() {
     let v = view("v").build();
@@ -658,7 +731,7 @@ async fn what_can_never_work_is_said_when_it_is_opened() {
     };
     let urls = vec![Secret("redis://:hunter2@nowhere:notaport".into())];
     let ttl = Duration::from_secs(1);
-    let error = bad(L2Config::Redis(RedisConfig { urls, mode: RedisMode::Single, ttl, timeout: LONG })).await;
+    let error = bad(L2Config::Redis(RedisConfig { ttl, timeout: LONG, ..fixture::redis(urls) })).await;
     assert!(matches!(error, OpenError::Redis(_)) && !format!("{error:?}").contains("hunter2"), "{error:?}");
     let error = bad(L2Config::Embedded { path: Some("/nowhere/rows.redb".into()), ttl }).await;
     assert!(error.to_string().contains("/nowhere/rows.redb"), "{error}");

@@ -52,6 +52,11 @@ impl BreakerHandles {
         self.show(to);
     }
 
+    /// The target is none any more: it is in no state.
+    pub fn gone(&self) {
+        self.states.iter().for_each(|state| state.set(0));
+    }
+
     fn show(&self, now: BreakerState) {
         for state in BreakerState::ALL {
             self.states[state as usize].set(u32::from(state == now));

@@ -70,6 +70,7 @@ pub(crate) struct Features {
     /// Shared by all snapshots.
     observed: Arc<ObservedHandles>,
     pub(crate) early_refreshes: Counter,
+    pub(crate) retries: Counter,
     l1_bytes: Gauge,
     l1_rows: Gauge,
 }
@@ -126,6 +127,7 @@ impl Features {
             coalesced: counter!(names::FEATURE_COALESCED),
             observed: Arc::new(ObservedHandles::new()),
             early_refreshes: counter!(names::FEATURE_EARLY_REFRESHES),
+            retries: counter!(names::FEATURE_RETRIES),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
         }
@@ -141,6 +143,7 @@ impl Features {
             coalesced: self.coalesced.clone(),
             observed: Arc::clone(&self.observed),
             early_refreshes: self.early_refreshes.clone(),
+            retries: self.retries.clone(),
             l1_bytes: self.l1_bytes.clone(),
             l1_rows: self.l1_rows.clone(),
         }

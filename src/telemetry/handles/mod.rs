@@ -12,4 +12,5 @@ pub mod ladder;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
+pub(crate) mod redis;
 pub(crate) mod registry;

@@ -1,0 +1,70 @@
+//! How a server is connected to: what its URL says, and a socket that notices a peer that vanished.
+
+use std::{path::Path, time::Duration};
+
+use ::redis::{
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, TlsCertificates,
+    io::tcp::socket2::TcpKeepalive,
+};
+
+use super::PATIENCE;
+use crate::config;
+
+/// After this long without traffic the kernel asks whether the peer is still there.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// A client for each of the config's URLs, its socket set up for requests.
+///
+/// # Errors
+///
+/// A URL that is none, or a file of authorities that cannot be read or holds none.
+pub(super) fn of_all(config: &config::Redis) -> Result<Vec<Client>, RedisError> {
+    let authorities = config.ca.as_deref().map(authorities).transpose()?;
+    config.urls.iter().map(|url| of(&url.0, authorities.as_deref())).collect()
+}
+
+fn of(url: &str, authorities: Option<&[u8]>) -> Result<Client, RedisError> {
+    let info = url.into_connection_info()?;
+    match (info.addr(), authorities) {
+        (ConnectionAddr::TcpTls { .. }, Some(pem)) => {
+            let trusted = TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) };
+            open(Client::build_with_tls(info, trusted)?.get_connection_info().clone())
+        }
+        _ => open(info),
+    }
+}
+
+/// The certificates in a file, as PEM.
+fn authorities(path: &Path) -> Result<Vec<u8>, RedisError> {
+    let wrong = |why: String| {
+        let text = format!("{}: {why}", path.display());
+        RedisError::from((ErrorKind::InvalidClientConfig, "features.l2.ca cannot be used", text))
+    };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let any = memchr::memmem::find(&pem, b"-----BEGIN CERTIFICATE-----").is_some();
+    if any { Ok(pem) } else { Err(wrong("no certificate in it; allowed: a PEM file of certificates".into())) }
+}
+
+/// A client of the server at `host:port`, with the secrets and the encryption of another.
+pub(super) fn at(other: &Client, address: &str) -> Client {
+    let info = other.get_connection_info();
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let (host, port) = (host.to_owned(), port.parse().unwrap_or(6379));
+    let addr = match info.addr().clone() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    Client::open(info.clone().set_addr(addr)).expect("nothing is parsed")
+}
+
+fn open(info: ConnectionInfo) -> Result<Client, RedisError> {
+    // A peer that vanished without a word: an idle connection finds out by itself, one in use by its unanswered bytes, and
+    // not after the kernel's quarter of an hour.
+    let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(PATIENCE);
+    let settings = info.tcp_settings().clone().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(PATIENCE * 2);
+    Client::open(info.set_tcp_settings(settings))
+}

@@ -1,0 +1,206 @@
+//! One connection to a server, or the work of getting one.
+//!
+//! ```text
+//! idle ──first use──► dialing ──ok──► live ──broken──► dialing
+//!                        └──failed──► down ──(backoff, in the background)──► live
+//! ```
+//!
+//! *Dialing* is worth waiting for, *down* is not: the last attempt failed and the next one is not due. A request that finds
+//! the server down fails at once; the background goes on trying until the line is dropped or the process stops.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{sync::watch, time::sleep};
+
+use super::{PATIENCE, guard::Guard, node::Terms};
+use crate::{app::Tasks, features::l2::Error};
+
+/// The first wait after a failed attempt, doubled up to [`LONGEST_BACKOFF`], each ± 50 % so that gateways do not come at once.
+const BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Line {
+    address: Arc<str>,
+    client: Client,
+    timeout: Duration,
+    link: watch::Sender<Link>,
+    /// Requests that wait for an answer on it.
+    in_flight: AtomicUsize,
+    guard: Arc<Guard>,
+    tasks: Tasks,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    Idle,
+    Dialing,
+    /// With its number, so that an old connection's failure does not end a new one.
+    Live(MultiplexedConnection, u64),
+    Down(Arc<str>),
+}
+
+/// How good a line is to send on: the less the better, first by its state, then by what is under way on it.
+type Rank = (u8, usize);
+
+impl Line {
+    pub(super) fn new(client: Client, guard: &Arc<Guard>, terms: &Terms) -> Self {
+        Self {
+            address: client.get_connection_info().addr().to_string().into(),
+            client,
+            timeout: terms.timeout,
+            link: watch::Sender::new(Link::Idle),
+            in_flight: AtomicUsize::new(0),
+            guard: Arc::clone(guard),
+            tasks: terms.tasks.clone(),
+        }
+    }
+
+    /// How good it is now; one that was never dialed is from here on.
+    pub(super) fn rank(self: &Arc<Self>) -> Rank {
+        let state = match &*self.link.borrow() {
+            Link::Live(..) => Some(0),
+            Link::Dialing => Some(1),
+            Link::Down(_) => Some(2),
+            Link::Idle => None,
+        };
+        let state = state.unwrap_or_else(|| {
+            self.begin(|link| matches!(link, Link::Idle));
+            1
+        });
+        (state, self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// The raw answers to a pipeline, server errors among them. Sent once more on a new connection if the one at hand
+    /// turns out to be broken.
+    pub(super) async fn send(self: &Arc<Self>, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        let _busy = Busy::on(self);
+        let (mut connection, number) = self.connection().await?;
+        match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
+            Ok(values) => return Ok(values),
+            Err(error) => self.lost(number, &error),
+        }
+        let (mut connection, number) = self.connection().await?;
+        connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| {
+            self.lost(number, &error);
+            self.unreachable(&error.to_string())
+        })
+    }
+
+    /// A live connection and its number, once there is one; an error as soon as there will not be one soon.
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Error> {
+        if let Link::Live(connection, number) = &*self.link.borrow() {
+            return Ok((connection.clone(), *number));
+        }
+        self.begin(|link| matches!(link, Link::Idle));
+        let mut link = self.link.subscribe();
+        let settled = link.wait_for(|link| matches!(link, Link::Live(..) | Link::Down(_))).await;
+        match &*settled.expect("the line holds the sender") {
+            Link::Live(connection, number) => Ok((connection.clone(), *number)),
+            Link::Down(why) => Err(self.unreachable(why)),
+            Link::Idle | Link::Dialing => unreachable!("waited for another state"),
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        Error::Unreachable { address: Arc::clone(&self.address), why: why.into() }
+    }
+
+    /// The connection of that number broke.
+    fn lost(self: &Arc<Self>, number: u64, error: &RedisError) {
+        if self.begin(|link| matches!(link, Link::Live(_, live) if *live == number)) {
+            tracing::warn!(address = %self.address, %error, "connection to redis lost");
+        }
+    }
+
+    /// Dials, if the link is as `when` says.
+    fn begin(self: &Arc<Self>, when: impl Fn(&Link) -> bool) -> bool {
+        let mut last = 0;
+        let begun = self.link.send_if_modified(|link| {
+            let begin = when(link);
+            if begin {
+                last = if let Link::Live(_, number) = link { *number } else { 0 };
+                *link = Link::Dialing;
+            }
+            begin
+        });
+        if begun {
+            self.tasks.background(dial(Arc::downgrade(self), last + 1));
+        }
+        begun
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            // A backstop: every caller gives up earlier.
+            .set_response_timeout(Some(self.timeout + PATIENCE));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+/// A request under way on a line, until dropped.
+struct Busy<'a>(&'a Line);
+
+impl<'a> Busy<'a> {
+    fn on(line: &'a Line) -> Self {
+        line.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(line)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Connects, however often that takes; gives up when nobody holds the line any more.
+async fn dial(line: Weak<Line>, number: u64) {
+    for failures in 0.. {
+        let Some(line) = line.upgrade() else { return };
+        match line.connect().await {
+            Ok(connection) => {
+                tracing::info!(address = %line.address, "connected to redis");
+                line.link.send_replace(Link::Live(connection, number));
+                line.guard.found_well();
+                return;
+            }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(address = %line.address, %error, "cannot connect to redis; trying on");
+                }
+                line.link.send_replace(Link::Down(error.to_string().into()));
+            }
+        }
+        drop(line);
+        sleep(backoff(failures, rand::random())).await;
+    }
+}
+
+/// The wait after that many failures before; `luck` is in 0..1.
+pub(super) fn backoff(failures: u32, luck: f64) -> Duration {
+    let base = BACKOFF.saturating_mul(1 << failures.min(16)).min(LONGEST_BACKOFF);
+    base.mul_f64(0.5 + luck)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_bound_and_spread() {
+        assert_eq!(backoff(0, 0.5), BACKOFF);
+        assert_eq!(backoff(2, 0.5), 4 * BACKOFF);
+        assert_eq!(backoff(2, 0.0), 2 * BACKOFF);
+        assert_eq!(backoff(u32::MAX, 0.5), LONGEST_BACKOFF);
+    }
+}
