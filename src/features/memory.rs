@@ -39,14 +39,27 @@ const LOCKS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Memory {
     rows: Cache<RowKey, Entry>,
-    /// Who puts holds the lock of its key; in it, when the latest of what was put under it was fetched.
-    puts: Arc<[Mutex<Option<Instant>>; LOCKS]>,
+    /// Who puts holds the lock of its key.
+    puts: Arc<[Mutex<Puts>; LOCKS]>,
     lives: Box<[Life]>,
     /// How long the store's word that there is no such row is taken, at most: an entity's first row arrives at any time.
     negative_ttl: Duration,
     /// By view, what its rows are kept under.
     definitions: Box<[Definition]>,
     known: Definitions,
+}
+
+/// What was put under a lock.
+#[derive(Clone, Copy, Debug)]
+struct Puts {
+    /// When the latest of it was fetched.
+    fetched: Option<Instant>,
+    /// When the latest push was stored. The cache may have let go of what that put here: still nothing older is let in.
+    renewed: Option<Instant>,
+}
+
+impl Puts {
+    const NONE: Self = Self { fetched: None, renewed: None };
 }
 
 /// The number of a view's definition: its stored name, join keys and features. Of all snapshots, no two definitions have the same.
@@ -191,7 +204,7 @@ impl Memory {
             builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL).max(config.negative_ttl));
         }
         let known = Definitions::default();
-        let puts = Arc::new([const { Mutex::new(None) }; LOCKS]);
+        let puts = Arc::new([const { Mutex::new(Puts::NONE) }; LOCKS]);
         let (rows, negative_ttl) = (builder.build(), config.negative_ttl);
         Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known }
     }
@@ -272,6 +285,8 @@ impl Memory {
             (Life::For { fresh, stale }, Some(_)) => (Some(fresh), Some(fresh + stale)),
         };
         let entry = Entry::new(row, at.into(), fresh, stale);
+        let renewed = |puts: &mut Puts| puts.renewed = puts.renewed.max(Some(at));
+        renewed(&mut self.lock(view, entity));
         self.put_unless(view, entity, entry, |held| held.row.as_ref().is_some_and(|held| held.event_time > event));
     }
 
@@ -281,22 +296,24 @@ impl Memory {
 
     /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two.
     fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
-        let mut latest = self.lock(view, entity);
-        if self.held(view, entity).is_some_and(|held| stays(&held)) {
+        let mut puts = self.lock(view, entity);
+        let stays = self.held(view, entity).map_or(puts.renewed > Some(entry.fetched), |held| stays(&held));
+        if stays {
             return;
         }
-        *latest = (*latest).max(Some(entry.fetched));
+        puts.fetched = puts.fetched.max(Some(entry.fetched));
         self.insert(view, entity, entry);
     }
 
     /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was.
     fn put_latest(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
-        let mut latest = self.lock(view, entity);
-        let later = || self.held(view, entity).is_some_and(|held| held.fetched > entry.fetched);
-        if *latest > Some(entry.fetched) && later() {
+        let mut puts = self.lock(view, entity);
+        let stays =
+            |held: Option<Entry>| held.map_or(puts.renewed > Some(entry.fetched), |held| held.fetched > entry.fetched);
+        if puts.fetched.max(puts.renewed) > Some(entry.fetched) && stays(self.held(view, entity)) {
             return;
         }
-        *latest = (*latest).max(Some(entry.fetched));
+        puts.fetched = puts.fetched.max(Some(entry.fetched));
         self.insert(view, entity, entry);
     }
 
@@ -304,7 +321,7 @@ impl Memory {
         self.rows.insert(RowKey { of: self.definitions[view.index()], entity: entity.as_bytes().into() }, entry);
     }
 
-    fn lock(&self, view: ViewId, entity: &EntityKey) -> MutexGuard<'_, Option<Instant>> {
+    fn lock(&self, view: ViewId, entity: &EntityKey) -> MutexGuard<'_, Puts> {
         let lock = xxh3_64_with_seed(entity.as_bytes(), self.definitions[view.index()].0.into()) as usize % LOCKS;
         // Nothing that it guards is left half done by a panic.
         self.puts[lock].lock().unwrap_or_else(PoisonError::into_inner)

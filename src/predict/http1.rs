@@ -51,7 +51,7 @@ pub(super) struct Connection {
 }
 
 /// Stands between a connection and the task that polls it: passes on what comes from outside, and only notes what the task
-/// does to itself while it polls. No wake-up is lost (`no_wake_up_between_threads_is_lost` hangs where one is).
+/// does to itself while it polls. No wake-up is lost (`no_wake_up_between_threads_is_lost` looks for one).
 #[derive(Default)]
 struct Relay {
     task: AtomicWaker,
@@ -323,7 +323,9 @@ mod tests {
                 relay.poll(&cx, &inner, |_| if round.load(Acquire) >= seen { Poll::Ready(()) } else { Poll::Pending })
             };
             while poll().is_pending() {
-                thread::park();
+                let parked = tokio::time::Instant::now();
+                thread::park_timeout(std::time::Duration::from_secs(30));
+                assert!(parked.elapsed().as_secs() < 30, "round {seen}: nobody woke the task");
             }
         }
         other.join().unwrap();

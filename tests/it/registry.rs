@@ -94,7 +94,7 @@ impl Versions {
 
 fn config(redis: &Redis, registry: &Path, models: &str) -> String {
     format!(
-        "pools:\n  kserve: {{endpoints: [{}]}}\nmodels:\n{models}\nfeatures:\n  registry: {}\n  registry_refresh: 1s\n  l2: \
+        "pools:\n  kserve: {{endpoints: [{}]}}\nmodels:\n{models}\nfeatures:\n  registry: {}\n  registry_refresh: 1s\n  l1: {{ttl: 1h}}\n  l2: \
          {{redis: \"{}\", timeout: 2s}}\n",
         KServe::shared().endpoint(),
         registry.display(),

@@ -26,6 +26,10 @@ impl Check<'_> {
         if raw.registry_refresh.0 < SHORTEST {
             self.wrong(&path.key("registry_refresh"), "too short", "1s or more");
         }
+        if raw.versioned_views && raw.l3.is_some() {
+            let wrong = "beside `l3`: a lookup file is of a view, whatever its version";
+            self.wrong(&path.key("versioned_views"), wrong, "one or the other");
+        }
         let url = raw.registry.as_deref()?;
         if !raw.views.is_empty() {
             self.wrong(&at, "beside `views`", "the registry's views or the file's own, not both");

@@ -191,6 +191,20 @@ fn it_holds_no_more_bytes_than_it_may() {
     assert!(memory.rows() > 40 && memory.rows() < 70, "{}", memory.rows());
 }
 
+#[tokio::test]
+async fn what_was_fetched_before_a_push_stays_out_even_where_the_pushed_row_is_gone() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let began = Instant::now();
+    memory.renew(ViewId(0), &key(1), (Some(row(6)), None), began + SECOND);
+    memory.rows.invalidate_all();
+    memory.tidy();
+    memory.put(ViewId(0), &key(1), Some(row(5)), began);
+    memory.put_doubtful(ViewId(0), &key(1), &row(5), began);
+    assert_eq!(memory.get(ViewId(0), &key(1), began + SECOND), Cached::Miss);
+    memory.put(ViewId(0), &key(1), Some(row(7)), began + 2 * SECOND);
+    assert_eq!(memory.get(ViewId(0), &key(1), began + 2 * SECOND), Cached::Fresh(Some(row(7))));
+}
+
 #[test]
 fn of_rows_put_at_once_the_one_fetched_last_stays() {
     const USERS: i64 = 500;

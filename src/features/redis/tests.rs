@@ -352,7 +352,7 @@ async fn a_master_that_hangs_costs_others_nothing_and_itself_no_more_than_its_br
     let cluster = servers::Cluster::start();
     let v = view("v").build();
     let urls = cluster.urls().into_iter().map(Secret).collect();
-    let config = config::Redis { mode: RedisMode::Cluster, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    let config = config::Redis { mode: RedisMode::Cluster, timeout: Duration::from_secs(3), ..fixture::redis(urls) };
     let mut redis = open_as(&config, Duration::from_secs(3), ("p", from_ref(&v))).unwrap();
     let hung = &cluster.masters[1];
     let asks: Vec<Ask> = (0..20).map(|user| ask(&v, user)).collect();

@@ -26,6 +26,7 @@ use super::{
     L3, Shared,
     again::{Retries, may_help},
     lookup::{How, Lookup, State},
+    online,
 };
 use crate::{
     config::L1Mode,
@@ -126,9 +127,6 @@ impl Flight {
                     State::Row(_) | State::Absent | State::Unavailable => continue,
                 };
                 let early = matches!(want.state, State::Early(_));
-                if early {
-                    shared.metrics.early_refreshes.increment(1);
-                }
                 let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
                 let progress = self.join(shared, ask, (how, early));
                 if wait {
@@ -161,7 +159,10 @@ impl Flight {
                         let done = row.map_or(Done::Absent(Layer::L1), |row| Done::Row(row, Layer::L1));
                         lead.publish(Progress::Done(done));
                     }
-                    _ => self.led.push((lead, ask)),
+                    _ => {
+                        shared.metrics.early_refreshes.increment(u64::from(early));
+                        self.led.push((lead, ask));
+                    }
                 }
                 progress
             }
@@ -184,7 +185,7 @@ impl Flight {
             let behind = match answer {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
-                    shared.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), fetch);
+                    shared.keep(&ask, Some(Arc::clone(&row)), fetch);
                     lead.publish(Progress::Done(Done::Row(row, Layer::L2)));
                     continue;
                 }
@@ -232,7 +233,7 @@ impl Shared {
         if !landed.is_empty() {
             self.metrics.took(Layer::L3, began.elapsed());
         }
-        join_all(landed.iter().flatten().map(|(ask, row)| self.write_back(worker, ask, row))).await;
+        self.write_back(worker, landed.into_iter().flatten().collect()).await;
     }
 
     /// What a retry needs of the time that is left: another answer of L2, and L3 in case that there is none.
@@ -275,7 +276,7 @@ impl Shared {
         match behind {
             Behind::Absence => {
                 let fetch = Fetch { began, took: began.elapsed() };
-                self.l1.put(ask.view.id, &ask.key, Some(Arc::clone(&row)), fetch);
+                self.keep(&ask, Some(Arc::clone(&row)), fetch);
             }
             Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),
         }
@@ -283,16 +284,30 @@ impl Shared {
         (behind == Behind::Absence).then_some((ask, row))
     }
 
-    async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Arc<Row>) {
-        let put = Put { ask: ask.clone(), row: Arc::clone(row) };
-        let written = self.l2.write(worker, &[put], Purpose::WriteBack).await.pop().expect("as many answers as rows");
-        self.metrics.wrote_back(match &written {
-            Ok(Written::Written) => WriteBack::Written,
-            Ok(Written::Older) => WriteBack::Older,
-            Err(_) => WriteBack::Error,
-        });
-        if let Err(error) = written {
-            tracing::debug!(view = %ask.view.name, %error, "row not written back to L2");
+    /// In batches: each is one request to a server, and a large lookup must not take all the places that a server has.
+    async fn write_back(&self, worker: WorkerId, landed: Vec<(Ask, Arc<Row>)>) {
+        let puts: Vec<Put> = landed.into_iter().map(|(ask, row)| Put { ask, row }).collect();
+        for batch in puts.chunks(online::BATCH) {
+            let written = self.l2.write(worker, batch, Purpose::WriteBack).await;
+            for (put, written) in batch.iter().zip(written) {
+                self.metrics.wrote_back(match &written {
+                    Ok(Written::Written) => WriteBack::Written,
+                    Ok(Written::Older) => WriteBack::Older,
+                    Err(_) => WriteBack::Error,
+                });
+                if let Err(error) = written {
+                    tracing::debug!(view = %put.ask.view.name, %error, "row not written back to L2");
+                }
+            }
+        }
+    }
+
+    /// Keeps what was fetched in L1. One that is only observed keeps what it has while that is good, as one that serves does.
+    fn keep(&self, ask: &Ask, row: Option<Arc<Row>>, fetch: Fetch) {
+        let is_held =
+            || matches!(self.l1.get(ask.view.id, &ask.key, Instant::now()), Cached::Fresh(_) | Cached::Early(_));
+        if self.l1_mode == L1Mode::Serve || !is_held() {
+            self.l1.put(ask.view.id, &ask.key, row, fetch);
         }
     }
 
@@ -301,7 +316,7 @@ impl Shared {
         let Further { lead, ask, behind, began } = fetch;
         lead.publish(Progress::Done(match behind {
             Behind::Absence => {
-                self.l1.put(ask.view.id, &ask.key, None, *began);
+                self.keep(ask, None, Fetch::from(*began));
                 Done::Absent(last)
             }
             Behind::Failure => Done::Failed(last),

@@ -60,7 +60,7 @@ impl Lookup {
         let (mut same, mut other) = (0, 0);
         for Observation { join, want, row } in observations {
             let is_same = match &self.joins[*join].wants[*want].state {
-                State::Row(fetched) | State::Early(fetched) => row.as_ref() == Some(fetched),
+                State::Row(fetched) | State::Early(fetched) => row.as_ref().is_some_and(|row| is_same(row, fetched)),
                 State::Absent => row.is_none(),
                 State::Open(_) | State::Stale(..) | State::Unavailable => continue,
             };
@@ -69,4 +69,9 @@ impl Lookup {
         metrics.observed(Observed::Match, same);
         metrics.observed(Observed::Mismatch, other);
     }
+}
+
+/// A row with a NaN is not equal to itself, and yet the same.
+fn is_same(row: &Row, other: &Row) -> bool {
+    row == other || format!("{row:?}") == format!("{other:?}")
 }

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Rows that are sent to L2 at once: no more than it stores within its timeout, or holds waiting.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 /// Rows of one view that are asked for.
 #[derive(Debug)]

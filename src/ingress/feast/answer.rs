@@ -15,6 +15,9 @@ use crate::{
     infer::Value,
 };
 
+/// The most room that is made before anything is written.
+const MOST_ROOM: usize = 1 << 20;
+
 /// What a cell is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
@@ -95,7 +98,7 @@ pub(super) fn write(
 impl Sheet {
     fn new(rows: usize, columns: usize, tells: Tells) -> Self {
         // A cell takes some 12 bytes for its status, 23 for its time, and a number.
-        let mut out = Vec::with_capacity(256 + columns * (64 + rows * 48));
+        let mut out = Vec::with_capacity((256 + columns * (64 + rows * 48)).min(MOST_ROOM));
         out.extend_from_slice(b"{\"results\":[");
         Self {
             out,

@@ -77,6 +77,7 @@ impl Api<'_> {
             Online::read(body, keep).map_err(|unread| schema::refusal(&unread, body, schema::GET_ONLINE_FEATURES))?;
         let Plan { parts, vectors } = plan::resolve(catalog, &request)?;
         let (echoes, rows) = entity::columns(catalog, &parts, &request.entities)?;
+        within_limit(&parts, rows)?;
         let nobody = EntityColumn::Same(EntityValue::String(String::new()));
         let mut keys = Vec::with_capacity(parts.len());
         for part in &parts {
@@ -125,6 +126,19 @@ impl Api<'_> {
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
         Error::new(kind, message).with_retry_after(RETRY_AFTER).with_source(error).into()
     }
+}
+
+/// A cell costs its caller next to nothing: a few names and rows make many.
+fn within_limit(parts: &[plan::Part<'_>], rows: usize) -> Result<(), Refusal> {
+    const MOST: usize = 1_000_000;
+    let features = parts.iter().map(|part| part.select.len()).sum::<usize>();
+    if rows.saturating_mul(features) <= MOST {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "too many cells: {rows} rows of {features} features; allowed: at most {MOST} cells a request"
+    ))
+    .into())
 }
 
 /// Whether a body is sent as JSON; one whose type is not said is.

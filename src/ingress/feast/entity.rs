@@ -58,7 +58,7 @@ pub(super) fn columns<'a>(
     let mut echoes = Vec::<Echo<'a>>::with_capacity(frame.columns.len());
     for column in &frame.columns {
         let Some(name) = join_key(catalog, parts, &column.name) else { continue };
-        let given = match kind(parts, &name) {
+        let given = match one_kind(parts, &name)? {
             Some(kind) => typed(column, kind)?,
             None => Given::Other(column),
         };
@@ -82,6 +82,24 @@ fn join_key<'a>(catalog: &Catalog, parts: &[Part<'_>], name: &'a Cow<'a, str>) -
         return Some(Cow::Borrowed(name));
     }
     catalog.join_key_of(name).map(|key| Cow::Owned(key.to_string()))
+}
+
+/// The type that all parts declare that use a column: it is read once.
+fn one_kind(parts: &[Part<'_>], name: &str) -> Result<Option<EntityType>, Refusal> {
+    let Some(first) = kind(parts, name) else { return Ok(None) };
+    for part in parts {
+        let at = part.columns.iter().position(|column| *column == name);
+        if let Some(other) = at.map(|at| part.view.entities[at].1).filter(|other| *other != first) {
+            let message = format!(
+                "{name} is {} in one of the views and {} in view {}; allowed: to ask for them apart",
+                first.name(),
+                other.name(),
+                part.view.name
+            );
+            return Err(Refusal::python(repr(&message), message));
+        }
+    }
+    Ok(Some(first))
 }
 
 /// The declared type of a column, where a part uses it.

@@ -2,7 +2,7 @@
 //!
 //! Mistakes are found in the order in which Feast's own server finds them.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -63,8 +63,8 @@ pub(super) fn resolve<'a>(catalog: &'a Catalog, request: &'a Online<'a>) -> Resu
 }
 
 fn of_service<'a>(catalog: &'a Catalog, name: &str, full_names: bool) -> Result<Vec<Part<'a>>, Refusal> {
-    refuse_unserved(catalog, "feature service", name)?;
-    let Some(service) = catalog.service(name) else {
+    let Some(service) = catalog.service(name).filter(|service| !service.projections.is_empty()) else {
+        refuse_unserved(catalog, "feature service", name)?;
         let (name, project) = (shown(name, NAME), &catalog.project);
         let message = format!("Feature service {name} does not exist in project {project}");
         return Err(Refusal::Feast { class: Class::FeatureService, message });
@@ -174,11 +174,12 @@ fn collisions<'a>(
     named: impl Iterator<Item = (Cow<'a, str>, &'a str)> + Clone,
     full_names: bool,
 ) -> Result<(), Refusal> {
-    let mut seen = std::collections::HashSet::new();
+    const SHOWN: usize = 20;
+    let (mut seen, mut told) = (HashSet::new(), HashSet::new());
     let mut twice = Vec::new();
     for (view, feature) in named {
         let name = if full_names { Cow::Owned(format!("{view}__{feature}")) } else { Cow::Borrowed(feature) };
-        if !seen.insert(name.clone()) && !twice.contains(&name) {
+        if !seen.insert(name.clone()) && told.len() < SHOWN && told.insert(name.clone()) {
             twice.push(name);
         }
     }

@@ -32,8 +32,8 @@ pub(super) fn pushed(catalog: &Catalog, push: &Push<'_>) -> Result<Batches, Refu
         other => return Err(unknown_target(other)),
     };
     let name = &*push.name;
-    refuse_unserved(catalog, "push source", name)?;
     let Some(source) = catalog.source(name) else {
+        refuse_unserved(catalog, "push source", name)?;
         let message = format!("Unable to find push source '{}'.", shown(name, 128));
         return Err(Refusal::Feast { class: Class::PushSource, message });
     };
@@ -55,8 +55,8 @@ pub(super) fn pushed(catalog: &Catalog, push: &Push<'_>) -> Result<Batches, Refu
 pub(super) fn written(catalog: &Catalog, write: &Push<'_>) -> Result<Batches, Refusal> {
     even(catalog, &write.frame)?;
     let name = &*write.name;
-    refuse_unserved(catalog, "view", name)?;
     let Some(view) = catalog.view(name) else {
+        refuse_unserved(catalog, "view", name)?;
         let message = format!("Can't recognize feast object with a name {}", shown(name, 128));
         return Err(Refusal::Feast { class: Class::Object, message });
     };
@@ -138,8 +138,9 @@ fn is_all_null(features: &[&Column<'_>]) -> bool {
 /// The columns of a view's join keys; `None` for the one that is always the same.
 fn keys<'a>(view: &View, frame: &'a Frame<'a>) -> Result<Vec<Option<&'a Column<'a>>>, Refusal> {
     let key = |name: &str| match find(frame, name) {
+        // Whatever it was sent with: Feast's own frames have it.
+        _ if name == DUMMY => Ok(None),
         Some(column) => Ok(Some(column)),
-        None if name == DUMMY => Ok(None),
         None => {
             let text = format!("Column {name} not found in table");
             Err(Refusal::python(text, format!("\"df\" lacks the join key {name} of view {}", view.name)))

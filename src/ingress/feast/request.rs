@@ -3,7 +3,10 @@
 //! A column's cells are kept up to a limit and counted beyond; columns that nobody wants are only counted. So a body costs a
 //! small multiple of its length, whatever is in it. What does not fit the schema is told by `schema`, not here.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use crate::infer::{
     Error,
@@ -194,6 +197,8 @@ fn frame<'a>(body: &'a [u8], scanner: &mut Scanner<'a>, keep: Keep<'_>) -> Resul
     }
     let mut frame = Frame::default();
     let mut lists = true;
+    // By name: a body may have as many columns as it has room for.
+    let mut places = HashMap::new();
     scanner.object(|scanner, key| {
         if scanner.peek() != Some(b'[') {
             lists = false;
@@ -201,9 +206,12 @@ fn frame<'a>(body: &'a [u8], scanner: &mut Scanner<'a>, keep: Keep<'_>) -> Resul
         }
         let column = column(body, scanner, key, keep)?;
         // Of a name given twice the last counts, in the first one's place.
-        match frame.columns.iter_mut().find(|known| known.name == column.name) {
-            Some(known) => *known = column,
-            None => frame.columns.push(column),
+        match places.entry(column.name.clone()) {
+            Entry::Occupied(place) => frame.columns[*place.get()] = column,
+            Entry::Vacant(place) => {
+                place.insert(frame.columns.len());
+                frame.columns.push(column);
+            }
         }
         Ok(())
     })?;

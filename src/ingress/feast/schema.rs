@@ -137,7 +137,8 @@ fn unfit(body: &[u8], fields: &[Field]) -> Refusal {
         let value = scanner.span()?;
         match members.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
-            None => members.push((name, value)),
+            None if fields.iter().any(|field| name == field.name) => members.push((name, value)),
+            None => {}
         }
         Ok(())
     });

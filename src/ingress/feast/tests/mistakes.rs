@@ -122,3 +122,17 @@ async fn materializing_is_refused_by_name() {
         assert!(told.body.contains("feast materialize"), "{}", told.body);
     }
 }
+
+#[tokio::test]
+async fn what_takes_few_bytes_to_ask_for_is_limited_too() {
+    let weir = Recorded::open(Compat::Truthful).await;
+    let drivers = vec![1001; 10_000];
+    let features: Vec<String> = (0..101).map(|n| format!("driver_stats@latest:{}", ["tier", "city"][n % 2])).collect();
+    let told = weir.online(json!({"features": features, "entities": {"driver_id": [1001]}})).await;
+    assert_eq!(told.status, 422, "names twice: {}", told.body);
+    let many: serde_json::Map<_, _> = (0..20_000).map(|n| (format!("c{n}"), json!([1]))).collect();
+    let told = weir.online(json!({"features": ["driver_stats:tier"], "entities": many})).await;
+    assert_eq!(told.status, 422, "columns that nobody knows: {}", told.body);
+    let told = weir.online(json!({"features": ["driver_stats:tier"], "entities": {"driver_id": drivers}})).await;
+    assert_eq!(told.status, 200);
+}

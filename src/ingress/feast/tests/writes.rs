@@ -156,3 +156,19 @@ async fn a_view_is_written_to_by_its_name() {
     assert_eq!(told["results"][1]["values"], json!([9_007_199_254_740_993_i64]));
     assert_eq!(told["results"][2]["statuses"], json!(["NULL_VALUE"]));
 }
+
+#[tokio::test]
+async fn a_view_without_entities_is_written_to_with_feasts_own_column_and_without() {
+    let weir = Recorded::open(Compat::Truthful).await;
+    for (day, dummy, surge) in [(24, Some(json!([""])), 1.5), (25, Some(json!([null])), 2.5), (26, None, 3.5)] {
+        let time = format!("2026-11-{day}T10:00:00Z");
+        let mut df = json!({"surge": [surge], "n_open": [7], "event_timestamp": [time], "created": [time]});
+        if let Some(dummy) = dummy {
+            df["__dummy_id"] = dummy;
+        }
+        let told = weir.post("/write-to-online-store", &json!({"feature_view_name": "global_stats", "df": df})).await;
+        assert_eq!((told.status.as_u16(), &*told.body), (200, "null"));
+        let ask = json!({"features": ["global_stats:surge"], "entities": {"driver_id": [1]}});
+        assert_eq!(weir.online(ask).await.json()["results"][1]["values"], json!([surge]));
+    }
+}
