@@ -1,7 +1,7 @@
 //! The validated configuration: a [`Config`] cannot be wrong.
 //!
 //! `raw` is what the YAML says, `validate` turns it into a [`Config`] or into the list of everything that is wrong with it. Where the
-//! file names Feast's registry, a [`Draft`] waits between the two until somebody has fetched the registry's bytes.
+//! file names Feast's registry, a `Draft` waits between the two until somebody has fetched the registry's bytes.
 //! Stages compile what they need from the snapshot when they are built; no request parses anything. Fields are `pub(crate)`
 //! so that a knob nobody reads is a compiler warning.
 
