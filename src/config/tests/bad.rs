@@ -448,3 +448,14 @@ fn numbers_that_would_stop_or_spin_the_process() {
     super::good(&pool("health: {interval: 36500d}"));
     refused("listen: {max_rows: 0}\n", "listen.max_rows: ");
 }
+
+#[test]
+fn lookup_files_know_no_versions_of_a_view() {
+    says(
+        "features: {versioned_views: true, l3: {url: 'file:///lookup'}}\n",
+        &[
+            "features.versioned_views: beside `l3`: a lookup file is of a view, whatever its version; allowed: one or the other; given: \
+           true (weir.yaml:1:29)",
+        ],
+    );
+}

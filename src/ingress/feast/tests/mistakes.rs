@@ -136,3 +136,29 @@ async fn what_takes_few_bytes_to_ask_for_is_limited_too() {
     let told = weir.online(json!({"features": ["driver_stats:tier"], "entities": {"driver_id": drivers}})).await;
     assert_eq!(told.status, 200);
 }
+
+#[tokio::test]
+async fn an_answer_has_no_more_cells_than_are_allowed() {
+    let weir = Recorded::with(Compat::Truthful, |config| config.listen.max_rows = 2_000_000).await;
+    let drivers = vec![1001; 1_000_001];
+    let told = weir.online(json!({"features": ["driver_stats:tier"], "entities": {"driver_id": drivers}})).await;
+    assert_eq!(told.status, 400, "{}", told.body);
+    assert!(told.body.contains("1000001 rows of 1 features; allowed: at most 1000000 cells"), "{}", told.body);
+}
+
+#[tokio::test]
+async fn a_join_key_of_two_types_is_refused_and_not_told_as_absent() {
+    let weir = Recorded::with(Compat::Truthful, |config| {
+        let view = config.features.views.iter_mut().find(|view| &*view.name == "stale_stats").expect("recorded");
+        std::sync::Arc::make_mut(view).entities[0].1 = crate::infer::EntityType::String;
+    })
+    .await;
+    let features = json!(["driver_stats:tier", "stale_stats:stale_score"]);
+    let told = weir.online(json!({"features": features, "entities": {"driver_id": [1001]}})).await;
+    assert_eq!(told.status, 422, "{}", told.body);
+    assert!(
+        told.body.contains("driver_id is INT64 in one of the views and STRING in view stale_stats"),
+        "{}",
+        told.body
+    );
+}
