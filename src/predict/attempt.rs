@@ -2,14 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
     HOLD_UP_TO, Prediction, Run,
-    body::{AnswerStream, Held, Limit, RequestBody},
+    body::{AnswerStream, Held, Limit, Source},
     classify::{Class, Failure},
     endpoint::{Endpoint, InFlight},
     http1, http2,
@@ -58,34 +57,40 @@ impl Call<'_> {
         let timeout = self.run.pool.config.connect_timeout;
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
-            let shared = self.endpoint.shared(worker);
-            let mut sender = shared.sender(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
-            let response = http2::send(&mut sender, self.request(outgoing, Instant::now())?).await?;
-            return self.read(response, None, in_flight).await;
+            let mut sender = self
+                .endpoint
+                .shared(worker)
+                .sender(upstream, timeout, self.run.tasks)
+                .await
+                .map_err(Failure::Connect)?;
+            let left = self.left(Instant::now());
+            let request = outgoing.http2(self.endpoint, left).ok_or(Failure::Spent)?;
+            let (head, incoming) = http2::send(&mut sender, request).await?.into_parts();
+            return self.read(head.status, head.headers, Source::Http2(incoming), in_flight).await;
         }
-        let idle = self.endpoint.idle(worker);
-        let mut lease = http1::lease(idle, upstream, timeout).await.map_err(Failure::Connect)?;
-        let now = if lease.is_new() { Instant::now() } else { self.began };
-        let response = lease.send(self.request(outgoing, now)?).await?;
-        self.read(response, Some(lease), in_flight).await
+        let mut lease = http1::lease(self.endpoint.idle(worker), upstream, timeout).await.map_err(Failure::Connect)?;
+        let left = self.left(if lease.is_new() { Instant::now() } else { self.began });
+        let body = outgoing.body().ok_or(Failure::Spent)?;
+        let numbers = outgoing.deadline(left);
+        let (status, headers) = lease.send(&outgoing.http1(self.endpoint, &numbers), body).await?;
+        self.read(status, headers, Source::Http1(Some(lease)), in_flight).await
     }
 
-    fn request(&self, outgoing: &mut Outgoing, now: Instant) -> Result<Request<RequestBody>, Failure> {
-        let left = self.run.plan.deadline.remaining(now);
-        outgoing.attempt(self.endpoint, left).ok_or(Failure::Spent)
+    fn left(&self, now: Instant) -> Duration {
+        self.run.plan.deadline.remaining(now)
     }
 
     async fn read(
         &self,
-        response: Response<Incoming>,
-        connection: Option<http1::Lease>,
+        status: StatusCode,
+        headers: HeaderMap,
+        source: Source,
         in_flight: InFlight,
     ) -> Result<Reply, Failure> {
-        let (head, incoming) = response.into_parts();
         let guards = (Some(in_flight), None);
-        let mut stream = AnswerStream { head: VecDeque::new(), incoming, connection, guards, limit: None };
+        let mut stream = AnswerStream { head: VecDeque::new(), source, guards, limit: None };
         let long = http_body::Body::size_hint(&stream).exact().is_some_and(|length| length > HOLD_UP_TO as u64);
-        let body = if is_event_stream(&head.headers) {
+        let body = if is_event_stream(&headers) {
             stream.limit = Some(Limit::each(self.run.plan.deadline.instant() - self.run.started));
             Held::Longer(stream)
         } else if long || self.holding == Holding::Never {
@@ -97,8 +102,8 @@ impl Call<'_> {
             Held::Whole(_, trailers) => trailers.as_ref(),
             Held::Longer(_) => None,
         };
-        let class = Class::of_answer(self.protocol, head.status, &head.headers, trailers);
-        Ok(Reply { class, status: head.status, headers: head.headers, body })
+        let class = Class::of_answer(self.protocol, status, &headers, trailers);
+        Ok(Reply { class, status, headers, body })
     }
 }
 

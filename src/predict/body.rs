@@ -20,6 +20,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{classify::Failure, http1};
 use crate::infer::{Deadline, Error, Kind, Rest};
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A request's body on its way to an endpoint.
 #[derive(Debug)]
 pub(super) enum RequestBody {
@@ -67,7 +69,7 @@ impl Fault {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
@@ -100,13 +102,18 @@ impl Body for RequestBody {
     }
 }
 
-/// An answer's body on its way down, with the connection it comes from and whatever must live as long as it does.
+/// Where an answer's body comes from.
+pub(super) enum Source {
+    /// The connection that brings it; `None` once it was given back.
+    Http1(Option<http1::Lease>),
+    Http2(Incoming),
+}
+
+/// An answer's body on its way down, with whatever must live as long as it does.
 pub(super) struct AnswerStream {
     /// Read before the decision to stream was made.
     pub(super) head: std::collections::VecDeque<Bytes>,
-    pub(super) incoming: Incoming,
-    /// Polled beside the body: an HTTP/1 connection has no task of its own. `None` for HTTP/2.
-    pub(super) connection: Option<http1::Lease>,
+    pub(super) source: Source,
     /// Counts the request as in flight until its last byte (slots, endpoint load). Health checks are not counted.
     pub(super) guards: Guards,
     /// How long it may take, once it is passed through.
@@ -145,22 +152,37 @@ impl Limit {
     }
 }
 
-impl AnswerStream {
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let incoming = &mut self.incoming;
-        let frame = ready!(match &mut self.connection {
-            Some(connection) => connection.poll_body(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
-            None => Pin::new(incoming).poll_frame(cx),
-        });
-        if frame.is_none() || self.incoming.is_end_stream() {
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let lease = match self {
+            Self::Http2(incoming) => return Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Http1(lease) => lease,
+        };
+        let Some(connection) = lease else { return Poll::Ready(None) };
+        let frame = ready!(connection.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        if connection.is_end_stream() {
             // Back to the pool as soon as the last byte is read.
-            if let Some(connection) = self.connection.take() {
-                connection.release(cx);
-            }
+            lease.take().map(http1::Lease::release);
         }
         Poll::Ready(frame)
     }
 
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(lease) => lease.as_ref().is_none_or(http1::Lease::is_end_stream),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(lease) => lease.as_ref().map_or(SizeHint::with_exact(0), http1::Lease::size_hint),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl AnswerStream {
     /// Reads on until the body ends or `limit` is passed.
     ///
     /// # Cancel safety
@@ -169,7 +191,7 @@ impl AnswerStream {
     pub(super) async fn hold(mut self, limit: usize) -> Result<Held, Failure> {
         let (mut first, mut more, mut length) = (Bytes::new(), BytesMut::new(), 0);
         loop {
-            let frame = match std::future::poll_fn(|cx| self.poll_incoming(cx)).await {
+            let frame = match std::future::poll_fn(|cx| self.source.poll_frame(cx)).await {
                 None => return Ok(Held::Whole(join(first, more), None)),
                 Some(frame) => frame.map_err(Failure::Broken)?,
             };
@@ -221,7 +243,7 @@ impl Body for AnswerStream {
         if let Some(head) = this.head.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
-        let Poll::Ready(frame) = this.poll_incoming(cx) else {
+        let Poll::Ready(frame) = this.source.poll_frame(cx) else {
             if let Some(limit) = &mut this.limit {
                 ready!(limit.poll(cx));
                 let late = Error::new(Kind::DeadlineExceeded, "the model's answer did not end in time");
@@ -238,11 +260,11 @@ impl Body for AnswerStream {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.head.is_empty() && self.incoming.is_end_stream()
+        self.head.is_empty() && self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let ahead = self.head.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-        self.incoming.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest))
+        self.source.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest))
     }
 }

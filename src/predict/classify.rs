@@ -5,7 +5,10 @@ use std::{io, time::Duration};
 use http::{HeaderMap, Request, StatusCode, header};
 use hyper::client::conn::TrySendError;
 
-use super::body::{BodyFault, RequestBody};
+use super::{
+    body::{BodyFault, RequestBody},
+    http1,
+};
 use crate::{
     infer::{Error, Kind, Protocol},
     resilience::breaker::Outcome,
@@ -24,7 +27,7 @@ pub(super) enum Failure {
     /// The caller's own body failed on its way.
     Caller(BodyFault),
     /// The connection broke with the request on it, or the answer could not be read.
-    Broken(hyper::Error),
+    Broken(Box<dyn std::error::Error + Send + Sync>),
     /// The attempt's time ran out.
     TimedOut(Duration),
 }
@@ -34,7 +37,7 @@ impl Failure {
     pub(super) fn of_sending(mut error: TrySendError<Request<RequestBody>>) -> Self {
         match error.take_message() {
             Some(request) => Self::Unsent(Box::new(request.into_body())),
-            None => Self::Broken(error.into_error()),
+            None => Self::Broken(error.into_error().into()),
         }
     }
 
@@ -60,7 +63,7 @@ impl Failure {
             }
             Self::Broken(error) => Error::new(
                 Kind::BackendFailed,
-                format!("model {model:?}: endpoint {endpoint} broke off before it answered"),
+                format!("model {model:?}: endpoint {endpoint} brought no whole answer: {error}"),
             )
             .with_source(error),
             Self::TimedOut(after) => Error::new(
@@ -71,6 +74,12 @@ impl Failure {
                 ),
             ),
         }
+    }
+}
+
+impl From<http1::Error> for Failure {
+    fn from(error: http1::Error) -> Self {
+        Self::Broken(error.into())
     }
 }
 

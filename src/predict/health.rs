@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{
-    body::{AnswerStream, Held, RequestBody},
+    body::{AnswerStream, Held, RequestBody, Source},
     classify::Failure,
     endpoint::{Endpoint, Health},
     http1, http2,
@@ -67,17 +67,16 @@ async fn ask_http(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId) -> Re
     let upstream = endpoint.http.as_ref().expect("asked over HTTP where there is a port");
     let connect = pool.config.connect_timeout.min(pool.config.health.timeout);
     let mut lease = http1::lease(endpoint.idle(worker), upstream, connect).await.map_err(|error| error.to_string())?;
-    let request = Request::get(&*pool.config.health.path)
-        .header(header::HOST, endpoint.host(Protocol::V2Json))
-        .header(header::USER_AGENT, "weir-health")
-        .body(RequestBody::Whole(None))
-        .map_err(|error| error.to_string())?;
-    let response = lease.send(request).await.map_err(describe)?;
-    let status = response.status();
-    let (_, incoming) = response.into_parts();
-    let stream =
-        AnswerStream { head: Default::default(), incoming, connection: Some(lease), guards: (None, None), limit: None };
-    stream.hold(LONGEST_ANSWER).await.map_err(describe)?;
+    let path = PathAndQuery::try_from(&*pool.config.health.path).map_err(|error| error.to_string())?;
+    let request = http1::Request {
+        verb: &Method::GET,
+        path: &path,
+        host: endpoint.host(Protocol::V2Json),
+        headers: &HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("weir-health"))]),
+        numbers: &[],
+    };
+    let (status, _) = lease.send(&request, RequestBody::Whole(None)).await.map_err(describe)?;
+    hold(Source::Http1(Some(lease))).await?;
     if status == StatusCode::OK { Ok(()) } else { Err(format!("{} answered {status}", pool.config.health.path)) }
 }
 
@@ -95,13 +94,16 @@ async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks
         .body(RequestBody::Whole(Some(Bytes::from_static(EMPTY))))
         .map_err(|error| error.to_string())?;
     let (_, incoming) = http2::send(&mut sender, request).await.map_err(describe)?.into_parts();
-    let stream =
-        AnswerStream { head: Default::default(), incoming, connection: None, guards: (None, None), limit: None };
-    match stream.hold(LONGEST_ANSWER).await.map_err(describe)? {
+    match hold(Source::Http2(incoming)).await? {
         // `ServerReadyResponse { ready: true }` is field 1, varint 1, behind the frame's five bytes.
         Held::Whole(body, _) if body.get(5..) == Some(&[0x08, 0x01]) => Ok(()),
         _ => Err("ServerReady did not answer ready".into()),
     }
+}
+
+async fn hold(source: Source) -> Result<Held, String> {
+    let stream = AnswerStream { head: Default::default(), source, guards: (None, None), limit: None };
+    stream.hold(LONGEST_ANSWER).await.map_err(describe)
 }
 
 fn describe(failure: Failure) -> String {

@@ -14,7 +14,7 @@ mod body;
 pub(crate) mod classify;
 mod endpoint;
 mod health;
-mod http1;
+pub mod http1;
 mod http2;
 mod outgoing;
 mod pool;

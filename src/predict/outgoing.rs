@@ -3,18 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use smallvec::SmallVec;
 
 use super::{
     body::{BodyFault, Fault, RequestBody},
     endpoint::Endpoint,
+    http1,
 };
 use crate::{
     enrich::{Body, Enriched},
     infer::{
         Method, Protocol, RequestId,
-        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, JSON_LENGTH, REQUEST_ID, WEIR_TIMEOUT, find, settle_length},
+        headers::{ENVOY_TIMEOUT, GRPC_TIMEOUT, JSON_LENGTH, REQUEST_ID, WEIR_TIMEOUT, find},
     },
 };
 
@@ -25,9 +27,14 @@ pub(super) struct Outgoing {
     verb: http::Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// Whether the deadline is told in Envoy's form too, as the caller did.
+    tells_envoy: bool,
     body: Replay,
     fault: Arc<Fault>,
 }
+
+/// Fields whose values are numbers.
+pub(super) type Numbers = SmallVec<[(HeaderName, u64); 2]>;
 
 /// Whether the body can be sent again.
 enum Replay {
@@ -45,13 +52,12 @@ impl Outgoing {
         };
         let mut headers = request.headers;
         describe_body(&mut headers, request.protocol, request.method, json_length);
-        settle_length(
-            &mut headers,
-            match &body {
-                Body::Whole(bytes) if request.protocol != Protocol::Grpc => Some(bytes.len()),
-                Body::Whole(_) | Body::Stream { .. } => None,
-            },
-        );
+        let tells_envoy = take(&mut headers, &ENVOY_TIMEOUT);
+        take(&mut headers, &WEIR_TIMEOUT);
+        if request.protocol == Protocol::Grpc {
+            headers.remove(header::HOST);
+            headers.remove(header::CONTENT_LENGTH);
+        }
         let RequestId(id) = request.id;
         headers.insert(REQUEST_ID, id);
         let fault = Arc::default();
@@ -62,7 +68,16 @@ impl Outgoing {
                 Replay::Once(Some(RequestBody::Stream { head, rest, fault: Arc::clone(&fault) }))
             }
         };
-        Self { protocol: request.protocol, method: request.method, verb: request.verb, path, headers, body, fault }
+        Self {
+            protocol: request.protocol,
+            method: request.method,
+            verb: request.verb,
+            path,
+            headers,
+            tells_envoy,
+            body,
+            fault,
+        }
     }
 
     /// Whether another attempt can be made after one that was sent: the body is at hand, and asking twice changes nothing.
@@ -85,47 +100,53 @@ impl Outgoing {
         }
     }
 
-    /// The request for one attempt with `left` until its deadline; `None` when the body is gone.
-    pub(super) fn attempt(&mut self, to: &Endpoint, left: Duration) -> Option<Request<RequestBody>> {
-        let body = match &mut self.body {
-            Replay::Whole(bytes) => RequestBody::Whole(Some(bytes.clone()).filter(|bytes| !bytes.is_empty())),
-            Replay::Once(slot) => slot.take()?,
-        };
+    /// The body for one attempt; `None` when it is gone.
+    pub(super) fn body(&mut self) -> Option<RequestBody> {
+        match &mut self.body {
+            Replay::Whole(bytes) => Some(RequestBody::Whole(Some(bytes.clone()).filter(|bytes| !bytes.is_empty()))),
+            Replay::Once(slot) => slot.take(),
+        }
+    }
+
+    /// The head of an attempt over HTTP/1.1, with `left` until its deadline.
+    pub(super) fn http1<'a>(&'a self, to: &'a Endpoint, numbers: &'a Numbers) -> http1::Request<'a> {
+        http1::Request {
+            verb: &self.verb,
+            path: &self.path,
+            host: to.host(self.protocol),
+            headers: &self.headers,
+            numbers,
+        }
+    }
+
+    /// What an attempt with `left` until its deadline says of it.
+    pub(super) fn deadline(&self, left: Duration) -> Numbers {
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let mut numbers = Numbers::new();
+        numbers.push((WEIR_TIMEOUT, millis));
+        if self.tells_envoy {
+            numbers.push((ENVOY_TIMEOUT, millis));
+        }
+        numbers
+    }
+
+    /// An attempt over HTTP/2, with `left` until its deadline; `None` when the body is gone.
+    pub(super) fn http2(&mut self, to: &Endpoint, left: Duration) -> Option<Request<RequestBody>> {
+        let mut request = Request::new(self.body()?);
+        *request.method_mut() = self.verb.clone();
+        *request.uri_mut() = self.uri(to);
+        *request.version_mut() = http::Version::HTTP_2;
         // Kept for the next attempt: the request takes its headers with it.
         let mut headers = self.headers.clone();
-        self.tell_deadline(&mut headers, left);
-        let mut request = Request::new(body);
-        *request.method_mut() = self.verb.clone();
-        *request.uri_mut() = self.uri(to, &mut headers);
-        if self.protocol == Protocol::Grpc {
-            *request.version_mut() = http::Version::HTTP_2;
-        }
+        headers.extend(self.deadline(left).into_iter().map(|(name, millis)| (name, HeaderValue::from(millis))));
+        headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
         *request.headers_mut() = headers;
         Some(request)
     }
 
-    fn uri(&self, to: &Endpoint, headers: &mut HeaderMap) -> Uri {
-        if self.protocol == Protocol::Grpc {
-            headers.remove(header::HOST);
-            let parts = Uri::builder()
-                .scheme("http")
-                .authority(to.host(self.protocol).as_bytes())
-                .path_and_query(self.path.clone());
-            return parts.build().unwrap_or_else(|_| Uri::from(self.path.clone()));
-        }
-        headers.insert(header::HOST, to.host(self.protocol).clone());
-        Uri::from(self.path.clone())
-    }
-
-    fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
-        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(WEIR_TIMEOUT, HeaderValue::from(millis));
-        if find(headers, &ENVOY_TIMEOUT).is_some() {
-            headers.insert(ENVOY_TIMEOUT, HeaderValue::from(millis));
-        }
-        if self.protocol == Protocol::Grpc {
-            headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
-        }
+    fn uri(&self, to: &Endpoint) -> Uri {
+        let uri = Uri::builder().scheme("http").authority(to.host(self.protocol).as_bytes());
+        uri.path_and_query(self.path.clone()).build().unwrap_or_else(|_| Uri::from(self.path.clone()))
     }
 }
 
@@ -138,6 +159,12 @@ fn grpc_timeout(left: Duration) -> HeaderValue {
         _ => format!("{}S", (micros / 1_000_000).min(99_999_999)),
     };
     HeaderValue::from_str(&text).expect("digits and a letter are visible ASCII")
+}
+
+/// Takes a header out; says whether it was there.
+fn take(headers: &mut HeaderMap, name: &HeaderName) -> bool {
+    // Most requests have none, which to see takes less than to hash the name.
+    find(headers, name).is_some() && headers.remove(name).is_some()
 }
 
 /// Says what the body is.
@@ -159,8 +186,8 @@ fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, js
     }
     if let Some(length) = json_length {
         headers.insert(JSON_LENGTH, HeaderValue::from(length as u64));
-    } else if find(headers, &JSON_LENGTH).is_some() {
-        headers.remove(JSON_LENGTH);
+    } else {
+        take(headers, &JSON_LENGTH);
     }
 }
 
