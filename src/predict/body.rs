@@ -160,9 +160,9 @@ impl Source {
         };
         let Some(connection) = lease else { return Poll::Ready(None) };
         let frame = ready!(connection.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
-        if connection.is_end_stream() {
-            // Back to the pool as soon as the last byte is read.
-            lease.take().map(http1::Lease::release);
+        // Back to the pool as soon as the last byte is read.
+        if let Some(lease) = lease.take_if(|connection| connection.is_end_stream()) {
+            lease.release();
         }
         Poll::Ready(frame)
     }

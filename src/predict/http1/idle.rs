@@ -22,9 +22,12 @@ const MAX_IDLE: usize = 256;
 /// A connection that more sweeps than this found idle is closed: after about a minute.
 const MOST_IDLE_SWEEPS: u32 = (60 / SWEEP_EVERY.as_secs()) as u32;
 
+/// A connection as it goes from hand to hand, which its own size would slow down.
+type Handed = Box<Connection>;
+
 /// One worker's idle connections to one endpoint.
 #[derive(Default)]
-pub(in crate::predict) struct Idle(Mutex<Vec<Box<Connection>>>);
+pub(in crate::predict) struct Idle(Mutex<Vec<Handed>>);
 
 impl Idle {
     /// Takes the most recently used connection that still works, with the slot to give it back to.
@@ -46,7 +49,7 @@ impl Idle {
         });
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Box<Connection>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Handed>> {
         // A panic while a Vec is pushed or popped leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +57,7 @@ impl Idle {
 
 /// A connection in use. Dropped, it closes the connection; released, it goes back to the pool.
 pub(in crate::predict) struct Lease {
-    pub(super) connection: Box<Connection>,
+    pub(super) connection: Handed,
     pub(super) idle: Arc<Idle>,
 }
 
