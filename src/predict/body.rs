@@ -1,4 +1,4 @@
-//! Bodies on the way up and down. Neither is copied: chunks pass as the sockets gave them.
+//! Bodies on the way up and down. Chunks pass as the sockets gave them; only short ones are copied.
 
 use std::{
     pin::Pin,

@@ -18,7 +18,7 @@ const MOST_FIELDS: usize = 64;
 const COPY_UP_TO: usize = 4 * 1024;
 
 /// What is still to come of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Framing(State);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,17 +113,17 @@ impl Framing {
                     return Ok(taken);
                 }
                 State::Size => {
-                    let Some(size) = size(buffer)? else { return Ok(Progress::Wanting) };
+                    let Some(size) = take_size(buffer)? else { return Ok(Progress::Wanting) };
                     self.0 = if size == 0 { State::Trailers } else { State::Chunk(size) };
                 }
                 State::Gap => {
-                    if !gap(buffer)? {
+                    if !take_gap(buffer)? {
                         return Ok(Progress::Wanting);
                     }
                     self.0 = State::Size;
                 }
                 State::Trailers => {
-                    let Some(trailers) = trailers(buffer)? else { return Ok(Progress::Wanting) };
+                    let Some(trailers) = take_trailers(buffer)? else { return Ok(Progress::Wanting) };
                     *self = Self::empty();
                     if !trailers.is_empty() {
                         return Ok(Progress::Trailers(trailers));
@@ -149,23 +149,26 @@ fn take(buffer: &mut BytesMut, left: &mut u64) -> Progress {
     Progress::Data(copy)
 }
 
-/// A chunk's size, once its line is there. What is said behind it has no meaning here.
-fn size(buffer: &mut BytesMut) -> Result<Option<u64>, Malformed> {
-    let Some(end) = memchr::memchr(b'\n', buffer) else {
-        return if buffer.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed::Chunk) };
-    };
-    let line = buffer[..end].strip_suffix(b"\r").ok_or(Malformed::Chunk)?;
+/// Takes a chunk's size, once its line is there. What is said behind it has no meaning here. Lines of chunks end in CR LF and
+/// hold no other CR: where one reader sees a line's end and another none, they see different bodies.
+fn take_size(buffer: &mut BytesMut) -> Result<Option<u64>, Malformed> {
+    let end = memchr::memchr(b'\n', buffer);
+    if end.unwrap_or(buffer.len()) > LONGEST_LINE {
+        return Err(Malformed::Chunk);
+    }
+    let Some(end) = end else { return Ok(None) };
+    let line = buffer[..end].strip_suffix(b"\r").filter(|line| !line.contains(&b'\r')).ok_or(Malformed::Chunk)?;
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, besides) = line.split_at(digits);
     let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    let size = size.filter(|_| matches!(besides.trim_ascii_start().first(), None | Some(b';')));
-    let size = size.ok_or(Malformed::Chunk)?;
+    let besides = besides.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    let size = size.filter(|_| matches!(besides, None | Some(b';'))).ok_or(Malformed::Chunk)?;
     buffer.advance(end + 1);
     Ok(Some(size))
 }
 
 /// Takes the end of a chunk's line, once it is there.
-fn gap(buffer: &mut BytesMut) -> Result<bool, Malformed> {
+fn take_gap(buffer: &mut BytesMut) -> Result<bool, Malformed> {
     match (buffer.first(), buffer.get(1)) {
         (None, _) | (Some(b'\r'), None) => Ok(false),
         (Some(b'\r'), Some(b'\n')) => {
@@ -176,15 +179,24 @@ fn gap(buffer: &mut BytesMut) -> Result<bool, Malformed> {
     }
 }
 
-fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    match httparse::parse_headers(buffer, &mut fields).map_err(Malformed::Head)? {
-        httparse::Status::Complete((length, fields)) => {
-            let trailers = head::fields(fields, &buffer[..length])?;
-            buffer.advance(length);
-            Ok(Some(trailers))
-        }
-        httparse::Status::Partial if buffer.len() < LONGEST => Ok(None),
-        httparse::Status::Partial => Err(Malformed::TooLong),
+/// Takes what is behind the last chunk, once its end is there.
+fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+    if buffer.starts_with(b"\r\n") {
+        buffer.advance(2);
+        return Ok(Some(HeaderMap::new()));
     }
+    let length = memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4);
+    if length.unwrap_or(buffer.len()) > LONGEST {
+        return Err(Malformed::TooLong);
+    }
+    let Some(length) = length else { return Ok(None) };
+    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+    let text = &buffer[..length];
+    let trailers = match httparse::parse_headers(text, &mut fields).map_err(Malformed::Head)? {
+        httparse::Status::Complete((parsed, fields)) if parsed == length => head::trailers(fields, text)?,
+        // A bare LF ended them before.
+        _ => return Err(Malformed::Chunk),
+    };
+    buffer.advance(length);
+    Ok(Some(trailers))
 }

@@ -34,15 +34,18 @@ pub struct Head {
 /// # Errors
 ///
 /// What is there cannot become an answer.
-pub fn read(buffer: &mut BytesMut, verb: &Method) -> Result<Option<Head>, Malformed> {
+pub fn read_head(buffer: &mut BytesMut, verb: &Method) -> Result<Option<Head>, Malformed> {
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let parsed =
             httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut fields);
         let httparse::Status::Complete(length) = parsed.map_err(Malformed::Head)? else {
-            return if buffer.len() < LONGEST { Ok(None) } else { Err(Malformed::TooLong) };
+            return if buffer.len() <= LONGEST { Ok(None) } else { Err(Malformed::TooLong) };
         };
+        if length > LONGEST {
+            return Err(Malformed::TooLong);
+        }
         let status = status(&response)?;
         let head = if status.is_informational() { None } else { Some(head(&response, &buffer[..length], verb)?) };
         buffer.advance(length);
@@ -54,6 +57,14 @@ pub fn read(buffer: &mut BytesMut, verb: &Method) -> Result<Option<Head>, Malfor
     }
 }
 
+/// Whether a head may end behind `seen` bytes of it, or is too long.
+pub(super) fn may_end(buffer: &[u8], seen: usize) -> bool {
+    let fresh = &buffer[seen.saturating_sub(3)..];
+    let mut lines = memchr::memchr_iter(b'\n', fresh);
+    let ends = lines.any(|at| matches!(fresh[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]));
+    ends || buffer.len() > LONGEST
+}
+
 fn status(response: &httparse::Response<'_, '_>) -> Result<StatusCode, Malformed> {
     let code = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     code.ok_or(Malformed::Head(httparse::Error::Status))
@@ -61,14 +72,16 @@ fn status(response: &httparse::Response<'_, '_>) -> Result<StatusCode, Malformed
 
 fn head(response: &httparse::Response<'_, '_>, text: &[u8], verb: &Method) -> Result<Head, Malformed> {
     let status = status(response)?;
-    let (headers, told) = collect(response.headers, text)?;
+    let mut told = Told::default();
+    let headers = collect(response.headers, text, |name, value| told.note(name, value).map(|()| true))?;
     let one_one = response.version == Some(1);
     let mut head = Head { status, headers, framing: Framing::empty(), persistent: told.persistent.unwrap_or(one_one) };
     if *verb == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(head);
     }
-    if told.chunked {
-        if !one_one {
+    if let Some(codings) = told.codings {
+        // Others than chunked have to be asked for, and nobody does.
+        if codings != Codings::Chunked || !one_one {
             return Err(Malformed::Coding);
         }
         // The length does not count, but who sent both may mean it. §6.1, §6.3.
@@ -87,28 +100,51 @@ fn head(response: &httparse::Response<'_, '_>, text: &[u8], verb: &Method) -> Re
 #[derive(Default)]
 struct Told {
     length: Option<u64>,
-    chunked: bool,
+    codings: Option<Codings>,
     persistent: Option<bool>,
 }
 
-/// The fields as a map. Their values share one copy of the head, so that the connection's buffer stays its own.
-pub(super) fn fields(fields: &[httparse::Header<'_>], text: &[u8]) -> Result<HeaderMap, Malformed> {
-    collect(fields, text).map(|(headers, _)| headers)
+/// The transfer codings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Codings {
+    /// A `transfer-encoding` without any.
+    None,
+    Chunked,
+    /// Another, or more than one.
+    Other,
 }
 
-fn collect(fields: &[httparse::Header<'_>], text: &[u8]) -> Result<(HeaderMap, Told), Malformed> {
+/// Trailers as a map, without what has a meaning in a head only.
+///
+/// **Source:** RFC 9110 §6.5.1.
+pub(super) fn trailers(fields: &[httparse::Header<'_>], text: &[u8]) -> Result<HeaderMap, Malformed> {
+    collect(fields, text, |name, _| {
+        Ok(!matches!(
+            *name,
+            header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION | header::TRAILER | header::HOST
+        ))
+    })
+}
+
+/// The fields that `keeps` as a map. Their values share one copy of the text, so that the connection's buffer stays its own.
+fn collect(
+    fields: &[httparse::Header<'_>],
+    text: &[u8],
+    mut keeps: impl FnMut(&HeaderName, &HeaderValue) -> Result<bool, Malformed>,
+) -> Result<HeaderMap, Malformed> {
     let (shared, start) = (Bytes::copy_from_slice(text), text.as_ptr() as usize);
-    let (mut headers, mut told) = (HeaderMap::with_capacity(fields.len()), Told::default());
+    let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let name = name.map_err(|_| Malformed::Head(httparse::Error::HeaderName))?;
         let at = field.value.as_ptr() as usize - start;
         let value = HeaderValue::from_maybe_shared(shared.slice(at..at + field.value.len()));
         let value = value.map_err(|_| Malformed::Head(httparse::Error::HeaderValue))?;
-        told.note(&name, &value)?;
-        headers.append(name, value);
+        if keeps(&name, &value)? {
+            headers.append(name, value);
+        }
     }
-    Ok((headers, told))
+    Ok(headers)
 }
 
 impl Told {
@@ -119,12 +155,12 @@ impl Told {
                 return Err(Malformed::Length);
             }
         } else if *name == header::TRANSFER_ENCODING {
+            let mut codings = self.codings.unwrap_or(Codings::None);
             for coding in tokens(value) {
-                // Others have to be asked for, and nobody does.
-                if !coding.eq_ignore_ascii_case(b"chunked") || std::mem::replace(&mut self.chunked, true) {
-                    return Err(Malformed::Coding);
-                }
+                let chunked = coding.eq_ignore_ascii_case(b"chunked") && codings == Codings::None;
+                codings = if chunked { Codings::Chunked } else { Codings::Other };
             }
+            self.codings = Some(codings);
         } else if *name == header::CONNECTION {
             for option in tokens(value) {
                 if option.eq_ignore_ascii_case(b"close") {

@@ -17,7 +17,7 @@ mod outbox;
 mod tests;
 
 pub use framing::{Framing, Progress};
-pub use head::{Head, read as head};
+pub use head::{Head, read_head};
 pub(super) use idle::{Idle, Lease, lease};
 pub(super) use outbox::Request;
 
@@ -47,13 +47,13 @@ const READ_AT_MOST: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The connection failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// The endpoint closed the connection too early.
     #[error("it closed the connection")]
     Closed,
     /// The answer is not HTTP/1.1.
-    #[error("it is not HTTP/1.1: {0}")]
+    #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The request's own body failed on its way.
     #[error("the request's body: {0}")]
@@ -64,7 +64,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// No status line, or a field that is none.
-    #[error("its head: {0}")]
+    #[error("its head is not HTTP/1.1: {0}")]
     Head(httparse::Error),
     /// The head, or the trailers, have no end.
     #[error("its fields are longer than 64 KiB")]
@@ -72,8 +72,8 @@ pub enum Malformed {
     /// `content-length` is no number, or says more than one.
     #[error("its content-length is not one number")]
     Length,
-    /// A `transfer-encoding` that is not `chunked`, or in HTTP/1.0, which has none.
-    #[error("its transfer-encoding is not chunked, or in HTTP/1.0")]
+    /// A `transfer-encoding` that is not `chunked` once, or in HTTP/1.0, which has none.
+    #[error("its transfer-encoding is not \"chunked\", or in HTTP/1.0")]
     Coding,
     /// A switch of protocols that nobody asked for.
     #[error("it switches protocols unasked")]
@@ -91,6 +91,8 @@ pub(super) struct Connection {
     inbox: BytesMut,
     /// How much is read next.
     read: usize,
+    /// How much of a head that is not whole was looked through.
+    seen: usize,
     /// What is still to come of the answer's body.
     body: Framing,
     /// Whether both sides leave the connection open after this exchange.
@@ -109,6 +111,7 @@ impl Connection {
             outbox: Outbox::default(),
             inbox: BytesMut::new(),
             read: READ,
+            seen: 0,
             body: Framing::empty(),
             persistent: true,
             sent: 0,
@@ -116,7 +119,8 @@ impl Connection {
         })
     }
 
-    /// Whether an idle connection can take a request: it is open and says nothing. Without a system call, unless something came in.
+    /// Whether an idle connection can take a request: it is open and says nothing, as far as the runtime has heard. Without a
+    /// system call, unless something came in; so one that is being closed just now may be taken, and the request then be asked again.
     fn is_usable(&self) -> bool {
         self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -126,16 +130,17 @@ impl Connection {
         self.persistent && self.body.is_end() && self.inbox.is_empty() && self.outbox.is_empty()
     }
 
-    /// Lets go of the room that a long answer took.
+    /// Lets go of the room that a long exchange took. What an inbox has left to fill says little of the block it is in.
     fn shrink(&mut self) {
-        if self.inbox.capacity() > READ {
+        if self.read > READ || self.inbox.capacity() > READ {
             self.inbox = BytesMut::new();
         }
+        self.outbox.shrink(READ);
     }
 
     fn begin(&mut self, request: &Request<'_>, body: RequestBody) {
         self.sent += 1;
-        self.read = READ;
+        (self.read, self.seen) = (READ, 0);
         self.outbox.fill(request, body);
     }
 
@@ -151,7 +156,7 @@ impl Connection {
             Poll::Ready(Ok(())) | Poll::Pending => None,
         };
         loop {
-            if let Some(head) = head(&mut self.inbox, verb).map_err(Error::from)? {
+            if let Some(head) = self.take_head(verb).map_err(Error::from)? {
                 let Head { status, headers, framing, persistent } = head;
                 (self.body, self.persistent) = (framing, persistent);
                 return Poll::Ready(Ok((status, headers)));
@@ -163,6 +168,17 @@ impl Connection {
             };
             return Poll::Ready(Err(refused.unwrap_or(failed).into()));
         }
+    }
+
+    /// The answer's head, once it is whole. One that comes in many parts is parsed once, not once a part.
+    fn take_head(&mut self, verb: &Method) -> Result<Option<Head>, Malformed> {
+        if self.seen > 0 && !head::may_end(&self.inbox, self.seen) {
+            self.seen = self.inbox.len();
+            return Ok(None);
+        }
+        let head = read_head(&mut self.inbox, verb)?;
+        self.seen = self.inbox.len();
+        Ok(head)
     }
 
     /// The next part of the answer's body.

@@ -50,6 +50,8 @@ enum Coding {
 
 const END_OF_LINE: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// A chunk's end and the last chunk.
+const LAST_END: &[u8] = b"\r\n0\r\n\r\n";
 
 impl Outbox {
     /// Takes the request in.
@@ -63,14 +65,14 @@ impl Outbox {
             RequestBody::Whole(bytes) => {
                 self.data = bytes.unwrap_or_default();
                 if !self.data.is_empty() || has_body(request.verb) {
-                    number(&mut self.ahead, &header::CONTENT_LENGTH, self.data.len() as u64);
+                    put_number(&mut self.ahead, &header::CONTENT_LENGTH, self.data.len() as u64);
                 }
             }
             // Its parts are asked for when the head is out: until then it can be taken back.
             stream @ RequestBody::Stream { .. } => {
                 let coding = stream.size_hint().exact().map_or(Coding::Chunked, Coding::Length);
                 match coding {
-                    Coding::Length(length) => number(&mut self.ahead, &header::CONTENT_LENGTH, length),
+                    Coding::Length(length) => put_number(&mut self.ahead, &header::CONTENT_LENGTH, length),
                     Coding::Chunked => self.ahead.extend_from_slice(b"transfer-encoding: chunked\r\n"),
                 }
                 self.source = Some((stream, coding));
@@ -95,6 +97,14 @@ impl Outbox {
         match self.source.take() {
             Some((body, _)) => body,
             None => RequestBody::Whole(Some(std::mem::take(&mut self.data)).filter(|data| !data.is_empty())),
+        }
+    }
+
+    /// Lets go of the room of a head longer than `most`.
+    pub(super) fn shrink(&mut self, most: usize) {
+        if self.ahead.capacity() > most {
+            self.ahead = Vec::new();
+            self.written = 0;
         }
     }
 
@@ -141,9 +151,13 @@ impl Outbox {
     }
 
     fn queue(&mut self, data: Bytes) -> Result<(), Error> {
-        let Some((_, coding)) = &mut self.source else { return Ok(()) };
-        match coding {
-            Coding::Length(left) => *left = left.checked_sub(data.len() as u64).ok_or_else(wrong_length)?,
+        let Some((body, coding)) = &mut self.source else { return Ok(()) };
+        // All parts may be out before the caller's stream has said so.
+        let last = match coding {
+            Coding::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or_else(wrong_length)?;
+                *left == 0
+            }
             // An empty chunk would be the last.
             Coding::Chunked if data.is_empty() => return Ok(()),
             Coding::Chunked => {
@@ -151,22 +165,27 @@ impl Outbox {
                 self.written = 0;
                 // Writing to a Vec cannot fail.
                 let _ = write!(self.ahead, "{:x}\r\n", data.len());
-                self.behind = END_OF_LINE;
+                let last = body.is_end_stream();
+                self.behind = if last { LAST_END } else { END_OF_LINE };
+                last
             }
-        }
+        };
         self.data = data;
+        if last {
+            self.source = None;
+        }
         Ok(())
     }
 
+    /// The body says that it is over. One that is too short stays what is owed: the connection is of no more use.
     fn end(&mut self) -> Result<(), Error> {
-        match self.source.take() {
-            Some((_, Coding::Length(1..))) => Err(wrong_length()),
-            Some((_, Coding::Chunked)) => {
-                self.behind = LAST_CHUNK;
-                Ok(())
-            }
-            _ => Ok(()),
+        match self.source {
+            Some((_, Coding::Length(1..))) => return Err(wrong_length()),
+            Some((_, Coding::Chunked)) => self.behind = LAST_CHUNK,
+            Some((_, Coding::Length(0))) | None => {}
         }
+        self.source = None;
+        Ok(())
     }
 }
 
@@ -184,24 +203,30 @@ const fn has_body(verb: &Method) -> bool {
 fn write_head(into: &mut Vec<u8>, request: &Request<'_>) {
     into.extend_from_slice(request.verb.as_str().as_bytes());
     into.push(b' ');
-    into.extend_from_slice(request.path.as_str().as_bytes());
+    // Apart: of a path that is empty this has the slash.
+    into.extend_from_slice(request.path.path().as_bytes());
+    if let Some(query) = request.path.query() {
+        into.push(b'?');
+        into.extend_from_slice(query.as_bytes());
+    }
     into.extend_from_slice(b" HTTP/1.1\r\n");
-    field(into, &header::HOST, request.host.as_bytes());
+    put(into, &header::HOST, request.host.as_bytes());
     for (name, value) in request.headers {
-        if !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING) {
-            field(into, name, value.as_bytes());
+        // Trailers are not passed on, so none are promised.
+        if !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::TRAILER) {
+            put(into, name, value.as_bytes());
         }
     }
     for (name, value) in request.numbers {
-        number(into, name, *value);
+        put_number(into, name, *value);
     }
 }
 
-fn number(into: &mut Vec<u8>, name: &HeaderName, value: u64) {
-    field(into, name, itoa::Buffer::new().format(value).as_bytes());
+fn put_number(into: &mut Vec<u8>, name: &HeaderName, value: u64) {
+    put(into, name, itoa::Buffer::new().format(value).as_bytes());
 }
 
-fn field(into: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+fn put(into: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     let name = name.as_str().as_bytes();
     into.reserve(name.len() + value.len() + 4);
     into.extend_from_slice(name);

@@ -24,7 +24,7 @@ fn read_in(parts: &[&[u8]], verb: &Method) -> Option<Seen> {
     }
     let (mut buffer, mut parts) = (BytesMut::new(), parts.iter());
     let mut head = loop {
-        match head::read(&mut buffer, verb) {
+        match read_head(&mut buffer, verb) {
             Ok(Some(head)) => break head,
             Ok(None) if next(&mut parts, &mut buffer) => {}
             Ok(None) => return None,
@@ -106,6 +106,11 @@ fn a_body_ends_by_its_last_chunk() {
         ("-1\r\n", Err(Malformed::Chunk)),
         ("2\nok\r\n0\r\n\r\n", Err(Malformed::Chunk)),
         ("2 2\r\nok\r\n0\r\n\r\n", Err(Malformed::Chunk)),
+        ("2\r\r\nok\r\n0\r\n\r\n", Err(Malformed::Chunk)),
+        ("2\x0c\r\nok\r\n0\r\n\r\n", Err(Malformed::Chunk)),
+        ("2;a\rb\r\nok\r\n0\r\n\r\n", Err(Malformed::Chunk)),
+        // A trailer frames nothing, whatever it says.
+        ("2\r\nok\r\n0\r\ncontent-length: x\r\ntransfer-encoding: gzip\r\nx-a: 1\r\n\r\n", Ok(("ok", 1))),
         ("2\r\nokay\r\n0\r\n\r\n", Err(Malformed::Chunk)),
         ("10000000000000000\r\n", Err(Malformed::Chunk)),
     ] {
@@ -123,8 +128,8 @@ fn two_ends_are_one_too_many() {
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 9\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         Some(Ok((200, "ok", 0, false))),
     );
-    for coding in ["gzip", "gzip, chunked", "chunked, chunked", "chunked, gzip"] {
-        let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n0\r\n\r\n");
+    for coding in ["gzip", "gzip, chunked", "chunked, chunked", "chunked, gzip", "identity", "", ","] {
+        let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\ncontent-length: 5\r\n\r\n0\r\n\r\n");
         reads(&answer, Some(Err(Malformed::Coding)));
     }
     reads("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", Some(Err(Malformed::Coding)));
@@ -166,6 +171,8 @@ fn what_is_no_answer_is_an_error() {
     {
         assert!(matches!(read_in(&[answer.as_bytes()], &Method::GET), Some(Err(Malformed::Head(_)))), "{answer:?}");
     }
+    let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(head::LONGEST));
+    assert_eq!(read_in(&[long.as_bytes()], &Method::GET), Some(Err(Malformed::TooLong)));
     let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(head::LONGEST));
     assert_eq!(read_in(&[endless.as_bytes()], &Method::GET), Some(Err(Malformed::TooLong)));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(200));
@@ -178,6 +185,13 @@ fn what_is_no_answer_is_an_error() {
     assert_eq!(read_in(&[trailers.as_bytes()], &Method::GET), Some(Err(Malformed::TooLong)));
     let line = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;{}", "y".repeat(5000));
     assert_eq!(read_in(&[line.as_bytes()], &Method::GET), Some(Err(Malformed::Chunk)));
+}
+
+#[test]
+fn text_of_other_alphabets_passes() {
+    let mut buffer = BytesMut::from(&b"HTTP/1.1 200 \xe9t\xe9\r\nx-name: \xe9t\xe9\r\nx-empty:\r\n\r\n"[..]);
+    let head = read_head(&mut buffer, &Method::GET).unwrap().unwrap();
+    assert_eq!((head.headers["x-name"].as_bytes(), head.headers["x-empty"].as_bytes()), (&b"\xe9t\xe9"[..], &b""[..]));
 }
 
 /// A connection to a server of the test's own.
@@ -297,6 +311,80 @@ async fn a_server_may_refuse_before_it_has_read_all() {
     assert_eq!(answered.unwrap().0, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(rest(&mut lease).await.unwrap(), b"no");
     assert_eq!(idle_after(lease), 0, "half a request is still owed");
+}
+
+#[tokio::test]
+async fn a_head_in_many_parts_is_read() {
+    let (mut lease, mut server) = pair().await;
+    let server = async {
+        let _ = server.read(&mut [0; 1024]).await.unwrap();
+        for byte in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 2\r\n\r\nok" {
+            server.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        server
+    };
+    let (_server, answered) = tokio::join!(server, send(&mut lease, RequestBody::Whole(None)));
+    assert_eq!((answered.unwrap().0, rest(&mut lease).await.unwrap()), (StatusCode::OK, b"ok".to_vec()));
+    assert_eq!(idle_after(lease), 1);
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_its_answer_comes() {
+    let (mut lease, mut server) = pair().await;
+    let (body, mut caller, _) = upload("POST / HTTP/1.1\r\ncontent-length: 8\r\n\r\nsome").await;
+    let begun = async {
+        let _ = server.read(&mut [0; 1024]).await.unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n").await.unwrap();
+    };
+    let ((), answered) = tokio::join!(begun, send(&mut lease, body));
+    assert_eq!(answered.unwrap().0, StatusCode::OK);
+    caller.write_all(b"more").await.unwrap();
+    let echoed = async {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"more") {
+            assert!(server.read_buf(&mut seen).await.unwrap() > 0);
+        }
+        server.write_all(b"somemore").await.unwrap();
+    };
+    let ((), body) = tokio::join!(echoed, rest(&mut lease));
+    assert_eq!(body.unwrap(), b"somemore");
+    assert_eq!(idle_after(lease), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_keeps_no_room_of_a_long_exchange() {
+    let (mut lease, mut server) = pair().await;
+    let server = async {
+        let _ = server.read(&mut [0; 1024]).await.unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 581363\r\n\r\n").await.unwrap();
+        server.write_all(&vec![b'x'; 581_363]).await.unwrap();
+        server
+    };
+    let idle = Arc::clone(&lease.idle);
+    let (_server, body) = tokio::join!(server, async {
+        send(&mut lease, RequestBody::Whole(Some(Bytes::from_static(b"body")))).await.unwrap();
+        rest(&mut lease).await.unwrap()
+    });
+    assert_eq!(body.len(), 581_363);
+    lease.release();
+    let mut idle = idle.lock();
+    assert!(!idle[0].inbox.try_reclaim(READ + 1), "a block of more than {READ} bytes");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_the_connection_does_not_end_with_a_reset() {
+    let (mut lease, mut server) = pair().await;
+    let answered = async {
+        let _ = server.read(&mut [0; 1024]).await.unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\n\r\nhal").await.unwrap();
+        server
+    };
+    let (server, head) = tokio::join!(answered, send(&mut lease, RequestBody::Whole(None)));
+    head.unwrap();
+    server.set_zero_linger().unwrap();
+    drop(server);
+    assert!(matches!(rest(&mut lease).await, Err(Error::Io(_))));
 }
 
 #[tokio::test]
