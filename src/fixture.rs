@@ -206,6 +206,7 @@ fn features() -> Features {
             ttl: Duration::from_secs(60),
             stale_for: Duration::from_secs(600),
             negative_ttl: Duration::from_secs(5),
+            warm_start: None,
         },
         l2: L2::Redis(redis(vec![Secret("redis://:hunter2@redis:6379".into())])),
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),

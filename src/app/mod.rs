@@ -21,6 +21,7 @@ mod build;
 mod readiness;
 mod registry;
 mod tasks;
+mod warm;
 
 use readiness::Readiness;
 pub use registry::Configured;
@@ -111,7 +112,8 @@ impl App {
         gateway.load_full().pipeline.predict.check_health(control);
         tasks.background(maintain(gateway.clone()));
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
-        tasks.background(readiness.clone().watch(gateway.clone(), health));
+        let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
+        tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
@@ -189,6 +191,20 @@ impl App {
         }
         Ok(self)
     }
+}
+
+/// Warms L1 up and saves its keys, where the config says so; what a start waits for.
+fn keep_warm(
+    config: &Config,
+    control: WorkerId,
+    tasks: &Tasks,
+    (gateway, readiness): (&Arc<ArcSwap<Gateway>>, &Readiness),
+) -> warm::Missing {
+    let Some(config) = config.features.l1.warm_start.clone() else { return warm::Missing::default() };
+    let (warm, missing) = warm::Warm::new(config, control);
+    // Not in the background: a drain waits for the last save.
+    tasks.spawn(warm.run(gateway.clone(), readiness.draining()));
+    missing
 }
 
 /// Keeps the feature store tidy, whichever snapshot's it is.

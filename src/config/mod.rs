@@ -373,6 +373,28 @@ pub(crate) struct L1 {
     pub(crate) stale_for: Duration,
     /// How long an absence is kept.
     pub(crate) negative_ttl: Duration,
+    /// `None`: it starts empty.
+    pub(crate) warm_start: Option<WarmStart>,
+}
+
+/// How the rows that were asked for most come back after a restart.
+#[derive(Clone, Debug)]
+pub(crate) struct WarmStart {
+    pub(crate) save_to: SaveTo,
+    /// Most keys that are saved, and read at a start.
+    pub(crate) max_keys: usize,
+    pub(crate) save_every: Duration,
+    /// Longest that a start waits for it, from when L2 answers.
+    pub(crate) timeout: Duration,
+}
+
+/// Where the list of keys is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SaveTo {
+    /// In the Redis of the rows, for all gateways of the project.
+    L2,
+    /// A file of this gateway's.
+    File(PathBuf),
 }
 
 /// The distributed store.

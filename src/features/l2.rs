@@ -89,6 +89,8 @@ pub(crate) enum Error {
     Embedded(Arc<str>),
 }
 
+const ROWS_ONLY: &str = "it keeps rows only";
+
 /// The store that the config names.
 #[derive(Debug)]
 pub(crate) enum L2 {
@@ -110,6 +112,22 @@ impl L2 {
         match self {
             Self::Redis(redis) => redis.read(worker, asks).await,
             Self::Embedded(embedded) => embedded.read(asks),
+        }
+    }
+
+    /// What Weir itself keeps in the store under a name.
+    pub(crate) async fn read_own(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match self {
+            Self::Redis(redis) => redis.read_own(name).await,
+            Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
+        }
+    }
+
+    /// Keeps it, in place of what was there.
+    pub(crate) async fn write_own(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Redis(redis) => redis.write_own(name, bytes).await,
+            Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
         }
     }
 

@@ -10,6 +10,7 @@ mod cluster;
 mod guard;
 mod line;
 mod node;
+mod own;
 mod script;
 mod sentinel;
 mod slots;

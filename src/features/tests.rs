@@ -100,6 +100,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
             ttl: Duration::from_secs(60),
             stale_for: Duration::from_secs(600),
             negative_ttl: Duration::from_secs(5),
+            warm_start: None,
         },
         l2,
         l3,

@@ -55,6 +55,11 @@ metrics! {
     FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
     L1_BYTES = "weir_l1_bytes", Gauge, "Weighed size of the in-process row cache.";
     L1_ROWS = "weir_l1_rows", Gauge, "Rows in the in-process row cache.";
+    L1_WARM_UPS = "weir_l1_warm_ups_total", Counter, "Warm-ups of the row cache at a start, by outcome: done, timeout, nothing (no keys were saved), refused (what was saved is damaged, too large or another version's), unreachable.";
+    L1_WARM_UP_KEYS = "weir_l1_warm_up_keys_total", Counter, "Saved keys at a start, by outcome: read, absent (no such row any more), error, unknown_view (skipped), left (the time was up).";
+    L1_WARM_UP_TOOK = "weir_l1_warm_up_seconds", Gauge, "How long the warm-up of the row cache took at the start, from when L2 answered.";
+    L1_KEY_SAVES = "weir_l1_key_saves_total", Counter, "Saves of the row cache's hottest keys, by outcome: saved, empty (it holds none; what was saved stays), error.";
+    L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
     REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";

@@ -459,3 +459,28 @@ fn lookup_files_know_no_versions_of_a_view() {
         ],
     );
 }
+
+#[test]
+fn a_warm_start_without_a_place_or_a_cache() {
+    says(
+        "features: {l1: {warm_start: {}}}\n",
+        &[
+            "features.l1.warm_start.save_to: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:1:29)",
+        ],
+    );
+    says(
+        "features:\n  l1:\n    capacity: 0B\n    warm_start: {save_to: l2, max_keys: 0, save_every: 500ms, timeout: 0s}\n",
+        &[
+            "features.l1.capacity: off, beside `warm_start`; allowed: more than 0B, or no warm start; given: 0B (weir.yaml:3:15)",
+            "features.l1.warm_start.save_to: there is no `l2.redis`; allowed: the path of a file; given: l2 (weir.yaml:4:27)",
+            "features.l1.warm_start.max_keys: not a whole number in range; allowed: a whole number from 1 to 100000; given: 0 \
+             (weir.yaml:4:41)",
+            "features.l1.warm_start.save_every: too short; allowed: 1s or more; given: 500ms (weir.yaml:4:56)",
+            "features.l1.warm_start.timeout: zero; allowed: more than 0s; given: 0s (weir.yaml:4:72)",
+        ],
+    );
+    for (given, wrong) in [("''", "empty"), ("s3://bucket/keys", "a URL")] {
+        let problems = bad(&format!("features: {{l1: {{warm_start: {{save_to: {given}}}}}}}\n"));
+        assert!(problems[0].starts_with(&format!("features.l1.warm_start.save_to: {wrong}; ")), "{problems:?}");
+    }
+}
