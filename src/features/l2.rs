@@ -59,8 +59,17 @@ impl Order {
 pub(crate) enum Written {
     /// The row is stored.
     Written,
+    /// The same, in the place of one whose event time cannot be read: it could not be shown to be newer, nor ever be replaced.
+    Mended,
     /// The store holds one that is as new or newer.
     Older,
+}
+
+impl Written {
+    /// Whether the store holds the row now.
+    pub(crate) const fn is_stored(self) -> bool {
+        matches!(self, Self::Written | Self::Mended)
+    }
 }
 
 /// Why the store did not answer.

@@ -49,8 +49,8 @@ metrics! {
     L1_OBSERVED_HIT_RATIO = "weir_l1_observed_hit_ratio", Gauge, "With l1.mode observe: the share of lookups that L1 would have answered since start.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
     FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
-    FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, older, error).";
-    FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, older: a stored one is as new, error).";
+    FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, mended: over one whose event time could not be read, older, error).";
+    FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, mended: over one whose event time could not be read, older: a stored one is as new, error: not acknowledged, and may be stored all the same).";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
     FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
     L1_BYTES = "weir_l1_bytes", Gauge, "Weighed size of the in-process row cache.";
