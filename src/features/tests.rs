@@ -91,6 +91,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         registry: None,
         services: Vec::new(),
         push_sources: Vec::new(),
+        times: Vec::new(),
         entity_names: Vec::new(),
         unserved: Vec::new(),
         compat: config::Compat::Truthful,
