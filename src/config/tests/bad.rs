@@ -251,7 +251,7 @@ fn joins_and_columns_that_do_not_fit() {
             "models.m.features[0].select[2]: no such feature; allowed: a, s, l; given: zz (weir.yaml:2:74)",
             "models.m.features[1].join: does not name join key a; allowed: every join key of item: a, b; given: a mapping with b, c \
              (weir.yaml:2:99)",
-            "models.m.features[1].join.c: no such join key; allowed: a, b; given: x (weir.yaml:2:109)",
+            "models.m.features[1].join.c: no such join key; allowed: a, b; given: c (weir.yaml:2:109)",
         ],
     );
     says(
@@ -483,4 +483,24 @@ fn a_warm_start_without_a_place_or_a_cache() {
         let problems = bad(&format!("features: {{l1: {{warm_start: {{save_to: {given}}}}}}}\n"));
         assert!(problems[0].starts_with(&format!("features.l1.warm_start.save_to: {wrong}; ")), "{problems:?}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_joins_hides_nothing_of_the_inputs() {
+    let inputs = ", inputs: {as: matrix, name: t, datatype: FP3, columns: ['user:q', 'item:q', 'itm:f', 'user:a']}";
+    let text = joined_text(inputs).replace("view: item", "view: itm").replace("{id: user_id}", "{idd: user_id}");
+    let problems = bad(&text);
+    let paths: Vec<_> = problems.iter().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": ")).collect();
+    assert_eq!(
+        paths,
+        [
+            "models.m.features[0].join: does not name join key id; allowed",
+            "models.m.features[0].join.idd: no such join key, did you mean `id`?; allowed",
+            "models.m.features[1].view: no such view, did you mean `item`?; allowed",
+            "models.m.inputs.datatype: not a datatype; allowed",
+            "models.m.inputs.columns[0]: not a selected feature; allowed",
+            "models.m.inputs.columns[1]: not a selected feature; allowed",
+        ],
+        "{problems:#?}"
+    );
 }
