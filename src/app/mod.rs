@@ -14,7 +14,10 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 mod build;
@@ -207,13 +210,17 @@ fn keep_warm(
     missing
 }
 
-/// Keeps the feature store tidy, whichever snapshot's it is.
+/// Keeps the feature store tidy and gauges current, whichever snapshot's they are.
 async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
     loop {
         ticks.tick().await;
-        gateway.load_full().pipeline.features.maintain();
+        let (now, gateway) = (Instant::now(), gateway.load_full());
+        gateway.pipeline.features.maintain();
+        gateway.feast.maintain(now - last);
+        last = now;
     }
 }
 

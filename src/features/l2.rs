@@ -56,6 +56,7 @@ impl Order {
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the usual outcome of a write is that it is written")]
 pub(crate) enum Written {
     /// The row is stored.
     Written,

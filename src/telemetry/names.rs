@@ -53,6 +53,7 @@ metrics! {
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, mended: over one whose event time could not be read, older: a stored one is as new, error: not acknowledged, and may be stored all the same).";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
     FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
+    FEATURE_RATE_ALIAS = "feast_requests_per_second", Gauge, "Requests of the feature server's API a second, of late (those of the last ten seconds count most; /health apart), under the name its autoscaler asks for.";
     L1_BYTES = "weir_l1_bytes", Gauge, "Weighed size of the in-process row cache.";
     L1_ROWS = "weir_l1_rows", Gauge, "Rows in the in-process row cache.";
     L1_WARM_UPS = "weir_l1_warm_ups_total", Counter, "Warm-ups of the row cache at a start, by outcome: done, timeout, nothing (no keys were saved), refused (what was saved is damaged, too large or another version's), unreachable.";
