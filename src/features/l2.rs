@@ -11,6 +11,9 @@ use crate::{
     infer::{EntityKey, WorkerId},
 };
 
+/// Why the embedded store keeps nothing else.
+const ROWS_ONLY: &str = "it keeps rows only";
+
 /// A row that is asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -98,8 +101,6 @@ pub(crate) enum Error {
     #[error("embedded store: {0}")]
     Embedded(Arc<str>),
 }
-
-const ROWS_ONLY: &str = "it keeps rows only";
 
 /// The store that the config names.
 #[derive(Debug)]

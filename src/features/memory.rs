@@ -112,7 +112,7 @@ enum Life {
     Forever,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq)]
 struct RowKey {
     of: Definition,
     entity: Box<[u8]>,

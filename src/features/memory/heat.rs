@@ -10,16 +10,13 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Definition, Entry, Memory, RowKey};
+use super::{Definition, Entry, Memory};
 use crate::infer::{EntityKey, ViewId, WorkerId};
 
 /// Lookups to one that is counted, on average.
@@ -92,13 +89,8 @@ fn hash(of: Definition, entity: &[u8]) -> u64 {
     xxh3_64_with_seed(entity, of.0.into())
 }
 
-/// A row that is held: how often it was asked for, and when it was fetched.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Held {
-    count: u32,
-    fetched: Instant,
-    key: Arc<RowKey>,
-}
+/// How hot a row is: how often it was asked for, then when it was fetched.
+type Rank = (u32, Instant);
 
 impl Memory {
     /// Counts some of the lookups of `count` keys of a view.
@@ -126,22 +118,26 @@ impl Memory {
     /// fetched last. From then on, what was counted so far counts half. Goes through all that L1 holds: not for a thread that
     /// serves.
     pub(crate) fn hottest(&self, most: usize, now: Instant) -> Vec<(ViewId, EntityKey)> {
-        let mut hottest = BinaryHeap::with_capacity(most.min(1 << 16));
+        let mut hottest = BinaryHeap::<Reverse<(Rank, Definition, EntityKey)>>::new();
         for (key, entry) in &self.rows {
-            if !entry.is_of_use(now) {
+            let count = self.heat.as_ref().map_or(0, |heat| heat.of(hash(key.of, &key.entity)));
+            let rank = (count, entry.fetched);
+            let is_full = hottest.len() >= most;
+            // Most rows are not among them, and their keys are not copied.
+            if !entry.is_of_use(now) || is_full && hottest.peek().is_none_or(|Reverse((coldest, ..))| *coldest >= rank)
+            {
                 continue;
             }
-            let count = self.heat.as_ref().map_or(0, |heat| heat.of(hash(key.of, &key.entity)));
-            hottest.push(Reverse(Held { count, fetched: entry.fetched, key }));
-            if hottest.len() > most {
+            if is_full {
                 hottest.pop();
             }
+            hottest.push(Reverse((rank, key.of, (&*key.entity).into())));
         }
         if let Some(heat) = &self.heat {
             heat.cool();
         }
         let hottest = hottest.into_sorted_vec().into_iter();
-        hottest.filter_map(|Reverse(held)| Some((self.view_of(held.key.of)?, (&*held.key.entity).into()))).collect()
+        hottest.filter_map(|Reverse((_, of, key))| Some((self.view_of(of)?, key))).collect()
     }
 
     /// The view of a definition; `None`: no view has it any more.
@@ -161,7 +157,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, time::Duration};
+    use std::{cell::Cell, sync::Arc, time::Duration};
 
     use super::*;
     use crate::{

@@ -208,8 +208,7 @@ impl Store {
         by: Deadline,
     ) -> Result<Pushed, PushError> {
         let mut push = Pushing { metrics: &self.shared.metrics, rows: rows.len() as u64, pushed: Pushed::default() };
-        let view = &self.shared.views[view.index()];
-        let puts = newest(view, rows, self.shared.order);
+        let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
@@ -231,7 +230,8 @@ impl Store {
             }
         }
         if push.pushed.mended > 0 {
-            tracing::debug!(view = %view.name, rows = push.pushed.mended, "stored event times could not be read: replaced");
+            let view = &self.shared.views[view.index()].name;
+            tracing::debug!(%view, rows = push.pushed.mended, "stored event times could not be read: replaced");
         }
         Ok(push.pushed)
     }
