@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::{
     config::{
         Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
-        Join, L1, L1Mode, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Upstream,
-        View,
+        Join, L1, L1Mode, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Times,
+        Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -188,12 +188,8 @@ fn features() -> Features {
     };
     Features {
         project: "fraud".into(),
-        push_sources: vec![PushSource {
-            name: "user_stats".into(),
-            views: vec![ViewId(0)],
-            timestamp: "event_timestamp".into(),
-            created: None,
-        }],
+        push_sources: vec![PushSource { name: "user_stats".into(), views: vec![ViewId(0)] }],
+        times: vec![Times::default()],
         views: vec![Arc::new(view)],
         registry: None,
         services: Vec::new(),
@@ -206,6 +202,7 @@ fn features() -> Features {
             ttl: Duration::from_secs(60),
             stale_for: Duration::from_secs(600),
             negative_ttl: Duration::from_secs(5),
+            warm_start: None,
         },
         l2: L2::Redis(redis(vec![Secret("redis://:hunter2@redis:6379".into())])),
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),

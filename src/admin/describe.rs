@@ -7,7 +7,10 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    config::{Breaker, Column, Config, Inputs, Join, L2, Model, Pool, Retry, Tier, Upstream, View, without_password},
+    config::{
+        Breaker, Column, Config, Inputs, Join, L2, Model, Pool, Retry, SaveTo, Tier, Upstream, View, WarmStart,
+        without_password,
+    },
     infer::Value,
 };
 
@@ -155,6 +158,7 @@ pub(super) fn features(config: &Config) -> Json {
             "capacity": features.l1.capacity,
             "ttl": length(features.l1.ttl),
             "stale_for": length(features.l1.stale_for),
+            "warm_start": features.l1.warm_start.as_ref().map(warm_start),
         },
         "l2": l2,
         "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
@@ -166,6 +170,18 @@ pub(super) fn features(config: &Config) -> Json {
         ),
         "services": features.services.iter().map(|service| json!(&*service.name)).collect::<Json>(),
         "unserved": features.unserved.iter().map(unserved).collect::<Json>(),
+    })
+}
+
+fn warm_start(warm: &WarmStart) -> Json {
+    json!({
+        "save_to": match &warm.save_to {
+            SaveTo::L2 => json!("l2"),
+            SaveTo::File(path) => json!(path),
+        },
+        "max_keys": warm.max_keys,
+        "save_every": length(warm.save_every),
+        "timeout": length(warm.timeout),
     })
 }
 

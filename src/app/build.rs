@@ -68,7 +68,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
     Gateway {
         pipeline,
         records: gateway.records.next(&config),
-        feast: feast::Server::new(&config),
+        feast: gateway.feast.next(&config),
         services: gateway.services.clone(),
         readiness: Arc::clone(&gateway.readiness),
     }

@@ -14,13 +14,17 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 mod build;
 mod readiness;
 mod registry;
 mod tasks;
+mod warm;
 
 use readiness::Readiness;
 pub use registry::Configured;
@@ -111,7 +115,8 @@ impl App {
         gateway.load_full().pipeline.predict.check_health(control);
         tasks.background(maintain(gateway.clone()));
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
-        tasks.background(readiness.clone().watch(gateway.clone(), health));
+        let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
+        tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
@@ -191,13 +196,31 @@ impl App {
     }
 }
 
-/// Keeps the feature store tidy, whichever snapshot's it is.
+/// Warms L1 up and saves its keys, where the config says so; what a start waits for.
+fn keep_warm(
+    config: &Config,
+    control: WorkerId,
+    tasks: &Tasks,
+    (gateway, readiness): (&Arc<ArcSwap<Gateway>>, &Readiness),
+) -> warm::Missing {
+    let Some(config) = config.features.l1.warm_start.clone() else { return warm::Missing::default() };
+    let (warm, missing) = warm::Warm::new(config, control);
+    // Not in the background: a drain waits for the last save.
+    tasks.spawn(warm.run(gateway.clone(), readiness.draining()));
+    missing
+}
+
+/// Keeps the feature store tidy and gauges current, whichever snapshot's they are.
 async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
     loop {
         ticks.tick().await;
-        gateway.load_full().pipeline.features.maintain();
+        let (now, gateway) = (Instant::now(), gateway.load_full());
+        gateway.pipeline.features.maintain();
+        gateway.feast.maintain(now - last);
+        last = now;
     }
 }
 

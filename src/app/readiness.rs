@@ -1,7 +1,7 @@
-//! Whether this gateway can do its work: L2 answered once, and an endpoint of every pool.
+//! Whether this gateway can do its work: L2 answered once, and an endpoint of every pool, and L1 is warm where it is to be.
 //!
 //! ```text
-//!   starting ──(L2 and an endpoint of every pool answered)──► ready ──(drain)──► draining
+//!   starting ──(L2 and an endpoint of every pool answered, L1 is warm)──► ready ──(drain)──► draining
 //! ```
 //!
 //! What answered once counts for good: a Redis or a pool that fails later fails for every gateway at once, and were they all
@@ -23,13 +23,14 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use super::warm;
 use crate::{
     admin,
     ingress::{rpc, service::Gateway},
 };
 
 /// How often what is missing is looked for.
-const WHILE_MISSING: Duration = Duration::from_millis(100);
+pub(super) const WHILE_MISSING: Duration = Duration::from_millis(100);
 
 /// What is missing, as of the last look.
 #[derive(Clone)]
@@ -65,16 +66,21 @@ impl Readiness {
         self.0.missing.load_full().to_vec()
     }
 
+    /// Cancelled when the process is to end.
+    pub(super) fn draining(&self) -> CancellationToken {
+        self.0.draining.clone()
+    }
+
     /// From now on not ready: the process is to end.
     pub(crate) fn drain(&self) {
         self.0.draining.cancel();
     }
 
     /// Looks until nothing is missing, then waits for a drain; tells `grpc.health.v1` and the log when it changes.
-    pub(crate) async fn watch(self, gateway: Arc<ArcSwap<Gateway>>, health: HealthReporter) {
+    pub(super) async fn watch(self, gateway: Arc<ArcSwap<Gateway>>, health: HealthReporter, warm: warm::Missing) {
         tell(&health, ServingStatus::NotServing).await;
         let looking = async {
-            self.look(&gateway).await;
+            self.look(&gateway, &warm).await;
             tell(&health, ServingStatus::Serving).await;
             tracing::info!("ready");
         };
@@ -84,13 +90,14 @@ impl Readiness {
         tell(&health, ServingStatus::NotServing).await;
     }
 
-    async fn look(&self, gateway: &ArcSwap<Gateway>) {
+    async fn look(&self, gateway: &ArcSwap<Gateway>, warm: &warm::Missing) {
         let mut awaited = Awaited::default();
         let mut told = false;
         loop {
             let gateway = gateway.load_full();
             let store = if awaited.store() { gateway.pipeline.features.ready().await } else { Ok(()) };
-            let missing = awaited.look(gateway.pipeline.predict.missing(), store);
+            let mut missing = awaited.look(gateway.pipeline.predict.missing(), store);
+            missing.extend(warm.words());
             let ready = missing.is_empty();
             if !ready && !told {
                 told = true;

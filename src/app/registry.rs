@@ -58,7 +58,7 @@ impl Configured {
             Ok(source) => source,
             Err(error) => return Err(refused(&draft, &error.told())),
         };
-        let bytes = match source.fetch().await {
+        let bytes = match source.fetch_settled().await {
             Ok(bytes) => bytes.unwrap_or_default(),
             Err(error) => return Err(refused(&draft, &error.told())),
         };

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use crate::{
     app::Configured,
-    config::{Config, Features, Projection, Registry, View},
+    config::{Config, Features, Projection, Registry, SaveTo, View, WarmStart},
 };
 
 /// How much is printed.
@@ -43,6 +43,9 @@ fn summary(config: &Config) -> String {
     if let Some(registry) = &config.features.registry {
         text.push_str(&found(registry, &config.features));
     }
+    if let Some(warm) = &config.features.l1.warm_start {
+        text.push_str(&warm_line(warm));
+    }
     for notice in &config.notices {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "notice: {notice}");
@@ -67,6 +70,19 @@ fn found(registry: &Registry, features: &Features) -> String {
     lines.extend(features.unserved.iter().map(|(name, reason)| format!("  not served: {name}: {reason}")));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What a start waits for, and where that comes from.
+fn warm_line(warm: &WarmStart) -> String {
+    let WarmStart { save_to, max_keys, save_every, timeout } = warm;
+    let place = match save_to {
+        SaveTo::L2 => "Redis (l2)".to_owned(),
+        SaveTo::File(path) => path.display().to_string(),
+    };
+    format!(
+        "warm start: L1's {max_keys} hottest keys, saved to {place} every {save_every:?}; a start reads their rows, for {timeout:?} \
+         at most, before it is ready\n"
+    )
 }
 
 fn view_line(view: &View) -> String {
@@ -151,6 +167,21 @@ mod tests {
             said.contains("given: /no/such/registry.db") && said.contains("\nworkers: not a whole number"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn the_summary_says_what_a_start_waits_for() {
+        for (save_to, place) in [("l2", "Redis (l2)"), ("/var/lib/weir/keys", "/var/lib/weir/keys")] {
+            let text = format!(
+                "features:\n  project: p\n  l2: {{redis: \"redis://h\"}}\n  l1: {{warm_start: {{save_to: {save_to}, timeout: 3s}}}}"
+            );
+            let said = summary(&Config::parse(&text, "t").unwrap());
+            let line = format!(
+                "warm start: L1's 10000 hottest keys, saved to {place} every 60s; a start reads their rows, for 3s at most, before \
+                 it is ready\n"
+            );
+            assert!(said.contains(&line), "{said}");
+        }
     }
 
     #[test]

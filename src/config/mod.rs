@@ -250,6 +250,8 @@ pub(crate) struct Features {
     pub(crate) services: Vec<Service>,
     /// Where `/push` may write; with `views:` in the file each view is a source of its own name.
     pub(crate) push_sources: Vec<PushSource>,
+    /// By view, the columns of time that its rows are pushed with.
+    pub(crate) times: Vec<Times>,
     /// Feast's entities by name, and the join key each stands for: callers may send either.
     pub(crate) entity_names: Vec<(Arc<str>, Arc<str>)>,
     /// What the registry has and Weir does not serve: its name, and why.
@@ -308,10 +310,22 @@ pub(crate) struct PushSource {
     pub(crate) name: Arc<str>,
     /// Several views may share a source.
     pub(crate) views: Vec<ViewId>,
+}
+
+/// The columns of time in rows that are pushed.
+#[derive(Clone, Debug)]
+pub(crate) struct Times {
     /// The column of the event's time.
-    pub(crate) timestamp: Arc<str>,
+    pub(crate) event: Arc<str>,
     /// The column of the row's creation, which a push must bring where there is one.
     pub(crate) created: Option<Arc<str>>,
+}
+
+impl Default for Times {
+    /// Feast's usual column, where nothing names another.
+    fn default() -> Self {
+        Self { event: "event_timestamp".into(), created: None }
+    }
 }
 
 /// A feature view.
@@ -373,6 +387,28 @@ pub(crate) struct L1 {
     pub(crate) stale_for: Duration,
     /// How long an absence is kept.
     pub(crate) negative_ttl: Duration,
+    /// `None`: it starts empty.
+    pub(crate) warm_start: Option<WarmStart>,
+}
+
+/// How the rows that were asked for most come back after a restart.
+#[derive(Clone, Debug)]
+pub(crate) struct WarmStart {
+    pub(crate) save_to: SaveTo,
+    /// Most keys that are saved, and read at a start.
+    pub(crate) max_keys: usize,
+    pub(crate) save_every: Duration,
+    /// Longest that a start waits for it, from when L2 answers.
+    pub(crate) timeout: Duration,
+}
+
+/// Where the list of keys is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SaveTo {
+    /// In the Redis of the rows, for all gateways of the project.
+    L2,
+    /// A file of this gateway's.
+    File(PathBuf),
 }
 
 /// The distributed store.

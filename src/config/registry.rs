@@ -23,7 +23,7 @@ use std::{
 use prost::Message as _;
 
 use self::views::{DUMMY_ENTITY, Spec};
-use super::{PushSource, Service, View};
+use super::{PushSource, Service, Times, View};
 use crate::infer::ViewId;
 
 /// How a registry is read.
@@ -54,6 +54,8 @@ pub(crate) struct Contents {
     pub(crate) views: Vec<Arc<View>>,
     pub(crate) services: Vec<Service>,
     pub(crate) push_sources: Vec<PushSource>,
+    /// By view.
+    pub(crate) times: Vec<Times>,
     pub(crate) entity_names: Vec<(Arc<str>, Arc<str>)>,
     pub(crate) unserved: Vec<(Arc<str>, Arc<str>)>,
 }
@@ -112,6 +114,7 @@ pub(crate) fn read(bytes: &[u8], reading: &Reading<'_>) -> Result<Contents, Refu
         views: Vec::new(),
         services: Vec::new(),
         push_sources: Vec::new(),
+        times: Vec::new(),
         entity_names: Vec::new(),
         unserved: Vec::new(),
     };
@@ -161,6 +164,7 @@ impl Contents {
             match spec.view(id, &entities, reading) {
                 Ok(view) => {
                     self.views.push(Arc::new(view));
+                    self.times.push(spec.times());
                     self.take_push_source(&spec, id);
                 }
                 Err(reason) => self.leave_out(spec.name, reason),
@@ -170,21 +174,11 @@ impl Contents {
 
     /// The source that rows of a view are pushed to, if it has one.
     fn take_push_source(&mut self, spec: &Spec<'_>, view: ViewId) {
-        let Some(stream) = spec.stream.filter(|source| source.kind == wire::DataSource::PUSH) else { return };
-        if let Some(known) = self.push_sources.iter_mut().find(|source| *source.name == *stream.name) {
-            known.views.push(view);
-            return;
+        let Some(stream) = spec.push_source() else { return };
+        match self.push_sources.iter_mut().find(|source| *source.name == *stream.name) {
+            Some(known) => known.views.push(view),
+            None => self.push_sources.push(PushSource { name: stream.name.as_str().into(), views: vec![view] }),
         }
-        // Feast reads the columns' names from the batch source when it writes.
-        let source = spec.batch.filter(|batch| !batch.timestamp_field.is_empty()).unwrap_or(stream);
-        let timestamp = Some(source.timestamp_field.as_str()).filter(|name| !name.is_empty());
-        let created = Some(source.created_timestamp_column.as_str()).filter(|name| !name.is_empty());
-        self.push_sources.push(PushSource {
-            name: stream.name.as_str().into(),
-            views: vec![view],
-            timestamp: timestamp.unwrap_or("event_timestamp").into(),
-            created: created.map(Into::into),
-        });
     }
 
     /// Views of kinds that are not served.

@@ -11,6 +11,9 @@ use crate::{
     infer::{EntityKey, WorkerId},
 };
 
+/// Why the embedded store keeps nothing else.
+const ROWS_ONLY: &str = "it keeps rows only";
+
 /// A row that is asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -56,11 +59,21 @@ impl Order {
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the usual outcome of a write is that it is written")]
 pub(crate) enum Written {
     /// The row is stored.
     Written,
+    /// The same, in the place of one whose event time cannot be read: it could not be shown to be newer, nor ever be replaced.
+    Mended,
     /// The store holds one that is as new or newer.
     Older,
+}
+
+impl Written {
+    /// Whether the store holds the row now.
+    pub(crate) const fn is_stored(self) -> bool {
+        matches!(self, Self::Written | Self::Mended)
+    }
 }
 
 /// Why the store did not answer.
@@ -110,6 +123,22 @@ impl L2 {
         match self {
             Self::Redis(redis) => redis.read(worker, asks).await,
             Self::Embedded(embedded) => embedded.read(asks),
+        }
+    }
+
+    /// What Weir itself keeps in the store under a name.
+    pub(crate) async fn read_own(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match self {
+            Self::Redis(redis) => redis.read_own(name).await,
+            Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
+        }
+    }
+
+    /// Keeps it, in place of what was there.
+    pub(crate) async fn write_own(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Redis(redis) => redis.write_own(name, bytes).await,
+            Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
         }
     }
 

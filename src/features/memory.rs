@@ -7,6 +7,8 @@
 //! When Feast's registry changes, the next snapshot's cache shares the rows of this one: of views whose definition is the same, whatever
 //! their ids have become. Rows of another definition are never found, and leave as their time comes.
 
+mod heat;
+
 use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
@@ -18,6 +20,7 @@ use moka::{Equivalent, sync::Cache};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use self::heat::Heat;
 use super::Row;
 use crate::{
     config::{Consistency, L1, View},
@@ -47,6 +50,8 @@ pub(crate) struct Memory {
     /// By view, what its rows are kept under.
     definitions: Box<[Definition]>,
     known: Definitions,
+    /// Which keys are asked for most, where they are to be saved.
+    heat: Option<Arc<Heat>>,
 }
 
 /// What was put under a lock.
@@ -63,7 +68,7 @@ impl Puts {
 }
 
 /// The number of a view's definition: its stored name, join keys and features. Of all snapshots, no two definitions have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Definition(u32);
 
 /// Every definition there ever was. Grows by one with a change of a view, which an operator makes.
@@ -206,7 +211,12 @@ impl Memory {
         let known = Definitions::default();
         let puts = Arc::new([const { Mutex::new(Puts::NONE) }; LOCKS]);
         let (rows, negative_ttl) = (builder.build(), config.negative_ttl);
-        Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known }
+        Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known, heat: None }
+    }
+
+    /// The same, counting which keys are asked for most, each of so many workers by itself.
+    pub(crate) fn heeding(self, workers: usize) -> Self {
+        Self { heat: Some(Arc::new(Heat::new(workers))), ..self }
     }
 
     /// The same rows, for what the views have become.
@@ -218,6 +228,7 @@ impl Memory {
             negative_ttl: config.negative_ttl,
             definitions: self.known.number(views),
             known: self.known.clone(),
+            heat: self.heat.clone(),
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod registry;
 pub mod row;
 pub mod set;
 pub mod tiered;
+pub mod warm;
 
 pub use row::Row;
 pub use set::FeatureSet;

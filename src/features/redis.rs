@@ -10,6 +10,7 @@ mod cluster;
 mod guard;
 mod line;
 mod node;
+mod own;
 mod script;
 mod sentinel;
 mod slots;
@@ -158,7 +159,11 @@ impl Redis {
                 answers[at] = answer;
             }
         }
-        let written = |answer| if answer == Value::Int(1) { Written::Written } else { Written::Older };
+        let written = |answer| match answer {
+            Value::Int(1) => Written::Written,
+            Value::Int(2) => Written::Mended,
+            _ => Written::Older,
+        };
         answers.into_iter().map(|answer| answer.map(written)).collect()
     }
 

@@ -3,7 +3,7 @@
 //! Bytes in, bytes out: what they mean is `config`'s. A fetch is bounded in size and in time, and leaves what is known of the last
 //! one alone until it has succeeded.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use object_store::{GetOptions, ObjectStore as _};
@@ -22,6 +22,8 @@ const FETCH_WITHIN: Duration = Duration::from_secs(30);
 /// How long a file that changed must stay as it is, and how often that is awaited.
 const SETTLE: Duration = Duration::from_millis(200);
 const SETTLES: usize = 25;
+/// A file that was last written longer ago than this is not being written.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Why there are no bytes.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,14 @@ struct Seen {
     /// As the store names the state; on disk made of inode, time and length.
     etag: Option<String>,
     digest: u64,
+    modified: SystemTime,
+}
+
+impl Seen {
+    /// Whether it was last written so long ago that nobody is writing it.
+    fn is_old(&self, now: SystemTime) -> bool {
+        now.duration_since(self.modified).is_ok_and(|age| age > SETTLED)
+    }
 }
 
 impl Source {
@@ -79,18 +89,18 @@ impl Source {
     /// Dropped, nothing was seen.
     pub(crate) async fn fetch(&mut self) -> Result<Option<Bytes>, Error> {
         let found = timeout(FETCH_WITHIN, self.get()).await.map_err(|_| Error::Timeout)?;
-        let (bytes, etag) = match found {
+        let (bytes, etag, modified) = match found {
             Err(Error::Store(object_store::Error::NotModified { .. })) => return Ok(None),
             found => found?,
         };
-        let seen = Seen { etag, digest: xxh3_64(&bytes) };
+        let seen = Seen { etag, digest: xxh3_64(&bytes), modified };
         let same = self.seen.as_ref().is_some_and(|before| before.digest == seen.digest);
         self.seen = Some(seen);
         Ok((!same).then_some(bytes))
     }
 
-    /// As [`Source::fetch`], but a file that changed is read again until it stays as it is: Feast writes it in place, and half a
-    /// registry may look like a whole one.
+    /// As [`Source::fetch`], but a file that changed lately is read again until it stays as it is: Feast writes it in place, and
+    /// half a registry may look like a whole one.
     ///
     /// # Errors
     /// See [`Error`].
@@ -104,7 +114,7 @@ impl Source {
                 Ok(None) => break,
                 Err(error) => return Err(error),
             }
-            if self.is_atomic() {
+            if self.is_atomic() || self.seen.as_ref().is_some_and(|seen| seen.is_old(SystemTime::now())) {
                 break;
             }
             sleep(SETTLE).await;
@@ -117,7 +127,7 @@ impl Source {
         self.location.url.split_once("://").is_some_and(|(scheme, _)| scheme != "file")
     }
 
-    async fn get(&self) -> Result<(Bytes, Option<String>), Error> {
+    async fn get(&self) -> Result<(Bytes, Option<String>, SystemTime), Error> {
         let if_none_match = self.seen.as_ref().and_then(|seen| seen.etag.clone());
         let options = GetOptions { if_none_match, ..GetOptions::default() };
         let found = self.location.store.get_opts(&self.location.path, options).await?;
@@ -125,8 +135,8 @@ impl Source {
         if size > LARGEST {
             return Err(Error::TooLarge(size));
         }
-        let etag = found.meta.e_tag.clone();
-        Ok((found.bytes().await?, etag))
+        let (etag, modified) = (found.meta.e_tag.clone(), found.meta.last_modified.into());
+        Ok((found.bytes().await?, etag, modified))
     }
 }
 
@@ -164,6 +174,15 @@ mod tests {
         let (settled, ()) = futures_util::future::join(source.fetch_settled(), written).await;
         assert_eq!(settled.unwrap().as_deref(), Some(&b"whole"[..]));
         assert_eq!(source.fetch_settled().await.unwrap(), None);
+    }
+
+    #[test]
+    fn only_what_was_written_lately_may_be_half_written() {
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let seen = Seen { etag: None, digest: 0, modified };
+        assert!(!seen.is_old(modified) && !seen.is_old(modified + SETTLED));
+        assert!(seen.is_old(modified + SETTLED + SETTLE));
+        assert!(!seen.is_old(modified - SETTLE), "clocks differ");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod observe;
 pub(crate) mod online;
 mod pace;
 mod settle;
+mod warm;
 
 use std::{
     path::PathBuf,
@@ -151,7 +152,7 @@ impl Store {
                 Compat::FeastPython => Order::SinceEpoch,
             },
             max_rows: config.listen.max_rows,
-            l1: Memory::new(&features.l1, &features.views),
+            l1: memory(config, features),
             l1_mode: features.l1.mode,
             l2,
             l3,
@@ -172,7 +173,7 @@ impl Store {
         let l1 = if features.project == shared.project {
             shared.l1.next(&features.l1, &features.views)
         } else {
-            Memory::new(&features.l1, &features.views)
+            memory(config, features)
         };
         let l3 = match &shared.l3 {
             Some(l3) => Some(l3.next(features).await),
@@ -264,10 +265,17 @@ impl Store {
     }
 }
 
+/// An empty L1.
+fn memory(config: &Config, features: &config::Features) -> Memory {
+    let memory = Memory::new(&features.l1, &features.views);
+    if features.l1.warm_start.is_some() { memory.heeding(config.workers) } else { memory }
+}
+
 impl Shared {
     /// Layer by layer, until every key is settled or the time is up.
     async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How) {
         let began = Instant::now();
+        lookup.notice(&self.l1, how);
         if self.l1_mode == L1Mode::Observe {
             let observations = lookup.observe_l1(&self.l1, how, (&self.metrics, began));
             Flight::board(self, lookup, how).await;

@@ -18,7 +18,7 @@ use crate::infer::{
     headers::{REQUEST_ID, settle_length},
 };
 
-const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
+pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -39,7 +39,6 @@ pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Rou
             let names: Vec<&str> = gateway.pipeline.config.models.iter().map(|model| &*model.name).collect();
             encode::json(StatusCode::OK, &json!({ "models": names }))
         }
-        Route::V1Model(name) => v1_model(gateway, name),
         Route::V2Repository | Route::V2RepositoryModel(_) => refuse(Kind::NotAllowed, REPOSITORY),
         Route::Refused(why) => refuse(Kind::InvalidRequest, why),
         _ => refuse(Kind::NotFound, &unknown_path(request.uri().path())),
@@ -64,11 +63,18 @@ fn ready(body: &serde_json::Value, is_ready: bool) -> Response<ResponseBody> {
     encode::json(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 
-fn v1_model(gateway: &Gateway, name: &str) -> Response<ResponseBody> {
+/// Whether the model's pool is healthy at this moment: that of the last check may be gone. V1 model servers differ too much in
+/// what they say of a model to be asked themselves.
+pub(super) async fn v1_model(gateway: &Gateway, arrival: &Arrival, name: &str) -> Response<ResponseBody> {
+    let verb = arrival.request.method();
+    if verb != Verb::GET && verb != Verb::HEAD {
+        return method_not_allowed(verb, "GET, HEAD");
+    }
     match infer_http::model(gateway, name) {
         Ok(id) => {
             let pool = gateway.pipeline.config.model(id).pool;
-            ready(&json!({ "name": name, "ready": true }), gateway.pipeline.predict.is_ready(pool))
+            let is_ready = gateway.pipeline.predict.is_ready(pool, arrival.worker).await;
+            ready(&json!({ "name": name, "ready": true }), is_ready)
         }
         Err(error) => encode::error(&error, Protocol::V1, None),
     }

@@ -46,6 +46,11 @@ impl Records {
         Self { config: config.clone(), handles: Arc::clone(&self.handles), log: Arc::clone(&self.log) }
     }
 
+    /// The access log, where it is on.
+    pub(super) fn log(&self) -> Option<&access::Log> {
+        Some(&*self.log).filter(|log| log.enabled())
+    }
+
     /// Begins a request that arrived at `began`; `None`: for a model that is not configured.
     pub(super) const fn begin(&self, model: Option<ModelId>, protocol: Protocol, began: Instant) -> Call<'_> {
         Call { records: self, model, tier: None, protocol, began, ended: false }
@@ -93,20 +98,20 @@ impl Call<'_> {
         let degraded = outcome.ok().filter(|answer| !answer.degraded.is_empty());
         let degraded = degraded.map(|answer| encode::degraded_text(&answer.degraded));
         let error = outcome.err().map(ToString::to_string);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.records.log.write(&access::Record {
-            time_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            time_ms: now_ms(),
             request_id: &id.to_string(),
             protocol: self.protocol.name(),
-            model: model.map_or(OTHER, |model| &*model.name),
-            tier: tier.map_or("", |tier| &*config.tiers[tier.index()].name),
+            endpoint: None,
+            model: Some(model.map_or(OTHER, |model| &*model.name)),
+            tier: Some(tier.map_or("", |tier| &*config.tiers[tier.index()].name)),
             status: status.as_u16(),
             level: level as u8,
             degraded: degraded.as_deref(),
             duration_us: micros(took),
-            queue_us: micros(timings.queue),
-            features_us: micros(timings.features),
-            model_us: micros(timings.model),
+            queue_us: Some(micros(timings.queue)),
+            features_us: Some(micros(timings.features)),
+            model_us: Some(micros(timings.model)),
             error: error.as_deref(),
         });
     }
@@ -123,6 +128,12 @@ impl Drop for Call<'_> {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+/// Milliseconds since the epoch.
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

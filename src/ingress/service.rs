@@ -90,6 +90,7 @@ async fn dispatch(gateway: &Arc<Gateway>, arrival: Arrival) -> Response<Response
         Route::V2ModelReady(model) => {
             return Box::pin(local::model_ready(gateway, arrival, model)).await;
         }
+        Route::V1Model(name) => return Box::pin(local::v1_model(gateway, &arrival, &name)).await,
         Route::Feast(endpoint) => return Box::pin(feast::serve(gateway, arrival, endpoint)).await,
         Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),
         Route::Unknown if gateway.feast.speaks_python() => return gateway.feast.not_found(),

@@ -127,9 +127,12 @@ impl Predict {
             .collect()
     }
 
-    /// Whether an endpoint of the pool passed its last health check.
-    pub(crate) fn is_ready(&self, pool: PoolId) -> bool {
-        self.pools[pool.index()].passing() > 0
+    /// Whether an endpoint of the pool passes its health check now, and its breaker would let a request by. Returns within the
+    /// check's own timeout.
+    pub(crate) async fn is_ready(&self, pool: PoolId, worker: WorkerId) -> bool {
+        let pool = &self.pools[pool.index()];
+        health::check_all(pool, worker, &self.tasks).await;
+        pool.is_ready(Instant::now())
     }
 }
 

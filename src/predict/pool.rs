@@ -126,6 +126,12 @@ impl Pool {
             .with_retry_after(wait)
     }
 
+    /// Whether a request would find an endpoint that passed its last health check.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        let is_ready = |endpoint: &&Arc<Endpoint>| endpoint.health() == Health::Passing;
+        self.endpoints.iter().filter(is_ready).any(|endpoint| endpoint.breaker.would_admit(now))
+    }
+
     /// How many endpoints passed their last health check.
     pub(super) fn passing(&self) -> usize {
         self.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Passing).count()

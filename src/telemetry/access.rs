@@ -25,12 +25,17 @@ pub struct Record<'a> {
     pub time_ms: u64,
     /// The request's id.
     pub request_id: &'a str,
-    /// `v1`, `v2_json`, `v2_binary` or `grpc`.
+    /// `v1`, `v2_json`, `v2_binary` or `grpc`; `feast` for the feature server's API.
     pub protocol: &'a str,
-    /// The model's configured name, or `other`.
-    pub model: &'a str,
+    /// The path, of the feature server's API only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<&'a str>,
+    /// The model's configured name, or `other`; absent where none is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<&'a str>,
     /// The tier it ran under; the model's where it was refused before that was known, empty for an unknown model.
-    pub tier: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<&'a str>,
     /// HTTP status; for gRPC the one that corresponds to its status.
     pub status: u16,
     /// The level that answered.
@@ -41,11 +46,14 @@ pub struct Record<'a> {
     /// From the request's head until the answer was ready to be sent (a streamed one: its head), microseconds.
     pub duration_us: u64,
     /// Of it, waiting for a slot.
-    pub queue_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_us: Option<u64>,
     /// Of it, feature lookups.
-    pub features_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features_us: Option<u64>,
     /// Of it, the model.
-    pub model_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_us: Option<u64>,
     /// What was wrong, where something was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
@@ -152,15 +160,16 @@ mod tests {
         time_ms: 1,
         request_id: "r\"1",
         protocol: "v1",
-        model: "m",
-        tier: "high",
+        endpoint: None,
+        model: Some("m"),
+        tier: Some("high"),
         status: 200,
         level: 0,
         degraded: None,
         duration_us: 900,
-        queue_us: 0,
-        features_us: 100,
-        model_us: 700,
+        queue_us: Some(0),
+        features_us: Some(100),
+        model_us: Some(700),
         error: None,
     };
 

@@ -17,3 +17,4 @@ mod pools;
 mod redis_faults;
 mod registry;
 mod telemetry;
+mod warm_start;

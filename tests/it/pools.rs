@@ -131,3 +131,20 @@ fn an_upstream_models_name_is_put_back() {
     assert_eq!(answer.model_name, "mine");
     weir.connect().post("/v2/models/fraud/infer", body.to_string()).expect(404);
 }
+
+#[test]
+fn a_model_is_ready_as_long_as_its_pool_is() {
+    // A process that can be killed, and says that it is ready: a gateway of no models.
+    let backend = Weir::start("features: {views: {v: {entities: {id: INT64}, features: {f: {type: DOUBLE}}}}}");
+    let endpoint = format!("http://{}", backend.http());
+    let weir = weir(&[endpoint], ", health: {path: /v2/health/ready, interval: 1h}");
+    let ready = |status| weir.connect().get("/v1/models/m").expect(status).json();
+    assert_eq!(ready(200), json!({"name": "m", "ready": true}));
+    drop(backend);
+    // The next check is an hour away: who asks gets the truth of this moment.
+    assert_eq!(ready(503), json!({"name": "m", "ready": false}));
+    weir.connect().get("/v2/models/m/ready").expect(502);
+    // Other answers are as they were.
+    weir.connect().get("/v1/models/nope").expect(404);
+    weir.connect().post("/v1/models/m", "{}").expect(405);
+}

@@ -1,12 +1,15 @@
 //! What can be seen from outside: metrics that promtool accepts, and headers that tell each answer's story.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
+
+use serde_json::{Value, json};
 
 use crate::{
     support::{
         Weir,
         http1::Response,
         metrics::{await_metric, promtool},
+        process::{Folder, await_some},
     },
     world::{BEFORE_TRITON, FRAUD_PATH, STORE, fraud_config, fraud_request},
 };
@@ -109,4 +112,52 @@ fn lookups_are_counted_by_layer() {
     WEIR.connect().post(FRAUD_PATH, &body).expect(200);
     let labels = [("layer", "l1"), ("outcome", "hit")];
     await_metric(WEIR.admin(), "weir_feature_lookups_total", &labels, |count| count >= l1 + 2.0);
+}
+
+#[test]
+fn the_feature_server_has_its_lines_in_the_access_log() {
+    let folder = Folder::new("access");
+    let log = folder.path().join("access.log");
+    let views = "features:\n  views:\n    v: {entities: {id: INT64}, features: {f: {type: DOUBLE}}}\n";
+    let weir = Weir::with_environment(views, &[("WEIR_ACCESS_LOG".into(), log.display().to_string())]);
+    let mut caller = weir.connect();
+    let json = ("content-type", "application/json");
+    let push =
+        r#"{"push_source_name": "v", "df": {"id": [1], "f": [2.5], "event_timestamp": ["2026-11-22T10:00:00Z"]}}"#;
+    caller.request("POST", "/push", &[json, ("x-request-id", "one")], push.as_bytes()).expect(200);
+    let ask = |feature: &str| format!(r#"{{"features": ["{feature}"], "entities": {{"id": [1]}}}}"#);
+    caller.request("POST", "/get-online-features", &[json, ("x-request-id", "two")], ask("v:f").as_bytes()).expect(200);
+    caller.get("/health").expect(200);
+    caller.post("/get-online-features", ask("nope:f")).expect(404);
+    // Of a probe there is no line.
+    let lines = await_some("three lines", Duration::from_secs(30), || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let whole = text.ends_with('\n') && text.lines().count() >= 3;
+        whole.then(|| text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect::<Vec<_>>())
+    });
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for (line, id, endpoint, status) in
+        [(&lines[0], "one", "/push", 200), (&lines[1], "two", "/get-online-features", 200)]
+    {
+        assert_eq!(
+            (&line["request_id"], &line["endpoint"], &line["status"]),
+            (&json!(id), &json!(endpoint), &json!(status))
+        );
+        assert_eq!((&line["protocol"], &line["level"]), (&json!("feast"), &json!(0)));
+        assert!(line["duration_us"].is_u64() && line["time_ms"].is_u64(), "{line}");
+        assert!(line.get("error").is_none() && line.get("model").is_none(), "{line}");
+    }
+    assert_eq!(lines[2]["status"], 404);
+    assert!(lines[2]["error"].as_str().expect("words").contains("nope"), "{}", lines[2]);
+}
+
+#[test]
+fn the_feature_servers_rate_has_its_autoscalers_name() {
+    let views = "features:\n  views:\n    v: {entities: {id: INT64}, features: {f: {type: DOUBLE}}}\n";
+    let weir = Weir::start(views);
+    let ask = r#"{"features": ["v:f"], "entities": {"id": [1]}}"#;
+    (0..20).for_each(|_| drop(weir.connect().post("/get-online-features", ask).expect(200)));
+    await_metric(weir.admin(), "feast_requests_per_second", &[], |rate| rate > 0.0);
+    let without = Weir::start(&format!("metrics: {{aliases: false}}\n{views}"));
+    assert_eq!(without.metrics().sum("feast_requests_per_second", &[]), None);
 }

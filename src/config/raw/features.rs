@@ -94,6 +94,32 @@ pub(crate) struct L1 {
     pub(crate) stale_for: Span,
     /// How long the word of the layers behind that there is no such row is taken, at most.
     pub(crate) negative_ttl: Span,
+    /// The keys that are asked for most are saved, and their rows read before the gateway says that it is ready.
+    #[schemars(extend("x-unset" = "L1 starts empty", "x-reload" = "restart"))]
+    pub(crate) warm_start: Option<WarmStart>,
+}
+
+/// How the rows that were asked for most come back after a restart. Keys are saved, not rows: those are read anew.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WarmStart {
+    /// Where the list of keys is kept: `l2`, in the Redis of `l2.redis` for all gateways of the project (the last one to save is
+    /// the one that counts; kept for `l2.ttl`), or the path of a file of this gateway's own.
+    #[schemars(extend("x-required" = true))]
+    pub(crate) save_to: String,
+    /// Most keys that are saved, and read at a start.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(crate) max_keys: u32,
+    /// How often they are saved, at least `1s`; and once more when a drain begins.
+    pub(crate) save_every: Span,
+    /// How long a start waits for their rows, from when L2 answers. Then the gateway is ready with what was read.
+    pub(crate) timeout: Span,
+}
+
+impl Default for WarmStart {
+    fn default() -> Self {
+        Self { save_to: String::new(), max_keys: 10_000, save_every: Span::secs(60), timeout: Span::secs(5) }
+    }
 }
 
 /// What the cache is for.
@@ -112,6 +138,7 @@ impl Default for L1 {
             ttl: Span::secs(60),
             stale_for: Span::secs(600),
             negative_ttl: Span::secs(5),
+            warm_start: None,
         }
     }
 }

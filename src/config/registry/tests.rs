@@ -121,13 +121,35 @@ fn every_service_of_a_real_registry_is_read() {
 }
 
 #[test]
+fn views_that_share_a_push_source_keep_their_own_columns_of_time() {
+    let contents = with(|registry| {
+        let shared = spec(registry, "live").stream_source.clone();
+        let other = spec(registry, "driver_stats");
+        other.stream_source = shared;
+        let batch = other.batch_source.as_mut().unwrap();
+        (batch.timestamp_field, batch.created_timestamp_column) = ("seen_at".to_owned(), String::new());
+    });
+    let [push] = contents.push_sources.as_slice() else { panic!("{:?}", contents.push_sources) };
+    let mut times: Vec<_> = push
+        .views
+        .iter()
+        .map(|id| (&*contents.views[id.index()].name, &contents.times[id.index()]))
+        .map(|(view, times)| (view, &*times.event, times.created.as_deref()))
+        .collect();
+    times.sort_unstable();
+    assert_eq!(times, [("driver_stats", "seen_at", None), ("live", "event_timestamp", Some("created"))]);
+}
+
+#[test]
 fn the_rest_of_a_real_registry_is_read() {
     let contents = contents();
     let names: Vec<_> = contents.entity_names.iter().map(|(name, key)| format!("{name}={key}")).collect();
     assert_eq!(names, ["driver=driver_id", "item=item_id", "region=region_id", "user=user_id"]);
     let [push] = contents.push_sources.as_slice() else { panic!("{:?}", contents.push_sources) };
-    assert_eq!((&*push.name, push.views.len(), &*push.timestamp), ("live_push", 1, "event_timestamp"));
-    assert_eq!(push.created.as_deref(), Some("created"));
+    assert_eq!((&*push.name, push.views.len()), ("live_push", 1));
+    let times = &contents.times[push.views[0].index()];
+    assert_eq!((&*times.event, times.created.as_deref()), ("event_timestamp", Some("created")));
+    assert_eq!(contents.times.len(), contents.views.len());
     assert_eq!(&*contents.views[push.views[0].index()].name, "live");
     let unserved: Vec<_> = contents.unserved.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
     let odfv = "an on-demand feature view, which takes Python to compute";

@@ -11,7 +11,7 @@ use super::{
     wire::{self, DataSource},
 };
 use crate::{
-    config::{Consistency, ENTITYLESS_KEY, Feature, View, validate},
+    config::{Consistency, ENTITYLESS_KEY, Feature, Times, View, validate},
     infer::{EntityType, FeatureType, ViewId},
 };
 
@@ -27,8 +27,8 @@ pub(super) struct Spec<'a> {
     columns: &'a [wire::Feature],
     features: &'a [wire::Feature],
     ttl: Option<&'a prost_types::Duration>,
-    pub(super) batch: Option<&'a DataSource>,
-    pub(super) stream: Option<&'a DataSource>,
+    batch: Option<&'a DataSource>,
+    stream: Option<&'a DataSource>,
     disabled: bool,
     version: i32,
 }
@@ -109,6 +109,21 @@ impl<'a> Spec<'a> {
             max_age: self.max_age(),
             consistency: Consistency::Ttl,
         })
+    }
+
+    /// The source that its rows are pushed to, if it has one.
+    pub(super) fn push_source(&self) -> Option<&'a DataSource> {
+        self.stream.filter(|source| source.kind == DataSource::PUSH)
+    }
+
+    /// Feast reads the columns' names from the view's own batch source when it writes, whatever the push source is.
+    pub(super) fn times(&self) -> Times {
+        let named = |source: &&DataSource| !source.timestamp_field.is_empty();
+        let Some(source) = self.batch.filter(named).or(self.push_source().filter(named)) else {
+            return Times::default();
+        };
+        let created = Some(source.created_timestamp_column.as_str()).filter(|name| !name.is_empty());
+        Times { event: source.timestamp_field.as_str().into(), created: created.map(Into::into) }
     }
 
     fn stored(&self, versions: Versions) -> Arc<str> {

@@ -251,7 +251,7 @@ fn joins_and_columns_that_do_not_fit() {
             "models.m.features[0].select[2]: no such feature; allowed: a, s, l; given: zz (weir.yaml:2:74)",
             "models.m.features[1].join: does not name join key a; allowed: every join key of item: a, b; given: a mapping with b, c \
              (weir.yaml:2:99)",
-            "models.m.features[1].join.c: no such join key; allowed: a, b; given: x (weir.yaml:2:109)",
+            "models.m.features[1].join.c: no such join key; allowed: a, b; given: c (weir.yaml:2:109)",
         ],
     );
     says(
@@ -457,5 +457,50 @@ fn lookup_files_know_no_versions_of_a_view() {
             "features.versioned_views: beside `l3`: a lookup file is of a view, whatever its version; allowed: one or the other; given: \
            true (weir.yaml:1:29)",
         ],
+    );
+}
+
+#[test]
+fn a_warm_start_without_a_place_or_a_cache() {
+    says(
+        "features: {l1: {warm_start: {}}}\n",
+        &[
+            "features.l1.warm_start.save_to: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:1:29)",
+        ],
+    );
+    says(
+        "features:\n  l1:\n    capacity: 0B\n    warm_start: {save_to: l2, max_keys: 0, save_every: 500ms, timeout: 0s}\n",
+        &[
+            "features.l1.capacity: off, beside `warm_start`; allowed: more than 0B, or no warm start; given: 0B (weir.yaml:3:15)",
+            "features.l1.warm_start.save_to: there is no `l2.redis`; allowed: the path of a file; given: l2 (weir.yaml:4:27)",
+            "features.l1.warm_start.max_keys: not a whole number in range; allowed: a whole number from 1 to 100000; given: 0 \
+             (weir.yaml:4:41)",
+            "features.l1.warm_start.save_every: too short; allowed: 1s or more; given: 500ms (weir.yaml:4:56)",
+            "features.l1.warm_start.timeout: zero; allowed: more than 0s; given: 0s (weir.yaml:4:72)",
+        ],
+    );
+    for (given, wrong) in [("''", "empty"), ("s3://bucket/keys", "a URL")] {
+        let problems = bad(&format!("features: {{l1: {{warm_start: {{save_to: {given}}}}}}}\n"));
+        assert!(problems[0].starts_with(&format!("features.l1.warm_start.save_to: {wrong}; ")), "{problems:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_joins_hides_nothing_of_the_inputs() {
+    let inputs = ", inputs: {as: matrix, name: t, datatype: FP3, columns: ['user:q', 'item:q', 'itm:f', 'user:a']}";
+    let text = joined_text(inputs).replace("view: item", "view: itm").replace("{id: user_id}", "{idd: user_id}");
+    let problems = bad(&text);
+    let paths: Vec<_> = problems.iter().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": ")).collect();
+    assert_eq!(
+        paths,
+        [
+            "models.m.features[0].join: does not name join key id; allowed",
+            "models.m.features[0].join.idd: no such join key, did you mean `id`?; allowed",
+            "models.m.features[1].view: no such view, did you mean `item`?; allowed",
+            "models.m.inputs.datatype: not a datatype; allowed",
+            "models.m.inputs.columns[0]: not a selected feature; allowed",
+            "models.m.inputs.columns[1]: not a selected feature; allowed",
+        ],
+        "{problems:#?}"
     );
 }

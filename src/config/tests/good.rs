@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{FULL, good, read};
 use crate::{
-    config::{Column, Config, Consistency, Inputs, L2, RedisMode},
+    config::{Column, Config, Consistency, Inputs, L2, RedisMode, SaveTo},
     infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
 };
 
@@ -256,4 +256,24 @@ fn every_example_is_good() {
         let config = good(&text);
         assert!(config.notices.is_empty(), "{}: {:?}", path.display(), config.notices);
     }
+}
+
+#[test]
+fn a_warm_start_needs_a_place_only() {
+    let parsed = |warm: &str| {
+        let text = format!("features: {{project: p, l2: {{redis: 'redis://h'}}, l1: {{warm_start: {{{warm}}}}}}}");
+        good(&text).features.l1.warm_start.expect("it is set")
+    };
+    let warm = parsed("save_to: l2");
+    assert_eq!((warm.save_to, warm.max_keys), (SaveTo::L2, 10_000));
+    assert_eq!((warm.save_every, warm.timeout), (Duration::from_secs(60), Duration::from_secs(5)));
+    let warm = parsed("save_to: ./l2, max_keys: 7, save_every: 1s, timeout: 50ms");
+    assert_eq!((warm.save_to, warm.max_keys), (SaveTo::File("./l2".into()), 7));
+    assert!(
+        good("features: {views: {v: {entities: {k: STRING}, features: {f: {type: BOOL}}}}}")
+            .features
+            .l1
+            .warm_start
+            .is_none()
+    );
 }

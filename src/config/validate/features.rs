@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
-        Compat, Consistency, Feature, Features, PushSource, Registry, Supplied, View,
+        Compat, Consistency, Feature, Features, PushSource, Registry, Supplied, Times, View,
         problems::Path,
         raw::{self, Loose},
         registry::Contents,
@@ -36,6 +36,7 @@ impl Check<'_> {
             views: contents.views,
             services: contents.services,
             push_sources: contents.push_sources,
+            times: contents.times,
             entity_names: contents.entity_names,
             unserved: contents.unserved,
             compat: match raw.compat {
@@ -63,6 +64,7 @@ impl Check<'_> {
             project: raw.project.as_deref().unwrap_or("default").into(),
             services: Vec::new(),
             push_sources: views.iter().map(|view| PushSource::of(view)).collect(),
+            times: vec![Times::default(); views.len()],
             entity_names: Vec::new(),
             unserved: Vec::new(),
             views,
@@ -151,9 +153,9 @@ impl Check<'_> {
 }
 
 impl PushSource {
-    /// A view that the file names is its own source, with Feast's usual column for the event's time.
+    /// A view that the file names is its own source.
     fn of(view: &View) -> Self {
-        Self { name: Arc::clone(&view.name), views: vec![view.id], timestamp: "event_timestamp".into(), created: None }
+        Self { name: Arc::clone(&view.name), views: vec![view.id] }
     }
 }
 

@@ -9,12 +9,13 @@ use crate::{
     infer::{Datatype, FeatureType},
 };
 
-use super::Check;
+use super::{Check, joins::Unsure};
 
 /// What one model joined, for looking columns up.
-struct Joined<'a> {
-    joins: &'a [Join],
-    features: &'a Features,
+pub(super) struct Joined<'a> {
+    pub(super) joins: &'a [Join],
+    pub(super) features: &'a Features,
+    pub(super) unsure: Unsure,
 }
 
 impl<'a> Joined<'a> {
@@ -48,26 +49,21 @@ impl<'a> Joined<'a> {
 }
 
 impl Check<'_> {
-    pub(super) fn inputs(
-        &mut self,
-        path: &Path,
-        raw: &raw::Model,
-        joins: &[Join],
-        features: &Features,
-    ) -> Option<Inputs> {
-        if joins.is_empty() {
+    pub(super) fn inputs(&mut self, path: &Path, raw: &raw::Model, joined: &Joined<'_>) -> Option<Inputs> {
+        if joined.joins.is_empty() && joined.unsure.is_none() {
             if raw.inputs.is_some() {
                 self.wrong(path, "inputs of a model that joins nothing", "inputs beside `features` only");
             }
             return None;
         }
-        let joined = Joined { joins, features };
         match &raw.inputs {
-            Some(inputs) if inputs.form == Form::Matrix => self.matrix(path, inputs, &joined),
-            Some(inputs) => self.columns(path, inputs, &joined),
+            // What goes with it depends on the form.
+            Some(_) if self.is_broken(&path.key("as")) => None,
+            Some(inputs) if inputs.form == Form::Matrix => self.matrix(path, inputs, joined),
+            Some(inputs) => self.columns(path, inputs, joined),
             None => {
                 let features = path.parent().unwrap_or_default().key("features");
-                Some(self.all_columns(&features, &joined))
+                Some(self.all_columns(&features, joined))
             }
         }
     }
@@ -188,7 +184,7 @@ impl Check<'_> {
             return Some(Column::Request(from.into()));
         };
         let found = joined.all().find(|(v, n, _)| *v == view && *n == name);
-        if found.is_none() {
+        if found.is_none() && !joined.unsure.includes(view) {
             self.wrong(path, "not a selected feature", format_args!("{}, or a tensor of the request", joined.listed()));
         }
         found.map(|(_, _, column)| column)

@@ -2,49 +2,94 @@
 
 use std::sync::Arc;
 
-use super::{Check, Views, one_of};
+use super::{Check, Views, no_such, one_of};
 use crate::{
     config::{Features, Join, Projection, View, problems::Path, raw},
     infer::FeatureType,
 };
 
-impl Check<'_> {
-    /// The joins, and whether inputs can be checked against them.
-    pub(super) fn joins(&mut self, path: &Path, raw: &raw::Joined, features: &Features) -> (Vec<Join>, bool) {
-        if self.views == Views::Unknown {
-            return (Vec::new(), false);
+/// Of which joins it is not known what they select, because something is wrong with them: nothing is said of columns that name
+/// them.
+#[derive(Debug)]
+pub(super) enum Unsure {
+    /// Those of these labels.
+    Of(Vec<Arc<str>>),
+    /// Any.
+    All,
+}
+
+impl Unsure {
+    pub(super) fn includes(&self, label: &str) -> bool {
+        match self {
+            Self::Of(labels) => labels.iter().any(|unsure| **unsure == *label),
+            Self::All => true,
         }
-        let before = self.problems.len();
-        let joins = match raw {
-            raw::Joined::Views(views) => self.views(path, views, features),
-            raw::Joined::Service(raw) => self.service(&path.key("service"), &raw.service, features),
-        };
-        let sound = self.problems.len() == before && !self.broken.iter().any(|broken| broken.overlaps(path));
-        (joins, sound)
     }
 
-    fn views(&mut self, path: &Path, raw: &[raw::Join], features: &Features) -> Vec<Join> {
+    fn add(&mut self, label: &str) {
+        if let Self::Of(labels) = self {
+            labels.push(label.into());
+        }
+    }
+
+    pub(super) const fn is_none(&self) -> bool {
+        matches!(self, Self::Of(labels) if labels.is_empty())
+    }
+}
+
+impl Check<'_> {
+    /// The joins, as far as they can be made out.
+    pub(super) fn joins(&mut self, path: &Path, raw: &raw::Joined, features: &Features) -> (Vec<Join>, Unsure) {
+        if self.views == Views::Unknown {
+            return (Vec::new(), Unsure::All);
+        }
+        let mut unsure = Unsure::Of(Vec::new());
+        let joins = match raw {
+            raw::Joined::Views(views) => self.views(path, views, (features, &mut unsure)),
+            raw::Joined::Service(raw) => {
+                let joins = self.service(&path.key("service"), &raw.service, features);
+                if joins.is_empty() {
+                    unsure = Unsure::All;
+                }
+                joins
+            }
+        };
+        // An item whose shape is wrong is not there.
+        let broken = self.broken.iter().any(|broken| broken.overlaps(path));
+        (joins, if broken { Unsure::All } else { unsure })
+    }
+
+    fn views(&mut self, path: &Path, raw: &[raw::Join], (features, unsure): (&Features, &mut Unsure)) -> Vec<Join> {
         let mut joins: Vec<Join> = Vec::with_capacity(raw.len());
         for (i, join) in raw.iter().enumerate() {
             let path = path.item(i);
             let at = path.key("view");
-            if let Some(reason) = unserved(&join.view, features) {
-                self.wrong(&at, format_args!("not served: {reason}"), "a view that is");
+            let Some(view) = self.view_named(&at, &join.view, features) else {
+                unsure.add(&join.view);
                 continue;
-            }
-            let names = features.views.iter().map(|view| &*view.name);
-            let Some(position) = self.find(&at, "view", &join.view, names) else { continue };
-            let view = &features.views[position];
+            };
             if joins.iter().any(|other| other.view == view.id) {
                 self.wrong(&at, "joined already", "each view once a model; more often by a service with aliases");
             }
             let sources = self.sources(&path.key("join"), join, view);
             let select = self.select(&path.key("select"), join, view);
+            if self.is_broken(&path.key("select")) {
+                unsure.add(&view.name);
+            }
             self.holdable(&path, view, &select);
             let label = Arc::clone(&view.name);
             joins.push(Join { view: view.id, label, sources, select, optional: join.optional });
         }
         joins
+    }
+
+    fn view_named<'f>(&mut self, path: &Path, name: &str, features: &'f Features) -> Option<&'f Arc<View>> {
+        if let Some(reason) = unserved(name, features) {
+            self.wrong(path, format_args!("not served: {reason}"), "a view that is");
+            return None;
+        }
+        let position = self.find(path, "view", name, features.views.iter().map(|view| &*view.name))?;
+        Some(&features.views[position])
     }
 
     /// A service's projections, in its order.
@@ -80,7 +125,9 @@ impl Check<'_> {
         let keys = || view.entities.iter().map(|(key, _)| &**key);
         for (key, source) in join.join.iter() {
             let at = path.key(key);
-            if self.find(&at, "join key", key, keys()).is_some() && source.is_empty() {
+            if !keys().any(|known| known == key) {
+                self.wrong_key(&at, key, no_such("join key", key, keys()), one_of(keys()));
+            } else if source.is_empty() {
                 self.wrong(&at, "empty", "the name of an input tensor, instance key or request parameter");
             }
         }
@@ -104,8 +151,9 @@ impl Check<'_> {
             let Some(position) = self.find(&path.item(i), "feature", name, names) else { continue };
             if positions.contains(&position) {
                 self.wrong(&path.item(i), "selected already", "each feature once");
+            } else {
+                positions.push(position);
             }
-            positions.push(position);
         }
         positions
     }

@@ -123,6 +123,17 @@ impl Check<'_> {
             text.push_str("; given: ");
             text.push_str(given);
         }
+        self.note(path, text);
+    }
+
+    /// Records a problem with the key itself, whatever its value.
+    fn wrong_key(&mut self, path: &Path, key: &str, wrong: impl std::fmt::Display, allowed: impl std::fmt::Display) {
+        if !self.broken.iter().any(|broken| broken.overlaps(path)) {
+            self.note(path, format!("{wrong}; allowed: {allowed}; given: {key}"));
+        }
+    }
+
+    fn note(&mut self, path: &Path, text: String) {
         let position = self.places.position(path);
         self.problems.push(Problem { position, path: path.clone(), text });
     }
@@ -143,8 +154,7 @@ impl Check<'_> {
         if let Some(position) = names.clone().position(|n| n == name) {
             return Some(position);
         }
-        let hint = nearest(name, names.clone()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-        self.wrong(path, format_args!("no such {what}{hint}"), one_of(names));
+        self.wrong(path, no_such(what, name, names.clone()), one_of(names));
         None
     }
 
@@ -162,6 +172,12 @@ impl Check<'_> {
         }
         span.0
     }
+}
+
+/// What is said of a name that there is not.
+fn no_such<'n>(what: &str, name: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
+    let hint = nearest(name, names).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+    format!("no such {what}{hint}")
 }
 
 /// The names a reader may choose from.

@@ -9,7 +9,7 @@ use crate::{
     infer::{Datatype, PoolId, TierId},
 };
 
-use super::{Check, MODEL_NAMES, index, one_of};
+use super::{Check, MODEL_NAMES, index, inputs::Joined, one_of};
 
 impl Check<'_> {
     pub(super) fn models(&mut self, tiers: &[Tier], features: &Features) -> Vec<Model> {
@@ -25,8 +25,8 @@ impl Check<'_> {
         }
         let tier = self.tier_of(&path.key("tier"), raw.tier.as_deref(), tiers);
         let pool = self.pool_of(&path, raw, &tiers[tier.index()]);
-        let (joins, sound) = self.joins(&path.key("features"), &raw.features, features);
-        let inputs = if sound { self.inputs(&path.key("inputs"), raw, &joins, features) } else { None };
+        let (joins, unsure) = self.joins(&path.key("features"), &raw.features, features);
+        let inputs = self.inputs(&path.key("inputs"), raw, &Joined { joins: &joins, features, unsure });
         let explainer = path.key("explainer").key("pool");
         Model {
             name: name.into(),

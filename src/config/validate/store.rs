@@ -1,13 +1,16 @@
 //! The layers of the feature store: one online store, URLs that name one.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{Check, url};
 use crate::config::{
-    L1, L1Mode, L2, L3, Redis, RedisMode, Secret,
+    L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, WarmStart,
     problems::Path,
     raw::{self, OneOrMany},
 };
+
+/// How often L1's keys may be saved.
+const SHORTEST_SAVE: Duration = Duration::from_secs(1);
 
 impl Check<'_> {
     pub(super) fn l1(&mut self, path: &Path, raw: &raw::L1) -> L1 {
@@ -20,7 +23,36 @@ impl Check<'_> {
             ttl: self.positive(&path.key("ttl"), raw.ttl),
             stale_for: raw.stale_for.0,
             negative_ttl: raw.negative_ttl.0,
+            warm_start: raw.warm_start.as_ref().map(|warm| self.warm_start(path, warm, raw)),
         }
+    }
+
+    fn warm_start(&mut self, path: &Path, raw: &raw::WarmStart, l1: &raw::L1) -> WarmStart {
+        if l1.capacity.0 == 0 {
+            self.wrong(&path.key("capacity"), "off, beside `warm_start`", "more than 0B, or no warm start");
+        }
+        let path = &path.key("warm_start");
+        if raw.save_every.0 < SHORTEST_SAVE {
+            self.wrong(&path.key("save_every"), "too short", "1s or more");
+        }
+        WarmStart {
+            save_to: self.save_to(&path.key("save_to"), &raw.save_to),
+            max_keys: raw.max_keys as usize,
+            save_every: raw.save_every.0,
+            timeout: self.positive(&path.key("timeout"), raw.timeout),
+        }
+    }
+
+    fn save_to(&mut self, path: &Path, given: &str) -> SaveTo {
+        const ALLOWED: &str = "l2, or the path of a file";
+        let in_redis = self.raw.features.as_ref().is_some_and(|features| features.l2.redis.is_some());
+        match given {
+            "" => self.wrong(path, "empty", ALLOWED),
+            "l2" if !in_redis => self.wrong(path, "there is no `l2.redis`", "the path of a file"),
+            url if url.contains("://") => self.wrong(path, "a URL", ALLOWED),
+            _ => {}
+        }
+        if given == "l2" { SaveTo::L2 } else { SaveTo::File(given.into()) }
     }
 
     pub(super) fn l2(&mut self, path: &Path, raw: &raw::L2) -> L2 {

@@ -75,6 +75,23 @@ async fn only_newer_rows_replace_stored_ones() {
 }
 
 #[tokio::test]
+async fn a_time_that_cannot_be_read_holds_nothing_up() {
+    let v = view("v").build();
+    let store = open(None, from_ref(&v));
+    let mut hash = Hash::until(u64::MAX);
+    hash.set(b"_ts:v", b"\xff\xff");
+    let writing = store.opened.database.begin_write().unwrap();
+    let stored = hash.record().unwrap();
+    writing.open_table(ROWS).unwrap().insert(&*redis_key(&key(1), "p"), &*stored).unwrap();
+    writing.commit().unwrap();
+    let timeless = Row { event_time: None, values: [int(1)].into() };
+    assert_eq!(store.put_at(&ask(&v, 1), &timeless, 0).await.unwrap(), Written::Older, "nobody knows which is newer");
+    assert_eq!(store.put_at(&ask(&v, 1), &row(5, [int(2)]), 0).await.unwrap(), Written::Mended);
+    assert_eq!(read_at(&store, &ask(&v, 1), 0), Some(row(5, [int(2)])));
+    assert_eq!(store.put_at(&ask(&v, 1), &row(4, [int(3)]), 0).await.unwrap(), Written::Older);
+}
+
+#[tokio::test]
 async fn a_file_keeps_its_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.redb");

@@ -108,12 +108,13 @@ impl Writer {
 
 /// Stores a row; `None` if it is too long to be stored.
 fn put(table: &mut Table<'_, &[u8], &[u8]>, job: &Job) -> Result<Option<Written>, redb::Error> {
-    let record = {
+    let (record, written) = {
         let stored = table.get(&*job.key)?;
         let stored = stored.as_ref().and_then(|record| Hash::read(record.value())).filter(|hash| hash.lives(job.now));
         let mut hash = stored.unwrap_or_else(|| Hash::until(job.expires));
-        if !is_newer(job, &hash) {
-            return Ok(Some(Written::Older));
+        let written = verdict(job, &hash);
+        if written == Written::Older {
+            return Ok(Some(written));
         }
         if matches!(job.purpose, Purpose::Push(_)) {
             hash.keep();
@@ -121,20 +122,25 @@ fn put(table: &mut Table<'_, &[u8], &[u8]>, job: &Job) -> Result<Option<Written>
         for (field, value) in &job.cells {
             hash.set(field, value);
         }
-        hash.record()
+        (hash.record(), written)
     };
     let Some(record) = record else { return Ok(None) };
     table.insert(&*job.key, &*record)?;
-    Ok(Some(Written::Written))
+    Ok(Some(written))
 }
 
-fn is_newer(job: &Job, hash: &Hash<'_>) -> bool {
-    let Some(stored) = hash.get(&job.time_field) else { return true };
+/// What a write does, by the event times alone. A row without one is never known to be newer.
+fn verdict(job: &Job, hash: &Hash<'_>) -> Written {
+    let Some(stored) = hash.get(&job.time_field) else { return Written::Written };
     let order = match job.purpose {
         Purpose::WriteBack => Order::ByTime,
         Purpose::Push(order) => order,
     };
-    decode_time(stored).is_ok_and(|stored| order.replaces(job.time, stored))
+    match decode_time(stored) {
+        Ok(stored) if order.replaces(job.time, stored) => Written::Written,
+        Err(_) if job.time.is_some() => Written::Mended,
+        _ => Written::Older,
+    }
 }
 
 fn logged(done: Result<(), redb::Error>) {

@@ -21,6 +21,7 @@ fn memory(views: &[Arc<View>]) -> Memory {
             ttl: 60 * SECOND,
             stale_for: 600 * SECOND,
             negative_ttl: 5 * SECOND,
+            warm_start: None,
         },
         views,
     )
@@ -43,6 +44,7 @@ async fn the_next_snapshot_finds_rows_of_the_same_definition_only() {
         ttl: 60 * SECOND,
         stale_for: 600 * SECOND,
         negative_ttl: 5 * SECOND,
+        warm_start: None,
     };
     let views = [named("w").features(&["g"]).build(), named("v").id(1).build()];
     let after = before.next(&config, &views);
@@ -98,6 +100,7 @@ async fn how_long_an_absence_is_believed_is_configured() {
         ttl: 60 * SECOND,
         stale_for: 600 * SECOND,
         negative_ttl: 30 * SECOND,
+        warm_start: None,
     };
     let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
     let now = Instant::now();
@@ -176,6 +179,7 @@ fn it_holds_no_more_bytes_than_it_may() {
             ttl: 60 * SECOND,
             stale_for: 600 * SECOND,
             negative_ttl: 5 * SECOND,
+            warm_start: None,
         },
         &[view(0, 300 * SECOND, Consistency::Ttl)],
     );
@@ -208,8 +212,14 @@ async fn what_was_fetched_before_a_push_stays_out_even_where_the_pushed_row_is_g
 #[test]
 fn of_rows_put_at_once_the_one_fetched_last_stays() {
     const USERS: i64 = 500;
-    let config =
-        L1 { mode: L1Mode::Serve, capacity: 1 << 30, ttl: 60 * SECOND, stale_for: SECOND, negative_ttl: 5 * SECOND };
+    let config = L1 {
+        mode: L1Mode::Serve,
+        capacity: 1 << 30,
+        ttl: 60 * SECOND,
+        stale_for: SECOND,
+        negative_ttl: 5 * SECOND,
+        warm_start: None,
+    };
     let memory = Memory::new(&config, &[view(0, 300 * SECOND, Consistency::Ttl)]);
     let start = Instant::now();
     let ready = std::sync::Barrier::new(4);

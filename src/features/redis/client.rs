@@ -45,11 +45,11 @@ fn authorities(path: &Path) -> Result<Vec<u8>, RedisError> {
     if any { Ok(pem) } else { Err(wrong("no certificate in it; allowed: a PEM file of certificates".into())) }
 }
 
-/// A client of the server at `host:port`, with the secrets and the encryption of another.
+/// A client of the server at `host:port`, as `topology::address` makes it, with the secrets and the encryption of another.
 pub(super) fn at(other: &Client, address: &str) -> Client {
     let info = other.get_connection_info();
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-    let (host, port) = (host.to_owned(), port.parse().unwrap_or(6379));
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+    let (host, port) = parts.expect("an address ends in a port");
     let addr = match info.addr().clone() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
             ConnectionAddr::TcpTls { host, port, insecure, tls_params }

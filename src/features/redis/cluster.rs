@@ -398,6 +398,11 @@ mod tests {
             assert_eq!(&*address, to);
             assert_eq!(why == Redirect::Ask, line.starts_with("ASK"));
         }
-        assert!(redirect(&said("ERR no").map_err(|error| panic!("{error}")), "seed.example:1").is_none());
+        for line in
+            ["ERR no", "MOVED 3999 h:port", "MOVED 3999 h:0", "ASK 3999 h:65536", "MOVED 3999 h:", "MOVED 3999 h"]
+        {
+            let answer = said(line).map_err(|error| panic!("{error}"));
+            assert!(redirect(&answer, "seed.example:1").is_none(), "{line}: an error, and not another server");
+        }
     }
 }

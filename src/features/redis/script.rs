@@ -1,6 +1,7 @@
 //! The write: compare event times, write, set a life, as one step no other writer gets between.
 //!
-//! Feast compares with `<=` in two steps; this keeps its rule (a stored time that is as new wins) without the gap. A hash is
+//! Feast compares with `<=` in two steps; this keeps its rule (a stored time that is as new wins) without the gap. A stored
+//! time that cannot be read holds nothing up. A hash is
 //! shared by all views of an entity, so `PEXPIRE` is for hashes that a write-back created; others keep the life they have, and
 //! one that a push creates has no end.
 //! The life is `l2.ttl`, whatever view the row is of: what Feast writes into such a hash later goes with it when it expires,
@@ -18,7 +19,7 @@ use crate::features::{
 
 /// Keys: the hash. Arguments: the field of the event time, the event time (seconds, nanoseconds, serialized; empty: the row
 /// has none), life in milliseconds (empty: for ever), `1` where a stored event not after 1970 holds nothing up, then field,
-/// value, …. Answers 1 if it wrote.
+/// value, …. Answers 1 if it wrote, 2 if it wrote over an event time that cannot be read.
 ///
 /// Numbers in Lua are doubles. Seconds are exact below 2^53; a negative one is a ten-byte varint and is read through its
 /// complement.
@@ -47,13 +48,17 @@ local function parse(raw)
   return seconds, nanos
 end
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
+local wrote = 1
 if stored then
   if ARGV[4] == '' and ARGV[2] == '' then return 0 end
   local seconds, nanos = parse(stored)
-  if not seconds then return 0 end
-  local new_seconds, new_nanos = tonumber(ARGV[2]), tonumber(ARGV[3])
-  local counts = ARGV[6] ~= '1' or seconds > 0 or (seconds == 0 and nanos > 0)
-  if counts and (new_seconds < seconds or (new_seconds == seconds and new_nanos <= nanos)) then return 0 end
+  if seconds then
+    local new_seconds, new_nanos = tonumber(ARGV[2]), tonumber(ARGV[3])
+    local counts = ARGV[6] ~= '1' or seconds > 0 or (seconds == 0 and nanos > 0)
+    if counts and (new_seconds < seconds or (new_seconds == seconds and new_nanos <= nanos)) then return 0 end
+  else
+    wrote = 2
+  end
 end
 local existed = redis.call('EXISTS', KEYS[1])
 for at = 7, #ARGV, 2 do
@@ -61,7 +66,7 @@ for at = 7, #ARGV, 2 do
 end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[4]) end
 if existed == 0 and ARGV[5] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
-return 1
+return wrote
 ";
 
 /// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`), for a key and its row. The life is a write-back's.

@@ -73,7 +73,9 @@ fn read_range(range: &Value, from: &str) -> Option<(usize, usize, String)> {
 }
 
 /// The address a server gives of another, or of itself: where it knows no host (`` or `?`), that of `from`, the server asked.
+/// `None`: it gives a port that is none.
 pub(super) fn address(host: &str, port: impl std::fmt::Display, from: &str) -> Option<String> {
+    let port: std::num::NonZeroU16 = port.to_string().parse().ok()?;
     let host = if matches!(host, "" | "?") { from.rsplit_once(':')?.0 } else { host };
     Some(format!("{host}:{port}"))
 }
@@ -106,7 +108,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_map_is_refused() {
-        for answer in [Value::Nil, Value::Array(vec![]), Value::Array(vec![range(0, 16384, Value::Nil, 1)])] {
+        let ports = [0, -1, 65_536].map(|port| Value::Array(vec![range(0, 16383, Value::Nil, port)]));
+        let others = [Value::Nil, Value::Array(vec![]), Value::Array(vec![range(0, 16384, Value::Nil, 1)])];
+        for answer in ports.into_iter().chain(others) {
             assert!(Topology::read(&answer, "seed:1", Instant::now()).is_none(), "{answer:?}");
         }
     }

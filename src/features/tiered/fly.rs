@@ -292,6 +292,7 @@ impl Shared {
             for (put, written) in batch.iter().zip(written) {
                 self.metrics.wrote_back(match &written {
                     Ok(Written::Written) => WriteBack::Written,
+                    Ok(Written::Mended) => WriteBack::Mended,
                     Ok(Written::Older) => WriteBack::Older,
                     Err(_) => WriteBack::Error,
                 });

@@ -146,6 +146,13 @@ impl Lookup {
         }
     }
 
+    /// Counts which keys are asked for.
+    pub(super) fn notice(&self, l1: &Memory, how: &How) {
+        for join in &self.joins {
+            l1.notice(how.worker, join.view.id, join.wants.len(), |at| &join.wants[at].key);
+        }
+    }
+
     pub(super) fn count(&self, metrics: &Handles) {
         let outcomes = [Outcome::Hit, Outcome::StaleHit, Outcome::NegativeHit, Outcome::Miss];
         for outcome in outcomes {

@@ -105,6 +105,8 @@ pub(crate) struct Pushed {
     pub(crate) written: u64,
     /// The store, or the same push, has one as new.
     pub(crate) older: u64,
+    /// Written over one whose event time could not be read.
+    pub(crate) mended: u64,
 }
 
 /// Why a push was not acknowledged. Some of its rows may be stored: sent again, they change nothing.
@@ -122,8 +124,26 @@ impl Pushed {
     const fn count(&mut self, written: Written) {
         match written {
             Written::Written => self.written += 1,
+            Written::Mended => self.mended += 1,
             Written::Older => self.older += 1,
         }
+    }
+}
+
+/// A push under way. What is not acknowledged when it is dropped, late, failed or given up, counts as an error.
+struct Pushing<'a> {
+    metrics: &'a Handles,
+    rows: u64,
+    pushed: Pushed,
+}
+
+impl Drop for Pushing<'_> {
+    fn drop(&mut self) {
+        let Pushed { written, older, mended } = self.pushed;
+        self.metrics.pushed(WriteBack::Written, written);
+        self.metrics.pushed(WriteBack::Older, older);
+        self.metrics.pushed(WriteBack::Mended, mended);
+        self.metrics.pushed(WriteBack::Error, self.rows - written - older - mended);
     }
 }
 
@@ -187,9 +207,9 @@ impl Store {
         rows: Vec<Offer>,
         by: Deadline,
     ) -> Result<Pushed, PushError> {
-        let count = rows.len() as u64;
+        let mut push = Pushing { metrics: &self.shared.metrics, rows: rows.len() as u64, pushed: Pushed::default() };
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
-        let mut pushed = Pushed { older: count - puts.len() as u64, ..Pushed::default() };
+        push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
             let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
@@ -198,21 +218,22 @@ impl Store {
             for (put, written) in batch.iter().zip(written) {
                 match written {
                     Ok(written) => {
-                        pushed.count(written);
-                        self.renew(put, written == Written::Written, at);
+                        push.pushed.count(written);
+                        self.renew(put, written.is_stored(), at);
                     }
                     // Nothing is promised: L1 keeps what it has.
                     Err(error) => failed = Some(error),
                 }
             }
             if let Some(error) = failed {
-                self.shared.metrics.pushed(WriteBack::Error, 1);
                 return Err(error.into());
             }
         }
-        self.shared.metrics.pushed(WriteBack::Written, pushed.written);
-        self.shared.metrics.pushed(WriteBack::Older, pushed.older);
-        Ok(pushed)
+        if push.pushed.mended > 0 {
+            let view = &self.shared.views[view.index()].name;
+            tracing::debug!(%view, rows = push.pushed.mended, "stored event times could not be read: replaced");
+        }
+        Ok(push.pushed)
     }
 
     /// What L1 has of a row that was pushed: the row where it is whole and stored, else nothing.

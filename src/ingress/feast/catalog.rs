@@ -6,15 +6,12 @@ use std::{
 };
 
 use crate::{
-    config::{Compat, Config, Features, PushSource, Service, View},
+    config::{Compat, Config, Features, PushSource, Service, Times, View},
     infer::ViewId,
 };
 
 /// The only join key of a view that has no entity, whose value is always the empty text.
 pub(super) const DUMMY: &str = "__dummy_id";
-
-/// The column of the event's time where no source names another.
-const EVENT_TIMESTAMP: &str = "event_timestamp";
 
 #[derive(Debug)]
 pub(super) struct Catalog {
@@ -26,6 +23,8 @@ pub(super) struct Catalog {
     by_id: Box<[Arc<View>]>,
     services: HashMap<Arc<str>, Service>,
     sources: HashMap<Arc<str>, PushSource>,
+    /// By view, the columns of time that its rows are written with.
+    times: Box<[Times]>,
     /// What the registry has and Weir does not serve, and why.
     unserved: HashMap<Arc<str>, Arc<str>>,
     /// Entities by name, and the join key of each.
@@ -44,13 +43,6 @@ struct Listed {
     features: HashMap<Arc<str>, usize>,
 }
 
-/// The columns that rows of a view are pushed with, beside the join keys and the features.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Times<'a> {
-    pub(super) event: &'a str,
-    pub(super) created: Option<&'a str>,
-}
-
 impl Catalog {
     pub(super) fn new(config: &Config) -> Self {
         let features = &config.features;
@@ -64,8 +56,7 @@ impl Catalog {
         keys.extend(projections.flat_map(|projection| projection.columns.iter().cloned()));
         let mut columns: HashSet<Arc<str>> = join_keys.iter().cloned().collect();
         columns.extend(features.views.iter().flat_map(|view| view.features.iter().map(|f| Arc::clone(&f.name))));
-        columns.extend(features.push_sources.iter().map(|source| Arc::clone(&source.timestamp)));
-        columns.insert(EVENT_TIMESTAMP.into());
+        columns.extend(features.times.iter().map(|times| Arc::clone(&times.event)));
         Self {
             project: Arc::clone(&features.project),
             compat: features.compat,
@@ -75,6 +66,7 @@ impl Catalog {
             by_id: features.stored_views().into(),
             services: features.services.iter().map(|service| (Arc::clone(&service.name), service.clone())).collect(),
             sources: features.push_sources.iter().map(|source| (Arc::clone(&source.name), source.clone())).collect(),
+            times: features.times.clone().into(),
             unserved: features.unserved.iter().cloned().collect(),
             entities: features.entity_names.iter().cloned().collect(),
             join_keys,
@@ -129,10 +121,9 @@ impl Catalog {
         self.columns.contains(name)
     }
 
-    /// The columns of time that a view's rows are written with: those of its push source, where it has one.
-    pub(super) fn times(&self, view: ViewId) -> Times<'_> {
-        let source = self.sources.values().find(|source| source.views.contains(&view));
-        source.map_or(Times { event: EVENT_TIMESTAMP, created: None }, Times::of)
+    /// The columns of time that a view's rows are written with: its own, whatever source they are pushed to.
+    pub(super) fn times(&self, view: ViewId) -> &Times {
+        &self.times[view.index()]
     }
 
     /// Names of views, for messages: a few.
@@ -143,12 +134,6 @@ impl Catalog {
             names.push("…");
         }
         names.join(", ")
-    }
-}
-
-impl<'a> Times<'a> {
-    pub(super) fn of(source: &'a PushSource) -> Self {
-        Self { event: &source.timestamp, created: source.created.as_deref() }
     }
 }
 

@@ -75,6 +75,17 @@ impl Refusal {
         Self::FastApi { status, body: format!("{{\"detail\":{}}}", quoted(words)), allow }
     }
 
+    /// What was wrong, for a log: not the form of the answer, and a bounded part of what the caller sent.
+    pub(super) fn told(&self) -> String {
+        const MOST: usize = 512;
+        match self {
+            Self::Feast { message: told, .. } | Self::Python { told, .. } | Self::FastApi { body: told, .. } => {
+                told.chars().take(MOST).collect()
+            }
+            Self::Weir(error) => error.to_string(),
+        }
+    }
+
     /// The answer.
     pub(super) fn response(&self, compat: Compat) -> Response<ResponseBody> {
         let (status, body) = match self {

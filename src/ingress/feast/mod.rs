@@ -27,7 +27,7 @@ mod vector;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method as Verb, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method as Verb, Response, StatusCode};
 use tokio::time::Instant;
 
 use self::{
@@ -37,17 +37,25 @@ use self::{
     request::{Keep, Online, Push},
 };
 use super::{
+    LEVEL,
     body::ResponseBody,
     encode,
     receive::{Extent, Received, receive},
+    record,
     service::{Arrival, Gateway},
     status,
 };
 use crate::{
     config::{Compat, Config},
     features::online::Terms,
-    infer::{Error, Kind},
-    telemetry::handles::feast::{Endpoint, FeastHandles},
+    infer::{Error, Kind, RequestId},
+    telemetry::{
+        access,
+        handles::{
+            admission::Aliases,
+            feast::{Endpoint, FeastHandles},
+        },
+    },
 };
 
 /// How long a caller that does not say otherwise waits.
@@ -57,7 +65,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Server {
     catalog: Catalog,
-    handles: FeastHandles,
+    /// Shared by all snapshots.
+    handles: Arc<FeastHandles>,
 }
 
 /// A request being answered. Dropped without an end, the caller went away.
@@ -76,7 +85,18 @@ impl Drop for Call<'_> {
 
 impl Server {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { catalog: Catalog::new(config), handles: FeastHandles::default() }
+        let aliases = if config.metrics_aliases { Aliases::On } else { Aliases::Off };
+        Self { catalog: Catalog::new(config), handles: Arc::new(FeastHandles::new(aliases)) }
+    }
+
+    /// The same, for what the config has become.
+    pub(crate) fn next(&self, config: &Config) -> Self {
+        Self { catalog: Catalog::new(config), handles: Arc::clone(&self.handles) }
+    }
+
+    /// Keeps the gauges current, `span` after the last time.
+    pub(crate) fn maintain(&self, span: Duration) {
+        self.handles.follow(span);
     }
 
     /// Whether answers are to be those of Feast's Python server.
@@ -104,13 +124,42 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, arrival: Arrival, endpoint: En
         }
         Err(refusal) => Err(refusal),
     };
+    let mut error = None;
+    let log = gateway.records.log().filter(|_| endpoint != Endpoint::Health);
     let mut response = answered.unwrap_or_else(|refusal| {
         tracing::debug!(%id, endpoint = endpoint.path(), ?refusal, "refused");
+        error = log.map(|_| refusal.told());
         refusal.response(server.catalog.compat)
     });
     encode::complete(response.headers_mut(), Some(&id.0));
     call.status = response.status();
+    if let Some(log) = log {
+        call.write(log, (&id, &response), error.as_deref());
+    }
     response
+}
+
+impl Call<'_> {
+    /// The line of an answered request, as every other request has one.
+    fn write(&self, log: &access::Log, (id, response): (&RequestId, &Response<ResponseBody>), error: Option<&str>) {
+        let header = |name: &HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+        log.write(&access::Record {
+            time_ms: record::now_ms(),
+            request_id: &id.to_string(),
+            protocol: "feast",
+            endpoint: Some(self.endpoint.path()),
+            model: None,
+            tier: None,
+            status: response.status().as_u16(),
+            level: header(&LEVEL).and_then(|level| level.parse().ok()).unwrap_or_default(),
+            degraded: header(&encode::DEGRADED),
+            duration_us: record::micros(self.began.elapsed()),
+            queue_us: None,
+            features_us: None,
+            model_us: None,
+            error,
+        });
+    }
 }
 
 /// Refuses a method that an endpoint does not have.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    catalog::{Catalog, DUMMY, Times},
+    catalog::{Catalog, DUMMY},
     cell,
     errors::{Class, Refusal, list, repr},
     plan::refuse_unserved,
     request::{Column, Frame, Push},
 };
 use crate::{
-    config::{Compat, View},
+    config::{Compat, Times, View},
     features::online::Offer,
     infer::{EntityKey, EntityValue, Error, Kind, ViewId, decoded::shown},
 };
@@ -47,8 +47,8 @@ pub(super) fn pushed(catalog: &Catalog, push: &Push<'_>) -> Result<Batches, Refu
         )
         .into());
     }
-    let times = Times::of(source);
-    source.views.iter().map(|id| Ok((*id, rows(catalog, catalog.by_id(*id), &push.frame, times)?))).collect()
+    let rows = |id: &ViewId| rows(catalog, catalog.by_id(*id), &push.frame, catalog.times(*id));
+    source.views.iter().map(|id| Ok((*id, rows(id)?))).collect()
 }
 
 /// The rows of a write to one view.
@@ -61,8 +61,8 @@ pub(super) fn written(catalog: &Catalog, write: &Push<'_>) -> Result<Batches, Re
         return Err(Refusal::Feast { class: Class::Object, message });
     };
     // A caller of this has the view's columns of time, or Feast's own client, which always sends `created`.
-    let times = Times { created: None, ..catalog.times(view.id) };
-    Ok(vec![(view.id, rows(catalog, view, &write.frame, times)?)])
+    let times = Times { created: None, ..catalog.times(view.id).clone() };
+    Ok(vec![(view.id, rows(catalog, view, &write.frame, &times)?)])
 }
 
 fn even(catalog: &Catalog, frame: &Frame<'_>) -> Result<(), Refusal> {
@@ -92,7 +92,7 @@ fn unknown_target(given: &str) -> Refusal {
 }
 
 /// A view's rows of a frame. Columns that are not the view's are left alone.
-fn rows(catalog: &Catalog, view: &Arc<View>, frame: &Frame<'_>, times: Times<'_>) -> Result<Vec<Offer>, Refusal> {
+fn rows(catalog: &Catalog, view: &Arc<View>, frame: &Frame<'_>, times: &Times) -> Result<Vec<Offer>, Refusal> {
     if frame.rows().unwrap_or_default() == 0 {
         return Ok(Vec::new());
     }
@@ -103,8 +103,8 @@ fn rows(catalog: &Catalog, view: &Arc<View>, frame: &Frame<'_>, times: Times<'_>
     let features = features.iter().zip(&view.features);
     let features: Vec<_> = features.map(|(column, feature)| (*column, feature)).collect();
     let keys = keys(view, frame)?;
-    let event = timed(frame, times.event)?;
-    if let Some(created) = times.created {
+    let event = timed(frame, &times.event)?;
+    if let Some(created) = &times.created {
         timed(frame, created)?;
     }
     (0..event.rows).map(|row| offer(view, &keys, &features, (event, row))).collect()

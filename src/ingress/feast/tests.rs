@@ -147,12 +147,8 @@ fn config(compat: Compat) -> Config {
         features.unserved.push((text(&view["spec"]["name"]).into(), why.into()));
     }
     let live = find(&features.views, "live").id;
-    features.push_sources = vec![PushSource {
-        name: "live_push".into(),
-        views: vec![live],
-        timestamp: "event_timestamp".into(),
-        created: Some("created".into()),
-    }];
+    features.push_sources = vec![PushSource { name: "live_push".into(), views: vec![live] }];
+    features.times[live.index()].created = Some("created".into());
     for service in list(&registry["feature_services"]) {
         let spec = &service["spec"];
         let projections = list(&spec["features"]);

@@ -49,11 +49,13 @@ pub(crate) enum WriteBack {
     Written,
     Older,
     Error,
+    /// Written over a row whose event time could not be read.
+    Mended,
 }
 
 const OUTCOMES: [&str; 6] = ["hit", "stale_hit", "negative_hit", "miss", "error", "timeout"];
 const OBSERVED: [&str; 3] = ["match", "mismatch", "miss"];
-const WRITE_BACKS: [&str; 3] = ["written", "older", "error"];
+const WRITE_BACKS: [&str; 4] = ["written", "older", "error", "mended"];
 const REASONS: [Reason; 4] = [Reason::NotFound, Reason::Null, Reason::OutsideMaxAge, Reason::Unavailable];
 /// Each layer's name and the share of lookups it is expected to answer: 30–40 %, 95–99 %, all.
 const LAYERS: [(&str, f64); 3] = [("l1", 0.30), ("l2", 0.95), ("l3", 1.0)];
@@ -64,8 +66,8 @@ pub(crate) struct Features {
     /// Shared by all snapshots: hit ratios are since start.
     layers: Arc<[LayerHandles; 3]>,
     views: Box<[ViewHandles]>,
-    write_backs: [Counter; 3],
-    pushes: [Counter; 3],
+    write_backs: [Counter; WRITE_BACKS.len()],
+    pushes: [Counter; WRITE_BACKS.len()],
     pub(crate) coalesced: Counter,
     /// Shared by all snapshots.
     observed: Arc<ObservedHandles>,

@@ -14,3 +14,4 @@ pub mod path;
 pub mod predict;
 pub(crate) mod redis;
 pub(crate) mod registry;
+pub(crate) mod warm;

@@ -67,7 +67,7 @@ async fn a_push_is_read_by_the_next_request_and_no_fetch_undoes_it() {
     let push = async {
         eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1).await;
         let pushed = store.offers(vec![offer(1, 200, int(7))]).await.unwrap();
-        assert_eq!(pushed, Pushed { written: 1, older: 0 });
+        assert_eq!(pushed, Pushed { written: 1, ..Pushed::default() });
         assert_eq!(store.value(1).await, int(7));
         store.l3().gate.as_ref().unwrap().add_permits(1);
     };
@@ -113,7 +113,7 @@ async fn of_a_batch_each_key_ends_with_what_the_order_leaves() {
         assert_eq!(store.value(1).await, int(3));
         assert_eq!(store.value(2).await, int(stays), "an event before 1970 holds up nothing of Feast's");
         let again = store.offers(vec![offer(1, 300, int(9)), offer(1, 299, int(9))]).await.unwrap();
-        assert_eq!(again, Pushed { written: 0, older: 2 });
+        assert_eq!(again, Pushed { older: 2, ..Pushed::default() });
         assert_eq!(store.value(1).await, int(3));
     }
 }
@@ -132,4 +132,53 @@ async fn a_push_that_the_store_does_not_take_is_not_acknowledged() {
     server.kill();
     let failed = soon(store.offers(vec![offer(1, 100, int(1))])).await;
     assert!(matches!(failed, Err(PushError::Store(_))), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_stored_row_whose_time_cannot_be_read_holds_up_no_push() {
+    let server = Server::start();
+    let v = view("v").build();
+    put(&server, &v, 1, &row(100, [int(1)]));
+    let layout = Layout::of(&v);
+    server.ask::<()>(&[b"HSET", &redis_key(&key(1), "p"), layout.event_time(), b"\xff\xff"]);
+    let store = open(from_ref(&v), redis(&server, LONG), None).await;
+    assert!(matches!(store.found(&[1]).await.views[0].found[0], Found::Unavailable));
+    let pushed = store.offers(vec![offer(1, 50, int(5)), offer(2, 50, int(5))]).await.unwrap();
+    assert_eq!(pushed, Pushed { written: 1, mended: 1, older: 0 });
+    assert_eq!(store.value(1).await, int(5));
+    store.shared.l1.renew(ViewId(0), &key(1), (None, Some(i64::MAX)), Instant::now());
+    assert_eq!(store.value(1).await, int(5), "and Redis has it");
+    assert_eq!(store.offers(vec![offer(1, 49, int(6))]).await.unwrap().older, 1, "from then on it is compared");
+}
+
+#[tokio::test]
+async fn every_pushed_row_is_counted_once() {
+    let (metrics, scrape) = scratch(|| Handles::new(&[]));
+    let mut server = Server::start();
+    let v = view("v").build();
+    let mut store = open(from_ref(&v), redis(&server, LONG), None).await;
+    Arc::get_mut(&mut store.shared).unwrap().metrics = metrics;
+    store.connect(WorkerId(0)).await;
+    let counts = || {
+        let text = scrape.render();
+        ["written", "older", "error"].map(|outcome| {
+            let mark = format!("weir_feature_pushes_total{{outcome=\"{outcome}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&mark)).unwrap().parse::<u64>().unwrap()
+        })
+    };
+    let rows = |users: std::ops::Range<i64>| users.map(|user| offer(user, 100, int(1))).collect::<Vec<_>>();
+    store.offers(rows(0..300).into_iter().chain(rows(299..300)).collect()).await.unwrap();
+    assert_eq!(counts(), [300, 1, 0]);
+    // The deadline passes in the first of three batches.
+    server.freeze();
+    let late = store.push(WorkerId(0), ViewId(0), rows(0..300), Deadline::after(Instant::now(), SHORT)).await;
+    assert!(matches!(late, Err(PushError::Late)), "{late:?}");
+    assert_eq!(counts(), [300, 1, 300]);
+    // The caller leaves.
+    assert!(tokio::time::timeout(SHORT, store.offers(rows(0..7))).await.is_err());
+    assert_eq!(counts(), [300, 1, 307]);
+    server.thaw();
+    server.kill();
+    soon(store.offers(rows(0..130))).await.unwrap_err();
+    assert_eq!(counts(), [300, 1, 437]);
 }

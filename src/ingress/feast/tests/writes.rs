@@ -84,6 +84,34 @@ async fn of_one_batch_the_newest_event_stays() {
 }
 
 #[tokio::test]
+async fn a_push_to_several_views_reads_the_time_of_each_from_its_own_column() {
+    let weir = Recorded::with(Compat::Truthful, |config| {
+        let features = &mut config.features;
+        let other = find(&features.views, "driver_stats").id;
+        features.push_sources[0].views.push(other);
+        features.times[other.index()].event = "seen_at".into();
+    })
+    .await;
+    let mut columns = json!({
+        "driver_id": [7010], "event_timestamp": ["2026-11-22T10:00:00Z"], "created": [null], "speed": [1.5], "gear": [1]
+    });
+    for feature in &weir.server.catalog.view("driver_stats").unwrap().features {
+        columns[&*feature.name] = json!([2]);
+    }
+    let push = |columns: &Json| json!({"push_source_name": "live_push", "df": columns});
+    let told = weir.post("/push", &push(&columns)).await;
+    assert_eq!(told.status, 422);
+    assert!(told.body.contains("seen_at"), "{}", told.body);
+    columns["seen_at"] = json!(["2026-11-22T11:00:00Z"]);
+    let told = weir.post("/push", &push(&columns)).await;
+    assert_eq!(told.status, 200, "{}", told.body);
+    let asked = json!({"entities": {"driver_id": [7010]}, "features": ["live:speed", "driver_stats:conv_rate"]});
+    let answer = weir.online(asked).await.json();
+    let times = [1, 2].map(|column| answer["results"][column]["event_timestamps"][0].clone());
+    assert_eq!(times, [json!("2026-11-22T10:00:00Z"), json!("2026-11-22T11:00:00Z")]);
+}
+
+#[tokio::test]
 async fn many_rows_are_pushed_in_batches() {
     let weir = Recorded::open(Compat::Truthful).await;
     let ids: Vec<i64> = (0..9_000).map(|at| 50_000 + at).collect();
