@@ -8,6 +8,7 @@ mod world;
 
 mod bad_input;
 mod cli;
+mod examples;
 mod feast_server;
 mod features;
 mod lifecycle;
