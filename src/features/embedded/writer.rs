@@ -134,7 +134,8 @@ fn is_newer(job: &Job, hash: &Hash<'_>) -> bool {
         Purpose::WriteBack => Order::ByTime,
         Purpose::Push(order) => order,
     };
-    decode_time(stored).is_ok_and(|stored| order.replaces(job.time, stored))
+    // A stored time that is none holds nothing up.
+    decode_time(stored).ok().is_none_or(|stored| order.replaces(job.time, stored))
 }
 
 fn logged(done: Result<(), redb::Error>) {

@@ -20,6 +20,8 @@ use crate::features::{
 /// has none), life in milliseconds (empty: for ever), `1` where a stored event not after 1970 holds nothing up, then field,
 /// value, …. Answers 1 if it wrote.
 ///
+/// A stored time that is none holds nothing up: else what spoiled it would keep out every row for ever.
+///
 /// Numbers in Lua are doubles. Seconds are exact below 2^53; a negative one is a ten-byte varint and is read through its
 /// complement.
 pub(super) const WRITE: &str = r"
@@ -50,9 +52,8 @@ local stored = redis.call('HGET', KEYS[1], ARGV[1])
 if stored then
   if ARGV[4] == '' and ARGV[2] == '' then return 0 end
   local seconds, nanos = parse(stored)
-  if not seconds then return 0 end
   local new_seconds, new_nanos = tonumber(ARGV[2]), tonumber(ARGV[3])
-  local counts = ARGV[6] ~= '1' or seconds > 0 or (seconds == 0 and nanos > 0)
+  local counts = seconds and (ARGV[6] ~= '1' or seconds > 0 or (seconds == 0 and nanos > 0))
   if counts and (new_seconds < seconds or (new_seconds == seconds and new_nanos <= nanos)) then return 0 end
 end
 local existed = redis.call('EXISTS', KEYS[1])
