@@ -14,6 +14,7 @@ mod again;
 mod fly;
 mod joins;
 mod lookup;
+mod notices;
 mod observe;
 pub(crate) mod online;
 mod pace;
@@ -31,6 +32,7 @@ use self::{
     fly::Flight,
     joins::Join,
     lookup::{How, Lookup},
+    notices::Notices,
     pace::Pace,
 };
 use super::{
@@ -79,6 +81,7 @@ struct Shared {
     /// How L2 is asked again.
     retry: Retry,
     metrics: Handles,
+    notices: Notices,
     tasks: Tasks,
 }
 
@@ -158,6 +161,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
+            notices: Notices::of(&features.views),
             tasks,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -192,6 +196,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: shared.metrics.next(&features.views),
+            notices: Notices::of(&features.views),
             tasks: shared.tasks.clone(),
         };
         Self { shared: Arc::new(shared) }

@@ -25,7 +25,7 @@ impl Store {
         match &self.found(&[user]).await.views[0].found[0] {
             Found::Row(row, _) => row.values[0].clone(),
             Found::Absent => None,
-            Found::Unavailable => panic!("unavailable"),
+            Found::Unavailable | Found::Unreadable => panic!("unavailable"),
         }
     }
 
@@ -132,4 +132,38 @@ async fn a_push_that_the_store_does_not_take_is_not_acknowledged() {
     server.kill();
     let failed = soon(store.offers(vec![offer(1, 100, int(1))])).await;
     assert!(matches!(failed, Err(PushError::Store(_))), "{failed:?}");
+}
+
+#[tokio::test]
+async fn what_is_stored_but_is_no_row_is_looked_for_in_l3_and_costs_no_other_row_anything() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    put(&server, &v, 3, &row(100, [int(9)]));
+    let spoil = || {
+        server.ask::<()>(&[b"SET", &redis_key(&key(1), "p"), b"text"]);
+        server.ask::<()>(&[b"HSET", &redis_key(&key(2), "p"), b"_ts:v", b"\xff"]);
+    };
+    spoil();
+    let set = store.users(&[3, 1]).await;
+    assert_eq!(
+        (values(&set), set.level(), &*caches(&set)),
+        (vec![9, 7], Level::Full, "l1 miss, l2 unavailable, l3 hit")
+    );
+    let set = store.users(&[3, 2]).await;
+    assert_eq!(
+        (values(&set), reasons(&set), set.level()),
+        (vec![9, -1], vec![Reason::Unavailable], Level::SimplifiedModel)
+    );
+    let reading = store.found(&[2, 3]).await;
+    assert!(!reading.views[0].is_incomplete());
+    assert!(matches!(&reading.views[0].found[..], [Found::Unreadable, Found::Row(..)]), "{:?}", reading.views[0].found);
+    // A row at hand from before stands in, as when the store is down.
+    let w = view("v").ttl(Duration::ZERO).build();
+    put(&server, &w, 4, &row(100, [int(5)]));
+    let store = open(from_ref(&w), redis(&server, LONG), None).await;
+    store.users(&[4]).await;
+    server.ask::<()>(&[b"HSET", &redis_key(&key(4), "p"), b"_ts:v", b"\xff"]);
+    let set = store.users(&[4]).await;
+    assert_eq!((values(&set), is_stale(&set), set.level()), (vec![5], true, Level::ReducedFeatures));
 }
