@@ -41,7 +41,13 @@ struct World {
 
 impl World {
     fn start(l3_timeout: &str) -> Self {
+        Self::with(Fault::None, l3_timeout)
+    }
+
+    /// One whose store is spoilt from the start.
+    fn with(fault: Fault, l3_timeout: &str) -> Self {
         let (redis, echo, store) = (Redis::start(), Echo::listen(), Faulty::before(SeaweedFs::shared()));
+        store.spoil(fault);
         let config = config(&echo, &redis, &format!("{{url: \"{}\", timeout: {l3_timeout}}}", &*LOOKUP));
         let weir = Weir::with_environment(&config, &store.environment(SeaweedFs::shared()));
         Self { weir, redis, store, _echo: echo }
@@ -202,6 +208,19 @@ fn a_connection_that_is_reset_midway_costs_one_lookup() {
 #[test]
 fn a_store_that_does_not_answer_within_its_timeout_is_given_up_on() {
     survives(Fault::Held, "timeout", "timeout", "200ms");
+}
+
+#[test]
+fn a_store_that_is_down_at_the_start_is_found_when_it_is_back() {
+    for fault in [Fault::SlowDown, Fault::CutOff] {
+        let world = World::with(fault, "5s");
+        world.is_defaulted(41, &[]);
+        world.online(41).expect(503);
+        world.store.spoil(Fault::None);
+        wait_until("the manifest to be read", START, || predicted(&world.infer(41, &[])) != -1);
+        world.is_found(41);
+        world.is_found(42);
+    }
 }
 
 #[test]

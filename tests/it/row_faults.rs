@@ -125,7 +125,7 @@ fn store(redis: &Redis, driver: i64, second: i64) {
     let mut command = redis::cmd("HSET");
     command
         .arg(key(driver))
-        .arg(&vectors::field("driver_stats:avg_daily_trips"))
+        .arg(vectors::field("driver_stats:avg_daily_trips"))
         .arg(value)
         .arg("_ts:driver_stats")
         .arg(time);
