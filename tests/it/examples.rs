@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     features::build,
     support::{
-        Redis, RedisCluster, SeaweedFs, Triton, Weir,
+        Redis, RedisCluster, SeaweedFs, Weir,
         grpc::raw_input,
         hand::Echo,
         seaweed::BUCKET,
@@ -121,22 +121,11 @@ fn the_fraud_detector_joins_what_its_lookup_file_has() {
 
 #[test]
 fn the_ranker_gets_a_tensor_a_feature_over_grpc() {
-    let triton = Triton::builder()
-        .echo(
-            "ranker",
-            &[
-                ("item", "BYTES", &[-1]),
-                ("embedding", "FP32", &[-1, -1]),
-                ("item_embedding", "FP32", &[-1, -1]),
-                ("category", "BYTES", &[-1]),
-            ],
-        )
-        .start();
     let nodes = RedisCluster::shared().addresses();
     let text = example(
         "columns.yaml",
         &[
-            ("http://ranker.ml.svc:8001", format!("http://{}", triton.grpc())),
+            ("http://ranker.ml.svc:8001", format!("http://{}", TRITON.grpc())),
             ("redis-0:6379", nodes[0].clone()),
             ("redis-1:6379", nodes[1].clone()),
             ("redis-2:6379", nodes[2].clone()),
