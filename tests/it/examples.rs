@@ -66,7 +66,10 @@ fn the_feature_server_reads_and_is_pushed_to() {
     let listen = "{http: 127.0.0.1:0, grpc: 127.0.0.1:0, admin: 127.0.0.1:0}".to_owned();
     let text = example(
         "feature-server.yaml",
-        &[("{http: 0.0.0.0:6566, grpc: none, admin: 127.0.0.1:9090}", listen), ("redis://127.0.0.1:6379", redis.url())],
+        &[
+            ("{http: 0.0.0.0:6566, grpc: none, admin: 127.0.0.1:9090}", listen), // A busy machine may take longer than the 20 ms that a lookup has.
+            ("redis: redis://127.0.0.1:6379", format!("redis: \"{}\", timeout: 5s", redis.url())),
+        ],
     );
     let weir = Weir::start(&text);
     let ask = json!({"features": ["driver_stats:conv_rate"], "entities": {"driver_id": [1001]}}).to_string();
