@@ -102,6 +102,17 @@ pub(crate) enum Error {
     Embedded(Arc<str>),
 }
 
+impl Error {
+    /// Whether it is what is stored under the key that cannot be read: no row, or a key of another Redis type.
+    pub(crate) fn is_about_the_row(&self) -> bool {
+        match self {
+            Self::Malformed { .. } => true,
+            Self::Refused { why, .. } => why.starts_with("WRONGTYPE"),
+            _ => false,
+        }
+    }
+}
+
 /// The store that the config names.
 #[derive(Debug)]
 pub(crate) enum L2 {

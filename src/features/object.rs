@@ -95,7 +95,7 @@ impl Store {
             timeout,
             permits: Arc::new(Semaphore::new(READS_IN_FLIGHT)),
             thread: Arc::new(Thread::start().map_err(Error::Thread)?),
-            place: Place { store: location.store, root: location.path, project: project.into() },
+            place: Place { store: location.store, root: location.path, url: location.url, project: project.into() },
             pages: file::pages(PAGE_BYTES),
         };
         Ok(store.next(project, views).await)
@@ -135,6 +135,7 @@ impl Store {
         let found = self.find(current, view, key).await;
         if let Err(error) = &found {
             error.count(current);
+            current.tell_failure(error);
         }
         found
     }
@@ -155,8 +156,10 @@ impl Store {
         let read = self.thread.handle.spawn(async move {
             let _permit = permit;
             let bucket = file.bucket(hash, |read| current.count(read)).await;
-            if matches!(bucket, Err(lookup::Error::Store(object_store::Error::NotFound { .. }))) {
-                // The manifest in hand is old: its file is gone.
+            if let Err(lookup::Error::Store(object_store::Error::NotFound { .. }) | lookup::Error::Damaged { .. }) =
+                &bucket
+            {
+                // The manifest in hand may be old: its file is gone, or has been built again.
                 current.stale.notify_one();
             }
             bucket

@@ -14,6 +14,7 @@ mod again;
 mod fly;
 mod joins;
 mod lookup;
+mod notices;
 mod observe;
 pub(crate) mod online;
 mod pace;
@@ -32,6 +33,7 @@ use self::{
     fly::Flight,
     joins::Join,
     lookup::{How, Lookup},
+    notices::Notices,
     pace::Pace,
 };
 use super::{
@@ -80,6 +82,7 @@ struct Shared {
     /// How L2 is asked again.
     retry: Retry,
     metrics: Handles,
+    notices: Notices,
     tasks: Tasks,
 }
 
@@ -159,6 +162,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
+            notices: Notices::of(&features.views),
             tasks,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -193,6 +197,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: shared.metrics.next(&features.views),
+            notices: Notices::of(&features.views),
             tasks: shared.tasks.clone(),
         };
         Self { shared: Arc::new(shared) }

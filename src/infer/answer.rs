@@ -106,6 +106,8 @@ pub enum CacheOutcome {
     Hit,
     /// `fwd=miss`: at least one key was not.
     Miss,
+    /// `fwd=miss; detail=unavailable`: of at least one key it could not say whether it was.
+    Unavailable,
     /// `fwd=bypass`: the caller asked not to.
     Bypass,
 }

@@ -14,6 +14,7 @@ mod encode;
 pub mod feast;
 mod hops;
 mod infer;
+mod linger;
 mod local;
 mod receive;
 pub(crate) mod record;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     body::ResponseBody,
+    linger::{Lingering, Wanted},
     service::{Gateway, serve},
 };
 use crate::{
@@ -177,11 +178,16 @@ impl Connection {
         let stream = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
         let (worker, gateway, activity) = (self.worker, self.gateway, Arc::new(Activity::default()));
         let busy = activity.clone();
-        let service = service_fn(move |request| {
-            let (guard, gateway) = (busy.begin(), gateway.load_full());
+        let linger = Wanted::default();
+        let wanted = linger.clone();
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let (guard, gateway, wanted) = (busy.begin(), gateway.load_full(), wanted.clone());
+            let has_body = !request.body().is_end_stream();
             // Boxed: hyper and the guard against panics each move the future once, and it is several kilobytes long.
             Box::pin(async move {
                 let Ok(response) = serve(gateway, worker, request).await;
+                // The body may not have been read to its end.
+                wanted.set(has_body && (response.status().is_client_error() || response.status().is_server_error()));
                 Ok::<_, Infallible>(response.map(|body| Guarded { body, _guard: guard }))
             })
         });
@@ -192,10 +198,12 @@ impl Connection {
         };
         let Ok(wire) = wire else { return Ok(()) };
         let told = watched(activity, self.limits, self.drain, &self.tasks);
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(Lingering::new(stream, linger));
         match wire.map_err(|error| error.to_string())? {
             Wire::Http1 => {
-                let connection = http1::Builder::new().pipeline_flush(true).serve_connection(io, service);
+                // Not `pipeline_flush`: with it an answer given while the request's body is still coming is never sent, and
+                // one that is passed through to a slow reader has no bound on its buffer.
+                let connection = http1::Builder::new().serve_connection(io, service);
                 until_told(std::pin::pin!(connection), http1::Connection::graceful_shutdown, told, patience).await
             }
             Wire::Http2 => {

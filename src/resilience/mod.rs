@@ -1,4 +1,5 @@
-//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight, early refresh.
+//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight, early refresh, what
+//! is said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -10,3 +11,4 @@ pub mod bulkhead;
 pub mod ewma;
 pub mod flight;
 pub mod refresh;
+pub(crate) mod seldom;

@@ -38,9 +38,11 @@ metrics! {
     STAGE_DURATION = "weir_stage_duration_seconds", Histogram, "Time spent in each stage of the path.";
     ADDED_LATENCY = "weir_added_latency_seconds", Histogram, "An answered request's time in Weir less its time at the model, by model.";
     ANSWERS = "weir_answers_total", Counter, "Answers by model and the level that answered.";
-    FEATURE_LOOKUPS = "weir_feature_lookups_total", Counter, "Row lookups by layer (l1, l2, l3) and outcome (hit, stale_hit, negative_hit, miss, error, timeout).";
+    FEATURE_LOOKUPS = "weir_feature_lookups_total", Counter, "Row lookups by layer (l1, l2, l3) and outcome (hit, stale_hit, negative_hit, miss, error, timeout, unreadable: what is stored is no row).";
     FEATURE_LOOKUP_DURATION = "weir_feature_lookup_duration_seconds", Histogram, "One request's lookups at one layer.";
     FEATURE_AGE = "weir_feature_age_seconds", Histogram, "Age of the event behind each row served, by view.";
+    FEATURE_ROWS_AHEAD = "weir_feature_rows_ahead_total", Counter, "Rows whose event is more than a minute ahead of this machine's clock, by view and where they were seen (read, pushed).";
+    FEATURE_STAND_INS = "weir_feature_stand_ins_total", Counter, "Rows of L3 used because L2 could not say what it has, by view.";
     FEATURE_DEFAULTS = "weir_feature_defaults_total", Counter, "Rows in which defaults stood in, by view and reason.";
     FEATURE_HIT_RATIO = "weir_feature_hit_ratio", Gauge, "Share of row lookups that the layer answered, since start.";
     FEATURE_HIT_RATIO_TARGET = "weir_feature_hit_ratio_target", Gauge, "The hit ratio the layer is expected to reach.";

@@ -189,6 +189,35 @@ fn a_body_over_the_limit_is_413() {
 }
 
 #[test]
+fn a_caller_that_sends_on_reads_its_413_all_the_same() {
+    const LIMIT: usize = 4 << 20;
+    let config = fraud_config(&format!("redis: [{}]", STORE.0.url()), "");
+    let listen = "listen: {http: \"127.0.0.1:0\", grpc: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", max_body: 4MiB}\n";
+    let weir = Weir::start(&format!("{listen}{config}"));
+    let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
+    // Read whole, passed on as it comes, and the feature server's.
+    for path in [FRAUD_PATH, V1_PATH, "/v2/models/fraud/infer", "/get-online-features"] {
+        let mut connection = weir.connect();
+        let headers = [("content-type", "application/json"), ("transfer-encoding", "chunked")];
+        connection.send("POST", path, &headers, b"");
+        // Fails where the connection is reset.
+        (0..2 * LIMIT / 0x10000).for_each(|_| connection.send_raw(&chunk));
+        connection.send_raw(b"0\r\n\r\n");
+        let answer = connection.receive().expect(413);
+        assert!(answer.text().contains("listen.max_body"), "{path}: {}", answer.text());
+        // The same of a length that was announced.
+        let mut connection = weir.connect();
+        let length = (2 * LIMIT).to_string();
+        let headers = [("content-type", "application/json"), ("content-length", &*length)];
+        connection.send("POST", path, &headers, &vec![b' '; 2 * LIMIT]);
+        let answer = connection.receive().expect(413);
+        assert!(answer.text().contains("listen.max_body"), "{path}: {}", answer.text());
+        assert!(connection.closed());
+    }
+    still_usable(&mut weir.connect());
+}
+
+#[test]
 fn binary_sizes_must_add_up() {
     let mut connection = FRAUD_DETECTOR.connect();
     let tensor = |size: usize| {

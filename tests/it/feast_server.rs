@@ -198,3 +198,98 @@ fn a_callers_deadline_is_kept() {
     assert!(began.elapsed() < Duration::from_secs(3));
     redis.thaw();
 }
+
+/// What Weir does not do as Feast does, and says so.
+const REFUSED: [(&str, u16); 2] = [("odfv_missing_request_data", 501), ("materialize_async", 501)];
+
+#[test]
+fn every_recorded_mistake_is_answered_as_feast_answered_it() {
+    let redis = Redis::start();
+    redis.load(&DUMP);
+    let registry = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/feast/registry.pb");
+    let weir = Weir::start(&format!(
+        "features:\n  registry: {registry}\n  compat: feast-python\n  l2: {{redis: [{}], timeout: 5s}}\n",
+        redis.url()
+    ));
+    let mut compared = 0;
+    for file in ["feast/http_get_online_features.json", "feast/http_writes.json"] {
+        for case in vectors::read_json(file).as_array().expect("cases") {
+            let (name, request, response) = (&case["name"], &case["request"], &case["response"]);
+            let status = u16::try_from(response["status"].as_u64().expect("a status")).expect("it fits");
+            if status == 200 {
+                continue;
+            }
+            let mut connection = weir.connect();
+            let (verb, path) =
+                (request["method"].as_str().unwrap_or("POST"), request["path"].as_str().expect("a path"));
+            let headers: &[_] = if verb == "POST" { &[("content-type", "application/json")] } else { &[] };
+            connection.send(verb, path, headers, &body(request));
+            if verb == "HEAD" {
+                assert_eq!(connection.receive_head(), status, "{name}");
+            } else {
+                let answer = connection.receive();
+                let refused = REFUSED.iter().find(|(refused, _)| name == refused);
+                let expected = refused.map_or(status, |(_, status)| *status);
+                assert_eq!(answer.status, expected, "{name}: {}", answer.text());
+                if refused.is_none() {
+                    assert_eq!(answer.text(), response["body_text"].as_str().expect("text"), "{name}");
+                }
+            }
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 27);
+    still_reads(&weir);
+}
+
+/// A recorded request's bytes; raw ones were recorded as Latin-1, a character a byte.
+fn body(request: &Value) -> Vec<u8> {
+    match (&request["body"], request["raw_body"].as_str()) {
+        (Value::Null, Some(raw)) => raw.chars().map(|c| u8::try_from(u32::from(c)).expect("a byte")).collect(),
+        (Value::Null, None) => Vec::new(),
+        (body, _) => body.to_string().into_bytes(),
+    }
+}
+
+#[track_caller]
+fn still_reads(weir: &Weir) {
+    let ask = json!({"features": ["driver_stats:tier"], "entities": {"driver_id": [1001]}});
+    let answer = weir.connect().post("/get-online-features", ask.to_string()).expect(200).json();
+    assert_eq!(columns(&answer)["tier"]["values"], json!([0]));
+}
+
+#[test]
+fn too_many_entities_are_refused_in_words_and_long_keys_are_keys() {
+    let redis = Redis::start();
+    let weir = recorded(&redis, "");
+    let ask = |features: Value, entities: Value| {
+        let body = json!({"features": features, "entities": entities}).to_string();
+        weir.connect().post("/get-online-features", body)
+    };
+    let drivers = |count: usize| json!({"driver_id": vec![1001; count]});
+    let feature = json!(["driver_stats:tier"]);
+    let most = ask(feature.clone(), drivers(10_000)).expect(200).json();
+    assert_eq!(columns(&most)["tier"]["values"].as_array().expect("values").len(), 10_000);
+    for count in [10_001, 100_000, 1_000_000] {
+        let refused = ask(feature.clone(), drivers(count)).expect(400);
+        assert!(refused.text().contains("at most 10000 (listen.max_rows)"), "{}", refused.text());
+        assert!(refused.text().len() < 1000);
+    }
+    // Ten thousand different ones that nobody has.
+    let strangers: Vec<i64> = (0..10_000).map(|at| 5_000_000 + at).collect();
+    let answer = ask(feature.clone(), json!({"driver_id": strangers})).expect(200).json();
+    assert!(columns(&answer)["tier"]["statuses"].as_array().expect("statuses").iter().all(|is| is == "NOT_FOUND"));
+    // A megabyte is a key like any other: it is looked for, and pushed.
+    let long = "ü\"k".repeat(1 << 18);
+    assert!(long.len() >= 1 << 20);
+    let answer = ask(json!(["user_profile:age"]), json!({"user_id": [long, "u1"]})).expect(200).json();
+    assert_eq!(columns(&answer)["user_id"]["values"][0], long);
+    assert_eq!(columns(&answer)["age"]["statuses"], json!(["NOT_FOUND", "PRESENT"]));
+    // Where a number is needed it is none, which is said without telling it back.
+    let refused = ask(feature, json!({"driver_id": [long]})).expect(422);
+    assert!(refused.text().len() < 2000, "{}", refused.text().len());
+    let push = json!({"push_source_name": long, "df": {"driver_id": [1], "event_timestamp": [long], "speed": [1], "gear": [1]}});
+    let refused = weir.connect().post("/push", push.to_string()).expect(422);
+    assert!(refused.text().len() < 2000, "{}", refused.text().len());
+    still_reads(&weir);
+}

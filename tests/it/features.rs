@@ -254,7 +254,7 @@ fn cache_status(answer: &Response) -> String {
 
 /// Runs `weir offline build`; fails with what it said.
 #[track_caller]
-fn build(config: &str, environment: &[(String, String)], view: &str, from: &str, to: &str) {
+pub(crate) fn build(config: &str, environment: &[(String, String)], view: &str, from: &str, to: &str) {
     let folder = crate::support::process::Folder::new("offline");
     let path = folder.write("weir.yaml", config);
     let mut command = weir::command();

@@ -124,6 +124,25 @@ fn a_caller_that_leaves_cancels_the_attempt() {
 }
 
 #[test]
+fn a_caller_that_does_not_read_holds_up_its_model_and_not_the_memory() {
+    const LENGTH: usize = 64 << 20;
+    let hand = Hand::listen();
+    let weir = before(&hand);
+    let mut caller = weir.connect();
+    caller.send("POST", "/v2/models/m/infer", &[("content-type", "application/json")], b"{}");
+    let mut arrival = hand.arrival();
+    arrival.write(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").as_bytes());
+    let body = vec![b'x'; LENGTH];
+    // What sockets and bounded buffers hold, and no more: who is held up for a second is held up for good.
+    let taken = arrival.write_until_held_up(&body, Duration::from_secs(1));
+    assert!(taken < LENGTH, "nobody read it, and all of it was taken");
+    let rest = thread::spawn(move || arrival.write_until_held_up(&body[taken..], Duration::from_secs(10)));
+    let answer = caller.receive().expect(200);
+    assert_eq!(answer.body.len(), LENGTH);
+    assert_eq!(rest.join().expect("it was written"), LENGTH - taken);
+}
+
+#[test]
 fn a_deadline_goes_out_with_what_remains() {
     let hand = Hand::listen();
     let weir = before(&hand);

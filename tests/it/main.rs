@@ -8,13 +8,16 @@ mod world;
 
 mod bad_input;
 mod cli;
+mod examples;
 mod feast_server;
 mod features;
 mod lifecycle;
+mod object_faults;
 mod parts;
 mod passthrough;
 mod pools;
 mod redis_faults;
 mod registry;
+mod row_faults;
 mod telemetry;
 mod warm_start;

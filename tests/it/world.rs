@@ -14,6 +14,15 @@ use crate::support::{
 pub(crate) static TRITON: LazyLock<Triton> = LazyLock::new(|| {
     let mut builder = Triton::builder()
         .echo("echo", &[("f", "FP32", &[-1, -1]), ("s", "BYTES", &[-1]), ("i", "INT64", &[-1]), ("b", "BOOL", &[-1])])
+        .echo(
+            "ranker",
+            &[
+                ("item", "BYTES", &[-1]),
+                ("embedding", "FP32", &[-1, -1]),
+                ("item_embedding", "FP32", &[-1, -1]),
+                ("category", "BYTES", &[-1]),
+            ],
+        )
         .model("fraud", &[("input-0", "FP32", &[-1, 4])], &[("score", "FP32", &[-1])], FRAUD)
         .model("slow", &[("millis", "FP32", &[1])], &[("slept", "FP32", &[1])], SLOW)
         .model("fails", &[("x", "FP32", &[-1])], &[("y", "FP32", &[-1])], FAILS);

@@ -157,6 +157,20 @@ impl Arrival {
         self.stream.write_all(bytes).expect("Weir reads");
     }
 
+    /// Writes bytes back until one write has to wait for `limit`; how many were taken.
+    pub(crate) fn write_until_held_up(&mut self, bytes: &[u8], limit: Duration) -> usize {
+        self.stream.set_write_timeout(Some(limit)).expect("it is a TCP socket");
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.stream.write(&bytes[taken..]) {
+                Ok(written) => taken += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("Weir reads: {error}"),
+            }
+        }
+        taken
+    }
+
     /// Answers 200 with a JSON body.
     pub(crate) fn answer(mut self, body: &str) {
         let head =
@@ -189,7 +203,8 @@ fn serve(mut stream: TcpStream, arrivals: &Sender<Arrival>) {
     }
 }
 
-fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+/// One request off a connection: its head as it came, and its body.
+pub(crate) fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {

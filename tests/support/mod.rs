@@ -4,11 +4,13 @@
 //! has to watch from inside. Nothing outlives the test binary (`process`), whatever ends it.
 
 pub(crate) mod client;
+pub(crate) mod faulty;
 pub(crate) mod feast;
 pub(crate) mod grpc;
 pub(crate) mod hand;
 pub(crate) mod http1;
 pub(crate) mod kserve;
+pub(crate) mod lookup;
 pub(crate) mod metrics;
 pub(crate) mod parts;
 pub(crate) mod process;

@@ -86,7 +86,10 @@ impl DataFile {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes, Error> {
-        Ok(self.store.get_range(&self.path, range).await?)
+        let asked = range.end - range.start;
+        let bytes = self.store.get_range(&self.path, range).await?;
+        // What a store cuts off says nothing about the file.
+        if bytes.len() as u64 == asked { Ok(bytes) } else { Err(Error::Cut { given: bytes.len() as u64, asked }) }
     }
 
     /// The row of `key` in its bucket, in the order of `view`'s features: they are found by name; one that the file lacks was

@@ -21,6 +21,14 @@ pub(crate) enum Error {
     /// The object store failed: may pass.
     #[error("the object store failed")]
     Store(#[from] object_store::Error),
+    /// The object store gave another number of bytes than it was asked for: may pass.
+    #[error("the object store gave {given} of the {asked} bytes it was asked for")]
+    Cut {
+        /// Bytes that came.
+        given: u64,
+        /// Bytes of the range.
+        asked: u64,
+    },
     /// A temporary file failed.
     #[error("a temporary file failed (TMPDIR says where they are)")]
     Temporary(#[from] std::io::Error),
@@ -37,7 +45,8 @@ pub(crate) enum Error {
     Mismatch(String),
 }
 
-/// An error and what is behind it, in one line. Some libraries repeat the source in the error: it is told once.
+/// An error and what is behind it, in one line, whatever a store answered. Some libraries repeat the source in the error: it is
+/// told once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -49,7 +58,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = error.source();
     }
-    text
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

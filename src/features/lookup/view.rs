@@ -16,14 +16,14 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use object_store::{GetOptions, ObjectStore, path::Path};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Error, chain,
     file::{DataFile, Pages, Read},
     manifest::{self, Manifest},
 };
-use crate::{config::View, telemetry::handles::object::Object};
+use crate::{config::View, resilience::seldom::Seldom, telemetry::handles::object::Object};
 
 /// Which file answers for a view.
 #[derive(Clone, Debug)]
@@ -53,6 +53,11 @@ pub(crate) struct Current {
     store: Arc<dyn ObjectStore>,
     folder: Path,
     pages: Pages,
+    /// Of the manifest, for messages.
+    url: String,
+    /// When a failure was last said: of the manifest, of a lookup.
+    unread: Seldom,
+    failing: Seldom,
     state: ArcSwap<State>,
     /// Rung when the manifest should be read before its time.
     pub(crate) stale: Notify,
@@ -66,14 +71,19 @@ pub(crate) struct Place {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The root of the lookup files.
     pub(crate) root: Path,
+    /// The same, as the user wrote it.
+    pub(crate) url: Arc<str>,
     pub(crate) project: Arc<str>,
 }
 
 impl Current {
     /// A view whose manifest is yet to be read.
     pub(crate) fn new(place: &Place, view: Arc<View>, pages: Pages) -> Self {
-        let Place { store, root, project } = place.clone();
+        let Place { store, root, url, project } = place.clone();
         Self {
+            url: format!("{}/{project}/{}/manifest.json", url.trim_end_matches('/'), view.name),
+            unread: Seldom::new(Instant::now()),
+            failing: Seldom::new(Instant::now()),
             folder: manifest::folder(&root, &project, &view.name),
             metrics: Object::new(&view.name),
             state: ArcSwap::from_pointee(State::Unread("the manifest has not been read yet".into())),
@@ -126,6 +136,14 @@ impl Current {
         }
     }
 
+    /// A lookup failed: said once a minute, for all of a view's fail alike.
+    pub(crate) fn tell_failure(&self, reason: &dyn std::error::Error) {
+        if self.failing.is_due(Instant::now()) {
+            tracing::warn!(view = %self.view.name, url = %self.url, %reason,
+                "a row could not be read from its lookup file; further ones are counted only");
+        }
+    }
+
     /// Reads the manifest if it is not the one known, and lets a new data file take the old one's place.
     pub(crate) async fn refresh(&self, etag: &mut Option<String>) {
         let before = self.state();
@@ -168,7 +186,8 @@ impl Current {
     fn absent(&self, etag: &mut Option<String>, before: &State) -> State {
         *etag = None;
         if !matches!(before, State::Absent) {
-            tracing::info!(view = %self.view.name, folder = %self.folder, "no lookup file: the view has no L3 rows");
+            tracing::warn!(view = %self.view.name, url = %self.url,
+                "no lookup file there: the view has no L3 rows until `weir offline build` has written one");
         }
         State::Absent
     }
@@ -179,9 +198,9 @@ impl Current {
             Error::Mismatch(_) => self.metrics.mismatch.increment(1),
             _ => self.metrics.unavailable.increment(1),
         }
-        let told = matches!(before, State::Unread(known) if **known == *reason);
-        if !told {
-            tracing::warn!(view = %self.view.name, %reason, "the lookup file's manifest could not be read");
+        // A store's words differ each time, if only by how long it took.
+        if self.unread.is_due(Instant::now()) {
+            tracing::warn!(view = %self.view.name, url = %self.url, %reason, "the lookup file's manifest could not be read; trying on");
         }
         match before {
             State::Open(_) => before.clone(),

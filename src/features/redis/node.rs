@@ -116,3 +116,39 @@ impl Node {
         self.lines.iter().min_by_key(|line| line.rank()).expect("a node has a line")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::features::tests::breaker;
+
+    const TIMEOUT: Duration = Duration::from_millis(20);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_was_left_hardly_any_time_is_not_blamed() {
+        // Nobody answers there: every request ends at its deadline.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::open(format!("redis://{}", silent.local_addr().unwrap())).unwrap();
+        let policy = breaker();
+        let guards = Arc::new(Guards::new(&policy, 8));
+        let terms = Terms { timeout: TIMEOUT, connections: 1, guards, tasks: Tasks::default() };
+        let node = Node::new(&client, &terms);
+        let ask = async |left: Duration| {
+            let mut pipeline = Pipeline::with_capacity(1);
+            pipeline.add_command(::redis::cmd("PING"));
+            node.request(&pipeline, Instant::now() + left).await
+        };
+        for _ in 0..3 * policy.failure_threshold {
+            assert!(matches!(ask(TIMEOUT / 2 - Duration::from_millis(1)).await, Err(Error::TimedOut(TIMEOUT))));
+            assert!(node.would_admit(), "others used its time");
+        }
+        for _ in 0..policy.failure_threshold {
+            assert!(node.would_admit(), "not before its failures are as many as open it");
+            assert!(matches!(ask(TIMEOUT / 2).await, Err(Error::TimedOut(TIMEOUT))));
+        }
+        assert!(!node.would_admit(), "half of it is enough to be blamed");
+        assert!(matches!(ask(TIMEOUT).await, Err(Error::Open { .. })));
+    }
+}

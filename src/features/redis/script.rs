@@ -21,6 +21,8 @@ use crate::features::{
 /// has none), life in milliseconds (empty: for ever), `1` where a stored event not after 1970 holds nothing up, then field,
 /// value, …. Answers 1 if it wrote, 2 if it wrote over an event time that cannot be read.
 ///
+/// A stored time that is none holds nothing up: else what spoiled it would keep out every row for ever.
+///
 /// Numbers in Lua are doubles. Seconds are exact below 2^53; a negative one is a ten-byte varint and is read through its
 /// complement.
 pub(super) const WRITE: &str = r"

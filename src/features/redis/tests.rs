@@ -199,6 +199,20 @@ async fn every_stored_time_of_feasts_is_compared_in_the_script_as_here() {
 }
 
 #[tokio::test]
+async fn a_stored_time_that_is_none_holds_nothing_up() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, from_ref(&v));
+    for (at, time) in [&b"\xff"[..], b"\x08", b"\x08\xff", b"yesterday", b"\x0a\x01x"].into_iter().enumerate() {
+        let at = i64::try_from(at).unwrap();
+        server.ask::<()>(&[b"HSET", &redis_key(&key(at), "p"), b"_ts:v", time]);
+        let row = row(-100, [int(2)]);
+        assert_eq!(redis.write_back(WORKER, &ask(&v, at), &row).await.unwrap(), Written::Mended, "{time:?}");
+        assert_eq!(read_one(&redis, ask(&v, at)).await.unwrap(), Some(row));
+    }
+}
+
+#[tokio::test]
 async fn what_is_stored_but_is_no_row_is_an_error_of_that_row_alone() {
     let server = Server::start();
     let v = view("v").build();
@@ -210,6 +224,7 @@ async fn what_is_stored_but_is_no_row_is_an_error_of_that_row_alone() {
     let rows = redis.read(WORKER, &[ask(&v, 1), ask(&v, 2), ask(&v, 3)]).await;
     assert!(matches!(rows[0], Ok(Some(_))));
     assert!(matches!(&rows[1], Err(Error::Refused { why, .. }) if why.starts_with("WRONGTYPE")), "{:?}", rows[1]);
+    assert!(rows[1..].iter().all(|row| row.as_ref().is_err_and(Error::is_about_the_row)));
     assert!(matches!(rows[2], Err(Error::Malformed { .. })));
 }
 

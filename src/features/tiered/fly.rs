@@ -9,6 +9,9 @@
 //!              └─none or failed────► failed: kept nowhere
 //! ```
 //!
+//! Something that is stored and is no row counts as a failure of that one key: the next layer is asked, and what is left without
+//! a row is unreadable, which costs no other key anything.
+//!
 //! The flight is a task: it goes on when every request that wanted it has given up, and fills the caches for the next.
 
 use std::{sync::Arc, time::Duration};
@@ -23,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    L3, Shared,
+    Boxed, L3, Shared,
     again::{Retries, may_help},
     lookup::{How, Lookup, State},
     online,
@@ -34,14 +37,18 @@ use crate::{
         Row, l2,
         l2::{Ask, Purpose, Put, Written},
         memory::{Cached, Fetch},
+        object,
     },
-    infer::{Deadline, EntityKey, ViewId, WorkerId, request::Caching},
+    infer::{Deadline, EntityKey, ViewId, WorkerId, answer::CacheOutcome, request::Caching},
     resilience::{
         backoff::Retry,
         flight::{Joined, Lead},
     },
     telemetry::handles::features::{Layer, Outcome, WriteBack},
 };
+
+/// A read of L3 has a timeout of its own, which tells more: it is to ring before the one around the wait for a place and the read.
+const SLACK: Duration = Duration::from_millis(20);
 
 /// What is fetched once.
 pub(super) type Id = (ViewId, EntityKey);
@@ -63,14 +70,26 @@ pub(super) enum Behind {
     Absence,
     /// L2 did not say.
     Failure,
+    /// What L2 has is no row.
+    Unreadable,
+}
+
+/// The layer at which a fetch ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum At {
+    L1,
+    L2,
+    L3(Behind),
 }
 
 /// How a fetch ended, and where.
 #[derive(Clone, Debug)]
 pub(super) enum Done {
-    Row(Arc<Row>, Layer),
-    Absent(Layer),
-    Failed(Layer),
+    Row(Arc<Row>, At),
+    Absent(At),
+    Failed(At),
+    /// No layer has a row, and one of them has something that is none.
+    Unreadable(At),
 }
 
 type Led = (Lead<Id, Progress>, Ask);
@@ -124,7 +143,7 @@ impl Flight {
                 let wait = match want.state {
                     State::Open(_) => true,
                     State::Stale(..) | State::Early(_) => false,
-                    State::Row(_) | State::Absent | State::Unavailable => continue,
+                    State::Row(_) | State::Absent | State::Unavailable | State::Unreadable => continue,
                 };
                 let early = matches!(want.state, State::Early(_));
                 let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
@@ -156,7 +175,7 @@ impl Flight {
                     Cached::Fresh(row)
                         if how.caching == Caching::Allowed && !early && shared.l1_mode == L1Mode::Serve =>
                     {
-                        let done = row.map_or(Done::Absent(Layer::L1), |row| Done::Row(row, Layer::L1));
+                        let done = row.map_or(Done::Absent(At::L1), |row| Done::Row(row, At::L1));
                         lead.publish(Progress::Done(done));
                     }
                     _ => {
@@ -186,7 +205,7 @@ impl Flight {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
                     shared.keep(&ask, Some(Arc::clone(&row)), fetch);
-                    lead.publish(Progress::Done(Done::Row(row, Layer::L2)));
+                    lead.publish(Progress::Done(Done::Row(row, At::L2)));
                     continue;
                 }
                 Ok(None) => Behind::Absence,
@@ -197,7 +216,7 @@ impl Flight {
                         again.push((lead, ask));
                         continue;
                     }
-                    Behind::Failure
+                    shared.behind(&ask.view, &error)
                 }
             };
             further.push(Further { lead, ask, behind, began });
@@ -227,7 +246,7 @@ impl Flight {
 impl Shared {
     /// What L2 did not end: at L3, and back to L2 what that had; the end where there is no L3.
     async fn go_beyond_l2(&self, worker: WorkerId, further: Vec<Further>) {
-        let Some(l3) = &self.l3 else { return further.iter().for_each(|fetch| self.give_up(fetch, Layer::L2)) };
+        let Some(l3) = &self.l3 else { return further.iter().for_each(|fetch| self.give_up(fetch, At::L2)) };
         let began = Instant::now();
         let landed = join_all(further.into_iter().map(|fetch| self.ask_l3(l3, fetch))).await;
         if !landed.is_empty() {
@@ -249,23 +268,28 @@ impl Shared {
             let _permit = l3.reads.acquire().await;
             l3.source.get(&fetch.ask).await
         };
-        let answer = timeout(l3.timeout, read).await;
+        let answer = timeout(l3.timeout + SLACK, read).await;
         let now = Instant::now();
         l3.pace.took(now - began, now);
         let (outcome, row) = match answer {
             Ok(Ok(Some(row))) => (Outcome::Hit, Some(row)),
             Ok(Ok(None)) => (Outcome::Miss, None),
             Ok(Err(error)) => {
-                tracing::debug!(view = %fetch.ask.view.name, error, "row not read from L3");
-                (Outcome::Error, None)
+                tracing::debug!(view = %fetch.ask.view.name, %error, "row not read from L3");
+                (l3_outcome(&error), None)
             }
             Err(_) => (Outcome::Timeout, None),
         };
         self.metrics.looked_up(Layer::L3, outcome, 1);
-        match (row, outcome) {
-            (Some(row), _) => return self.land(fetch, Arc::new(row)),
-            (None, Outcome::Miss) => self.give_up(&fetch, Layer::L3),
-            (None, _) => fetch.lead.publish(Progress::Done(Done::Failed(Layer::L3))),
+        let at = At::L3(fetch.behind);
+        match row {
+            Some(row) => return self.land(fetch, Arc::new(row)),
+            None if outcome == Outcome::Miss => self.give_up(&fetch, at),
+            None => fetch.lead.publish(Progress::Done(match fetch.behind {
+                Behind::Absence if outcome == Outcome::Unreadable => Done::Unreadable(at),
+                Behind::Absence | Behind::Failure => Done::Failed(at),
+                Behind::Unreadable => Done::Unreadable(at),
+            })),
         }
         None
     }
@@ -278,9 +302,12 @@ impl Shared {
                 let fetch = Fetch { began, took: began.elapsed() };
                 self.keep(&ask, Some(Arc::clone(&row)), fetch);
             }
-            Behind::Failure => self.l1.put_doubtful(ask.view.id, &ask.key, &row, began),
+            Behind::Failure | Behind::Unreadable => {
+                self.metrics.stood_in(ask.view.id);
+                self.l1.put_doubtful(ask.view.id, &ask.key, &row, began);
+            }
         }
-        lead.publish(Progress::Done(Done::Row(Arc::clone(&row), Layer::L3)));
+        lead.publish(Progress::Done(Done::Row(Arc::clone(&row), At::L3(behind))));
         (behind == Behind::Absence).then_some((ask, row))
     }
 
@@ -313,7 +340,7 @@ impl Shared {
     }
 
     /// No layer has the row: an absence if all said so, else a failure.
-    fn give_up(&self, fetch: &Further, last: Layer) {
+    fn give_up(&self, fetch: &Further, last: At) {
         let Further { lead, ask, behind, began } = fetch;
         lead.publish(Progress::Done(match behind {
             Behind::Absence => {
@@ -321,6 +348,7 @@ impl Shared {
                 Done::Absent(last)
             }
             Behind::Failure => Done::Failed(last),
+            Behind::Unreadable => Done::Unreadable(last),
         }));
     }
 
@@ -333,7 +361,7 @@ impl Shared {
                 Progress::AtL2 => false,
                 Progress::AtL2Again => stale_at_hand,
                 Progress::AtL3(behind) => {
-                    (*behind == Behind::Failure && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
+                    (*behind != Behind::Absence && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
                 }
                 Progress::Done(_) => true,
             };
@@ -357,6 +385,7 @@ impl L3 {
 
 fn outcome(answer: &Result<Option<Row>, l2::Error>) -> Outcome {
     match answer {
+        Err(error) if error.is_about_the_row() => Outcome::Unreadable,
         Ok(Some(_)) => Outcome::Hit,
         Ok(None) => Outcome::Miss,
         Err(l2::Error::TimedOut(_)) => Outcome::Timeout,
@@ -364,31 +393,47 @@ fn outcome(answer: &Result<Option<Row>, l2::Error>) -> Outcome {
     }
 }
 
+fn l3_outcome(error: &Boxed) -> Outcome {
+    match error.downcast_ref() {
+        Some(object::Error::Damaged(_)) => Outcome::Unreadable,
+        Some(object::Error::Timeout(_)) => Outcome::Timeout,
+        _ => Outcome::Error,
+    }
+}
+
 impl Lookup {
     /// Takes what a fetch came to, as far as it got.
     fn reached(&mut self, shared: &Shared, (join, want): (usize, usize), reached: Progress) {
-        let (layer, found) = match reached {
-            Progress::Done(Done::Row(row, layer)) => (layer, Some(State::Row(row))),
-            Progress::Done(Done::Absent(layer)) => (layer, Some(State::Absent)),
-            Progress::Done(Done::Failed(layer)) => (layer, None),
-            Progress::AtL3(_) => (Layer::L3, None),
-            Progress::AtL2 | Progress::AtL2Again => (Layer::L2, None),
+        let (at, found) = match reached {
+            Progress::Done(Done::Row(row, at)) => (at, Some(State::Row(row))),
+            Progress::Done(Done::Absent(at)) => (at, Some(State::Absent)),
+            Progress::Done(Done::Failed(at)) => (at, None),
+            Progress::Done(Done::Unreadable(at)) => (at, Some(State::Unreadable)),
+            Progress::AtL3(behind) => (At::L3(behind), None),
+            Progress::AtL2 | Progress::AtL2Again => (At::L2, None),
         };
-        let hit = matches!(found, Some(State::Row(_)));
-        if layer != Layer::L1 {
-            self.asked.note(Layer::L2, hit && layer == Layer::L2);
-        }
-        if layer == Layer::L3 {
-            self.asked.note(Layer::L3, hit);
+        let outcome = match &found {
+            Some(State::Row(_)) => CacheOutcome::Hit,
+            Some(State::Absent) => CacheOutcome::Miss,
+            _ => CacheOutcome::Unavailable,
+        };
+        match at {
+            At::L1 => {}
+            At::L2 => self.asked.note(Layer::L2, outcome),
+            At::L3(behind) => {
+                let absent = behind == Behind::Absence;
+                self.asked.note(Layer::L2, if absent { CacheOutcome::Miss } else { CacheOutcome::Unavailable });
+                self.asked.note(Layer::L3, outcome);
+            }
         }
         let state = &mut self.joins[join].wants[want].state;
         let stale = if let State::Open(stale) = state { stale.take() } else { None };
         *state = match (found, stale) {
-            (Some(found), _) => found,
-            (None, Some((row, age))) => {
+            (None | Some(State::Unreadable), Some((row, age))) => {
                 shared.metrics.looked_up(Layer::L1, Outcome::StaleHit, 1);
                 State::Stale(row, age)
             }
+            (Some(found), _) => found,
             (None, None) => State::Unavailable,
         };
     }

@@ -16,7 +16,7 @@ use crate::{
         CacheEvent, Deadline, EntityColumn, EntityKey, EntityType, Error, InferRequest, Level, Plan, WorkerId,
         answer::CacheOutcome, plan::Stale, request::Caching,
     },
-    telemetry::handles::features::{Features as Handles, Layer, Outcome},
+    telemetry::handles::features::{Features as Handles, Layer, OUTCOMES, Outcome},
 };
 
 /// How a lookup is to be done.
@@ -40,7 +40,7 @@ impl How {
 pub(super) struct Lookup {
     pub(super) joins: Vec<JoinLookup>,
     pub(super) asked: Asked,
-    counts: [u64; 6],
+    counts: [u64; OUTCOMES],
 }
 
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub(super) enum State {
     Absent,
     /// The store could not be asked, or not in time; or the view was left out.
     Unavailable,
+    /// What is stored is no row.
+    Unreadable,
 }
 
 /// What each layer did for the request.
@@ -85,11 +87,14 @@ pub(super) enum State {
 pub(super) struct Asked([Option<CacheOutcome>; 3]);
 
 impl Asked {
-    /// One key's outcome at a layer: all must hit for the layer to have hit.
-    pub(super) fn note(&mut self, layer: Layer, hit: bool) {
+    /// One key's outcome at a layer: all must hit for the layer to have hit, and one that could not be asked for is told.
+    pub(super) fn note(&mut self, layer: Layer, outcome: CacheOutcome) {
         let noted = &mut self.0[layer as usize];
-        let all = hit && !matches!(noted, Some(CacheOutcome::Miss));
-        *noted = Some(if all { CacheOutcome::Hit } else { CacheOutcome::Miss });
+        *noted = Some(match (*noted, outcome) {
+            (Some(CacheOutcome::Unavailable), _) => CacheOutcome::Unavailable,
+            (Some(CacheOutcome::Miss), CacheOutcome::Hit) => CacheOutcome::Miss,
+            (_, outcome) => outcome,
+        });
     }
 
     pub(super) fn events(&self) -> Vec<CacheEvent> {
@@ -123,7 +128,7 @@ impl Lookup {
 
     /// A lookup of keys that are known already.
     pub(super) fn over(joins: Vec<JoinLookup>) -> Self {
-        Self { joins, asked: Asked::default(), counts: [0; 6] }
+        Self { joins, asked: Asked::default(), counts: [0; OUTCOMES] }
     }
 
     /// What L1 has. From level 1 on, optional views are left out.
@@ -139,7 +144,8 @@ impl Lookup {
                 } else {
                     let (state, outcome) = judge(l1.get(join.view.id, &want.key, now), how.stale);
                     want.state = state;
-                    self.asked.note(Layer::L1, outcome != Outcome::Miss);
+                    let hit = outcome != Outcome::Miss;
+                    self.asked.note(Layer::L1, if hit { CacheOutcome::Hit } else { CacheOutcome::Miss });
                     self.counts[outcome as usize] += 1;
                 }
             }

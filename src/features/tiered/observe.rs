@@ -62,7 +62,7 @@ impl Lookup {
             let is_same = match &self.joins[*join].wants[*want].state {
                 State::Row(fetched) | State::Early(fetched) => row.as_ref().is_some_and(|row| is_same(row, fetched)),
                 State::Absent => row.is_none(),
-                State::Open(_) | State::Stale(..) | State::Unavailable => continue,
+                State::Open(_) | State::Stale(..) | State::Unavailable | State::Unreadable => continue,
             };
             if is_same { same += 1 } else { other += 1 }
         }

@@ -15,7 +15,7 @@ use super::{
     Store,
     joins::{self, Rows},
     lookup::{How, JoinLookup, Lookup, State, Want},
-    settle::{is_too_old, nanos},
+    settle::{is_outside_max_age, nanos},
 };
 use crate::{
     config::View,
@@ -26,8 +26,8 @@ use crate::{
         l2::{Ask, Order, Purpose, Put, Written},
     },
     infer::{
-        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Value, ViewId, WorkerId, plan::Stale,
-        request::Caching,
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Reason, Value, ViewId, WorkerId,
+        plan::Stale, request::Caching,
     },
     telemetry::handles::features::{Features as Handles, WriteBack},
 };
@@ -57,7 +57,7 @@ pub(crate) struct Reading {
     /// In the order of the wishes.
     pub(crate) views: Vec<ViewRows>,
     pub(crate) caches: Vec<CacheEvent>,
-    /// Stale rows that had to do.
+    /// Stale rows that had to do, and rows that could not be read.
     pub(crate) degraded: Vec<Degradation>,
     pub(crate) level: Level,
 }
@@ -74,12 +74,14 @@ pub(crate) struct ViewRows {
 /// What there is under one key.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A row, and whether its event is older than the view's `max_age`.
+    /// A row, and whether its event is further from now than the view's `max_age`.
     Row(Arc<Row>, Age),
     /// The store has none.
     Absent,
     /// No layer could say, or not in time.
     Unavailable,
+    /// What is stored is no row.
+    Unreadable,
 }
 
 /// Whether a row's event is young enough.
@@ -208,6 +210,7 @@ impl Store {
         by: Deadline,
     ) -> Result<Pushed, PushError> {
         let mut push = Pushing { metrics: &self.shared.metrics, rows: rows.len() as u64, pushed: Pushed::default() };
+        self.shared.tell_ahead(view, &rows);
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
@@ -273,6 +276,21 @@ fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
     puts
 }
 
+impl Reading {
+    /// Rows that cannot be read cost no other row anything: they are told, as what could not be had.
+    fn skipped(&mut self, view: &View, found: &[Found], metrics: &Handles) {
+        let rows = found.iter().filter(|found| matches!(found, Found::Unreadable)).count();
+        if rows > 0 {
+            metrics.defaulted(view.id, Reason::Unavailable, rows as u64);
+            let told = Degradation::Default { view: Arc::clone(&view.name), reason: Reason::Unavailable };
+            if !self.degraded.contains(&told) {
+                self.degraded.push(told);
+            }
+            self.level = self.level.max(Level::SimplifiedModel);
+        }
+    }
+}
+
 impl Lookup {
     /// What was found, judged at `now`.
     fn tell(self, metrics: &Handles, now: SystemTime) -> Reading {
@@ -281,14 +299,15 @@ impl Lookup {
         let mut reading = Reading { views: Vec::new(), caches, degraded: Vec::new(), level: Level::Full };
         for JoinLookup { view, wants, rows, .. } in self.joins {
             let mut oldest = None;
-            let found = wants.into_iter().map(|want| judge(&view, want, &mut oldest, (metrics, now))).collect();
+            let found: Vec<_> = wants.into_iter().map(|want| judge(&view, want, &mut oldest, (metrics, now))).collect();
             if let Some(age) = oldest {
                 let told = Degradation::Stale { view: Arc::clone(&view.name), age };
                 if !reading.degraded.contains(&told) {
                     reading.degraded.push(told);
                 }
-                reading.level = Level::ReducedFeatures;
+                reading.level = reading.level.max(Level::ReducedFeatures);
             }
+            reading.skipped(&view, &found, metrics);
             reading.views.push(ViewRows { view, found, rows });
         }
         reading
@@ -304,10 +323,11 @@ fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now):
         }
         State::Absent => return Found::Absent,
         State::Open(_) | State::Unavailable => return Found::Unavailable,
+        State::Unreadable => return Found::Unreadable,
     };
     if let Some(time) = row.event_time {
         metrics.served(view.id, now.saturating_sub(time) as f64 / 1e9);
     }
-    let age = if is_too_old(view, &row, now) { Age::Outside } else { Age::Within };
+    let age = if is_outside_max_age(view, &row, now) { Age::Outside } else { Age::Within };
     Found::Row(row, age)
 }

@@ -67,12 +67,12 @@ impl Flaws {
                 row
             }
             State::Absent => return self.without(Reason::NotFound),
-            State::Open(_) | State::Unavailable => return self.without(Reason::Unavailable),
+            State::Open(_) | State::Unavailable | State::Unreadable => return self.without(Reason::Unavailable),
         };
         if let Some(time) = row.event_time {
             metrics.served(join.view.id, now.saturating_sub(time) as f64 / 1e9);
         }
-        if is_too_old(&join.view, &row, now) {
+        if is_outside_max_age(&join.view, &row, now) {
             return self.without(Reason::OutsideMaxAge);
         }
         let values = || join.select.iter().map(|&feature| &row.values[feature]);
@@ -106,14 +106,15 @@ impl Flaws {
     }
 }
 
-/// Whether the row's event is older than the view's `max_age`, in whole seconds as Feast counts. A row that does not say
-/// when its event was cannot be shown to be young enough.
-pub(super) fn is_too_old(view: &View, row: &Row, now: i64) -> bool {
+/// Whether the row's event is further from now than the view's `max_age`, in whole seconds as Feast counts. A row that does not
+/// say when its event was cannot be shown to be young enough. Nor can one whose event is as far ahead: a clock or a unit was
+/// wrong, and such a row would pass for fresh until long after its time.
+pub(super) fn is_outside_max_age(view: &View, row: &Row, now: i64) -> bool {
     const SECOND: i64 = 1_000_000_000;
     view.max_age.is_some_and(|max_age| {
         row.event_time.is_none_or(|time| {
             let age = now.div_euclid(SECOND) - time.div_euclid(SECOND);
-            u64::try_from(age).is_ok_and(|age| age > max_age.as_secs())
+            age.unsigned_abs() > max_age.as_secs()
         })
     })
 }

@@ -156,6 +156,7 @@ fn caches(set: &FeatureSet) -> String {
         let outcome = match event.outcome {
             CacheOutcome::Hit => "hit",
             CacheOutcome::Miss => "miss",
+            CacheOutcome::Unavailable => "unavailable",
             CacheOutcome::Bypass => "bypass",
         };
         format!("{} {outcome}", event.cache.trim_start_matches("weir-"))
@@ -285,7 +286,7 @@ async fn without_redis_cached_rows_answer_and_others_become_defaults() {
     assert_eq!((values(&set), set.level(), reasons(&set)), (vec![7], Level::ReducedFeatures, vec![]));
     assert_eq!(*set.value(1, 0, 0), Value::Int64(7));
     assert!(matches!(&*set.degraded, [Degradation::Stale { view, .. }] if **view == *"w"), "{:?}", set.degraded);
-    assert_eq!(caches(&set), "l1 miss, l2 miss");
+    assert_eq!(caches(&set), "l1 miss, l2 unavailable");
     let set = store.users(&[2]).await;
     assert_eq!((values(&set), set.level()), (vec![-1], Level::SimplifiedModel));
     assert_eq!(reasons(&set), [Reason::Unavailable; 2]);
@@ -492,7 +493,7 @@ async fn l3_answers_while_redis_is_down() {
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
     server.kill();
     let set = store.users(&[1]).await;
-    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 miss, l2 miss, l3 hit"));
+    assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 miss, l2 unavailable, l3 hit"));
     assert_eq!(caches(&store.users(&[1]).await), "l1 hit", "for a moment");
     let set = store.users(&[2]).await;
     assert_eq!(reasons(&set), [Reason::Unavailable], "L2 might have had it");
@@ -587,7 +588,7 @@ async fn a_broken_l3_is_unavailable_and_is_asked_again() {
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
     store.l3().broken.store(true, Ordering::Relaxed);
     let set = store.users(&[1]).await;
-    assert_eq!((reasons(&set), &*caches(&set)), (vec![Reason::Unavailable], "l1 miss, l2 miss, l3 miss"));
+    assert_eq!((reasons(&set), &*caches(&set)), (vec![Reason::Unavailable], "l1 miss, l2 miss, l3 unavailable"));
     store.l3().broken.store(false, Ordering::Relaxed);
     assert_eq!(values(&store.users(&[1]).await), [7]);
 }

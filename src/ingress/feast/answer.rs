@@ -25,6 +25,8 @@ enum Status {
     Null,
     NotFound,
     Outside,
+    /// What is stored cannot be read: the status that Feast's clients make of any they do not know.
+    Invalid,
 }
 
 impl Status {
@@ -34,6 +36,7 @@ impl Status {
             Self::Null => b"\"NULL_VALUE\"",
             Self::NotFound => b"\"NOT_FOUND\"",
             Self::Outside => b"\"OUTSIDE_MAX_AGE\"",
+            Self::Invalid => b"\"INVALID\"",
         }
     }
 }
@@ -53,6 +56,8 @@ impl Tells {
     const fn of(self, status: Status) -> Status {
         match (self, status) {
             (Self::Truth, status) => status,
+            // Feast's own would have no answer at all.
+            (_, Status::Invalid) => Status::Invalid,
             (Self::Age, Status::Outside) => Status::Outside,
             (Self::Age | Self::Presence, _) => Status::Present,
         }
@@ -189,7 +194,7 @@ impl Sheet {
             }
             let status = self.tells.of(cell(&mut self.out, &rows.found[rows.at(row)], feature)?);
             plain &= status == Status::Present;
-            gaps |= status == Status::NotFound;
+            gaps |= matches!(status, Status::NotFound | Status::Invalid);
             self.statuses.push(status);
         }
         self.statuses();
@@ -209,7 +214,7 @@ impl Sheet {
         } else {
             // What is not there has no time.
             for row in 0..self.rows {
-                let there = self.statuses[row] != Status::NotFound;
+                let there = !matches!(self.statuses[row], Status::NotFound | Status::Invalid);
                 put_time(&mut self.out, row, stamps[rows.at(row)].as_ref().filter(|_| there));
             }
         }
@@ -251,7 +256,7 @@ impl Sheet {
 fn cell(out: &mut Vec<u8>, found: &Found, feature: usize) -> Result<Status, Unreadable> {
     let Found::Row(row, age) = found else {
         out.extend_from_slice(b"null");
-        return Ok(Status::NotFound);
+        return Ok(if matches!(found, Found::Unreadable) { Status::Invalid } else { Status::NotFound });
     };
     let Some(stored) = &row.values[feature] else {
         out.extend_from_slice(b"null");

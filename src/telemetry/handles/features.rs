@@ -30,7 +30,22 @@ pub(crate) enum Outcome {
     Miss,
     Error,
     Timeout,
+    /// What is stored is no row.
+    Unreadable,
 }
+
+/// How many outcomes there are.
+pub(crate) const OUTCOMES: usize = 7;
+
+/// Where a row was seen whose event is ahead of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    Read,
+    Pushed,
+}
+
+/// By how many seconds an event may be ahead before it is counted: clocks differ by less.
+pub(crate) const SKEW: f64 = 60.0;
 
 /// What L1 would have said, were it asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +68,8 @@ pub(crate) enum WriteBack {
     Mended,
 }
 
-const OUTCOMES: [&str; 6] = ["hit", "stale_hit", "negative_hit", "miss", "error", "timeout"];
+const OUTCOME_NAMES: [&str; OUTCOMES] = ["hit", "stale_hit", "negative_hit", "miss", "error", "timeout", "unreadable"];
+const AHEAD: [&str; 2] = ["read", "pushed"];
 const OBSERVED: [&str; 3] = ["match", "mismatch", "miss"];
 const WRITE_BACKS: [&str; 4] = ["written", "older", "error", "mended"];
 const REASONS: [Reason; 4] = [Reason::NotFound, Reason::Null, Reason::OutsideMaxAge, Reason::Unavailable];
@@ -79,7 +95,7 @@ pub(crate) struct Features {
 
 #[derive(Debug)]
 struct LayerHandles {
-    outcomes: [Counter; 6],
+    outcomes: [Counter; OUTCOMES],
     duration: Histogram,
     hit_ratio: Gauge,
     asked: AtomicU64,
@@ -117,6 +133,8 @@ struct ViewHandles {
     age: Histogram,
     /// In the order of `REASONS`.
     defaults: [Counter; 4],
+    ahead: [Counter; 2],
+    stand_ins: Counter,
 }
 
 impl Features {
@@ -172,9 +190,23 @@ impl Features {
         self.layers[layer as usize].duration.record(duration);
     }
 
-    /// How old the event behind a row is that was served.
+    /// How old the event behind a row is that was served; negative where it is ahead of the clock.
     pub(crate) fn served(&self, view: ViewId, age_seconds: f64) {
-        self.views[view.index()].age.record(age_seconds);
+        // A histogram's sum must not fall.
+        self.views[view.index()].age.record(age_seconds.max(0.0));
+        if age_seconds < -SKEW {
+            self.ahead(view, Ahead::Read, 1);
+        }
+    }
+
+    /// Counts rows whose event is ahead of the clock.
+    pub(crate) fn ahead(&self, view: ViewId, seen: Ahead, rows: u64) {
+        self.views[view.index()].ahead[seen as usize].increment(rows);
+    }
+
+    /// A row of L3 was used in place of what L2 could not say.
+    pub(crate) fn stood_in(&self, view: ViewId) {
+        self.views[view.index()].stand_ins.increment(1);
     }
 
     /// Defaults stood in for that many rows.
@@ -209,7 +241,8 @@ impl LayerHandles {
     fn new(layer: &'static str, target: f64) -> Self {
         gauge!(names::FEATURE_HIT_RATIO_TARGET, "layer" => layer).set(target);
         Self {
-            outcomes: OUTCOMES.map(|outcome| counter!(names::FEATURE_LOOKUPS, "layer" => layer, "outcome" => outcome)),
+            outcomes: OUTCOME_NAMES
+                .map(|outcome| counter!(names::FEATURE_LOOKUPS, "layer" => layer, "outcome" => outcome)),
             duration: histogram!(names::FEATURE_LOOKUP_DURATION, "layer" => layer),
             hit_ratio: gauge!(names::FEATURE_HIT_RATIO, "layer" => layer),
             asked: AtomicU64::new(0),
@@ -229,6 +262,8 @@ impl ViewHandles {
             age: histogram!(names::FEATURE_AGE, "view" => view.clone()),
             defaults: REASONS
                 .map(|reason| counter!(names::FEATURE_DEFAULTS, "view" => view.clone(), "reason" => reason.token())),
+            ahead: AHEAD.map(|seen| counter!(names::FEATURE_ROWS_AHEAD, "view" => view.clone(), "seen" => seen)),
+            stand_ins: counter!(names::FEATURE_STAND_INS, "view" => view),
         }
     }
 }

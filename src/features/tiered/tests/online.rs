@@ -25,7 +25,7 @@ impl Store {
         match &self.found(&[user]).await.views[0].found[0] {
             Found::Row(row, _) => row.values[0].clone(),
             Found::Absent => None,
-            Found::Unavailable => panic!("unavailable"),
+            Found::Unavailable | Found::Unreadable => panic!("unavailable"),
         }
     }
 
@@ -142,7 +142,7 @@ async fn a_stored_row_whose_time_cannot_be_read_holds_up_no_push() {
     let layout = Layout::of(&v);
     server.ask::<()>(&[b"HSET", &redis_key(&key(1), "p"), layout.event_time(), b"\xff\xff"]);
     let store = open(from_ref(&v), redis(&server, LONG), None).await;
-    assert!(matches!(store.found(&[1]).await.views[0].found[0], Found::Unavailable));
+    assert!(matches!(store.found(&[1]).await.views[0].found[0], Found::Unreadable));
     let pushed = store.offers(vec![offer(1, 50, int(5)), offer(2, 50, int(5))]).await.unwrap();
     assert_eq!(pushed, Pushed { written: 1, mended: 1, older: 0 });
     assert_eq!(store.value(1).await, int(5));
@@ -181,4 +181,38 @@ async fn every_pushed_row_is_counted_once() {
     server.kill();
     soon(store.offers(rows(0..130))).await.unwrap_err();
     assert_eq!(counts(), [300, 1, 437]);
+}
+
+#[tokio::test]
+async fn what_is_stored_but_is_no_row_is_looked_for_in_l3_and_costs_no_other_row_anything() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
+    put(&server, &v, 3, &row(100, [int(9)]));
+    let spoil = || {
+        server.ask::<()>(&[b"SET", &redis_key(&key(1), "p"), b"text"]);
+        server.ask::<()>(&[b"HSET", &redis_key(&key(2), "p"), b"_ts:v", b"\xff"]);
+    };
+    spoil();
+    let set = store.users(&[3, 1]).await;
+    assert_eq!(
+        (values(&set), set.level(), &*caches(&set)),
+        (vec![9, 7], Level::Full, "l1 miss, l2 unavailable, l3 hit")
+    );
+    let set = store.users(&[3, 2]).await;
+    assert_eq!(
+        (values(&set), reasons(&set), set.level()),
+        (vec![9, -1], vec![Reason::Unavailable], Level::SimplifiedModel)
+    );
+    let reading = store.found(&[2, 3]).await;
+    assert!(!reading.views[0].is_incomplete());
+    assert!(matches!(&reading.views[0].found[..], [Found::Unreadable, Found::Row(..)]), "{:?}", reading.views[0].found);
+    // A row at hand from before stands in, as when the store is down.
+    let w = view("v").ttl(Duration::ZERO).build();
+    put(&server, &w, 4, &row(100, [int(5)]));
+    let store = open(from_ref(&w), redis(&server, LONG), None).await;
+    store.users(&[4]).await;
+    server.ask::<()>(&[b"HSET", &redis_key(&key(4), "p"), b"_ts:v", b"\xff"]);
+    let set = store.users(&[4]).await;
+    assert_eq!((values(&set), is_stale(&set), set.level()), (vec![5], true, Level::ReducedFeatures));
 }
