@@ -29,7 +29,10 @@ use crate::{
         CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Value, ViewId, WorkerId, plan::Stale,
         request::Caching,
     },
-    telemetry::handles::features::{Features as Handles, WriteBack},
+    telemetry::{
+        ages::Ages,
+        handles::features::{Features as Handles, WriteBack},
+    },
 };
 
 /// Rows that are sent to L2 at once: no more than it stores within its timeout, or holds waiting.
@@ -259,8 +262,9 @@ impl Lookup {
         let caches = self.asked.events();
         let mut reading = Reading { views: Vec::new(), caches, degraded: Vec::new(), level: Level::Full };
         for JoinLookup { view, wants, rows, .. } in self.joins {
-            let mut oldest = None;
-            let found = wants.into_iter().map(|want| judge(&view, want, &mut oldest, (metrics, now))).collect();
+            let (mut oldest, mut ages) = (None, Ages::default());
+            let found = wants.into_iter().map(|want| judge(&view, want, &mut oldest, (&mut ages, now))).collect();
+            metrics.served_all(view.id, &ages);
             if let Some(age) = oldest {
                 let told = Degradation::Stale { view: Arc::clone(&view.name), age };
                 if !reading.degraded.contains(&told) {
@@ -274,7 +278,7 @@ impl Lookup {
     }
 }
 
-fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now): (&Handles, i64)) -> Found {
+fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (ages, now): (&mut Ages, i64)) -> Found {
     let row = match want.state {
         State::Row(row) | State::Early(row) => row,
         State::Stale(row, age) => {
@@ -285,7 +289,7 @@ fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now):
         State::Open(_) | State::Unavailable => return Found::Unavailable,
     };
     if let Some(time) = row.event_time {
-        metrics.served(view.id, now.saturating_sub(time) as f64 / 1e9);
+        ages.add(now.saturating_sub(time) as f64 / 1e9);
     }
     let age = if is_too_old(view, &row, now) { Age::Outside } else { Age::Within };
     Found::Row(row, age)

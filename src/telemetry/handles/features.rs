@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::{
     config::View,
     infer::{Reason, ViewId},
-    telemetry::names,
+    telemetry::{ages::Ages, names},
 };
 
 /// A layer of the feature store.
@@ -173,6 +173,11 @@ impl Features {
     /// How old the event behind a row is that was served.
     pub(crate) fn served(&self, view: ViewId, age_seconds: f64) {
         self.views[view.index()].age.record(age_seconds);
+    }
+
+    /// The same of many rows.
+    pub(crate) fn served_all(&self, view: ViewId, ages: &Ages) {
+        ages.record(&self.views[view.index()].age);
     }
 
     /// Defaults stood in for that many rows.
