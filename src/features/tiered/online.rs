@@ -20,7 +20,6 @@ use super::{
 use crate::{
     config::View,
     features::{
-        Row,
         feast::decode_value,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
@@ -34,6 +33,9 @@ use crate::{
         handles::features::{Features as Handles, WriteBack},
     },
 };
+
+/// What a row is, for those who read them.
+pub(crate) use crate::features::Row;
 
 /// Rows that are sent to L2 at once: no more than it stores within its timeout, or holds waiting.
 pub(super) const BATCH: usize = 128;
@@ -229,7 +231,7 @@ impl Store {
 
 /// A row of values that were stored within another.
 pub(crate) fn row(event_time: i64, values: Vec<Option<Value>>) -> Row {
-    Row { event_time: Some(event_time), values: values.into() }
+    Row::new(Some(event_time), values.into())
 }
 
 /// A serialized `feast.types.Value`.
@@ -242,7 +244,7 @@ fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
     let mut places = std::collections::HashMap::with_capacity(rows.len());
     let mut puts = Vec::<Put>::with_capacity(rows.len());
     for Offer { key, event_time, values } in rows {
-        let row = Row { event_time: Some(event_time), values };
+        let row = Row::new(Some(event_time), values);
         let next = puts.len();
         let at = *places.entry(key.clone()).or_insert(next);
         let put = Put { ask: Ask { view: Arc::clone(view), key }, row: Arc::new(row) };

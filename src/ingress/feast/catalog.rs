@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::recent::Recent;
 use crate::{
     config::{Compat, Config, Features, PushSource, Service, View},
     infer::ViewId,
@@ -36,6 +37,7 @@ pub(super) struct Catalog {
     keys: HashSet<Arc<str>>,
     /// Names that a column of a push may have.
     columns: HashSet<Arc<str>>,
+    pub(super) recent: Recent,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Catalog {
             join_keys,
             keys,
             columns,
+            recent: Recent::default(),
         }
     }
 
