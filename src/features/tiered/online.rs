@@ -259,7 +259,7 @@ fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
 
 impl Lookup {
     /// What was found, judged at `now`.
-    fn tell(self, metrics: &Handles, now: SystemTime) -> Reading {
+    pub(super) fn tell(self, metrics: &Handles, now: SystemTime) -> Reading {
         let now = nanos(now);
         let caches = self.asked.events();
         let mut reading = Reading { views: Vec::new(), caches, degraded: Vec::new(), level: Level::Full };

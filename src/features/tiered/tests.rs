@@ -215,7 +215,7 @@ async fn rows_come_from_redis_and_then_from_memory() {
     let set = store.users(&[1]).await;
     assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 hit"));
     assert_eq!(server.calls("hmget"), 1);
-    store.shared.l1.tidy();
+    store.shared.l1.tidy(Instant::now());
     assert_eq!(store.sizes().rows, 1);
     assert!(store.sizes().bytes > 300, "{}", store.sizes().bytes);
 }
