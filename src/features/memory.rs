@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -290,7 +291,7 @@ impl Memory {
     }
 
     fn insert(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
-        let key = RowKey { of: self.definitions[view.index()], entity: entity.as_bytes().into() };
+        let key = RowKey { of: self.definitions[view.index()], entity: SmallVec::from_slice(entity.as_bytes()) };
         let weight = ENTRY + key.heap() + entry.row.as_ref().map_or(0, |row| row.size());
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         self.rows.insert(key, Entry { weight, ..entry });

@@ -104,7 +104,8 @@ impl EntityKeys {
 
     /// The key of one value for each join key, in their order.
     pub(crate) fn key<'a>(&self, values: impl Iterator<Item = &'a EntityValue>) -> EntityKey {
-        let mut bytes = self.names.clone();
+        // In one piece: a clone goes byte by byte.
+        let mut bytes = Bytes::from_slice(&self.names);
         values.for_each(|value| value.put(&mut bytes));
         EntityKey(bytes)
     }
