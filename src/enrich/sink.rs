@@ -63,10 +63,10 @@ fn put_json(out: &mut Vec<u8>, cell: Cell<'_>) -> Result<(), Misfit> {
         Cell::Int(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Cell::Uint(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Cell::Single(value) if value.is_finite() => {
-            out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+            out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
         }
         Cell::Double(value) if value.is_finite() => {
-            out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+            out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
         }
         Cell::Single(_) | Cell::Double(_) => return Err(Misfit::NotFinite),
         Cell::Bytes(bytes) => put_json_text(out, std::str::from_utf8(bytes).map_err(|_| Misfit::NotText)?),

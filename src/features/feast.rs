@@ -59,7 +59,7 @@ impl Layout {
             values.push(cell.map(decode_value).transpose()?);
         }
         let event_time = cells.next().ok_or(Malformed::Truncated)?.map(decode_time).transpose()?;
-        let row = Row { event_time, values: values.into() };
+        let row = Row::new(event_time, values.into());
         Ok((found || event_time.is_some()).then_some(row))
     }
 

@@ -1,26 +1,29 @@
 //! L1: the rows this process read lately.
 //!
 //! Each entry carries its own deadlines: fresh until the shorter of the view's and L1's `ttl`, then stale for `stale_for`,
-//! then a miss, whatever the cache's housekeeping got to. A read takes no lock, allocates nothing and counts no outcome.
-//! Whether a stale row may be used is the caller's decision.
+//! then a miss, whatever the cache's housekeeping got to. A read waits for no other read, allocates nothing
+//! (`tiered::sample` proves it) and counts no outcome. Whether a stale row may be used is the caller's decision.
 //!
 //! When Feast's registry changes, the next snapshot's cache shares the rows of this one: of views whose definition is the same, whatever
 //! their ids have become. Rows of another definition are never found, and leave as their time comes.
 
 mod heat;
+mod rows;
 
 use std::{
     collections::HashMap,
-    hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use moka::{Equivalent, sync::Cache};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use self::heat::Heat;
+use self::{
+    heat::Heat,
+    rows::{ENTRY, RowKey, RowRef, Rows},
+};
 use super::Row;
 use crate::{
     config::{Consistency, L1, View},
@@ -31,17 +34,13 @@ use crate::{
 /// How long a row from L3 is trusted while L2, which may hold a newer one, cannot be asked.
 const DOUBTFUL: Duration = Duration::from_secs(5);
 
-/// What an entry costs beside its key's bytes and its row: moka's key, value and bookkeeping (table slot, entry record, nodes
-/// of the recency and write queues). Measured as resident memory over 300 000 entries on 64-bit Linux.
-const ENTRY: usize = 430;
-
 /// Keys share so many locks.
 const LOCKS: usize = 64;
 
 /// The in-process row cache.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    rows: Cache<RowKey, Entry>,
+    rows: Arc<Rows>,
     /// Who puts holds the lock of its key.
     puts: Arc<[Mutex<Puts>; LOCKS]>,
     lives: Box<[Life]>,
@@ -112,39 +111,42 @@ enum Life {
     Forever,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct RowKey {
-    of: Definition,
-    entity: Box<[u8]>,
-}
-
-/// A key to look up by. Hashes as [`RowKey`] does.
-struct RowRef<'a> {
-    of: Definition,
-    entity: &'a [u8],
-}
-
 #[derive(Clone, Debug)]
 struct Entry {
     row: Option<Arc<Row>>,
     fetched: Instant,
-    /// How long the fetch took.
-    took: Duration,
+    /// How long the fetch took, in seconds: an entry is kept small.
+    took: f32,
     /// `None`: for ever.
     fresh_until: Option<Instant>,
     stale_until: Option<Instant>,
+    /// What it takes of the capacity; known once it has a key.
+    weight: u32,
 }
 
 impl Entry {
     fn new(row: Option<Arc<Row>>, fetch: Fetch, fresh: Option<Duration>, stale: Option<Duration>) -> Self {
         let Fetch { began, took } = fetch;
         let until = |life: Option<Duration>| life.and_then(|life| began.checked_add(life));
-        Self { row, fetched: began, took, fresh_until: until(fresh), stale_until: until(stale) }
+        Self {
+            row,
+            fetched: began,
+            took: took.as_secs_f32(),
+            fresh_until: until(fresh),
+            stale_until: until(stale),
+            weight: 0,
+        }
     }
 
     fn due_at(&self, now: Instant) -> bool {
+        let took = Duration::try_from_secs_f32(self.took).unwrap_or(Duration::MAX);
         let left = self.fresh_until.map(|until| until.saturating_duration_since(now));
-        left.is_some_and(|left| refresh::is_due(left, self.took, rand::random))
+        left.is_some_and(|left| refresh::is_due(left, took, rand::random))
+    }
+
+    /// Whether it is of no use from `now` on.
+    fn is_dead(&self, now: Instant) -> bool {
+        self.stale_until.or(self.fresh_until).is_some_and(|until| until <= now)
     }
 }
 
@@ -159,25 +161,6 @@ impl From<Instant> for Fetch {
     /// One that took no time.
     fn from(began: Instant) -> Self {
         Self { began, took: Duration::ZERO }
-    }
-}
-
-impl Hash for RowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        RowRef { of: self.of, entity: &self.entity }.hash(state);
-    }
-}
-
-impl Hash for RowRef<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u32(self.of.0);
-        state.write(self.entity);
-    }
-}
-
-impl Equivalent<RowKey> for RowRef<'_> {
-    fn equivalent(&self, key: &RowKey) -> bool {
-        self.of == key.of && *self.entity == *key.entity
     }
 }
 
@@ -199,18 +182,9 @@ impl Life {
 impl Memory {
     pub(crate) fn new(config: &L1, views: &[Arc<View>]) -> Self {
         let lives = Life::of_all(views, config);
-        let mut builder = Cache::builder()
-            .max_capacity(config.capacity)
-            .weigher(|key: &RowKey, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX));
-        // One policy for the whole cache (one for each entry costs more): nothing outlives its use, unless some rows never
-        // expire; then the dead ones leave as the least used.
-        if !lives.iter().any(|life| matches!(life, Life::Forever)) {
-            let longest = views.iter().map(|view| view.ttl.min(config.ttl)).max().unwrap_or(config.ttl);
-            builder = builder.time_to_live((longest + config.stale_for).max(DOUBTFUL).max(config.negative_ttl));
-        }
         let known = Definitions::default();
         let puts = Arc::new([const { Mutex::new(Puts::NONE) }; LOCKS]);
-        let (rows, negative_ttl) = (builder.build(), config.negative_ttl);
+        let (rows, negative_ttl) = (Arc::new(Rows::new(config.capacity)), config.negative_ttl);
         Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known, heat: None }
     }
 
@@ -222,7 +196,7 @@ impl Memory {
     /// The same rows, for what the views have become.
     pub(crate) fn next(&self, config: &L1, views: &[Arc<View>]) -> Self {
         Self {
-            rows: self.rows.clone(),
+            rows: Arc::clone(&self.rows),
             puts: Arc::clone(&self.puts),
             lives: Life::of_all(views, config),
             negative_ttl: config.negative_ttl,
@@ -302,7 +276,7 @@ impl Memory {
     }
 
     fn held(&self, view: ViewId, entity: &EntityKey) -> Option<Entry> {
-        self.rows.get(&RowRef { of: self.definitions[view.index()], entity: entity.as_bytes() })
+        self.rows.get(RowRef { of: self.definitions[view.index()], entity: entity.as_bytes() })
     }
 
     /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two.
@@ -329,7 +303,10 @@ impl Memory {
     }
 
     fn insert(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
-        self.rows.insert(RowKey { of: self.definitions[view.index()], entity: entity.as_bytes().into() }, entry);
+        let key = RowKey { of: self.definitions[view.index()], entity: SmallVec::from_slice(entity.as_bytes()) };
+        let weight = ENTRY + key.heap() + entry.row.as_ref().map_or(0, |row| row.size());
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        self.rows.insert(key, Entry { weight, ..entry });
     }
 
     fn lock(&self, view: ViewId, entity: &EntityKey) -> MutexGuard<'_, Puts> {
@@ -338,24 +315,20 @@ impl Memory {
         self.puts[lock].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Housekeeping that reads and writes otherwise do in passing; then the size is exact.
-    pub(crate) fn tidy(&self) {
-        self.rows.run_pending_tasks();
+    /// Housekeeping, to be called now and then: drops what is of no use any more.
+    pub(crate) fn tidy(&self, now: Instant) {
+        self.rows.sweep(now);
     }
 
     /// Rows (and known absences) held.
     pub(crate) fn rows(&self) -> u64 {
-        self.rows.entry_count()
+        self.rows.count()
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> u64 {
-        self.rows.weighted_size()
+        self.rows.bytes()
     }
-}
-
-fn weight(key: &RowKey, entry: &Entry) -> usize {
-    ENTRY + key.entity.len() + entry.row.as_ref().map_or(0, |row| row.size())
 }
 
 #[cfg(test)]

@@ -1,26 +1,59 @@
 //! One entity's row of one view, decoded once and shared by every request that reads it.
 
-use std::mem::size_of;
+use std::{mem::size_of, sync::OnceLock};
 
 use crate::infer::Value;
 
 /// An immutable row. `values` are in the order of the view's features in the config.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Row {
     /// The event's time in nanoseconds since the epoch; `None` where no `_ts:` was stored.
     pub(crate) event_time: Option<i64>,
     /// `None`: never written. `Some(Value::Null)`: a stored null.
     pub(crate) values: Box<[Option<Value>]>,
+    /// The values as the feature server writes them, once it did: it alone knows the form.
+    written: OnceLock<Box<[u8]>>,
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.event_time == other.event_time && self.values == other.values
+    }
 }
 
 /// What an allocation costs beside its contents: the counters of an `Arc`, the allocator's rounding.
 const ALLOCATION: usize = 24;
 
 impl Row {
-    /// The memory it takes, in bytes, with all it points to.
+    pub(crate) const fn new(event_time: Option<i64>, values: Box<[Option<Value>]>) -> Self {
+        Self { event_time, values, written: OnceLock::new() }
+    }
+
+    /// The values as they were written first, or now by `write`.
+    pub(crate) fn written(&self, write: impl FnOnce(&[Option<Value>]) -> Box<[u8]>) -> &[u8] {
+        self.written.get_or_init(|| write(&self.values))
+    }
+
+    /// The memory it takes, in bytes, with all it points to; also what it is written as, though it may never be.
     pub(super) fn size(&self) -> usize {
-        let values: usize = self.values.iter().flatten().map(heap).sum();
-        size_of::<Self>() + ALLOCATION + self.values.len() * size_of::<Option<Value>>() + values
+        let values: usize = self.values.iter().flatten().map(|value| heap(value) + text(value)).sum();
+        size_of::<Self>() + 2 * ALLOCATION + self.values.len() * (size_of::<Option<Value>>() + 2) + values
+    }
+}
+
+/// About as many bytes as a value takes as text.
+fn text(value: &Value) -> usize {
+    /// A number, and what separates it from the next.
+    const NUMBER: usize = 10;
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Int32(_) | Value::Int64(_) | Value::UnixTimestamp(_) | Value::Float(_) | Value::Double(_) => NUMBER,
+        Value::String(text) => text.len() + 2,
+        Value::Bytes(bytes) => bytes.len().div_ceil(3) * 4 + 2,
+        Value::Opaque(bytes) => bytes.len(),
+        Value::BytesList(list) => list.iter().map(|bytes| bytes.len().div_ceil(3) * 4 + 3).sum(),
+        Value::StringList(list) => list.iter().map(|text| text.len() + 3).sum(),
+        _ => value.length().unwrap_or_default() * NUMBER,
     }
 }
 

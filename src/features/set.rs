@@ -69,7 +69,7 @@ impl FeatureSet {
 impl FeatureSet {
     /// One join: a view, its selected features, and the stored values of a row an instance; `None`: no usable row.
     pub(crate) fn sample(view: Arc<View>, select: &[usize], rows: Vec<Option<Vec<Value>>>) -> Self {
-        let row = |values: Vec<Value>| Row { event_time: None, values: values.into_iter().map(Some).collect() };
+        let row = |values: Vec<Value>| Row::new(None, values.into_iter().map(Some).collect());
         let rows = rows.into_iter().map(|values| values.map(row).map(Arc::new)).collect();
         Self { joins: vec![Joined { view, select: select.into(), rows }], ..Self::default() }
     }

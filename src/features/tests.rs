@@ -77,7 +77,7 @@ pub(super) fn ask(view: &Arc<View>, user: i64) -> Ask {
 
 /// A row whose event was at that second.
 pub(super) fn row(second: i64, values: impl IntoIterator<Item = Option<Value>>) -> Row {
-    Row { event_time: Some(second * 1_000_000_000), values: values.into_iter().collect() }
+    Row::new(Some(second * 1_000_000_000), values.into_iter().collect())
 }
 
 pub(super) fn int(value: i64) -> Option<Value> {

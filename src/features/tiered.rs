@@ -18,6 +18,8 @@ mod notices;
 mod observe;
 pub(crate) mod online;
 mod pace;
+#[cfg(any(test, feature = "bench"))]
+pub mod sample;
 mod settle;
 mod warm;
 
@@ -264,7 +266,7 @@ impl Store {
 
     /// Keeps L1 tidy and the gauges current; to be called every second.
     pub fn maintain(&self) {
-        self.shared.l1.tidy();
+        self.shared.l1.tidy(Instant::now());
         let sizes = self.sizes();
         self.shared.metrics.gauge(sizes.bytes, sizes.rows);
     }

@@ -78,7 +78,38 @@ pub enum EntityValue {
 ///
 /// Built by [`EntityKey::new`] from values in the order of their sorted join keys; equal bytes mean the same entity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntityKey(SmallVec<[u8; 48]>);
+pub struct EntityKey(Bytes);
+
+/// Room for a UUID or two numbers, and the names of their join keys.
+type Bytes = SmallVec<[u8; 80]>;
+
+/// The keys of entities that have the same join keys: what these have in common is serialized once.
+#[derive(Clone, Debug)]
+pub(crate) struct EntityKeys {
+    names: Bytes,
+}
+
+impl EntityKeys {
+    /// For join keys that are sorted as UTF-8 bytes.
+    pub(crate) fn of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let mut bytes = SmallVec::new();
+        put_u32(&mut bytes, names.len());
+        for name in names {
+            bytes.extend_from_slice(&2u32.to_le_bytes());
+            put_u32(&mut bytes, name.len());
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        Self { names: bytes }
+    }
+
+    /// The key of one value for each join key, in their order.
+    pub(crate) fn key<'a>(&self, values: impl Iterator<Item = &'a EntityValue>) -> EntityKey {
+        // In one piece: a clone goes byte by byte.
+        let mut bytes = Bytes::from_slice(&self.names);
+        values.for_each(|value| value.put(&mut bytes));
+        EntityKey(bytes)
+    }
+}
 
 impl EntityKey {
     /// Serializes `(join key, value)` pairs, which must be sorted by join key as UTF-8 bytes.
@@ -86,17 +117,7 @@ impl EntityKey {
     /// **Source:** Feast's `infra/key_encoding_utils.py`, `entity_key_serialization_version: 3`.
     #[must_use]
     pub fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a str, &'a EntityValue)> + Clone) -> Self {
-        let mut bytes = SmallVec::new();
-        put_u32(&mut bytes, pairs.len());
-        for (name, _) in pairs.clone() {
-            bytes.extend_from_slice(&2u32.to_le_bytes());
-            put_u32(&mut bytes, name.len());
-            bytes.extend_from_slice(name.as_bytes());
-        }
-        for (_, value) in pairs {
-            value.put(&mut bytes);
-        }
-        Self(bytes)
+        EntityKeys::of(pairs.clone().map(|(name, _)| name)).key(pairs.map(|(_, value)| value))
     }
 
     /// The serialized bytes.
@@ -113,24 +134,33 @@ impl From<&[u8]> for EntityKey {
 }
 
 impl EntityValue {
-    fn put(&self, out: &mut SmallVec<[u8; 48]>) {
+    fn put(&self, out: &mut Bytes) {
         match self {
             Self::Bytes(v) => put_value(out, 1, v),
             Self::String(v) => put_value(out, 2, v.as_bytes()),
             Self::Int32(v) => put_value(out, 3, &v.to_le_bytes()),
-            Self::Int64(v) => put_value(out, 4, &v.to_le_bytes()),
-            Self::UnixTimestamp(v) => put_value(out, 8, &v.to_le_bytes()),
+            Self::Int64(v) => put_int64(out, 4, *v),
+            Self::UnixTimestamp(v) => put_int64(out, 8, *v),
         }
     }
 }
 
-fn put_value(out: &mut SmallVec<[u8; 48]>, type_code: u32, bytes: &[u8]) {
+fn put_value(out: &mut Bytes, type_code: u32, bytes: &[u8]) {
     out.extend_from_slice(&type_code.to_le_bytes());
     put_u32(out, bytes.len());
     out.extend_from_slice(bytes);
 }
 
-fn put_u32(out: &mut SmallVec<[u8; 48]>, length: usize) {
+/// Most keys are numbers of 64 bits: type, length and value at once.
+fn put_int64(out: &mut Bytes, type_code: u32, value: i64) {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&type_code.to_le_bytes());
+    bytes[4] = 8;
+    bytes[8..].copy_from_slice(&value.to_le_bytes());
+    out.extend_from_slice(&bytes);
+}
+
+fn put_u32(out: &mut Bytes, length: usize) {
     // Lengths come from names in the config and values in a bounded body: they fit.
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }

@@ -18,6 +18,7 @@ pub mod value;
 pub use answer::{Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Reason, Timings};
 pub use deadline::Deadline;
 pub use decoded::{Decoded, EntityColumn};
+pub(crate) use entity::EntityKeys;
 pub use entity::{EntityKey, EntityType, EntityValue};
 pub use error::{Error, Kind};
 pub use level::Level;

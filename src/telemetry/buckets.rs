@@ -21,7 +21,7 @@ const STAGE: &[f64] = &[
 ];
 
 /// Ages of events: seconds to a month.
-const AGE: &[f64] = &[
+pub(super) const AGE: &[f64] = &[
     1.0,
     5.0,
     15.0,

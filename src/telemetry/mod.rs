@@ -5,6 +5,7 @@
 //! Nothing here decides anything about a request.
 
 pub mod access;
+pub(crate) mod ages;
 pub(crate) mod buckets;
 pub mod handles;
 mod histogram;

@@ -35,10 +35,13 @@ const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--
                     [--rounds N] [--seconds S] [--write DOCUMENT]
        weir-e2e reads --feast PYTHON --redis PROGRAM [--weir PROGRAM]
                     [--rounds N] [--seconds S] [--write DOCUMENT]
+                    [--before PROGRAM] [--only SETUPS] [--sizes SIZES]
        weir-e2e backend ADDRESS
        weir-e2e bare ADDRESS UPSTREAM
 
-The programs that are named are measured; S is the length of the longest of a setup's runs a round.";
+The programs that are named are measured; S is the length of the longest of a setup's runs a round.
+--before measures another build of Weir beside this one. SETUPS and SIZES are parts of names with commas between them
+(\"L1\", \"10 × 10,50 × 200\"): the others are left out.";
 
 /// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
 const OPEN_SHARE: f64 = 0.6;
@@ -60,7 +63,7 @@ fn command() -> Result<()> {
         ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
         ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
         ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (5, 3.0))?),
-        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, &["--feast", "--redis", "--weir"], (3, 1.5))?),
+        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (3, 1.5))?),
         _ => bail!("{USAGE}"),
     }
 }
@@ -75,6 +78,25 @@ struct Flags {
     /// The longest run.
     longest: Duration,
     write: Option<PathBuf>,
+    /// What alone is measured, by parts of names.
+    only: Only,
+}
+
+/// Empty: everything.
+#[derive(Default)]
+struct Only {
+    setups: Vec<String>,
+    sizes: Vec<String>,
+}
+
+impl Only {
+    fn names(list: &str) -> Vec<String> {
+        list.split(',').map(String::from).collect()
+    }
+
+    fn has(parts: &[String], name: &str) -> bool {
+        parts.is_empty() || parts.iter().any(|part| name.contains(part))
+    }
 }
 
 impl Flags {
@@ -82,7 +104,7 @@ impl Flags {
     fn parse(flags: &[&str], named: &[&str], defaults: (usize, f64)) -> Result<Self> {
         let mut programs = Programs::default();
         let (mut rounds, mut seconds) = defaults;
-        let mut write = None;
+        let (mut write, mut only) = (None, Only::default());
         let mut pairs = flags.chunks_exact(2);
         for pair in &mut pairs {
             let (flag, value) = (pair[0], pair[1]);
@@ -95,11 +117,14 @@ impl Flags {
                 "--nginx" => programs.nginx = Some(value.into()),
                 "--envoy" => programs.envoy = Some(value.into()),
                 "--redis" => programs.redis = Some(value.into()),
+                "--before" => programs.before = Some(value.into()),
+                "--only" => only.setups = Only::names(value),
+                "--sizes" => only.sizes = Only::names(value),
                 _ => programs.weir = Some(value.into()),
             }
         }
         ensure!(pairs.remainder().is_empty() && rounds > 0 && seconds > 0.0, "{USAGE}");
-        Ok(Self { programs, rounds, longest: Duration::from_secs_f64(seconds), write })
+        Ok(Self { programs, rounds, longest: Duration::from_secs_f64(seconds), write, only })
     }
 
     fn schedule(&self) -> Schedule {
@@ -231,6 +256,9 @@ mod tests {
         assert_eq!((parsed.rounds, parsed.longest), (2, Duration::from_millis(1500)));
         assert_eq!(parsed.programs.feast, Some("python".into()));
         assert_eq!(parsed.write, Some("a.md".into()));
+        let parsed = Flags::parse(&["--only", "L1,raw"], reads::FLAGS, (3, 1.5)).expect("they are flags").only;
+        assert!(Only::has(&parsed.setups, "from L1") && !Only::has(&parsed.setups, "from Redis"));
+        assert!(Only::has(&parsed.sizes, "1 × 10"));
         for wrong in [&flags[..], &["--nginx"], &["--rounds", "0"], &["--seconds", "x"]] {
             assert!(Flags::parse(wrong, &["--nginx"], (3, 1.5)).is_err(), "{wrong:?}");
         }

@@ -24,6 +24,8 @@ pub(crate) struct Programs {
     pub(crate) nginx: Option<PathBuf>,
     pub(crate) envoy: Option<PathBuf>,
     pub(crate) weir: Option<PathBuf>,
+    /// Another build of Weir.
+    pub(crate) before: Option<PathBuf>,
     pub(crate) redis: Option<PathBuf>,
 }
 

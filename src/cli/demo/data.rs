@@ -51,7 +51,7 @@ fn event_time(now: i64, draw: f64) -> i64 {
 }
 
 fn row<const N: usize>(event_time: i64, values: [Value; N]) -> Row {
-    Row { event_time: Some(event_time), values: values.map(Some).into() }
+    Row::new(Some(event_time), values.map(Some).into())
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl Batch<'_> {
         }
         let values = self.features.iter().map(|column| Some(column.value(row))).collect();
         let created = self.created.as_ref().filter(|created| created.is_valid(row)).map(|created| created.value(row));
-        Ok((self.key(row)?, Row { event_time: Some(self.times.value(row)), values }, created))
+        Ok((self.key(row)?, Row::new(Some(self.times.value(row)), values), created))
     }
 
     fn key(&self, row: usize) -> anyhow::Result<EntityKey> {

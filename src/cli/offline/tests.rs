@@ -83,7 +83,7 @@ fn times(values: impl Into<Vec<Option<i64>>>) -> ArrayRef {
 fn row(micros: i64, count: Option<i64>, city: Option<&str>) -> Option<Row> {
     let count = count.map_or(Value::Null, Value::Int64);
     let city = city.map_or(Value::Null, |city| Value::String(city.into()));
-    Some(Row { event_time: Some(micros * 1_000), values: [Some(count), Some(city)].into() })
+    Some(Row::new(Some(micros * 1_000), [Some(count), Some(city)].into()))
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ fn open(path: Option<&Path>, views: &[Arc<View>]) -> Embedded {
 
 impl Embedded {
     async fn put_at(&self, ask: &Ask, row: &Row, now: u64) -> Result<Written, Error> {
-        let row = Arc::new(Row { event_time: row.event_time, values: row.values.clone() });
+        let row = Arc::new(Row::new(row.event_time, row.values.clone()));
         self.write_at(&[Put { ask: ask.clone(), row }], Purpose::WriteBack, now).await.pop().unwrap()
     }
 }
@@ -56,7 +56,7 @@ async fn rows_of_several_views_share_a_hash_and_its_first_life() {
 async fn only_newer_rows_replace_stored_ones() {
     let v = view("v").build();
     let store = open(None, from_ref(&v));
-    let at = |time| Row { event_time: time, values: [int(1)].into() };
+    let at = |time| Row::new(time, [int(1)].into());
     for (user, (stored, offered, expected)) in [
         (Some(100), Some(100), Written::Older),
         (Some(100), Some(99), Written::Older),
@@ -84,7 +84,7 @@ async fn a_time_that_cannot_be_read_holds_nothing_up() {
     let stored = hash.record().unwrap();
     writing.open_table(ROWS).unwrap().insert(&*redis_key(&key(1), "p"), &*stored).unwrap();
     writing.commit().unwrap();
-    let timeless = Row { event_time: None, values: [int(1)].into() };
+    let timeless = Row::new(None, [int(1)].into());
     assert_eq!(store.put_at(&ask(&v, 1), &timeless, 0).await.unwrap(), Written::Older, "nobody knows which is newer");
     assert_eq!(store.put_at(&ask(&v, 1), &row(5, [int(2)]), 0).await.unwrap(), Written::Mended);
     assert_eq!(read_at(&store, &ask(&v, 1), 0), Some(row(5, [int(2)])));

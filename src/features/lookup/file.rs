@@ -113,7 +113,7 @@ impl DataFile {
             let value = at.and_then(|at| cells[at]).map(feast::decode_value).transpose();
             values.push(value.map_err(|_| damaged(Damaged("a value is not a feast.types.Value")))?);
         }
-        Ok(Some(Row { event_time: record.event_time, values: values.into() }))
+        Ok(Some(Row::new(record.event_time, values.into())))
     }
 
     fn damaged(&self, what: Damaged) -> Error {

@@ -60,7 +60,7 @@ pub(crate) fn user(id: i64) -> EntityKey {
 /// User `id`'s row in build `version`.
 pub(crate) fn user_row(id: i64, version: i64) -> Row {
     let values = [Some(Value::Int64(id * 10 + version)), Some(Value::String(format!("city-{id}").into()))];
-    Row { event_time: Some(1_700_000_000_000_000_000 + version), values: values.into() }
+    Row::new(Some(1_700_000_000_000_000_000 + version), values.into())
 }
 
 /// Writes users `ids` of build `version`.

@@ -69,8 +69,7 @@ async fn rows_of_every_size_of_file_are_found_and_others_are_not() {
 async fn the_newest_row_of_an_entity_is_kept() {
     let location = Watched::in_memory().location();
     let mut writer = Writer::new();
-    let row =
-        |time: Option<i64>, value: i64| Row { event_time: time, values: [Some(Value::Int64(value)), None].into() };
+    let row = |time: Option<i64>, value: i64| Row::new(time, [Some(Value::Int64(value)), None].into());
     for (id, time, created, value) in [
         (1, Some(5), None, 10),
         (1, Some(7), None, 11),
@@ -242,7 +241,7 @@ fn value() -> impl Strategy<Value = Value> {
 
 fn row(features: usize) -> impl Strategy<Value = Row> {
     let values = proptest::collection::vec(proptest::option::of(value()), features);
-    (any::<Option<i64>>(), values).prop_map(|(event_time, values)| Row { event_time, values: values.into() })
+    (any::<Option<i64>>(), values).prop_map(|(event_time, values)| Row::new(event_time, values.into()))
 }
 
 proptest! {
@@ -259,7 +258,7 @@ proptest! {
         let location = Watched::in_memory().location();
         let target = Target { to: &location, project: "p", view: &view, source: "a test" };
         let copies = rows.iter().map(|(key, row)| {
-            (EntityKey::from(key.as_slice()), Row { event_time: row.event_time, values: row.values.clone() })
+            (EntityKey::from(key.as_slice()), Row::new(row.event_time, row.values.clone()))
         });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let manifest = runtime.block_on(write(target, copies)).unwrap();
@@ -279,7 +278,7 @@ proptest! {
         let mut partitions = partition::Partitions::new();
         let mut newest = std::collections::BTreeMap::new();
         for (order, &(id, event_time, created)) in rows.iter().enumerate() {
-            let row = Row { event_time, values: [Some(Value::Int64(order as i64))].into() };
+            let row = Row::new(event_time, [Some(Value::Int64(order as i64))].into());
             let (mut record, mut scratch) = (Vec::new(), Vec::new());
             format::put_record(&user(id), &row, &mut scratch, &mut record);
             let age = partition::Age { event_time, created };

@@ -3,7 +3,7 @@
 //! One lookup in [`EVERY`] on average is counted, by its key's hash in a count-min sketch that is halved whenever the hottest
 //! are told. A lookup costs a step of its worker's own counter; one that is counted, a hash and two cells. Nothing is
 //! allocated, and the keys themselves are not kept: they are in L1, which is gone through when they are wanted. Two keys of
-//! one cell look as hot as both together. moka counts too, but tells nobody.
+//! one cell look as hot as both together. The cache under L1 counts too, but tells nobody.
 //!
 //! **Source:** G. Cormode, S. Muthukrishnan, "An improved data stream summary: the count-min sketch", with conservative update.
 
@@ -119,7 +119,7 @@ impl Memory {
     /// serves.
     pub(crate) fn hottest(&self, most: usize, now: Instant) -> Vec<(ViewId, EntityKey)> {
         let mut hottest = BinaryHeap::<Reverse<(Rank, Definition, EntityKey)>>::new();
-        for (key, entry) in &self.rows {
+        for (key, entry) in self.rows.iter() {
             let count = self.heat.as_ref().map_or(0, |heat| heat.of(hash(key.of, &key.entity)));
             let rank = (count, entry.fetched);
             let is_full = hottest.len() >= most;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn row() -> Option<Arc<Row>> {
-        Some(Arc::new(Row { event_time: None, values: [int(1)].into() }))
+        Some(Arc::new(Row::new(None, [int(1)].into())))
     }
 
     #[test]

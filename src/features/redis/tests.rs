@@ -69,7 +69,7 @@ fn load(server: &Server) {
 
 impl Redis {
     async fn write_back(&self, worker: WorkerId, ask: &Ask, row: &Row) -> Result<Written, Error> {
-        let row = Arc::new(Row { event_time: row.event_time, values: row.values.clone() });
+        let row = Arc::new(Row::new(row.event_time, row.values.clone()));
         self.write(worker, &[Put { ask: ask.clone(), row }], Purpose::WriteBack).await.pop().unwrap()
     }
 }
@@ -171,8 +171,7 @@ async fn only_newer_rows_replace_stored_ones() {
     ];
     for (at, (stored, offered, newer)) in cases.into_iter().enumerate() {
         let ask = ask(&v, i64::try_from(at).unwrap());
-        let (old, new) =
-            (Row { event_time: stored, values: [int(1)].into() }, Row { event_time: offered, values: [int(2)].into() });
+        let (old, new) = (Row::new(stored, [int(1)].into()), Row::new(offered, [int(2)].into()));
         assert_eq!(redis.write_back(WORKER, &ask, &old).await.unwrap(), Written::Written);
         let expected = if newer { Written::Written } else { Written::Older };
         assert_eq!(redis.write_back(WORKER, &ask, &new).await.unwrap(), expected, "{stored:?} then {offered:?}");
@@ -192,7 +191,7 @@ async fn every_stored_time_of_feasts_is_compared_in_the_script_as_here() {
         let stored = unhex(vector["hex"].as_str().unwrap());
         server.ask::<()>(&[b"HSET", &redis_key(&key(at), "p"), b"_ts:v", &stored]);
         for (later, expected) in [(0, Written::Older), (1, Written::Written)] {
-            let row = Row { event_time: Some(time + later), values: [int(2)].into() };
+            let row = Row::new(Some(time + later), [int(2)].into());
             assert_eq!(redis.write_back(WORKER, &ask(&v, at), &row).await.unwrap(), expected, "{vector}");
         }
     }

@@ -1,13 +1,14 @@
 //! A model's joins, compiled from the config once, and the keys a request's entities make of them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::lookup::Want;
 use crate::{
     config::{Config, Model, View},
-    infer::{EntityColumn, EntityKey, EntityType, EntityValue, Error},
+    infer::{EntityColumn, EntityKey, EntityKeys, EntityType, EntityValue, Error},
 };
 
 /// Requests with more rows than this find repeated keys by hashing.
@@ -83,12 +84,8 @@ impl Join {
 
 /// The keys that columns make, one for each of the view's join keys, each of that many rows.
 pub(super) fn keys(view: &View, rows: usize, columns: &[&EntityColumn]) -> Keys {
-    let key = |row: usize| {
-        let names = view.entities.iter().map(|(name, _)| &**name);
-        let values = columns.iter().map(|column| at(column, row));
-        let pairs: SmallVec<[(&str, &EntityValue); 4]> = names.zip(values).collect();
-        EntityKey::new(pairs.iter().copied())
-    };
+    let names = EntityKeys::of(view.entities.iter().take(columns.len()).map(|(name, _)| &**name));
+    let key = |row: usize| names.key(columns.iter().take(view.entities.len()).map(|column| at(column, row)));
     let same = rows == 1 || columns.iter().all(|column| matches!(column, EntityColumn::Same(_)));
     match (rows, same) {
         (0, _) => Keys { distinct: Vec::new(), rows: Rows::Same(0) },
@@ -107,14 +104,14 @@ fn at(column: &EntityColumn, row: usize) -> &EntityValue {
 fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
     let mut distinct = Vec::<Want>::with_capacity(rows.min(MANY));
     let mut each = Vec::with_capacity(rows);
-    let mut seen = HashMap::with_capacity(if rows <= FEW { 0 } else { rows.min(MANY) });
+    let mut seen = Seen::of(if rows <= FEW { 0 } else { rows });
     for row in 0..rows {
         let key = key(row);
         let next = distinct.len();
         let at = if rows <= FEW {
             distinct.iter().position(|known| known.key == key).unwrap_or(next)
         } else {
-            *seen.entry(key.clone()).or_insert(next)
+            seen.place(&key, &distinct)
         };
         if at == next {
             distinct.push(Want::of(key));
@@ -122,6 +119,40 @@ fn distinct(rows: usize, key: impl Fn(usize) -> EntityKey) -> Keys {
         each.push(at);
     }
     Keys { distinct, rows: Rows::Each(each) }
+}
+
+/// Where keys are in a list, found by their hash; at least half of the table is free. The hash has a seed of its own each time:
+/// callers choose the keys.
+struct Seen {
+    places: Vec<u32>,
+    seed: u64,
+}
+
+/// What no list is as long as.
+const FREE: u32 = u32::MAX;
+
+impl Seen {
+    /// Room for so many keys.
+    fn of(keys: usize) -> Self {
+        let places = if keys == 0 { Vec::new() } else { vec![FREE; (keys * 2).next_power_of_two()] };
+        Self { places, seed: rand::random() }
+    }
+
+    /// Where in `known` a key is; one that is not there is taken to be put at its end.
+    fn place(&mut self, key: &EntityKey, known: &[Want]) -> usize {
+        let mask = self.places.len() - 1;
+        let mut slot = xxh3_64_with_seed(key.as_bytes(), self.seed) as usize & mask;
+        loop {
+            match self.places[slot] {
+                FREE => {
+                    self.places[slot] = u32::try_from(known.len()).unwrap_or(FREE);
+                    return known.len();
+                }
+                place if known[place as usize].key == *key => return place as usize,
+                _ => slot = (slot + 1) & mask,
+            }
+        }
+    }
 }
 
 #[cfg(test)]

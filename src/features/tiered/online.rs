@@ -20,7 +20,6 @@ use super::{
 use crate::{
     config::View,
     features::{
-        Row,
         feast::decode_value,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
@@ -29,8 +28,14 @@ use crate::{
         CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Reason, Value, ViewId, WorkerId,
         plan::Stale, request::Caching,
     },
-    telemetry::handles::features::{Features as Handles, WriteBack},
+    telemetry::{
+        ages::Ages,
+        handles::features::{Features as Handles, WriteBack},
+    },
 };
+
+/// What a row is, for those who read them.
+pub(crate) use crate::features::Row;
 
 /// Rows that are sent to L2 at once: no more than it stores within its timeout, or holds waiting.
 pub(super) const BATCH: usize = 128;
@@ -250,7 +255,7 @@ impl Store {
 
 /// A row of values that were stored within another.
 pub(crate) fn row(event_time: i64, values: Vec<Option<Value>>) -> Row {
-    Row { event_time: Some(event_time), values: values.into() }
+    Row::new(Some(event_time), values.into())
 }
 
 /// A serialized `feast.types.Value`.
@@ -263,7 +268,7 @@ fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
     let mut places = std::collections::HashMap::with_capacity(rows.len());
     let mut puts = Vec::<Put>::with_capacity(rows.len());
     for Offer { key, event_time, values } in rows {
-        let row = Row { event_time: Some(event_time), values };
+        let row = Row::new(Some(event_time), values);
         let next = puts.len();
         let at = *places.entry(key.clone()).or_insert(next);
         let put = Put { ask: Ask { view: Arc::clone(view), key }, row: Arc::new(row) };
@@ -293,13 +298,15 @@ impl Reading {
 
 impl Lookup {
     /// What was found, judged at `now`.
-    fn tell(self, metrics: &Handles, now: SystemTime) -> Reading {
+    pub(super) fn tell(self, metrics: &Handles, now: SystemTime) -> Reading {
         let now = nanos(now);
         let caches = self.asked.events();
         let mut reading = Reading { views: Vec::new(), caches, degraded: Vec::new(), level: Level::Full };
         for JoinLookup { view, wants, rows, .. } in self.joins {
-            let mut oldest = None;
-            let found: Vec<_> = wants.into_iter().map(|want| judge(&view, want, &mut oldest, (metrics, now))).collect();
+            let (mut oldest, mut ages) = (None, Ages::default());
+            let found: Vec<_> =
+                wants.into_iter().map(|want| judge(&view, want, &mut oldest, (&mut ages, now))).collect();
+            metrics.served_all(view.id, &ages);
             if let Some(age) = oldest {
                 let told = Degradation::Stale { view: Arc::clone(&view.name), age };
                 if !reading.degraded.contains(&told) {
@@ -314,7 +321,7 @@ impl Lookup {
     }
 }
 
-fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now): (&Handles, i64)) -> Found {
+fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (ages, now): (&mut Ages, i64)) -> Found {
     let row = match want.state {
         State::Row(row) | State::Early(row) => row,
         State::Stale(row, age) => {
@@ -326,7 +333,7 @@ fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (metrics, now):
         State::Unreadable => return Found::Unreadable,
     };
     if let Some(time) = row.event_time {
-        metrics.served(view.id, now.saturating_sub(time) as f64 / 1e9);
+        ages.add(now.saturating_sub(time) as f64 / 1e9);
     }
     let age = if is_outside_max_age(view, &row, now) { Age::Outside } else { Age::Within };
     Found::Row(row, age)

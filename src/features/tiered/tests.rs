@@ -217,7 +217,7 @@ async fn rows_come_from_redis_and_then_from_memory() {
     let set = store.users(&[1]).await;
     assert_eq!((values(&set), &*caches(&set)), (vec![7], "l1 hit"));
     assert_eq!(server.calls("hmget"), 1);
-    store.shared.l1.tidy();
+    store.shared.l1.tidy(Instant::now());
     assert_eq!(store.sizes().rows, 1);
     assert!(store.sizes().bytes > 300, "{}", store.sizes().bytes);
 }
@@ -249,7 +249,7 @@ async fn what_the_store_does_not_have_is_told_apart_and_costs_no_level() {
     put(&server, &v, 1, &row(now - 10, [int(1), None]));
     put(&server, &v, 2, &row(now - 10, [Some(Value::Null), int(2)]));
     put(&server, &v, 3, &row(now - 7200, [int(3), int(3)]));
-    put(&server, &v, 4, &Row { event_time: None, values: [int(4), int(4)].into() });
+    put(&server, &v, 4, &Row::new(None, [int(4), int(4)].into()));
     let store = open(from_ref(&v), redis(&server, LONG), None).await;
     // Twice: from Redis and from memory.
     for _ in 0..2 {

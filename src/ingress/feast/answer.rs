@@ -5,8 +5,9 @@
 
 use super::{
     entity::Echo,
-    plan::Part,
+    plan::{Part, Plan},
     request::Online,
+    text::{Cell, Text},
     time::{EPOCH, Stamp},
     value::{self, Unreadable},
 };
@@ -65,11 +66,20 @@ impl Tells {
 }
 
 /// One view's share of an answer and its rows; `None`: its keys cannot exist.
-pub(super) type Filled<'a, 'p> = (&'a Part<'p>, Option<&'a ViewRows>);
+pub(super) type Filled<'a> = (&'a Part, Option<&'a ViewRows>);
+
+/// What there is under one key, and what of it is the same in all columns.
+struct Line<'a> {
+    found: &'a Found,
+    text: Option<Text<'a>>,
+    stamp: Option<Stamp>,
+}
 
 /// An answer being written.
 struct Sheet {
     out: Vec<u8>,
+    /// Whether there is a column already.
+    begun: bool,
     /// The members of `metadata.feature_names`.
     names: Vec<u8>,
     rows: usize,
@@ -84,9 +94,9 @@ struct Sheet {
 
 /// Writes an answer.
 pub(super) fn write(
-    request: &Online<'_>,
+    (request, plan): (&Online<'_>, &Plan),
     echoes: &[Echo<'_>],
-    parts: &[Filled<'_, '_>],
+    parts: &[Filled<'_>],
     (rows, tells): (usize, Tells),
 ) -> Result<Vec<u8>, Unreadable> {
     let features: usize = parts.iter().map(|(part, _)| part.select.len()).sum();
@@ -94,8 +104,9 @@ pub(super) fn write(
     for echo in echoes {
         sheet.echo(echo);
     }
+    sheet.name(&plan.names);
     for (part, found) in parts {
-        sheet.part(part, *found, request.full_names)?;
+        sheet.part(part, *found)?;
     }
     Ok(sheet.end(request.versions, parts))
 }
@@ -107,6 +118,7 @@ impl Sheet {
         out.extend_from_slice(b"{\"results\":[");
         Self {
             out,
+            begun: false,
             names: Vec::with_capacity(columns * 32),
             rows,
             tells,
@@ -116,16 +128,17 @@ impl Sheet {
         }
     }
 
-    fn begin(&mut self, name: &[&str]) {
-        if !self.names.is_empty() {
-            self.out.push(b',');
+    fn begin(&mut self) {
+        self.out.extend_from_slice(if self.begun { b",{\"values\":[" } else { b"{\"values\":[" });
+        self.begun = true;
+    }
+
+    /// Adds to the names of columns.
+    fn name(&mut self, names: &[u8]) {
+        if !self.names.is_empty() && !names.is_empty() {
             self.names.push(b',');
         }
-        match name {
-            [name] => value::string(&mut self.names, name),
-            parts => value::string(&mut self.names, &parts.concat()),
-        }
-        self.out.extend_from_slice(b"{\"values\":[");
+        self.names.extend_from_slice(names);
     }
 
     fn statuses(&mut self) {
@@ -137,7 +150,10 @@ impl Sheet {
     }
 
     fn echo(&mut self, echo: &Echo<'_>) {
-        self.begin(&[&echo.name]);
+        let mut name = Vec::with_capacity(echo.name.len() + 2);
+        value::string(&mut name, &echo.name);
+        self.name(&name);
+        self.begin();
         echo.write(&mut self.out, self.rows);
         self.statuses();
         self.out.extend_from_slice(&self.present);
@@ -146,23 +162,17 @@ impl Sheet {
         self.out.extend_from_slice(b"]}");
     }
 
-    fn part(&mut self, part: &Part<'_>, found: Option<&ViewRows>, full_names: bool) -> Result<(), Unreadable> {
-        let stamps: Vec<Option<Stamp>> =
-            found.map_or_else(Vec::new, |rows| rows.found.iter().map(|found| self.stamp(found)).collect());
+    fn part(&mut self, part: &Part, found: Option<&ViewRows>) -> Result<(), Unreadable> {
+        let lines = found.map_or_else(Vec::new, |rows| self.lines(&rows.found));
         let mut times = Vec::with_capacity(self.rows * 23);
         for row in 0..self.rows {
-            let stamp = found.and_then(|rows| stamps[rows.at(row)].as_ref());
+            let stamp = found.and_then(|rows| lines[rows.at(row)].stamp.as_ref());
             put_time(&mut times, row, stamp);
         }
         for &feature in &part.select {
-            let name = &*part.view.features[feature].name;
-            if full_names {
-                self.begin(&[part.name, "__", name])
-            } else {
-                self.begin(&[name])
-            }
+            self.begin();
             match found {
-                Some(rows) => self.column(rows, feature, (&stamps, &times))?,
+                Some(rows) => self.column(rows, feature, (&lines, &times))?,
                 None => self.nothing(),
             }
             self.out.extend_from_slice(b"]}");
@@ -170,21 +180,33 @@ impl Sheet {
         Ok(())
     }
 
+    fn lines<'a>(&self, found: &'a [Found]) -> Vec<Line<'a>> {
+        let mut last = None;
+        let line = |found: &'a Found| {
+            let Found::Row(row, _) = found else { return Line { found, text: None, stamp: None } };
+            // Rows that were written together have one time.
+            let stamp = row.event_time.map(|time| match last {
+                Some((known, stamp)) if known == time => stamp,
+                _ => last.insert((time, self.stamp(time))).1,
+            });
+            Line { found, text: Text::of(row), stamp }
+        };
+        found.iter().map(line).collect()
+    }
+
     /// The time of a row's event; Feast's Python has it in microseconds.
-    fn stamp(&self, found: &Found) -> Option<Stamp> {
-        let Found::Row(row, _) = found else { return None };
-        let time = row.event_time?;
-        Some(Stamp::of(match self.tells {
+    fn stamp(&self, time: i64) -> Stamp {
+        Stamp::of(match self.tells {
             Tells::Truth | Tells::Age => time,
             Tells::Presence => time.saturating_add(500).div_euclid(1000) * 1000,
-        }))
+        })
     }
 
     fn column(
         &mut self,
         rows: &ViewRows,
         feature: usize,
-        (stamps, times): (&[Option<Stamp>], &[u8]),
+        (lines, times): (&[Line<'_>], &[u8]),
     ) -> Result<(), Unreadable> {
         self.statuses.clear();
         let (mut plain, mut gaps) = (true, false);
@@ -192,7 +214,7 @@ impl Sheet {
             if row > 0 {
                 self.out.push(b',');
             }
-            let status = self.tells.of(cell(&mut self.out, &rows.found[rows.at(row)], feature)?);
+            let status = self.tells.of(cell(&mut self.out, &lines[rows.at(row)], feature)?);
             plain &= status == Status::Present;
             gaps |= matches!(status, Status::NotFound | Status::Invalid);
             self.statuses.push(status);
@@ -215,7 +237,7 @@ impl Sheet {
             // What is not there has no time.
             for row in 0..self.rows {
                 let there = !matches!(self.statuses[row], Status::NotFound | Status::Invalid);
-                put_time(&mut self.out, row, stamps[rows.at(row)].as_ref().filter(|_| there));
+                put_time(&mut self.out, row, lines[rows.at(row)].stamp.as_ref().filter(|_| there));
             }
         }
         Ok(())
@@ -233,7 +255,7 @@ impl Sheet {
         self.out.extend_from_slice(&self.epochs);
     }
 
-    fn end(mut self, versions: bool, parts: &[Filled<'_, '_>]) -> Vec<u8> {
+    fn end(mut self, versions: bool, parts: &[Filled<'_>]) -> Vec<u8> {
         self.out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
         self.out.extend_from_slice(&self.names);
         self.out.push(b']');
@@ -242,7 +264,7 @@ impl Sheet {
             for (at, (part, _)) in parts.iter().enumerate() {
                 // Version 0, of a view that has no other, is left out.
                 self.out.extend_from_slice(if at > 0 { b",{\"name\":" } else { b"{\"name\":" });
-                value::string(&mut self.out, part.name);
+                value::string(&mut self.out, &part.name);
                 self.out.push(b'}');
             }
             self.out.push(b']');
@@ -253,21 +275,35 @@ impl Sheet {
 }
 
 /// Appends a cell's value; returns what it is.
-fn cell(out: &mut Vec<u8>, found: &Found, feature: usize) -> Result<Status, Unreadable> {
-    let Found::Row(row, age) = found else {
+fn cell(out: &mut Vec<u8>, line: &Line<'_>, feature: usize) -> Result<Status, Unreadable> {
+    let Found::Row(row, age) = line.found else {
         out.extend_from_slice(b"null");
-        return Ok(if matches!(found, Found::Unreadable) { Status::Invalid } else { Status::NotFound });
+        return Ok(if matches!(line.found, Found::Unreadable) { Status::Invalid } else { Status::NotFound });
     };
-    let Some(stored) = &row.values[feature] else {
-        out.extend_from_slice(b"null");
-        return Ok(Status::NotFound);
+    let status = match line.text {
+        Some(text) => match text.cell(feature) {
+            Cell::Value(text) => {
+                out.extend_from_slice(text);
+                Status::Present
+            }
+            Cell::Null => null(out, Status::Null),
+            Cell::Absent => null(out, Status::NotFound),
+        },
+        None => match &row.values[feature] {
+            None => null(out, Status::NotFound),
+            Some(Value::Null) => null(out, Status::Null),
+            Some(stored) => {
+                value::write(out, stored)?;
+                Status::Present
+            }
+        },
     };
-    value::write(out, stored)?;
-    Ok(match (age, stored) {
-        (Age::Outside, _) => Status::Outside,
-        (Age::Within, Value::Null) => Status::Null,
-        (Age::Within, _) => Status::Present,
-    })
+    Ok(if *age == Age::Outside && status != Status::NotFound { Status::Outside } else { status })
+}
+
+fn null(out: &mut Vec<u8>, status: Status) -> Status {
+    out.extend_from_slice(b"null");
+    status
 }
 
 fn put_time(out: &mut Vec<u8>, row: usize, stamp: Option<&Stamp>) {

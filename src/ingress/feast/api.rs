@@ -75,23 +75,24 @@ impl Api<'_> {
         let keep = Keep { wants: &|name| catalog.is_key(name), most: catalog.max_rows };
         let request =
             Online::read(body, keep).map_err(|unread| schema::refusal(&unread, body, schema::GET_ONLINE_FEATURES))?;
-        let Plan { parts, vectors } = plan::resolve(catalog, &request)?;
-        let (echoes, rows) = entity::columns(catalog, &parts, &request.entities)?;
-        within_limit(&parts, rows)?;
+        let plan = plan::resolve(catalog, &request)?;
+        let Plan { parts, vectors, .. } = &*plan;
+        let (echoes, rows) = entity::columns(catalog, parts, &request.entities)?;
+        within_limit(parts, rows)?;
         let nobody = EntityColumn::Same(EntityValue::String(String::new()));
         let mut keys = Vec::with_capacity(parts.len());
-        for part in &parts {
+        for part in parts {
             keys.push(entity::keys(catalog, part, &echoes, &nobody, rows)?);
         }
         let wishes: Vec<Wish<'_>> = match (vectors, keys.first()) {
-            (Some((_, view)), Some(keys)) => wish(view, keys).into_iter().collect(),
+            (Some(view), Some(keys)) => wish(*view, keys).into_iter().collect(),
             _ => parts.iter().zip(&keys).filter_map(|(part, keys)| wish(part.view.id, keys)).collect(),
         };
         let mut reading = self.store.read(rows, &wishes, terms).await;
         complete(&reading)?;
-        if let Some((service, _)) = vectors {
-            let of_vectors = reading.views.first().and_then(|found| vector::rows(&parts, found));
-            reading.views = of_vectors.ok_or_else(|| plan::no_vectors(service))?;
+        if vectors.is_some() {
+            let of_vectors = reading.views.first().and_then(|found| vector::rows(parts, found));
+            reading.views = of_vectors.ok_or_else(|| plan::no_vectors(request.service().unwrap_or_default()))?;
         }
         let mut read = reading.views.iter();
         let filled: Vec<_> = parts
@@ -104,7 +105,7 @@ impl Api<'_> {
             (Compat::FeastPython, None) => Tells::Presence,
             (Compat::FeastPython, Some(_)) => Tells::Age,
         };
-        let written = answer::write(&request, &echoes, &filled, (rows, tells));
+        let written = answer::write((&request, &plan), &echoes, &filled, (rows, tells));
         let written = written.map_err(|_| unreadable())?;
         Ok(dressed(written, reading, began.elapsed(), id))
     }
@@ -129,7 +130,7 @@ impl Api<'_> {
 }
 
 /// A cell costs its caller next to nothing: a few names and rows make many.
-fn within_limit(parts: &[plan::Part<'_>], rows: usize) -> Result<(), Refusal> {
+fn within_limit(parts: &[plan::Part], rows: usize) -> Result<(), Refusal> {
     const MOST: usize = 1_000_000;
     let features = parts.iter().map(|part| part.select.len()).sum::<usize>();
     if rows.saturating_mul(features) <= MOST {

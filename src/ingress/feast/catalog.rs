@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::recent::Recent;
 use crate::{
     config::{Compat, Config, Features, PushSource, Service, Times, View},
     infer::ViewId,
@@ -35,6 +36,7 @@ pub(super) struct Catalog {
     keys: HashSet<Arc<str>>,
     /// Names that a column of a push may have.
     columns: HashSet<Arc<str>>,
+    pub(super) recent: Recent,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,7 @@ impl Catalog {
             join_keys,
             keys,
             columns,
+            recent: Recent::default(),
         }
     }
 

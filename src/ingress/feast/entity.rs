@@ -40,7 +40,7 @@ pub(super) enum Keys<'a> {
 /// The columns that name entities of the project, and how many rows they have.
 pub(super) fn columns<'a>(
     catalog: &Catalog,
-    parts: &[Part<'_>],
+    parts: &[Part],
     frame: &'a Frame<'a>,
 ) -> Result<(Vec<Echo<'a>>, usize), Refusal> {
     if frame.columns.is_empty() {
@@ -77,7 +77,7 @@ pub(super) fn columns<'a>(
 }
 
 /// The join key that a request's column stands for.
-fn join_key<'a>(catalog: &Catalog, parts: &[Part<'_>], name: &'a Cow<'a, str>) -> Option<Cow<'a, str>> {
+fn join_key<'a>(catalog: &Catalog, parts: &[Part], name: &'a Cow<'a, str>) -> Option<Cow<'a, str>> {
     if catalog.join_keys.contains(&**name) || kind(parts, name).is_some() {
         return Some(Cow::Borrowed(name));
     }
@@ -85,10 +85,10 @@ fn join_key<'a>(catalog: &Catalog, parts: &[Part<'_>], name: &'a Cow<'a, str>) -
 }
 
 /// The type that all parts declare that use a column: it is read once.
-fn one_kind(parts: &[Part<'_>], name: &str) -> Result<Option<EntityType>, Refusal> {
+fn one_kind(parts: &[Part], name: &str) -> Result<Option<EntityType>, Refusal> {
     let Some(first) = kind(parts, name) else { return Ok(None) };
     for part in parts {
-        let at = part.columns.iter().position(|column| *column == name);
+        let at = part.columns.iter().position(|column| **column == *name);
         if let Some(other) = at.map(|at| part.view.entities[at].1).filter(|other| *other != first) {
             let message = format!(
                 "{name} is {} in one of the views and {} in view {}; allowed: to ask for them apart",
@@ -103,9 +103,9 @@ fn one_kind(parts: &[Part<'_>], name: &str) -> Result<Option<EntityType>, Refusa
 }
 
 /// The declared type of a column, where a part uses it.
-fn kind(parts: &[Part<'_>], name: &str) -> Option<EntityType> {
+fn kind(parts: &[Part], name: &str) -> Option<EntityType> {
     parts.iter().find_map(|part| {
-        let at = part.columns.iter().position(|column| *column == name)?;
+        let at = part.columns.iter().position(|column| **column == *name)?;
         (name != DUMMY).then(|| part.view.entities[at].1)
     })
 }
@@ -132,17 +132,17 @@ fn typed<'a>(column: &Column<'_>, kind: EntityType) -> Result<Given<'a>, Refusal
 /// The columns of a part's keys.
 pub(super) fn keys<'a>(
     catalog: &Catalog,
-    part: &Part<'_>,
+    part: &Part,
     echoes: &'a [Echo<'_>],
     nobody: &'a EntityColumn,
     rows: usize,
 ) -> Result<Keys<'a>, Refusal> {
-    if part.columns.iter().all(|column| *column == DUMMY) && rows > 0 {
+    if part.columns.iter().all(|column| **column == *DUMMY) && rows > 0 {
         return Ok(Keys::All(vec![nobody]));
     }
     let mut found = Vec::with_capacity(part.columns.len());
     for name in &part.columns {
-        if let Some(Echo { given: Given::Key(column, null), .. }) = echoes.iter().find(|echo| echo.name == *name) {
+        if let Some(Echo { given: Given::Key(column, null), .. }) = echoes.iter().find(|echo| echo.name == **name) {
             if let Some(row) = null {
                 let told = cell::Wrong::Null.told("a join key", "one value");
                 return Err(Refusal::python(cell::Wrong::Null.python(), format!("entities.{name}[{row}]: {told}")));
@@ -157,10 +157,11 @@ pub(super) fn keys<'a>(
 }
 
 /// No join key of a view is given.
-fn missing(catalog: &Catalog, part: &Part<'_>, echoes: &[Echo<'_>], rows: usize) -> Refusal {
-    let given = |key: &str| part.columns.contains(&key) && echoes.iter().any(|echo| echo.name == key);
+fn missing(catalog: &Catalog, part: &Part, echoes: &[Echo<'_>], rows: usize) -> Refusal {
+    let given =
+        |key: &str| part.columns.iter().any(|column| **column == *key) && echoes.iter().any(|echo| echo.name == key);
     let mut expected: Vec<&str> = catalog.join_keys.iter().map(|key| &**key).collect();
-    expected.extend(part.columns.iter().filter(|column| **column != DUMMY));
+    expected.extend(part.columns.iter().map(|column| &**column).filter(|column| *column != DUMMY));
     expected.sort_unstable();
     expected.dedup();
     let missing: Vec<&str> = expected.iter().copied().filter(|key| !given(key)).collect();

@@ -18,8 +18,10 @@ mod entity;
 mod errors;
 mod plan;
 mod push;
+mod recent;
 mod request;
 mod schema;
+mod text;
 mod time;
 mod value;
 mod vector;
@@ -211,8 +213,9 @@ fn health(gateway: &Gateway) -> Response<ResponseBody> {
 #[doc(hidden)]
 pub fn read_any(body: &[u8]) {
     let keep = Keep { wants: &|_| true, most: 100 };
-    if let Err(unread) = Online::read(body, keep) {
-        let _ = schema::refusal(&unread, body, schema::GET_ONLINE_FEATURES);
+    match Online::read(body, keep) {
+        Ok(online) => drop(online.features.texts()),
+        Err(unread) => drop(schema::refusal(&unread, body, schema::GET_ONLINE_FEATURES)),
     }
     if let Ok(push) = Push::read(body, "push_source_name", keep) {
         for column in &push.frame.columns {

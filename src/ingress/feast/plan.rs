@@ -9,7 +9,9 @@ use smallvec::SmallVec;
 use super::{
     catalog::Catalog,
     errors::{Class, Refusal, repr},
+    recent::Asked,
     request::Online,
+    value,
 };
 use crate::{
     config::{Compat, View},
@@ -21,12 +23,12 @@ const NAME: usize = 128;
 
 /// One view's share of an answer.
 #[derive(Debug)]
-pub(super) struct Part<'a> {
-    pub(super) view: &'a Arc<View>,
+pub(super) struct Part {
+    pub(super) view: Arc<View>,
     /// What it is called in the answer.
-    pub(super) name: &'a str,
+    pub(super) name: Arc<str>,
     /// What the request calls each of its join keys, in their order.
-    pub(super) columns: SmallVec<[&'a str; 2]>,
+    pub(super) columns: SmallVec<[Arc<str>; 2]>,
     /// Positions in the view's features.
     pub(super) select: SmallVec<[usize; 16]>,
 }
@@ -41,28 +43,60 @@ struct Reference<'a> {
 
 /// What a request asks for.
 #[derive(Debug)]
-pub(super) struct Plan<'a> {
-    pub(super) parts: Vec<Part<'a>>,
-    /// The service whose vectors all of it comes from, and their view.
-    pub(super) vectors: Option<(&'a str, ViewId)>,
+pub(super) struct Plan {
+    pub(super) parts: Vec<Part>,
+    /// The view of vectors that all of it comes from.
+    pub(super) vectors: Option<ViewId>,
+    /// The names of the answer's columns, but for the entities': JSON texts with commas between them.
+    pub(super) names: Box<[u8]>,
 }
 
-/// What the request asks for.
-pub(super) fn resolve<'a>(catalog: &'a Catalog, request: &'a Online<'a>) -> Result<Plan<'a>, Refusal> {
-    match request.service.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => {
-            let parts = of_service(catalog, name, request.full_names)?;
-            let vectors = catalog.vectors(name).map(|view| (name, view));
-            if vectors.is_some() && !request.full_names {
-                return Err(no_vectors(name));
-            }
-            Ok(Plan { parts, vectors })
+/// What the request asks for: as it was lately resolved, or anew.
+pub(super) fn resolve(catalog: &Catalog, request: &Online<'_>) -> Result<Arc<Plan>, Refusal> {
+    let asked = Asked { service: request.service(), features: request.features.raw(), full_names: request.full_names };
+    if let Some(plan) = catalog.recent.get(asked) {
+        return Ok(plan);
+    }
+    let plan = Arc::new(Plan::of(catalog, request)?);
+    catalog.recent.put(asked, &plan);
+    Ok(plan)
+}
+
+impl Plan {
+    fn of(catalog: &Catalog, request: &Online<'_>) -> Result<Self, Refusal> {
+        let full_names = request.full_names;
+        let Some(name) = request.service() else {
+            let parts = of_references(catalog, &request.features.texts(), full_names)?;
+            return Ok(Self { names: names(&parts, full_names), parts, vectors: None });
+        };
+        let parts = of_service(catalog, name, full_names)?;
+        let vectors = catalog.vectors(name);
+        if vectors.is_some() && !full_names {
+            return Err(no_vectors(name));
         }
-        None => Ok(Plan { parts: of_references(catalog, &request.features, request.full_names)?, vectors: None }),
+        Ok(Self { names: names(&parts, full_names), parts, vectors })
     }
 }
 
-fn of_service<'a>(catalog: &'a Catalog, name: &str, full_names: bool) -> Result<Vec<Part<'a>>, Refusal> {
+fn names(parts: &[Part], full_names: bool) -> Box<[u8]> {
+    let mut names = Vec::new();
+    for part in parts {
+        for &at in &part.select {
+            if !names.is_empty() {
+                names.push(b',');
+            }
+            let feature = &part.view.features[at].name;
+            if full_names {
+                value::string(&mut names, &[&part.name, "__", feature].concat());
+            } else {
+                value::string(&mut names, feature);
+            }
+        }
+    }
+    names.into()
+}
+
+fn of_service(catalog: &Catalog, name: &str, full_names: bool) -> Result<Vec<Part>, Refusal> {
     let Some(service) = catalog.service(name).filter(|service| !service.projections.is_empty()) else {
         refuse_unserved(catalog, "feature service", name)?;
         let (name, project) = (shown(name, NAME), &catalog.project);
@@ -73,15 +107,15 @@ fn of_service<'a>(catalog: &'a Catalog, name: &str, full_names: bool) -> Result<
     for projection in &service.projections {
         let view = catalog.by_id(projection.view);
         parts.push(Part {
-            view,
-            name: projection.alias.as_deref().unwrap_or(&view.name),
-            columns: projection.columns.iter().map(|column| &**column).collect(),
+            view: Arc::clone(view),
+            name: Arc::clone(projection.alias.as_ref().unwrap_or(&view.name)),
+            columns: projection.columns.iter().cloned().collect(),
             select: projection.select.iter().copied().collect(),
         });
     }
     let named = parts
         .iter()
-        .flat_map(|part| part.select.iter().map(|&at| (Cow::Borrowed(part.name), &*part.view.features[at].name)));
+        .flat_map(|part| part.select.iter().map(|&at| (Cow::Borrowed(&*part.name), &*part.view.features[at].name)));
     collisions(named, full_names)?;
     Ok(parts)
 }
@@ -98,11 +132,7 @@ pub(super) fn no_vectors(name: &str) -> Refusal {
     )
 }
 
-fn of_references<'a>(
-    catalog: &'a Catalog,
-    given: &'a [Cow<'a, str>],
-    full_names: bool,
-) -> Result<Vec<Part<'a>>, Refusal> {
+fn of_references(catalog: &Catalog, given: &[Cow<'_, str>], full_names: bool) -> Result<Vec<Part>, Refusal> {
     if given.is_empty() {
         let text = "No features specified for retrieval";
         return Err(Refusal::python(text, "no features are asked for: give \"features\" or \"feature_service\""));
@@ -119,7 +149,7 @@ fn of_references<'a>(
         _ => (Cow::Borrowed(reference.view), reference.feature),
     });
     collisions(named, full_names)?;
-    let mut parts = Vec::<Part<'a>>::new();
+    let mut parts = Vec::<Part>::new();
     for Reference { view: name, feature, .. } in references {
         let view = catalog.view(name).ok_or_else(|| unknown_view(catalog, name))?;
         let at = catalog.feature(name, feature).ok_or_else(|| unknown_feature(view, feature))?;
@@ -128,9 +158,9 @@ fn of_references<'a>(
             Some(part) if part.select.contains(&at) => {}
             Some(part) => part.select.push(at),
             None => parts.push(Part {
-                view,
-                name: &view.name,
-                columns: view.entities.iter().map(|(key, _)| &**key).collect(),
+                view: Arc::clone(view),
+                name: Arc::clone(&view.name),
+                columns: view.entities.iter().map(|(key, _)| Arc::clone(key)).collect(),
                 select: SmallVec::from_slice(&[at]),
             }),
         }

@@ -66,10 +66,33 @@ impl From<Error> for Unread {
 #[derive(Debug, Default)]
 pub(super) struct Online<'a> {
     pub(super) entities: Frame<'a>,
-    pub(super) service: Option<Cow<'a, str>>,
-    pub(super) features: Vec<Cow<'a, str>>,
+    service: Option<Cow<'a, str>>,
+    pub(super) features: List<'a>,
     pub(super) full_names: bool,
     pub(super) versions: bool,
+}
+
+/// A list of texts, checked, and taken apart where somebody asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct List<'a>(&'a [u8]);
+
+impl<'a> List<'a> {
+    /// As it was written.
+    pub(super) const fn raw(self) -> &'a [u8] {
+        self.0
+    }
+
+    pub(super) fn texts(self) -> Vec<Cow<'a, str>> {
+        let mut texts = Vec::new();
+        if !self.0.is_empty() {
+            // It was walked before: nothing can be wrong.
+            let _ = Scanner::new(self.0).array(|scanner| {
+                texts.push(scanner.text("it")?.get(self.0));
+                Ok(())
+            });
+        }
+        texts
+    }
 }
 
 /// `POST /push` and `POST /write-to-online-store`.
@@ -127,6 +150,11 @@ impl<'a> Online<'a> {
             Ok(())
         })?;
         if entities { Ok(read) } else { Err(Unread::Schema) }
+    }
+
+    /// The service that is asked for; one without a name is none.
+    pub(super) fn service(&self) -> Option<&str> {
+        self.service.as_deref().filter(|name| !name.is_empty())
     }
 }
 
@@ -247,21 +275,19 @@ fn optional_text<'a>(body: &'a [u8], scanner: &mut Scanner<'a>) -> Result<Option
     text(body, scanner).map(Some)
 }
 
-fn texts<'a>(body: &'a [u8], scanner: &mut Scanner<'a>) -> Result<Vec<Cow<'a, str>>, Unread> {
+fn texts<'a>(body: &'a [u8], scanner: &mut Scanner<'a>) -> Result<List<'a>, Unread> {
     if scanner.peek() != Some(b'[') {
         return Err(Unread::Schema);
     }
-    let mut list = Vec::new();
     let mut fits = true;
-    scanner.array(|scanner| {
+    let list = scanner.array(|scanner| {
         if scanner.peek() != Some(b'"') {
             fits = false;
             return scanner.value().map(drop);
         }
-        list.push(scanner.text("it")?.get(body));
-        Ok(())
+        scanner.text("it").map(drop)
     })?;
-    if fits { Ok(list) } else { Err(Unread::Schema) }
+    if fits { Ok(List(list.of(body))) } else { Err(Unread::Schema) }
 }
 
 fn boolean(body: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, Unread> {
@@ -300,7 +326,7 @@ mod tests {
         assert_eq!((columns[0].rows, columns[0].cells().len()), (4, 3));
         assert_eq!(columns[0].cell(1), Scalar::Text("x".into()));
         assert_eq!(read.entities.rows(), None);
-        assert_eq!(read.features, ["v:f"]);
+        assert_eq!(read.features.texts(), ["v:f"]);
         let nobody = Keep { wants: &|name| name == "b", most: 3 };
         let read = Online::read(body, nobody).unwrap();
         assert_eq!((read.entities.columns[0].rows, read.entities.columns[0].cells().len()), (4, 0));
@@ -360,7 +386,7 @@ mod tests {
             });
             let body = body.to_string();
             let read = Online::read(body.as_bytes(), ALL).unwrap();
-            prop_assert_eq!(&read.features, &names);
+            prop_assert_eq!(&read.features.texts(), &names);
             prop_assert_eq!(read.full_names, full);
             let told: Vec<&str> = read.entities.columns.iter().map(|column| &*column.name).collect();
             prop_assert_eq!(told, names.iter().map(String::as_str).collect::<Vec<_>>());

@@ -63,7 +63,7 @@ pub(super) fn integer(out: &mut Vec<u8>, number: i64) {
 
 pub(super) fn float(out: &mut Vec<u8>, number: f64) {
     if number.is_finite() {
-        out.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes());
+        out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
     } else if number.is_nan() {
         out.extend_from_slice(b"\"NaN\"");
     } else if number > 0.0 {

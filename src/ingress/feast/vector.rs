@@ -27,16 +27,16 @@ struct Vector<'a> {
 }
 
 /// The rows of each part; `None`: an entity has no vector, or one of other features.
-pub(super) fn rows(parts: &[Part<'_>], vectors: &ViewRows) -> Option<Vec<ViewRows>> {
+pub(super) fn rows(parts: &[Part], vectors: &ViewRows) -> Option<Vec<ViewRows>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let stored: Vec<Vector<'_>> = vectors.found.iter().map(read).collect::<Option<_>>()?;
     let wanted = parts.iter().map(|part| part.select.len()).sum::<usize>();
     if stored.iter().any(|vector| vector.names.len() != wanted) {
         return None;
     }
-    let of_part = |part: &Part<'_>| {
+    let of_part = |part: &Part| {
         let rows = stored.iter().map(|vector| vector.part(part, now)).collect::<Option<Vec<_>>>()?;
-        Some(vectors.others(part.view, rows))
+        Some(vectors.others(&part.view, rows))
     };
     parts.iter().map(of_part).collect()
 }
@@ -95,16 +95,26 @@ fn timestamp(message: &[u8]) -> Option<(i64, i64)> {
 
 impl Vector<'_> {
     /// A view's row of it.
-    fn part(&self, part: &Part<'_>, now: f64) -> Option<Found> {
+    fn part(&self, part: &Part, now: f64) -> Option<Found> {
         let mut values: Vec<Option<Value>> = vec![None; part.view.features.len()];
+        let mut next = 0;
         for &at in &part.select {
-            let name = [part.name, "__", &part.view.features[at].name].concat();
-            let stored = self.names.iter().position(|known| *known == name)?;
+            let stored = self.place(&part.name, &part.view.features[at].name, next)?;
             values[at] = Some(online::value(self.values[stored])?);
+            next = stored + 1;
         }
-        let time = self.times.iter().find(|(view, _)| *view == part.name).map(|(_, time)| *time);
+        let time = self.times.iter().find(|(view, _)| **view == *part.name).map(|(_, time)| *time);
         let outside = part.view.max_age.zip(time).is_some_and(|(age, time)| now - time > age.as_secs_f64());
         let row = online::row(self.made, values);
         Some(Found::Row(Arc::new(row), if outside { Age::Outside } else { Age::Within }))
+    }
+
+    /// Where a view's feature is. They are stored in the order in which the service names them, so it is mostly `next`.
+    fn place(&self, view: &str, feature: &str, next: usize) -> Option<usize> {
+        let is = |name: &str| name.strip_prefix(view).and_then(|rest| rest.strip_prefix("__")) == Some(feature);
+        if self.names.get(next).is_some_and(|name| is(name)) {
+            return Some(next);
+        }
+        self.names.iter().position(|name| is(name))
     }
 }

@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::{
     config::View,
     infer::{Reason, ViewId},
-    telemetry::names,
+    telemetry::{ages::Ages, names},
 };
 
 /// A layer of the feature store.
@@ -207,6 +207,11 @@ impl Features {
     /// A row of L3 was used in place of what L2 could not say.
     pub(crate) fn stood_in(&self, view: ViewId) {
         self.views[view.index()].stand_ins.increment(1);
+    }
+
+    /// The same of many rows.
+    pub(crate) fn served_all(&self, view: ViewId, ages: &Ages) {
+        ages.record(&self.views[view.index()].age);
     }
 
     /// Defaults stood in for that many rows.

@@ -20,11 +20,14 @@ use self::{
     servers::{L1, Repository, Weir},
 };
 use crate::{
-    Flags, Folder, cpu,
+    Flags, Folder, Only, cpu,
     load::{Load, Pace, Protocol},
     peers::{self, Place, Server},
     rounds::{self, Phase},
 };
+
+/// The flags that this part has beside those that all have.
+pub(crate) const FLAGS: &[&str] = &["--feast", "--redis", "--weir", "--before", "--only", "--sizes"];
 
 /// Connections of the larger closed loop.
 const MANY: usize = 8;
@@ -163,16 +166,24 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 }
 
 fn start(place: Place<'_>, flags: &Flags, repository: &Repository, redis: SocketAddr, python: &Path) -> Vec<Setup> {
-    let feast = |workers| repository.serve(place, python, workers).map(Reader::Feast);
-    let mut setups = vec![
-        Setup::begun(report::FLOOR, Ok(Reader::Floor)),
-        Setup::begun(report::FEAST_1, feast(1)),
-        Setup::begun(report::FEAST_4, feast(4)),
-    ];
-    if let Some(program) = &flags.programs.weir {
-        let weir = |l1| servers::weir(place, program, repository, redis, l1).map(|weir| Reader::Weir(weir, l1));
-        setups.push(Setup::begun(report::WEIR_REDIS, weir(L1::Off)));
-        setups.push(Setup::begun(report::WEIR_L1, weir(L1::On)));
+    let mut setups = Vec::new();
+    let mut begin = |name: &'static str, reader: &dyn Fn() -> Result<Reader>| {
+        if Only::has(&flags.only.setups, name) {
+            setups.push(Setup::begun(name, reader()));
+        }
+    };
+    begin(report::FLOOR, &|| Ok(Reader::Floor));
+    begin(report::FEAST_1, &|| repository.serve(place, python, 1).map(Reader::Feast));
+    begin(report::FEAST_4, &|| repository.serve(place, python, 4).map(Reader::Feast));
+    for (program, from_redis, from_l1) in [
+        (&flags.programs.before, report::BEFORE_REDIS, report::BEFORE_L1),
+        (&flags.programs.weir, report::WEIR_REDIS, report::WEIR_L1),
+    ] {
+        let Some(program) = program else { continue };
+        for (name, l1) in [(from_redis, L1::Off), (from_l1, L1::On)] {
+            let weir = || servers::weir(place, (name, program), repository, redis, l1);
+            begin(name, &|| weir().map(|weir| Reader::Weir(weir, l1)));
+        }
     }
     setups
 }
@@ -180,7 +191,8 @@ fn start(place: Place<'_>, flags: &Flags, repository: &Repository, redis: Socket
 fn take_turns(setups: &mut [Setup], redis: &Server, flags: &Flags) {
     let requests = SIZES.map(|size| Requests { http: size.http(), pipelines: size.pipelines() });
     for round in 0..flags.rounds {
-        for (size, requests) in requests.iter().enumerate() {
+        let wanted = |(size, _): &(usize, _)| Only::has(&flags.only.sizes, &SIZES[*size].name());
+        for (size, requests) in requests.iter().enumerate().filter(wanted) {
             eprintln!("{} (entities × features), {MANY} connections", SIZES[size].name());
             for setup in setups.iter_mut().filter(|setup| setup.works()) {
                 let one = setup.run(redis, size, requests, (1, flags.longest / 2));
@@ -206,7 +218,7 @@ fn take_turns(setups: &mut [Setup], redis: &Server, flags: &Flags) {
 
 /// The last thing that is done: it drives out of L1 what was measured.
 fn fill(setups: &mut [Setup], redis: SocketAddr) -> Option<Full> {
-    let setup = setups.iter_mut().find(|setup| setup.works() && matches!(setup.reader, Reader::Weir(_, L1::On)))?;
+    let setup = setups.iter_mut().find(|setup| setup.works() && setup.name == report::WEIR_L1)?;
     let Reader::Weir(weir, _) = &setup.reader else { return None };
     match full::fill(weir, redis, &NARROW) {
         Ok(full) => Some(full),

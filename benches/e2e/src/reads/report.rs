@@ -15,6 +15,8 @@ pub(super) const FEAST_1: &str = "Feast, 1 worker";
 pub(super) const FEAST_4: &str = "Feast, 4 workers";
 pub(super) const WEIR_REDIS: &str = "Weir from Redis";
 pub(super) const WEIR_L1: &str = "Weir from L1";
+pub(super) const BEFORE_REDIS: &str = "before, from Redis";
+pub(super) const BEFORE_L1: &str = "before, from L1";
 
 /// MiB that Weir may take with a full L1.
 const RESIDENT: f64 = 160.0;
@@ -70,7 +72,8 @@ fn table(setups: &[Setup]) -> String {
     ];
     let mut text = format!("| {} |\n{}|\n", heads.join(" | "), "|---".repeat(heads.len()));
     for (index, size) in SIZES.iter().enumerate() {
-        for setup in setups.iter().filter(|setup| setup.works()) {
+        let measured = |setup: &&Setup| setup.works() && !setup.seen[index].many.is_empty();
+        for setup in setups.iter().filter(measured) {
             let _ = writeln!(text, "| {} | {} | {} |", size.name(), setup.name, cells(&setup.seen[index]).join(" | "));
         }
     }

@@ -114,15 +114,16 @@ pub(crate) enum L1 {
 /// Weir on the repository's registry and `redis`, with one worker.
 pub(crate) fn weir(
     place: Place<'_>,
-    program: &Path,
+    (name, program): (&str, &Path),
     repository: &Repository,
     redis: SocketAddr,
     l1: L1,
 ) -> Result<Weir> {
     let (http, grpc, admin) = (free_address()?, free_address()?, free_address()?);
-    let (name, capacity) = match l1 {
-        L1::Off => ("weir-redis", "0B".to_owned()),
-        L1::On => ("weir-l1", format!("{L1_MIB}MiB")),
+    let name = name.replace([' ', ','], "-");
+    let capacity = match l1 {
+        L1::Off => "0B".to_owned(),
+        L1::On => format!("{L1_MIB}MiB"),
     };
     let config = format!(
         "listen: {{http: \"{http}\", grpc: \"{grpc}\", admin: \"{admin}\"}}
@@ -138,6 +139,6 @@ features:
         project = feast::PROJECT,
     );
     let path = place.write(&format!("{name}.yaml"), &config)?;
-    let server = place.start(name, program, &["serve".into(), "-c".into(), path], http)?;
+    let server = place.start(&name, program, &["serve".into(), "-c".into(), path], http)?;
     Ok(Weir { server, admin })
 }
