@@ -113,6 +113,11 @@ impl Cells {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.values.capacity()
+    }
+
     /// The row; `None` where no cell was there.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ pub mod row;
 pub mod set;
 pub mod tiered;
 
+pub use redis::read_any as read_any_replies;
 pub use row::Row;
 pub use set::FeatureSet;
 pub use tiered::Store;
