@@ -1,6 +1,6 @@
 //! The process's tasks, so that a drain knows what it waits for. Weir spawns tasks nowhere else; libraries spawn their own:
-//! hyper's HTTP/2 a task a stream, the Redis driver one a connection. Threads of their own have the object store, the embedded
-//! L2's writer and the access log's writer.
+//! hyper's HTTP/2 a task a stream. Threads of their own have the object store, the embedded L2's writer and the access log's
+//! writer.
 
 use std::future::Future;
 
@@ -31,6 +31,16 @@ impl Tasks {
         self.tracker.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
+    }
+
+    /// A task that serves others and ends with the last of them, or with its runtime: a connection's. A drain neither drops it,
+    /// for they may need it to the end, nor waits for it.
+    #[expect(clippy::disallowed_methods, reason = "a drain does not wait for it")]
+    pub fn attend<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(task);
     }
 
     /// Whether nothing runs.

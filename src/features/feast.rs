@@ -16,7 +16,10 @@ pub use value::{decode_value, encode_value};
 pub use wire::Malformed;
 
 use super::Row;
-use crate::{config::View, infer::EntityKey};
+use crate::{
+    config::View,
+    infer::{EntityKey, Value},
+};
 
 /// The Redis key of an entity's rows: the serialized entity key, then the project, with nothing between.
 pub(crate) fn redis_key(key: &EntityKey, project: &str) -> Vec<u8> {
@@ -32,9 +35,14 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn of(view: &View) -> Self {
+        Self::named(&view.stored, view.features.iter().map(|feature| &*feature.name))
+    }
+
+    /// That of a view of which only the names are known.
+    pub(crate) fn named<'a>(view: &str, features: impl Iterator<Item = &'a str>) -> Self {
         Self {
-            features: view.features.iter().map(|feature| field(&view.stored, &feature.name)).collect(),
-            event_time: format!("_ts:{}", view.stored).into_bytes().into(),
+            features: features.map(|feature| field(view, feature)).collect(),
+            event_time: format!("_ts:{view}").into_bytes().into(),
         }
     }
 
@@ -50,17 +58,15 @@ impl Layout {
 
     /// The row that the stored cells make; `None` where the hash holds nothing of this view.
     pub(crate) fn row<'a>(&self, cells: impl IntoIterator<Item = Option<&'a [u8]>>) -> Result<Option<Row>, Malformed> {
-        let mut cells = cells.into_iter();
-        let mut found = false;
-        let mut values = Vec::with_capacity(self.features.len());
-        for _ in &self.features {
-            let cell = cells.next().ok_or(Malformed::Truncated)?;
-            found |= cell.is_some();
-            values.push(cell.map(decode_value).transpose()?);
-        }
-        let event_time = cells.next().ok_or(Malformed::Truncated)?.map(decode_time).transpose()?;
-        let row = Row::new(event_time, values.into());
-        Ok((found || event_time.is_some()).then_some(row))
+        let mut row = self.begin();
+        cells.into_iter().for_each(|cell| row.put(cell));
+        row.end()
+    }
+
+    /// A row whose cells are still to come.
+    pub(crate) fn begin(&self) -> Cells {
+        let features = self.features.len();
+        Cells { features, values: Vec::with_capacity(features), found: false, event_time: None, wrong: None }
     }
 
     /// The cells of a row as they are stored, without the event time; features never written are left out.
@@ -70,6 +76,60 @@ impl Layout {
             encode_value(value.as_ref()?, &mut cell);
             Some((field.as_slice(), cell))
         })
+    }
+}
+
+/// A row in the making, cell by cell, in the order of [`Layout::fields`].
+#[derive(Debug)]
+pub(crate) struct Cells {
+    features: usize,
+    values: Vec<Option<Value>>,
+    /// Whether the hash holds anything of the view.
+    found: bool,
+    /// Once its cell was there.
+    event_time: Option<Option<i64>>,
+    /// The first cell that is none.
+    wrong: Option<Malformed>,
+}
+
+impl Cells {
+    /// Takes the next cell, as it is stored; `None`: there is none. Cells after the last are not looked at.
+    #[inline]
+    pub(crate) fn put(&mut self, cell: Option<&[u8]>) {
+        if self.wrong.is_some() {
+            return;
+        }
+        if self.values.len() < self.features {
+            self.found |= cell.is_some();
+            match cell.map(decode_value).transpose() {
+                Ok(value) => self.values.push(value),
+                Err(wrong) => self.wrong = Some(wrong),
+            }
+        } else if self.event_time.is_none() {
+            match cell.map(decode_time).transpose() {
+                Ok(time) => self.event_time = Some(time),
+                Err(wrong) => self.wrong = Some(wrong),
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.values.capacity()
+    }
+
+    /// The row; `None` where no cell was there.
+    ///
+    /// # Errors
+    ///
+    /// A cell that is not what is stored, or too few of them.
+    pub(crate) fn end(self) -> Result<Option<Row>, Malformed> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        let event_time = self.event_time.ok_or(Malformed::Truncated)?;
+        let row = Row::new(event_time, self.values.into());
+        Ok((self.found || event_time.is_some()).then_some(row))
     }
 }
 

@@ -21,6 +21,7 @@ pub mod set;
 pub mod tiered;
 pub mod warm;
 
+pub use redis::read_any as read_any_replies;
 pub use row::Row;
 pub use set::FeatureSet;
 pub use tiered::Store;

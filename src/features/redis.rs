@@ -1,16 +1,26 @@
 //! L2 on Redis: Feast's hashes, read with one pipeline a shard, written by one atomic script a row.
 //!
+//! ```text
+//! command ─► node (guard ─► line ─► channel) ─► server      dial: how a line gets its channel
+//!    batch      one server, as one worker sees it  └─ reply: rows out of the socket's buffer
+//! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel)
+//! ```
+//!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
 //! core. They are made in the background; a request waits for one only while the first attempt since the last success is
 //! under way, and never longer than the store's timeout. A server that keeps failing is not asked (`guard`). Nothing here
 //! retries beyond one fresh connection (a server may close an idle one) and one redirect.
 
+mod channel;
 mod client;
 mod cluster;
+mod command;
+mod dial;
 mod guard;
 mod line;
 mod node;
 mod own;
+mod reply;
 mod script;
 mod sentinel;
 mod slots;
@@ -18,18 +28,21 @@ mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::{Cmd, RedisError, Value};
+use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
+pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
+    command::{Commands, Reading},
     guard::Guards,
     node::{Node, Terms},
+    reply::Reply,
     slots::Slot,
 };
 use super::{
     Row,
-    feast::{Layout, redis_key},
+    feast::{Malformed, redis_key},
     l2::{Ask, Error, Purpose, Put, Written},
 };
 use crate::{
@@ -49,7 +62,7 @@ const ROUND_TRIP: usize = 512;
 pub(crate) struct Redis {
     project: Arc<str>,
     /// By view.
-    layouts: Box<[Layout]>,
+    readings: Box<[Reading]>,
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
     timeout: Duration,
@@ -67,13 +80,6 @@ enum Servers {
     Cluster(Arc<Cluster>),
 }
 
-/// A command and the slot of its key.
-#[derive(Debug)]
-struct Command {
-    slot: Slot,
-    cmd: Cmd,
-}
-
 impl Redis {
     /// Connects to nothing yet: a Redis that is down is found out when it is asked.
     pub(crate) fn open(
@@ -83,13 +89,15 @@ impl Redis {
         tasks: &Tasks,
     ) -> Result<Self, RedisError> {
         let slots = workers + 1;
+        let authorities = client::authorities(config)?;
         let terms = Terms {
             timeout: config.timeout,
             connections: config.connections,
             guards: Arc::new(Guards::new(&features.breaker, config.max_in_flight)),
+            authorities: authorities.map(Into::into),
             tasks: tasks.clone(),
         };
-        let mut clients = client::of_all(config)?;
+        let mut clients = client::of_all(config, terms.authorities.as_deref())?;
         let found = |clients, finder| Servers::Cluster(Arc::new(Cluster::new((clients, finder), slots, terms.clone())));
         let servers = match &config.mode {
             RedisMode::Single => {
@@ -101,7 +109,7 @@ impl Redis {
         };
         Ok(Self {
             project: Arc::clone(&features.project),
-            layouts: features.views.iter().map(|view| Layout::of(view)).collect(),
+            readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::new(servers),
             timeout: config.timeout,
             ttl: config.ttl,
@@ -114,7 +122,7 @@ impl Redis {
     pub(crate) fn next(&self, features: &config::Features) -> Self {
         Self {
             project: Arc::clone(&features.project),
-            layouts: features.views.iter().map(|view| Layout::of(view)).collect(),
+            readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
             timeout: self.timeout,
             ttl: self.ttl,
@@ -133,9 +141,9 @@ impl Redis {
                 rows.extend(asks.iter().map(|_| Err(Error::TimedOut(after))));
                 continue;
             }
-            let commands = asks.iter().map(|ask| self.hmget(ask)).collect();
+            let commands = Commands::reads(asks.iter().map(|ask| self.reading(ask)));
             let answers = self.run(worker, commands).await;
-            rows.extend(asks.iter().zip(answers).map(|(ask, answer)| self.row(&ask.view, &answer?)));
+            rows.extend(asks.iter().zip(answers).map(|(ask, answer)| row(&ask.view, answer?)));
         }
         rows
     }
@@ -143,28 +151,33 @@ impl Redis {
     /// Stores each row unless one as new is stored, all of a shard's in one round trip; a hash's life is set only where none
     /// was there before, and only by a write-back.
     pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
-        let call = |put: &Put, name: &str, code: &str| {
-            let key = redis_key(&put.ask.key, &self.project);
-            let layout = &self.layouts[put.ask.view.id.index()];
-            let cmd = script::call(name, code, (&key, layout, &put.row), (purpose, self.ttl));
-            Command { slot: Slot::of(&key), cmd }
-        };
-        let by_hash = puts.iter().map(|put| call(put, "EVALSHA", self.script.get_hash())).collect();
+        let by_hash = self.calls(puts.iter(), ("EVALSHA", self.script.get_hash()), purpose);
         let mut answers = self.run(worker, by_hash).await;
         // A server that does not know the script yet learns it by its text.
         let unknown: Vec<usize> = (0..puts.len()).filter(|&at| is_no_script(&answers[at])).collect();
         if !unknown.is_empty() {
-            let by_text = unknown.iter().map(|&at| call(&puts[at], "EVAL", script::WRITE)).collect();
+            let by_text = self.calls(unknown.iter().map(|&at| &puts[at]), ("EVAL", script::WRITE), purpose);
             for (at, answer) in unknown.into_iter().zip(self.run(worker, by_text).await) {
                 answers[at] = answer;
             }
         }
         let written = |answer| match answer {
-            Value::Int(1) => Written::Written,
-            Value::Int(2) => Written::Mended,
+            Reply::Value(Value::Int(1)) => Written::Written,
+            Reply::Value(Value::Int(2)) => Written::Mended,
             _ => Written::Older,
         };
         answers.into_iter().map(|answer| answer.map(written)).collect()
+    }
+
+    /// A call of the script for each row.
+    fn calls<'a>(&self, puts: impl Iterator<Item = &'a Put>, (name, code): (&str, &str), purpose: Purpose) -> Commands {
+        let mut commands = Commands::default();
+        for Put { ask, row } in puts {
+            let key = redis_key(&ask.key, &self.project);
+            let layout = &self.readings[ask.view.id.index()].layout;
+            commands.add(&script::call(name, code, (&key, layout, row), (purpose, self.ttl)), script::KEY_AT);
+        }
+        commands
     }
 
     /// Longest wait for one round trip.
@@ -212,40 +225,28 @@ impl Redis {
         }
     }
 
-    fn hmget(&self, ask: &Ask) -> Command {
-        let key = redis_key(&ask.key, &self.project);
-        let layout = &self.layouts[ask.view.id.index()];
-        // The name, the key, a field of four bytes a feature, and that of the time.
-        let fields = ask.view.features.len();
-        let mut cmd = Cmd::with_capacity(fields + 3, 5 + key.len() + 4 * fields + layout.event_time().len());
-        cmd.arg("HMGET").arg(&key);
-        for field in layout.fields() {
-            cmd.arg(field);
-        }
-        Command { slot: Slot::of(&key), cmd }
-    }
-
-    fn row(&self, view: &View, answer: &Value) -> Result<Option<Row>, Error> {
-        let cells: &[Value] = if let Value::Array(cells) = answer { cells } else { &[] };
-        let cells = cells.iter().map(|cell| if let Value::BulkString(cell) = cell { Some(&**cell) } else { None });
-        let malformed = |source| Error::Malformed { view: Arc::clone(&view.name), source };
-        self.layouts[view.id.index()].row(cells).map_err(malformed)
+    /// How a row is read, and its key.
+    fn reading<'a>(&'a self, ask: &'a Ask) -> (&'a Reading, [&'a [u8]; 2]) {
+        (&self.readings[ask.view.id.index()], [ask.key.as_bytes(), self.project.as_bytes()])
     }
 
     /// The answers to the commands, in their order.
-    async fn run(&self, worker: WorkerId, commands: Vec<Command>) -> Vec<Result<Value, Error>> {
+    async fn run(&self, worker: WorkerId, commands: Commands) -> Vec<Result<Reply, Error>> {
         let deadline = Instant::now() + self.timeout;
         match &*self.servers {
-            Servers::Single(nodes) => {
-                let commands = commands.into_iter().map(|command| command.cmd);
-                of_worker(nodes, worker).request_all(commands, deadline).await
-            }
+            Servers::Single(nodes) => of_worker(nodes, worker).request_all(&commands.all(), deadline).await,
             Servers::Cluster(cluster) => cluster.run(worker, &commands, deadline).await,
         }
     }
 }
 
-fn is_no_script(answer: &Result<Value, Error>) -> bool {
+/// The row that a reply to a read is.
+fn row(view: &View, reply: Reply) -> Result<Option<Row>, Error> {
+    let row = if let Reply::Row(row) = reply { row } else { Err(Malformed::Truncated) };
+    row.map_err(|source| Error::Malformed { view: Arc::clone(&view.name), source })
+}
+
+fn is_no_script(answer: &Result<Reply, Error>) -> bool {
     matches!(answer, Err(Error::Refused { why, .. }) if why.starts_with("NOSCRIPT"))
 }
 

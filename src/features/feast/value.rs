@@ -17,12 +17,54 @@ use crate::infer::Value;
 ///
 /// The bytes are not a `feast.types.Value`.
 pub fn decode_value(bytes: &[u8]) -> Result<Value, Malformed> {
+    scalar(bytes).map_or_else(|| message(bytes), Ok)
+}
+
+/// The value of a message, whatever is in it.
+fn message(bytes: &[u8]) -> Result<Value, Malformed> {
     let mut fields = Fields(bytes);
     let mut value = Value::Null;
     while let Some((field, payload)) = fields.next()? {
         value = member(field, payload)?.unwrap_or_else(|| Value::Opaque(Bytes::copy_from_slice(bytes)));
     }
     Ok(value)
+}
+
+/// What nearly all values are: one scalar, as Feast writes it. `None` says nothing about the bytes.
+#[inline]
+fn scalar(bytes: &[u8]) -> Option<Value> {
+    /// Of a field below 16, by the type of what follows.
+    const fn key(field: u8, wire_type: u8) -> u8 {
+        field << 3 | wire_type
+    }
+    const STRING: u8 = key(2, 2);
+    const INT32: u8 = key(3, 0);
+    const INT64: u8 = key(4, 0);
+    const DOUBLE: u8 = key(5, 1);
+    const FLOAT: u8 = key(6, 5);
+    const BOOL: u8 = key(7, 0);
+    let (key, rest) = bytes.split_first()?;
+    Some(match *key {
+        STRING => {
+            let (length, rest) = rest.split_first()?;
+            // Longer lengths have more bytes.
+            (*length < 0x80 && rest.len() == usize::from(*length)).then_some(())?;
+            Value::String(text(rest).ok()?)
+        }
+        INT32 => Value::Int32(alone(rest)? as i32),
+        INT64 => Value::Int64(alone(rest)? as i64),
+        DOUBLE => Value::Double(f64::from_le_bytes(rest.try_into().ok()?)),
+        FLOAT => Value::Float(f32::from_le_bytes(rest.try_into().ok()?)),
+        BOOL => Value::Bool(alone(rest)? != 0),
+        _ => return None,
+    })
+}
+
+/// A number that nothing follows.
+#[inline]
+fn alone(mut bytes: &[u8]) -> Option<u64> {
+    let number = varint(&mut bytes).ok()?;
+    bytes.is_empty().then_some(number)
 }
 
 /// The value of one member of the oneof; `None` for a type that no tensor holds.
@@ -169,4 +211,56 @@ fn put_packed<T>(out: &mut Vec<u8>, field: u32, items: &[T], put: impl Fn(&mut V
         put_bytes(&mut list, 1, &packed);
     }
     put_bytes(out, field, &list);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A NaN is not equal to itself, and yet the same.
+    fn shown(value: &Result<Value, Malformed>) -> String {
+        format!("{value:?}")
+    }
+
+    #[test]
+    fn a_scalar_is_read_the_short_way_and_only_where_it_is_one() {
+        let five: &[u8] = &[0x20, 5];
+        let string = |length: usize| {
+            let mut out = Vec::new();
+            encode_value(&Value::String("x".repeat(length).into()), &mut out);
+            out
+        };
+        for (bytes, short) in [
+            (five, true),
+            (&[0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], true),
+            (&[0x29, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f], true),
+            (&[0x35, 0, 0, 0x80, 0x3f], true),
+            (&[0x38, 1], true),
+            (&string(127), true),
+            (&string(0), true),
+            (&[], false),
+            (&string(128), false),
+            (&[0x20, 5, 0x20, 7], false),
+            (&[0x20], false),
+            (&[0x35, 0, 0, 0x80], false),
+            (&[0x12, 1, 0xff], false),
+            (&[0x40, 5], false),
+        ] {
+            assert_eq!(scalar(bytes).is_some(), short, "{bytes:x?}");
+            assert_eq!(shown(&decode_value(bytes)), shown(&message(bytes)), "{bytes:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_says_what_the_long_one_does(
+            key in prop::sample::select(vec![0x12_u8, 0x18, 0x20, 0x29, 0x35, 0x38]),
+            rest in prop::collection::vec(prop_oneof![0..12_u8, any::<u8>()], 0..12),
+        ) {
+            let bytes = [&[key], &*rest].concat();
+            prop_assert_eq!(shown(&decode_value(&bytes)), shown(&message(&bytes)));
+        }
+    }
 }

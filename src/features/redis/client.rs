@@ -17,10 +17,9 @@ const IDLE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 ///
-/// A URL that is none, or a file of authorities that cannot be read or holds none.
-pub(super) fn of_all(config: &config::Redis) -> Result<Vec<Client>, RedisError> {
-    let authorities = config.ca.as_deref().map(authorities).transpose()?;
-    config.urls.iter().map(|url| of(&url.0, authorities.as_deref())).collect()
+/// A URL that is none, or authorities that hold none.
+pub(super) fn of_all(config: &config::Redis, authorities: Option<&[u8]>) -> Result<Vec<Client>, RedisError> {
+    config.urls.iter().map(|url| of(&url.0, authorities)).collect()
 }
 
 fn of(url: &str, authorities: Option<&[u8]>) -> Result<Client, RedisError> {
@@ -34,8 +33,16 @@ fn of(url: &str, authorities: Option<&[u8]>) -> Result<Client, RedisError> {
     }
 }
 
-/// The certificates in a file, as PEM.
-fn authorities(path: &Path) -> Result<Vec<u8>, RedisError> {
+/// The certificates in the config's file of authorities, as PEM.
+///
+/// # Errors
+///
+/// It cannot be read, or holds none.
+pub(super) fn authorities(config: &config::Redis) -> Result<Option<Vec<u8>>, RedisError> {
+    config.ca.as_deref().map(certificates).transpose()
+}
+
+fn certificates(path: &Path) -> Result<Vec<u8>, RedisError> {
     let wrong = |why: String| {
         let text = format!("{}: {why}", path.display());
         RedisError::from((ErrorKind::InvalidClientConfig, "features.l2.ca cannot be used", text))

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ::redis::{Client, Pipeline, ServerErrorKind, Value};
+use ::redis::{Client, ServerErrorKind};
 use futures_util::{
     StreamExt,
     future::{join_all, select_ok},
@@ -26,9 +26,13 @@ use tokio::{
 };
 
 use super::{
-    Command, PATIENCE, client, line,
+    PATIENCE, client,
+    command::Commands,
+    line,
     node::{Node, Terms},
-    of_worker, sentinel,
+    of_worker,
+    reply::Reply,
+    sentinel,
     slots::Slot,
     topology::{self, Topology},
 };
@@ -115,19 +119,19 @@ impl Cluster {
     pub(super) async fn run(
         self: &Arc<Self>,
         worker: WorkerId,
-        commands: &[Command],
+        commands: &Commands,
         deadline: Instant,
-    ) -> Vec<Result<Value, Error>> {
+    ) -> Vec<Result<Reply, Error>> {
         let late = || Error::TimedOut(self.terms.timeout);
         let known = timeout_at(deadline, self.topology(worker)).await.unwrap_or_else(|_| Err(late()));
         let topology = match known {
             Ok(topology) => topology,
-            Err(error) => return vec![Err(error); commands.len()],
+            Err(error) => return vec![error; commands.len()].into_iter().map(Err).collect(),
         };
-        let mut answers = vec![Err(late()); commands.len()];
+        let mut answers: Vec<_> = (0..commands.len()).map(|_| Err(late())).collect();
         let mut routes = Vec::with_capacity(commands.len());
-        for (at, command) in commands.iter().enumerate() {
-            match topology.master(command.slot) {
+        for (at, slot) in commands.slots().enumerate() {
+            match topology.master(slot) {
                 Some(master) => routes.push((at, Arc::clone(master), Redirect::None)),
                 None => answers[at] = Err(self.uncovered()),
             }
@@ -144,18 +148,19 @@ impl Cluster {
     async fn follow(
         self: &Arc<Self>,
         worker: WorkerId,
-        (commands, routes): (&[Command], Vec<Route>),
-        (answers, deadline): (&mut [Result<Value, Error>], Instant),
+        (commands, routes): (&Commands, Vec<Route>),
+        (answers, deadline): (&mut [Result<Reply, Error>], Instant),
     ) {
         let send = |(route, members): (_, Vec<usize>)| self.send(worker, (route, members), (commands, deadline));
         let mut sent: FuturesUnordered<_> = by_server(routes).into_iter().map(send).collect();
-        while let Some(((address, why), members, values)) = sent.next().await {
+        while let Some(((address, why), members, replies)) = sent.next().await {
+            let node = self.node(worker, &address);
             let mut redirected = Vec::new();
-            for (at, value) in members.into_iter().zip(values) {
-                if let Some((to, why)) = redirect(&value, &address) {
+            for (at, reply) in members.into_iter().zip(replies) {
+                if let Some((to, why)) = redirect(&reply, &address) {
                     redirected.push((at, to, why));
                 }
-                answers[at] = value.and_then(|value| self.node(worker, &address).answer(value));
+                answers[at] = reply.and_then(|reply| node.answer(reply));
             }
             if redirected.iter().any(|(_, _, why)| *why == Redirect::Moved) {
                 self.learn(worker);
@@ -166,26 +171,20 @@ impl Cluster {
         }
     }
 
-    /// The raw answers of one server to its members among the commands.
+    /// The replies of one server to its members among the commands.
     async fn send(
         self: &Arc<Self>,
         worker: WorkerId,
         ((address, why), members): (Target, Vec<usize>),
-        (commands, deadline): (&[Command], Instant),
-    ) -> (Target, Vec<usize>, Vec<Result<Value, Error>>) {
-        let mut pipeline = Pipeline::with_capacity(members.len() * 2);
-        for &at in &members {
-            if why == Redirect::Ask {
-                pipeline.cmd("ASKING");
-            }
-            pipeline.add_command(commands[at].cmd.clone());
-        }
-        let values = match self.node(worker, &address).request(&pipeline, deadline).await {
-            Ok(values) if why == Redirect::Ask => values.into_iter().skip(1).step_by(2).map(Ok).collect(),
-            Ok(values) => values.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); members.len()],
+        (commands, deadline): (&Commands, Instant),
+    ) -> (Target, Vec<usize>, Vec<Result<Reply, Error>>) {
+        let batch = if why == Redirect::Ask { commands.asking(&members) } else { commands.at(&members) };
+        let replies = match self.node(worker, &address).request(&batch, deadline).await {
+            Ok(replies) if why == Redirect::Ask => replies.into_iter().skip(1).step_by(2).map(Ok).collect(),
+            Ok(replies) => replies.into_iter().map(Ok).collect(),
+            Err(error) => vec![error; members.len()].into_iter().map(Err).collect(),
         };
-        ((address, why), members, values)
+        ((address, why), members, replies)
     }
 
     /// The map, once there is one; an error as soon as nobody could be asked.
@@ -354,7 +353,7 @@ impl Drop for Turn {
 }
 
 /// Whether an answer may mean that its server is replaced: it is gone, hangs, or says that it is not the one.
-fn is_trouble(answer: &Result<Value, Error>) -> bool {
+fn is_trouble(answer: &Result<Reply, Error>) -> bool {
     match answer {
         Err(Error::Unreachable { .. } | Error::TimedOut(_) | Error::Open { .. }) => true,
         Err(Error::Refused { why, .. }) => {
@@ -365,8 +364,8 @@ fn is_trouble(answer: &Result<Value, Error>) -> bool {
 }
 
 /// Where the server that answered says to go.
-fn redirect(answer: &Result<Value, Error>, from: &str) -> Option<(Arc<str>, Redirect)> {
-    let Ok(Value::ServerError(error)) = answer else { return None };
+fn redirect(reply: &Result<Reply, Error>, from: &str) -> Option<(Arc<str>, Redirect)> {
+    let Ok(Reply::Refusal(error)) = reply else { return None };
     let why = match error.kind()? {
         ServerErrorKind::Moved => Redirect::Moved,
         ServerErrorKind::Ask => Redirect::Ask,
@@ -388,21 +387,20 @@ mod tests {
 
     #[test]
     fn a_redirect_without_a_host_stays_at_the_server_that_gave_it() {
-        let said = |line: &str| ::redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+        let said = |line: &str| Ok(Reply::said(&format!("-{line}")));
         for (line, to) in [
             ("MOVED 3999 127.0.0.1:6381", "127.0.0.1:6381"),
             ("MOVED 3999 :6381", "seed.example:6381"),
             ("ASK 3999 ?:6381", "seed.example:6381"),
         ] {
-            let (address, why) = redirect(&said(line).map_err(|error| panic!("{error}")), "seed.example:1").unwrap();
+            let (address, why) = redirect(&said(line), "seed.example:1").unwrap();
             assert_eq!(&*address, to);
             assert_eq!(why == Redirect::Ask, line.starts_with("ASK"));
         }
         for line in
             ["ERR no", "MOVED 3999 h:port", "MOVED 3999 h:0", "ASK 3999 h:65536", "MOVED 3999 h:", "MOVED 3999 h"]
         {
-            let answer = said(line).map_err(|error| panic!("{error}"));
-            assert!(redirect(&answer, "seed.example:1").is_none(), "{line}: an error, and not another server");
+            assert!(redirect(&said(line), "seed.example:1").is_none(), "{line}: an error, and not another server");
         }
     }
 }

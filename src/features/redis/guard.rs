@@ -16,9 +16,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use ::redis::{ServerErrorKind, Value};
+use ::redis::ServerErrorKind;
 use tokio::time::Instant;
 
+use super::reply::Reply;
 use crate::{
     config,
     features::l2::Error,
@@ -136,7 +137,7 @@ pub(super) struct Pass {
 
 impl Pass {
     /// Says what came of it.
-    pub(super) fn record(self, answers: &Result<Vec<Value>, Error>) {
+    pub(super) fn record(self, answers: &Result<Vec<Reply>, Error>) {
         self.permit.record(outcome(answers), Instant::now());
     }
 }
@@ -150,17 +151,17 @@ impl Drop for Place {
 }
 
 /// A server that cannot serve is as good as one that does not answer. Any other error is about the key or the command.
-fn outcome(answers: &Result<Vec<Value>, Error>) -> Outcome {
+fn outcome(answers: &Result<Vec<Reply>, Error>) -> Outcome {
     match answers {
-        Ok(values) if values.iter().any(is_out_of_service) => Outcome::Failure,
+        Ok(replies) if replies.iter().any(is_out_of_service) => Outcome::Failure,
         Ok(_) => Outcome::Success,
         Err(Error::Unreachable { .. } | Error::TimedOut(_)) => Outcome::Failure,
         Err(_) => Outcome::Neutral,
     }
 }
 
-fn is_out_of_service(value: &Value) -> bool {
-    let Value::ServerError(error) = value else { return false };
+fn is_out_of_service(reply: &Reply) -> bool {
+    let Reply::Refusal(error) = reply else { return false };
     let kinds = [ServerErrorKind::BusyLoading, ServerErrorKind::ClusterDown, ServerErrorKind::MasterDown];
     error.kind().is_some_and(|kind| kinds.contains(&kind))
 }
@@ -172,9 +173,8 @@ mod tests {
 
     const MOST: u32 = 2;
 
-    fn said(line: &str) -> Result<Vec<Value>, Error> {
-        let value = ::redis::parse_redis_value(format!("{line}\r\n").as_bytes());
-        Ok(vec![Value::Nil, value.unwrap()])
+    fn said(line: &str) -> Result<Vec<Reply>, Error> {
+        Ok(vec![Reply::Row(Ok(None)), Reply::said(line)])
     }
 
     fn guard() -> Arc<Guard> {

@@ -16,10 +16,21 @@ use std::{
     time::Duration,
 };
 
-use ::redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value, aio::MultiplexedConnection};
-use tokio::{sync::watch, time::sleep};
+use ::redis::{Client, RedisError};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
-use super::{PATIENCE, guard::Guard, node::Terms};
+use super::{
+    PATIENCE,
+    channel::{Channel, Lost},
+    command::Batch,
+    dial,
+    guard::Guard,
+    node::Terms,
+    reply::Reply,
+};
 use crate::{app::Tasks, features::l2::Error};
 
 /// The first wait after a failed attempt, doubled up to [`LONGEST_BACKOFF`], each ± 50 % so that gateways do not come at once.
@@ -31,7 +42,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub(super) struct Line {
     address: Arc<str>,
     client: Client,
-    timeout: Duration,
+    authorities: Option<Arc<[u8]>>,
     link: watch::Sender<Link>,
     /// Requests that wait for an answer on it.
     in_flight: AtomicUsize,
@@ -44,7 +55,7 @@ enum Link {
     Idle,
     Dialing,
     /// With its number, so that an old connection's failure does not end a new one.
-    Live(MultiplexedConnection, u64),
+    Live(Channel, u64),
     Down(Arc<str>),
 }
 
@@ -56,7 +67,7 @@ impl Line {
         Self {
             address: client.get_connection_info().addr().to_string().into(),
             client,
-            timeout: terms.timeout,
+            authorities: terms.authorities.clone(),
             link: watch::Sender::new(Link::Idle),
             in_flight: AtomicUsize::new(0),
             guard: Arc::clone(guard),
@@ -79,32 +90,32 @@ impl Line {
         (state, self.in_flight.load(Ordering::Relaxed))
     }
 
-    /// The raw answers to a pipeline, server errors among them. Sent once more on a new connection if the one at hand
-    /// turns out to be broken.
-    pub(super) async fn send(self: &Arc<Self>, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+    /// The replies to a batch, refusals among them. Sent once more on a new connection if the one at hand turns out to be
+    /// broken.
+    pub(super) async fn send(self: &Arc<Self>, batch: &Batch) -> Result<Vec<Reply>, Error> {
         let _busy = Busy::on(self);
-        let (mut connection, number) = self.connection().await?;
-        match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
-            Ok(values) => return Ok(values),
+        let (channel, number) = self.connection().await?;
+        match channel.ask(batch.clone()).await {
+            Ok(replies) => return Ok(replies),
             Err(error) => self.lost(number, &error),
         }
-        let (mut connection, number) = self.connection().await?;
-        connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| {
+        let (channel, number) = self.connection().await?;
+        channel.ask(batch.clone()).await.map_err(|error| {
             self.lost(number, &error);
             self.unreachable(&error.to_string())
         })
     }
 
     /// A live connection and its number, once there is one; an error as soon as there will not be one soon.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Error> {
-        if let Link::Live(connection, number) = &*self.link.borrow() {
-            return Ok((connection.clone(), *number));
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<(Channel, u64), Error> {
+        if let Link::Live(channel, number) = &*self.link.borrow() {
+            return Ok((channel.clone(), *number));
         }
         self.begin(|link| matches!(link, Link::Idle));
         let mut link = self.link.subscribe();
         let settled = link.wait_for(|link| matches!(link, Link::Live(..) | Link::Down(_))).await;
         match &*settled.expect("the line holds the sender") {
-            Link::Live(connection, number) => Ok((connection.clone(), *number)),
+            Link::Live(channel, number) => Ok((channel.clone(), *number)),
             Link::Down(why) => Err(self.unreachable(why)),
             Link::Idle | Link::Dialing => unreachable!("waited for another state"),
         }
@@ -115,7 +126,7 @@ impl Line {
     }
 
     /// The connection of that number broke.
-    fn lost(self: &Arc<Self>, number: u64, error: &RedisError) {
+    fn lost(self: &Arc<Self>, number: u64, error: &Lost) {
         if self.begin(|link| matches!(link, Link::Live(_, live) if *live == number)) {
             tracing::warn!(address = %self.address, %error, "connection to redis lost");
         }
@@ -138,12 +149,12 @@ impl Line {
         begun
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            // A backstop: every caller gives up earlier.
-            .set_response_timeout(Some(self.timeout + PATIENCE));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+    async fn connect(&self) -> Result<Channel, RedisError> {
+        let connecting = dial::connect(&self.client, self.authorities.as_deref());
+        let late = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        let (channel, driver) = Channel::over(timeout(PATIENCE, connecting).await.unwrap_or_else(late)?);
+        self.tasks.attend(driver);
+        Ok(channel)
     }
 }
 
@@ -168,9 +179,9 @@ async fn dial(line: Weak<Line>, number: u64) {
     for failures in 0.. {
         let Some(line) = line.upgrade() else { return };
         match line.connect().await {
-            Ok(connection) => {
+            Ok(channel) => {
                 tracing::info!(address = %line.address, "connected to redis");
-                line.link.send_replace(Link::Live(connection, number));
+                line.link.send_replace(Link::Live(channel, number));
                 line.guard.found_well();
                 return;
             }

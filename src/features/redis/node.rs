@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::{Client, Cmd, Pipeline, Value};
+use ::redis::{Client, Cmd, Value};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    command::Batch,
     guard::{Guard, Guards},
     line::Line,
+    reply::Reply,
 };
 use crate::{app::Tasks, features::l2::Error};
 
@@ -20,6 +22,8 @@ pub(super) struct Terms {
     /// Of a worker to one server.
     pub(super) connections: usize,
     pub(super) guards: Arc<Guards>,
+    /// Who is trusted to say who a server is, as PEM; `None`: whom the system trusts.
+    pub(super) authorities: Option<Arc<[u8]>>,
     pub(super) tasks: Tasks,
 }
 
@@ -46,12 +50,12 @@ impl Node {
         &self.address
     }
 
-    /// The raw answers to a pipeline, server errors among them: by `deadline`, and if the server is admitted to. What comes of
-    /// it is the guard's to know.
-    pub(super) async fn request(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>, Error> {
+    /// The replies to a batch, refusals among them: by `deadline`, and if the server is admitted to. What comes of it is the
+    /// guard's to know.
+    pub(super) async fn request(&self, batch: &Batch, deadline: Instant) -> Result<Vec<Reply>, Error> {
         let pass = self.guard.admit()?;
         let had = deadline.saturating_duration_since(Instant::now());
-        let answered = timeout_at(deadline, self.line().send(pipeline)).await;
+        let answered = timeout_at(deadline, self.line().send(batch)).await;
         let answers = answered.unwrap_or(Err(Error::TimedOut(self.timeout)));
         // One that was left hardly any time is not to blame that it ran out: others used it.
         if !(matches!(answers, Err(Error::TimedOut(_))) && had < self.timeout / 2) {
@@ -60,29 +64,21 @@ impl Node {
         answers
     }
 
-    /// The answers to the commands, in one round trip: a request.
-    pub(super) async fn request_all(
-        &self,
-        commands: impl ExactSizeIterator<Item = Cmd>,
-        deadline: Instant,
-    ) -> Vec<Result<Value, Error>> {
-        let count = commands.len();
-        let mut pipeline = Pipeline::with_capacity(count);
-        for command in commands {
-            pipeline.add_command(command);
-        }
-        match self.request(&pipeline, deadline).await {
-            Ok(values) => values.into_iter().map(|value| self.answer(value)).collect(),
-            Err(error) => vec![Err(error); count],
+    /// The answers to a batch, in one round trip: a request.
+    pub(super) async fn request_all(&self, batch: &Batch, deadline: Instant) -> Vec<Result<Reply, Error>> {
+        match self.request(batch, deadline).await {
+            Ok(replies) => replies.into_iter().map(|reply| self.answer(reply)).collect(),
+            Err(error) => vec![error; batch.len()].into_iter().map(Err).collect(),
         }
     }
 
     /// The answer to a question that is no request: around the guard, and without bound, so that the caller sets the time.
     pub(super) async fn ask(&self, command: Cmd) -> Result<Value, Error> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command);
-        let answer = self.line().send(&pipeline).await?.pop();
-        self.answer(answer.expect("as many answers as commands"))
+        let reply = self.line().send(&Batch::of(&command)).await?.pop();
+        match self.answer(reply.expect("as many replies as commands"))? {
+            Reply::Value(value) => Ok(value),
+            Reply::Row(_) | Reply::Refusal(_) => unreachable!("a batch of one is read as a value"),
+        }
     }
 
     /// Whether its breaker would let a request through now.
@@ -100,13 +96,13 @@ impl Node {
     }
 
     /// What the server said, a refusal told apart.
-    pub(super) fn answer(&self, value: Value) -> Result<Value, Error> {
-        match value {
-            Value::ServerError(error) => {
+    pub(super) fn answer(&self, reply: Reply) -> Result<Reply, Error> {
+        match reply {
+            Reply::Refusal(error) => {
                 let why = [error.code(), error.details().unwrap_or_default()].join(" ").into();
                 Err(Error::Refused { address: Arc::clone(&self.address), why })
             }
-            value => Ok(value),
+            reply => Ok(reply),
         }
     }
 
@@ -133,13 +129,9 @@ mod tests {
         let client = Client::open(format!("redis://{}", silent.local_addr().unwrap())).unwrap();
         let policy = breaker();
         let guards = Arc::new(Guards::new(&policy, 8));
-        let terms = Terms { timeout: TIMEOUT, connections: 1, guards, tasks: Tasks::default() };
+        let terms = Terms { timeout: TIMEOUT, connections: 1, guards, authorities: None, tasks: Tasks::default() };
         let node = Node::new(&client, &terms);
-        let ask = async |left: Duration| {
-            let mut pipeline = Pipeline::with_capacity(1);
-            pipeline.add_command(::redis::cmd("PING"));
-            node.request(&pipeline, Instant::now() + left).await
-        };
+        let ask = async |left: Duration| node.request(&Batch::of(&::redis::cmd("PING")), Instant::now() + left).await;
         for _ in 0..3 * policy.failure_threshold {
             assert!(matches!(ask(TIMEOUT / 2 - Duration::from_millis(1)).await, Err(Error::TimedOut(TIMEOUT))));
             assert!(node.would_admit(), "others used its time");

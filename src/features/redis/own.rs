@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::redis::{Cmd, Value, cmd};
 use tokio::time::Instant;
 
-use super::{Command, PATIENCE, Redis, Servers, of_worker, slots::Slot};
+use super::{PATIENCE, Redis, Servers, command::Commands, of_worker, reply::Reply};
 use crate::features::l2::Error;
 
 impl Redis {
@@ -17,7 +17,7 @@ impl Redis {
         let key = self.own(name);
         let mut get = cmd("GET");
         get.arg(&key);
-        match self.run_own(&key, get).await? {
+        match self.run_own(get).await? {
             Value::BulkString(bytes) => Ok(Some(bytes)),
             _ => Ok(None),
         }
@@ -29,23 +29,25 @@ impl Redis {
         let life = u64::try_from(self.ttl.max(Duration::from_millis(1)).as_millis()).unwrap_or(u64::MAX);
         let mut set = cmd("SET");
         set.arg(&key).arg(bytes).arg("PX").arg(life);
-        self.run_own(&key, set).await.map(drop)
+        self.run_own(set).await.map(drop)
     }
 
     fn own(&self, name: &str) -> String {
         format!("weir:{}:{name}", self.project)
     }
 
-    /// On the connections of the control thread, with more time than a request has.
-    async fn run_own(&self, key: &str, cmd: Cmd) -> Result<Value, Error> {
+    /// On the connections of the control thread, with more time than a request has. The key is the first argument.
+    async fn run_own(&self, cmd: Cmd) -> Result<Value, Error> {
+        let mut commands = Commands::default();
+        commands.add(&cmd, 1);
         let deadline = Instant::now() + PATIENCE;
         let mut answers = match &*self.servers {
-            Servers::Single(nodes) => of_worker(nodes, self.control).request_all([cmd].into_iter(), deadline).await,
-            Servers::Cluster(cluster) => {
-                let slot = Slot::of(key.as_bytes());
-                cluster.run(self.control, &[Command { slot, cmd }], deadline).await
-            }
+            Servers::Single(nodes) => of_worker(nodes, self.control).request_all(&commands.all(), deadline).await,
+            Servers::Cluster(cluster) => cluster.run(self.control, &commands, deadline).await,
         };
-        answers.pop().unwrap_or(Err(Error::TimedOut(PATIENCE)))
+        match answers.pop().unwrap_or(Err(Error::TimedOut(PATIENCE)))? {
+            Reply::Value(value) => Ok(value),
+            Reply::Row(_) | Reply::Refusal(_) => unreachable!("it is read as a value, and a refusal is an error"),
+        }
     }
 }

@@ -71,6 +71,9 @@ if existed == 0 and ARGV[5] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) e
 return wrote
 ";
 
+/// Where in a call its key is.
+pub(super) const KEY_AT: usize = 3;
+
 /// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`), for a key and its row. The life is a write-back's.
 pub(super) fn call(
     name: &str,

@@ -8,7 +8,10 @@ use super::*;
 use crate::{
     config::{Features, Secret},
     features::{
-        feast::tests::{data, entity, unhex},
+        feast::{
+            Layout,
+            tests::{data, entity, unhex},
+        },
         tests::{
             ask, int, key, row,
             servers::{self, Server},
@@ -225,6 +228,33 @@ async fn what_is_stored_but_is_no_row_is_an_error_of_that_row_alone() {
     assert!(matches!(&rows[1], Err(Error::Refused { why, .. }) if why.starts_with("WRONGTYPE")), "{:?}", rows[1]);
     assert!(rows[1..].iter().all(|row| row.as_ref().is_err_and(Error::is_about_the_row)));
     assert!(matches!(rows[2], Err(Error::Malformed { .. })));
+}
+
+#[tokio::test]
+async fn rows_of_any_size_are_read_whole_in_both_protocols() {
+    let server = Server::start();
+    let names: Vec<String> = (0..300).map(|at| format!("f{at}")).collect();
+    let v = view("v").features(&names.iter().map(String::as_str).collect::<Vec<_>>()).build();
+    // Longer than what is read at once, in one cell and in many; with a cell of each kind that needs no length.
+    let value = |at: usize, entity: i64| match at {
+        0 => Some(Stored::String("x".repeat(100_000 * usize::try_from(entity).unwrap()).into())),
+        1 => Some(Stored::Null),
+        2 => None,
+        _ => int(i64::try_from(at).unwrap() * entity),
+    };
+    let rows: Vec<Row> = (0..40).map(|entity| row(100, (0..300).map(|at| value(at, entity)))).collect();
+    let asks: Vec<Ask> = (0..40).map(|entity| ask(&v, entity)).collect();
+    for protocol in ["resp2", "resp3"] {
+        let url = format!("{}/?protocol={protocol}", server.url());
+        let redis = open(&[url], RedisMode::Single, protocol, from_ref(&v));
+        for (ask, row) in asks.iter().zip(&rows) {
+            assert_eq!(redis.write_back(WORKER, ask, row).await.unwrap(), Written::Written);
+        }
+        let read: Vec<_> = redis.read(WORKER, &asks).await.into_iter().map(|row| row.unwrap().unwrap()).collect();
+        assert!(read == rows, "{protocol}: not the rows that were written");
+        assert_eq!(read_one(&redis, ask(&v, 1000)).await.unwrap(), None);
+        assert_eq!(redis.ready().await, Ok(()));
+    }
 }
 
 #[tokio::test]

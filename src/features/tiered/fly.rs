@@ -14,16 +14,17 @@
 //!
 //! The flight is a task: it goes on when every request that wanted it has given up, and fills the caches for the next.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt,
     future::{BoxFuture, join, join_all},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::{
     Boxed, L3, Shared,
@@ -42,7 +43,7 @@ use crate::{
     infer::{Deadline, EntityKey, ViewId, WorkerId, answer::CacheOutcome, request::Caching},
     resilience::{
         backoff::Retry,
-        flight::{Joined, Lead},
+        flight::{Batch, Joined, Lead, Watch},
     },
     telemetry::handles::features::{Layer, Outcome, WriteBack},
 };
@@ -106,6 +107,8 @@ struct Further {
 /// The fetches that a request leads.
 pub(super) struct Flight {
     led: Vec<Led>,
+    /// Where is said what becomes of them.
+    batch: Arc<Batch<Progress>>,
     worker: WorkerId,
     /// When the request that leads must have its rows: later retries would be for nobody.
     by: Deadline,
@@ -113,31 +116,35 @@ pub(super) struct Flight {
 }
 
 /// A key that a request waits for: its join, its place there, its progress.
-type Awaited = (usize, usize, watch::Receiver<Progress>);
+type Awaited = (usize, usize, Watch<Progress>);
 
 impl Flight {
     /// Joins or begins a fetch for everything open, and waits as long as the plan allows.
     pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) {
         let mut flight = Self::of(how, shared.retry);
-        let mut awaited = flight.gather(shared, lookup, how);
+        let awaited = flight.gather(shared, lookup, how);
         if !flight.led.is_empty() {
             shared.tasks.spawn(flight.fly(Arc::clone(shared)));
         }
-        for (join, want, progress) in &mut awaited {
-            let stale_at_hand = matches!(&lookup.joins[*join].wants[*want].state, State::Open(Some(_)));
-            let waited = timeout_at(how.by.instant(), shared.outcome(progress, how, stale_at_hand)).await;
-            let reached = waited.unwrap_or_else(|_| progress.borrow().clone());
-            lookup.reached(shared, (*join, *want), reached);
+        let mut late = pin!(sleep_until(how.by.instant()));
+        for (join, want, progress) in awaited {
+            let stale_at_hand = matches!(&lookup.joins[join].wants[want].state, State::Open(Some(_)));
+            let reached = shared.outcome(&progress, (how, stale_at_hand), late.as_mut()).await;
+            lookup.reached(shared, (join, want), reached);
         }
     }
 
-    const fn of(how: &How, profile: Retry) -> Self {
-        Self { led: Vec::new(), worker: how.worker, by: how.by, retries: Retries::of(profile) }
+    fn of(how: &How, profile: Retry) -> Self {
+        let (led, batch) = (Vec::new(), Arc::default());
+        Self { led, batch, worker: how.worker, by: how.by, retries: Retries::of(profile) }
     }
 
     /// Everything open is awaited; rows already in use, stale or near their end, are only refreshed.
     fn gather(&mut self, shared: &Arc<Shared>, lookup: &Lookup, how: &How) -> Vec<Awaited> {
-        let mut awaited = Vec::new();
+        let now = Instant::now();
+        let open = lookup.open();
+        self.led.reserve_exact(open);
+        let mut awaited = Vec::with_capacity(open);
         for (j, join) in lookup.joins.iter().enumerate() {
             for (w, want) in join.wants.iter().enumerate() {
                 let wait = match want.state {
@@ -147,7 +154,7 @@ impl Flight {
                 };
                 let early = matches!(want.state, State::Early(_));
                 let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
-                let progress = self.join(shared, ask, (how, early));
+                let progress = self.join(shared, ask, (how, early, now));
                 if wait {
                     awaited.push((j, w, progress));
                 }
@@ -157,11 +164,11 @@ impl Flight {
     }
 
     /// `early`: L1 has the row, and is to have it anew.
-    fn join(&mut self, shared: &Arc<Shared>, ask: Ask, (how, early): (&How, bool)) -> watch::Receiver<Progress> {
+    fn join(&mut self, shared: &Arc<Shared>, ask: Ask, (how, early, now): (&How, bool, Instant)) -> Watch<Progress> {
         // Who bypasses the caches wants what the store says from now on: a fetch under way may have read before.
         let joined = match how.caching {
-            Caching::Bypassed => Joined::Leader(Lead::alone(Progress::AtL2)),
-            Caching::Allowed => shared.flights.join((ask.view.id, ask.key.clone()), Progress::AtL2),
+            Caching::Bypassed => Joined::Leader(Lead::alone(&self.batch, Progress::AtL2)),
+            Caching::Allowed => shared.flights.join(&self.batch, (ask.view.id, ask.key.clone()), Progress::AtL2),
         };
         match joined {
             Joined::Waiter(progress) => {
@@ -171,12 +178,11 @@ impl Flight {
             Joined::Leader(lead) => {
                 let progress = lead.watch();
                 // The last fetch may have landed between this request's look at L1 and its taking the lead.
-                match shared.l1.get(ask.view.id, &ask.key, Instant::now()) {
-                    Cached::Fresh(row)
-                        if how.caching == Caching::Allowed && !early && shared.l1_mode == L1Mode::Serve =>
-                    {
+                let serves = how.caching == Caching::Allowed && !early && shared.l1_mode == L1Mode::Serve;
+                match serves.then(|| shared.l1.get(ask.view.id, &ask.key, now)) {
+                    Some(Cached::Fresh(row)) => {
                         let done = row.map_or(Done::Absent(At::L1), |row| Done::Row(row, At::L1));
-                        lead.publish(Progress::Done(done));
+                        lead.end(Progress::Done(done));
                     }
                     _ => {
                         shared.metrics.early_refreshes.increment(u64::from(early));
@@ -190,7 +196,7 @@ impl Flight {
 
     async fn fly(self, shared: Arc<Shared>) {
         let began = Instant::now();
-        let Self { led, worker, by, mut retries } = self;
+        let Self { led, batch, worker, by, mut retries } = self;
         let (leads, asks): (Vec<_>, Vec<_>) = led.into_iter().unzip();
         let answers = shared.l2.read(worker, &asks).await;
         let now = Instant::now();
@@ -198,14 +204,14 @@ impl Flight {
         shared.metrics.took(Layer::L2, fetch.took);
         let helps = answers.iter().any(|answer| answer.as_ref().is_err_and(may_help));
         let wait = if helps { retries.next(by.remaining(now), shared.one_more_takes(), rand::random()) } else { None };
-        let (mut further, mut again) = (Vec::new(), Vec::new());
+        shared.count(&answers);
+        let (mut ended, mut further, mut again) = (Vec::with_capacity(leads.len()), Vec::new(), Vec::new());
         for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
-            shared.metrics.looked_up(Layer::L2, outcome(&answer), 1);
             let behind = match answer {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
                     shared.keep(&ask, Some(Arc::clone(&row)), fetch);
-                    lead.publish(Progress::Done(Done::Row(row, At::L2)));
+                    ended.push((lead, Progress::Done(Done::Row(row, At::L2))));
                     continue;
                 }
                 Ok(None) => Behind::Absence,
@@ -221,11 +227,12 @@ impl Flight {
             };
             further.push(Further { lead, ask, behind, began });
         }
+        Lead::end_all(ended);
         let beyond = shared.go_beyond_l2(worker, further);
         match wait {
             // What is to be asked again holds up nothing else.
             Some(wait) if !again.is_empty() => {
-                let again = Self { led: again, worker, by, retries }.after(wait, Arc::clone(&shared));
+                let again = Self { led: again, batch, worker, by, retries }.after(wait, Arc::clone(&shared));
                 join(beyond, again).await;
             }
             _ => beyond.await,
@@ -246,7 +253,7 @@ impl Flight {
 impl Shared {
     /// What L2 did not end: at L3, and back to L2 what that had; the end where there is no L3.
     async fn go_beyond_l2(&self, worker: WorkerId, further: Vec<Further>) {
-        let Some(l3) = &self.l3 else { return further.iter().for_each(|fetch| self.give_up(fetch, At::L2)) };
+        let Some(l3) = &self.l3 else { return self.give_up(further, At::L2) };
         let began = Instant::now();
         let landed = join_all(further.into_iter().map(|fetch| self.ask_l3(l3, fetch))).await;
         if !landed.is_empty() {
@@ -284,8 +291,8 @@ impl Shared {
         let at = At::L3(fetch.behind);
         match row {
             Some(row) => return self.land(fetch, Arc::new(row)),
-            None if outcome == Outcome::Miss => self.give_up(&fetch, at),
-            None => fetch.lead.publish(Progress::Done(match fetch.behind {
+            None if outcome == Outcome::Miss => self.give_up(vec![fetch], at),
+            None => fetch.lead.end(Progress::Done(match fetch.behind {
                 Behind::Absence if outcome == Outcome::Unreadable => Done::Unreadable(at),
                 Behind::Absence | Behind::Failure => Done::Failed(at),
                 Behind::Unreadable => Done::Unreadable(at),
@@ -307,7 +314,7 @@ impl Shared {
                 self.l1.put_doubtful(ask.view.id, &ask.key, &row, began);
             }
         }
-        lead.publish(Progress::Done(Done::Row(Arc::clone(&row), At::L3(behind))));
+        lead.end(Progress::Done(Done::Row(Arc::clone(&row), At::L3(behind))));
         (behind == Behind::Absence).then_some((ask, row))
     }
 
@@ -339,35 +346,52 @@ impl Shared {
         }
     }
 
-    /// No layer has the row: an absence if all said so, else a failure.
-    fn give_up(&self, fetch: &Further, last: At) {
-        let Further { lead, ask, behind, began } = fetch;
-        lead.publish(Progress::Done(match behind {
-            Behind::Absence => {
-                self.keep(ask, None, Fetch::from(*began));
-                Done::Absent(last)
-            }
-            Behind::Failure => Done::Failed(last),
-            Behind::Unreadable => Done::Unreadable(last),
-        }));
+    /// No layer has the rows: each an absence if all said so, else a failure.
+    fn give_up(&self, fetches: Vec<Further>, last: At) {
+        let end = |Further { lead, ask, behind, began }| {
+            let done = match behind {
+                Behind::Absence => {
+                    self.keep(&ask, None, Fetch::from(began));
+                    Done::Absent(last)
+                }
+                Behind::Failure => Done::Failed(last),
+                Behind::Unreadable => Done::Unreadable(last),
+            };
+            (lead, Progress::Done(done))
+        };
+        Lead::end_all(fetches.into_iter().map(end).collect());
     }
 
-    /// Waits for a fetch's end, or until waiting on is of no use: L2 failed and a stale row is at hand, or L3 takes longer
-    /// than the time that is left.
-    async fn outcome(&self, progress: &mut watch::Receiver<Progress>, how: &How, stale_at_hand: bool) -> Progress {
-        loop {
-            let reached = progress.borrow_and_update().clone();
-            let futile = match &reached {
-                Progress::AtL2 => false,
-                Progress::AtL2Again => stale_at_hand,
-                Progress::AtL3(behind) => {
-                    (*behind != Behind::Absence && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
-                }
-                Progress::Done(_) => true,
-            };
-            if futile || progress.changed().await.is_err() {
-                return progress.borrow().clone();
+    /// Counts what L2 said.
+    fn count(&self, answers: &[Result<Option<Row>, l2::Error>]) {
+        for counted in [Outcome::Hit, Outcome::Miss, Outcome::Error, Outcome::Timeout, Outcome::Unreadable] {
+            let count = answers.iter().filter(|answer| outcome(answer) == counted).count();
+            if count > 0 {
+                self.metrics.looked_up(Layer::L2, counted, count as u64);
             }
+        }
+    }
+
+    /// Waits for a fetch's end, or until waiting on is of no use: L2 failed and a stale row is at hand, L3 takes longer than the
+    /// time that is left, or it is late.
+    async fn outcome(
+        &self,
+        progress: &Watch<Progress>,
+        (how, stale_at_hand): (&How, bool),
+        late: Pin<&mut Sleep>,
+    ) -> Progress {
+        let futile = |reached: &Progress| match reached {
+            Progress::AtL2 => false,
+            Progress::AtL2Again => stale_at_hand,
+            Progress::AtL3(behind) => {
+                (*behind != Behind::Absence && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
+            }
+            Progress::Done(_) => true,
+        };
+        tokio::select! {
+            biased;
+            reached = progress.until(futile) => reached,
+            () = late => progress.now(),
         }
     }
 

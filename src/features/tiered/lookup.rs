@@ -63,6 +63,10 @@ impl Want {
     pub(super) const fn of(key: EntityKey) -> Self {
         Self { key, state: State::Open(None) }
     }
+
+    const fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_) | State::Early(_) | State::Stale(..))
+    }
 }
 
 #[derive(Debug)]
@@ -171,8 +175,12 @@ impl Lookup {
 
     /// Whether anything is left to fetch, be it in the background.
     pub(super) fn is_open(&self) -> bool {
-        let open = |want: &Want| matches!(want.state, State::Open(_) | State::Early(_) | State::Stale(..));
-        self.joins.iter().any(|join| join.wants.iter().any(open))
+        self.joins.iter().any(|join| join.wants.iter().any(Want::is_open))
+    }
+
+    /// How many keys are left to fetch.
+    pub(super) fn open(&self) -> usize {
+        self.joins.iter().map(|join| join.wants.iter().filter(|want| want.is_open()).count()).sum()
     }
 }
 
