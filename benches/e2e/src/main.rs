@@ -62,8 +62,8 @@ fn command() -> Result<()> {
     match words.as_slice() {
         ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
         ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
-        ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (5, 3.0))?),
-        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (3, 1.5))?),
+        ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (6, 3.0))?),
+        ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (4, 1.5))?),
         _ => bail!("{USAGE}"),
     }
 }
@@ -252,15 +252,15 @@ mod tests {
     #[test]
     fn a_part_takes_its_own_programs_and_no_others() {
         let flags = ["--feast", "python", "--rounds", "2", "--write", "a.md"];
-        let parsed = Flags::parse(&flags, &["--feast"], (3, 1.5)).expect("they are flags");
+        let parsed = Flags::parse(&flags, &["--feast"], (4, 1.5)).expect("they are flags");
         assert_eq!((parsed.rounds, parsed.longest), (2, Duration::from_millis(1500)));
         assert_eq!(parsed.programs.feast, Some("python".into()));
         assert_eq!(parsed.write, Some("a.md".into()));
-        let parsed = Flags::parse(&["--only", "L1,raw"], reads::FLAGS, (3, 1.5)).expect("they are flags").only;
+        let parsed = Flags::parse(&["--only", "L1,raw"], reads::FLAGS, (4, 1.5)).expect("they are flags").only;
         assert!(Only::has(&parsed.setups, "from L1") && !Only::has(&parsed.setups, "from Redis"));
         assert!(Only::has(&parsed.sizes, "1 × 10"));
         for wrong in [&flags[..], &["--nginx"], &["--rounds", "0"], &["--seconds", "x"]] {
-            assert!(Flags::parse(wrong, &["--nginx"], (3, 1.5)).is_err(), "{wrong:?}");
+            assert!(Flags::parse(wrong, &["--nginx"], (4, 1.5)).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The measuring: setups take turns, in short runs, so that what changes on the machine meets all of them alike.
 //!
-//! A round is A B C D …; each setup's numbers are medians over the rounds, and comparisons are medians of what was seen
-//! *within* a round. A setup that fails is out, says why, and does not stop the others.
+//! A round is A B C D …, the next one … D C B A, so that nobody always comes after the one that leaves the machine hot. Each
+//! setup's numbers are medians over the rounds, and comparisons are medians of what was seen *within* a round. A setup that
+//! fails is out, says why, and does not stop the others.
 
 use std::time::Duration;
 
@@ -101,10 +102,19 @@ pub(crate) fn measure(server: &Server, behind: &Server, mut load: Load<'_>, run:
     })
 }
 
+/// All of them, in the order of a round.
+pub(crate) fn in_turn<T>(setups: &mut [T], round: usize) -> Vec<&mut T> {
+    let mut turns: Vec<_> = setups.iter_mut().collect();
+    if round % 2 == 1 {
+        turns.reverse();
+    }
+    turns
+}
+
 /// Closed loops at one and at [`MANY`] connections, in turns.
 pub(crate) fn closed(setups: &mut [Setup], backend: &Server, schedule: Schedule) {
     for round in 0..schedule.rounds {
-        for setup in setups.iter_mut().filter(|setup| setup.works()) {
+        for setup in in_turn(setups, round).into_iter().filter(|setup| setup.works()) {
             let one = setup.run(backend, (1, Pace::Closed, schedule.one));
             let many = setup.run(backend, (MANY, Pace::Closed, schedule.many));
             match one.and_then(|one| Ok((one, many?))) {
@@ -122,7 +132,7 @@ pub(crate) fn closed(setups: &mut [Setup], backend: &Server, schedule: Schedule)
 /// Open loops of [`MANY`] connections at one rate for all, in turns.
 pub(crate) fn open(setups: &mut [Setup], backend: &Server, schedule: Schedule, rate: f64) {
     for round in 0..schedule.rounds {
-        for setup in setups.iter_mut().filter(|setup| setup.works()) {
+        for setup in in_turn(setups, round).into_iter().filter(|setup| setup.works()) {
             match setup.run(backend, (MANY, Pace::Open(rate), schedule.open)) {
                 Ok(phase) => {
                     note(round, setup.name, phase);

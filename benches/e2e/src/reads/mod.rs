@@ -194,7 +194,7 @@ fn take_turns(setups: &mut [Setup], redis: &Server, flags: &Flags) {
         let wanted = |(size, _): &(usize, _)| Only::has(&flags.only.sizes, &SIZES[*size].name());
         for (size, requests) in requests.iter().enumerate().filter(wanted) {
             eprintln!("{} (entities × features), {MANY} connections", SIZES[size].name());
-            for setup in setups.iter_mut().filter(|setup| setup.works()) {
+            for setup in rounds::in_turn(setups, round).into_iter().filter(|setup| setup.works()) {
                 let one = setup.run(redis, size, requests, (1, flags.longest / 2));
                 let many = one.and_then(|one| Ok((one, setup.run(redis, size, requests, (MANY, flags.longest))?)));
                 match many {
