@@ -218,9 +218,13 @@ async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
     loop {
         ticks.tick().await;
         let (now, gateway) = (Instant::now(), gateway.load_full());
-        gateway.pipeline.features.maintain();
         gateway.feast.maintain(now - last);
         last = now;
+        // Once a minute this goes through all of L1: not on the thread that accepts connections.
+        let tidied = tokio::task::spawn_blocking(move || gateway.pipeline.features.maintain()).await;
+        if let Err(panicked) = tidied {
+            tracing::error!(%panicked, "L1 was not tidied");
+        }
     }
 }
 

@@ -29,32 +29,54 @@ impl Row {
         Self { event_time, values, written: OnceLock::new() }
     }
 
-    /// The values as they were written first, or now by `write`.
+    /// The values as they were written first, or now by `write`; empty where that would be too long to keep.
     pub(crate) fn written(&self, write: impl FnOnce(&[Option<Value>]) -> Box<[u8]>) -> &[u8] {
-        self.written.get_or_init(|| write(&self.values))
+        self.written.get_or_init(|| if self.text() > 0 { write(&self.values) } else { Box::default() })
+    }
+
+    /// About as many bytes as its values take as text; none where that is not kept.
+    pub(crate) fn text(&self) -> usize {
+        let text = self.values.len() * 2 + self.values.iter().flatten().map(text).sum::<usize>();
+        if text <= LONGEST_TEXT { text } else { 0 }
     }
 
     /// The memory it takes, in bytes, with all it points to; also what it is written as, though it may never be.
-    pub(super) fn size(&self) -> usize {
-        let values: usize = self.values.iter().flatten().map(|value| heap(value) + text(value)).sum();
-        size_of::<Self>() + 2 * ALLOCATION + self.values.len() * (size_of::<Option<Value>>() + 2) + values
+    pub(crate) fn size(&self) -> usize {
+        let values: usize = self.values.iter().flatten().map(heap).sum();
+        size_of::<Self>() + 2 * ALLOCATION + self.values.len() * size_of::<Option<Value>>() + values + self.text()
     }
 }
 
-/// About as many bytes as a value takes as text.
+/// Longer text of a row is not kept: its cells' ends are told in 15 bits.
+const LONGEST_TEXT: usize = i16::MAX as usize;
+
+/// About as many bytes as a value takes as text, rather more than less.
 fn text(value: &Value) -> usize {
-    /// A number, and what separates it from the next.
-    const NUMBER: usize = 10;
+    /// A whole number, and what separates it from the next.
+    const WHOLE: usize = 10;
+    /// Numbers with fractions. Those of 32 bits are written as those of 64 that they equal, seldom with an exponent.
+    const SINGLE: usize = 20;
+    const DOUBLE: usize = 24;
     match value {
         Value::Null | Value::Bool(_) => 5,
-        Value::Int32(_) | Value::Int64(_) | Value::UnixTimestamp(_) | Value::Float(_) | Value::Double(_) => NUMBER,
-        Value::String(text) => text.len() + 2,
+        Value::Int32(_) | Value::Int64(_) | Value::UnixTimestamp(_) => WHOLE,
+        Value::Float(_) => SINGLE,
+        Value::Double(_) => DOUBLE,
+        Value::String(text) => quoted(text),
         Value::Bytes(bytes) => bytes.len().div_ceil(3) * 4 + 2,
-        Value::Opaque(bytes) => bytes.len(),
+        // Booleans take a byte as they are stored.
+        Value::Opaque(bytes) => bytes.len() * 6,
         Value::BytesList(list) => list.iter().map(|bytes| bytes.len().div_ceil(3) * 4 + 3).sum(),
-        Value::StringList(list) => list.iter().map(|text| text.len() + 3).sum(),
-        _ => value.length().unwrap_or_default() * NUMBER,
+        Value::StringList(list) => list.iter().map(|text| quoted(text) + 1).sum(),
+        Value::DoubleList(list) => list.len() * DOUBLE,
+        Value::FloatList(list) => list.len() * SINGLE,
+        _ => value.length().unwrap_or_default() * WHOLE,
     }
+}
+
+/// What a string takes with its quotes, and what has to be escaped in it.
+fn quoted(text: &str) -> usize {
+    text.len() + 2 + 5 * text.bytes().filter(|byte| matches!(*byte, 0..0x20 | b'"' | b'\\')).count()
 }
 
 /// What a value points to, in bytes.

@@ -34,6 +34,9 @@ const TYPICAL: u64 = 1000;
 /// Ghosts, the hashes of keys that were let go of lately, to as many entries: each takes an entry's place.
 const GHOSTS: f64 = 0.2;
 
+/// The least that a shard holds: a row that is longer than one is never kept.
+const SHARD: u64 = 4 << 20;
+
 /// How often dead entries are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -128,7 +131,13 @@ impl Rows {
     pub(super) fn new(capacity: u64) -> Self {
         let mut options = OptionsBuilder::new();
         let items = usize::try_from(capacity / TYPICAL).unwrap_or(usize::MAX);
-        options.weight_capacity(capacity).estimated_items_capacity(items.max(1)).ghost_allocation(GHOSTS);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = usize::try_from(capacity / SHARD).unwrap_or(usize::MAX).clamp(1, 4 * cores);
+        options
+            .weight_capacity(capacity)
+            .estimated_items_capacity(items.max(1))
+            .ghost_allocation(GHOSTS)
+            .shards(shards);
         let options = options.build().expect("both capacities are given");
         let cache = Cache::with_options(options, Weighed, Seeded(rand::random()), DefaultLifecycle::default());
         Self { cache, swept: Mutex::new(Instant::now()) }
@@ -142,12 +151,19 @@ impl Rows {
         self.cache.insert(key, entry);
     }
 
-    /// Drops what is of no use at `now`, once a minute.
+    /// Drops what is of no use at `now`, once a minute. Takes a shard's lock an entry at a time, and lets rows go outside of
+    /// it: `retain` would hold up every hit on a shard for as long as it takes to free what is dead there, which is tens of
+    /// milliseconds. Goes through all that there is: not for a thread that serves.
     pub(super) fn sweep(&self, now: Instant) {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(*swept) >= SWEEP {
             *swept = now;
-            self.cache.retain(|_, entry| !entry.is_dead(now));
+            for (key, entry) in self.cache.iter() {
+                if entry.is_dead(now) {
+                    // Another may have taken its place.
+                    self.cache.remove_if(&key, |entry| entry.is_dead(now));
+                }
+            }
         }
     }
 

@@ -74,6 +74,14 @@ async fn what_is_of_no_use_leaves_within_a_minute_or_so() {
     assert!(memory.bytes() > 0 && memory.bytes() < 1000, "{}", memory.bytes());
 }
 
+#[tokio::test]
+async fn a_row_of_a_third_of_the_capacity_is_kept() {
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::Ttl)]);
+    let long = Arc::new(Row::new(Some(1), [Some(Value::String("x".repeat(300_000).into()))].into()));
+    memory.put(ViewId(0), &key(1), Some(Arc::clone(&long)), Instant::now());
+    assert_eq!(memory.get(ViewId(0), &key(1), Instant::now()), Cached::Fresh(Some(long)));
+}
+
 const TINY: Duration = Duration::from_nanos(1);
 
 #[tokio::test]

@@ -92,13 +92,31 @@ struct Sheet {
     statuses: Vec<Status>,
 }
 
+/// The longest answer, in bytes.
+pub(super) const LONGEST: usize = 256 << 20;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    /// What is stored is no value.
+    Unreadable,
+    /// It would be longer than [`LONGEST`].
+    TooLong,
+}
+
+impl From<Unreadable> for Unwritten {
+    fn from(Unreadable: Unreadable) -> Self {
+        Self::Unreadable
+    }
+}
+
 /// Writes an answer.
 pub(super) fn write(
     (request, plan): (&Online<'_>, &Plan),
     echoes: &[Echo<'_>],
     parts: &[Filled<'_>],
     (rows, tells): (usize, Tells),
-) -> Result<Vec<u8>, Unreadable> {
+) -> Result<Vec<u8>, Unwritten> {
     let features: usize = parts.iter().map(|(part, _)| part.select.len()).sum();
     let mut sheet = Sheet::new(rows, echoes.len() + features, tells);
     for echo in echoes {
@@ -162,7 +180,7 @@ impl Sheet {
         self.out.extend_from_slice(b"]}");
     }
 
-    fn part(&mut self, part: &Part, found: Option<&ViewRows>) -> Result<(), Unreadable> {
+    fn part(&mut self, part: &Part, found: Option<&ViewRows>) -> Result<(), Unwritten> {
         let lines = found.map_or_else(Vec::new, |rows| self.lines(&rows.found));
         let mut times = Vec::with_capacity(self.rows * 23);
         for row in 0..self.rows {
@@ -207,7 +225,7 @@ impl Sheet {
         rows: &ViewRows,
         feature: usize,
         (lines, times): (&[Line<'_>], &[u8]),
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), Unwritten> {
         self.statuses.clear();
         let (mut plain, mut gaps) = (true, false);
         for row in 0..self.rows {
@@ -215,6 +233,10 @@ impl Sheet {
                 self.out.push(b',');
             }
             let status = self.tells.of(cell(&mut self.out, &lines[rows.at(row)], feature)?);
+            // One long row may be asked for many times over.
+            if self.out.len() > LONGEST {
+                return Err(Unwritten::TooLong);
+            }
             plain &= status == Status::Present;
             gaps |= matches!(status, Status::NotFound | Status::Invalid);
             self.statuses.push(status);

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use super::{
-    answer::{self, Tells},
+    answer::{self, Tells, Unwritten},
     catalog::Catalog,
     entity::{self, Keys},
     errors::{Class, Refusal, repr},
@@ -106,7 +106,10 @@ impl Api<'_> {
             (Compat::FeastPython, Some(_)) => Tells::Age,
         };
         let written = answer::write((&request, &plan), &echoes, &filled, (rows, tells));
-        let written = written.map_err(|_| unreadable())?;
+        let written = written.map_err(|unwritten| match unwritten {
+            Unwritten::Unreadable => unreadable(),
+            Unwritten::TooLong => too_long(),
+        })?;
         Ok(dressed(written, reading, began.elapsed(), id))
     }
 
@@ -180,6 +183,11 @@ fn complete(reading: &Reading) -> Result<(), Refusal> {
         names.join(", ")
     );
     Err(Error::new(Kind::Unavailable, message).with_retry_after(RETRY_AFTER).into())
+}
+
+fn too_long() -> Refusal {
+    let most = answer::LONGEST >> 20;
+    Error::invalid(format!("the answer would be longer than {most} MiB: ask for fewer entities or features")).into()
 }
 
 fn unreadable() -> Refusal {

@@ -117,6 +117,28 @@ mod tests {
     }
 
     #[test]
+    fn no_text_is_longer_than_it_weighs() {
+        // Any bits: what is written the longest.
+        let bits = |at: usize| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let floats =
+            |count: usize| (0..count).map(move |at| f32::from_bits(bits(at + 1) as u32)).filter(|x| x.is_finite());
+        let doubles = |count: usize| (0..count).map(move |at| f64::from_bits(bits(at + 1))).filter(|x| x.is_finite());
+        for values in [
+            floats(100).map(Value::Float).map(Some).collect::<Vec<_>>(),
+            vec![Some(Value::FloatList(floats(768).collect::<Vec<_>>().into()))],
+            vec![Some(Value::DoubleList(doubles(768).collect::<Vec<_>>().into()))],
+            vec![Some(Value::String("\u{1}\"\\é".repeat(50).into()))],
+            (0..100).map(|at| Some(Value::Int64(at))).collect(),
+        ] {
+            let (row, _other) = shared(values);
+            let without = row.size() - row.text();
+            Text::of(&row).expect("two have it");
+            let written = row.written(|_| unreachable!("it is written")).len();
+            assert!(written > 0 && row.size() >= without + written * 9 / 10, "{written} bytes of {row:?}");
+        }
+    }
+
+    #[test]
     fn what_nobody_would_read_again_is_not_kept() {
         assert!(Text::of(&Arc::new(Row::new(None, [Some(Value::Int64(1))].into()))).is_none());
         let (row, _other) = shared(vec![Some(Value::Int64(1)), Some(Value::String("x".repeat(40_000).into()))]);

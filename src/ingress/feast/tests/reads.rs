@@ -162,3 +162,24 @@ async fn vectors_that_not_every_entity_has_are_feasts_own_failure() {
         assert!(told.body.contains("pre-computed vectors could not be read"), "{}", told.body);
     }
 }
+
+#[tokio::test]
+async fn one_long_row_is_not_told_without_end() {
+    let weir = Recorded::with(Compat::Truthful, |config| {
+        let live = config.features.views.iter_mut().find(|view| &*view.name == "live").expect("a view");
+        let speed = Arc::get_mut(live).expect("nobody else has it").features.iter_mut().find(|f| &*f.name == "speed");
+        let speed = speed.expect("a feature");
+        (speed.kind, speed.default) = (FeatureType::String, Value::Null);
+    })
+    .await;
+    let push = json!({"push_source_name": "live_push", "df": {
+        "driver_id": [7020], "event_timestamp": ["2026-11-22T10:00:00Z"], "created": [null],
+        "speed": ["x".repeat(1 << 20)], "gear": [1]
+    }});
+    assert_eq!(weir.post("/push", &push).await.status, 200);
+    let asked = |rows: usize| json!({"features": ["live:speed"], "entities": {"driver_id": vec![7020; rows]}});
+    assert_eq!(weir.online(asked(3)).await.status, 200);
+    let told = weir.online(asked(300)).await;
+    assert_eq!(told.status, 400);
+    assert!(told.body.contains("longer than 256 MiB"), "{}", told.body);
+}
