@@ -4,17 +4,23 @@
 
 use metrics::Histogram;
 
-use super::buckets::AGE;
+use super::{buckets::AGE, handles::features::SKEW};
 
 /// Ages that are yet to be recorded, in seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
     counts: [u32; AGE.len() + 1],
     sums: [f64; AGE.len() + 1],
+    /// Of events that are ahead of the clock.
+    pub(super) ahead: u64,
 }
 
 impl Ages {
+    /// An age; negative where the event is ahead of the clock.
     pub(crate) fn add(&mut self, seconds: f64) {
+        self.ahead += u64::from(seconds < -SKEW);
+        // A histogram's sum must not fall.
+        let seconds = seconds.max(0.0);
         let bucket = AGE.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
         self.sums[bucket] += seconds;
@@ -46,7 +52,7 @@ mod tests {
             let text = scrape.render();
             text.lines().filter(|line| line.starts_with(names::FEATURE_AGE)).map(String::from).collect::<Vec<_>>()
         };
-        let one_by_one = told(&|histogram| ages.iter().for_each(|age| histogram.record(*age)));
+        let one_by_one = told(&|histogram| ages.iter().for_each(|age| histogram.record(age.max(0.0))));
         let gathered = told(&|histogram| {
             let mut gathered = Ages::default();
             ages.iter().for_each(|age| gathered.add(*age));

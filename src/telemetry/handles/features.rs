@@ -199,6 +199,12 @@ impl Features {
         }
     }
 
+    /// The same of many rows.
+    pub(crate) fn served_all(&self, view: ViewId, ages: &Ages) {
+        ages.record(&self.views[view.index()].age);
+        self.ahead(view, Ahead::Read, ages.ahead);
+    }
+
     /// Counts rows whose event is ahead of the clock.
     pub(crate) fn ahead(&self, view: ViewId, seen: Ahead, rows: u64) {
         self.views[view.index()].ahead[seen as usize].increment(rows);
@@ -207,11 +213,6 @@ impl Features {
     /// A row of L3 was used in place of what L2 could not say.
     pub(crate) fn stood_in(&self, view: ViewId) {
         self.views[view.index()].stand_ins.increment(1);
-    }
-
-    /// The same of many rows.
-    pub(crate) fn served_all(&self, view: ViewId, ages: &Ages) {
-        ages.record(&self.views[view.index()].age);
     }
 
     /// Defaults stood in for that many rows.
