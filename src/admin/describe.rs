@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Inputs, Join, L2, Model, Pool, Retry, SaveTo, Tier, Upstream, View, WarmStart,
+        Breaker, Column, Config, Inputs, Join, L1Mode, L2, Model, Pool, Retry, SaveTo, Tier, Upstream, View, WarmStart,
         without_password,
     },
     infer::Value,
@@ -155,6 +155,10 @@ pub(super) fn features(config: &Config) -> Json {
     json!({
         "project": &*features.project,
         "l1": {
+            "mode": match features.l1.mode {
+                L1Mode::Serve => "serve",
+                L1Mode::Observe => "observe",
+            },
             "capacity": features.l1.capacity,
             "ttl": length(features.l1.ttl),
             "stale_for": length(features.l1.stale_for),

@@ -133,6 +133,10 @@ impl Draft {
             return Err(Problems::new(&self.name, problems));
         }
         config.notices.clone_from(&self.shape.notices);
+        if config.features.l1.mode == super::L1Mode::Observe {
+            let told = "features.l1.mode: observe: L1 is compared only, and serves nothing, stale rows neither";
+            config.notices.push(told.into());
+        }
         Ok(Loaded { explained: explain::explain(&self.raw, &self.shape.places, &config), config })
     }
 }

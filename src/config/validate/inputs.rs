@@ -44,7 +44,8 @@ impl<'a> Joined<'a> {
     }
 
     fn listed(&self) -> String {
-        self.all().map(|(view, name, _)| format!("{view}:{name}")).collect::<Vec<_>>().join(", ")
+        let names: Vec<_> = self.all().map(|(view, name, _)| format!("{view}:{name}")).collect();
+        if names.is_empty() { "features that `features` selects (none yet)".into() } else { names.join(", ") }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One cell of a request as what it is declared to be: a join key's value, a feature's value, a time.
 //!
 //! What Feast's Python coerces is coerced here: `"1001"`, `1001.0` and `true` are whole numbers, a number is text where text is
-//! declared. Beyond that, what the API writes it also reads: base64 for bytes, `"NaN"` and `"Infinity"` for what JSON has no
+//! declared. A key with a fraction is refused, but where Feast's own answers are wanted. Beyond that, what the API writes it also reads: base64 for bytes, `"NaN"` and `"Infinity"` for what JSON has no
 //! number for.
 
 use std::{borrow::Cow, sync::Arc};
@@ -10,11 +10,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use super::{errors::repr, time};
-use crate::infer::{
-    EntityType, EntityValue, FeatureType, Value,
-    decoded::{
-        json::Scanner,
-        scalar::{Scalar, shown},
+use crate::{
+    config::Compat,
+    infer::{
+        EntityType, EntityValue, FeatureType, Value,
+        decoded::{
+            json::Scanner,
+            scalar::{Scalar, shown},
+        },
     },
 };
 
@@ -53,8 +56,15 @@ impl Wrong {
     }
 }
 
-/// A cell as a join key's value.
-pub(super) fn entity(kind: EntityType, cell: &Scalar<'_>) -> Result<EntityValue, Wrong> {
+/// A cell as a join key's value. Feast's Python cuts fractions off, and so answers for another entity, or writes over it: that
+/// is done only where its own answers are wanted.
+pub(super) fn entity(kind: EntityType, cell: &Scalar<'_>, compat: Compat) -> Result<EntityValue, Wrong> {
+    let whole = matches!(kind, EntityType::Int32 | EntityType::Int64 | EntityType::UnixTimestamp);
+    if let (true, Compat::Truthful, Scalar::Number(text)) = (whole, compat, cell)
+        && text.parse::<f64>().is_ok_and(|number| number.fract() != 0.0)
+    {
+        return Err(Wrong::Literal((*text).to_owned()));
+    }
     Ok(match kind {
         EntityType::Int64 => EntityValue::Int64(integer(cell)?),
         EntityType::UnixTimestamp => EntityValue::UnixTimestamp(integer(cell)?),
@@ -288,7 +298,23 @@ mod tests {
     use super::*;
 
     fn key(kind: EntityType, json: &str) -> Result<EntityValue, Wrong> {
-        entity(kind, &Scalar::json(json.as_bytes()))
+        entity(kind, &Scalar::json(json.as_bytes()), Compat::FeastPython)
+    }
+
+    #[test]
+    fn a_fraction_of_a_key_is_no_other_key() {
+        for (json, expected) in [
+            ("1001", Ok(1001)),
+            ("1001.0", Ok(1001)),
+            ("1e3", Ok(1000)),
+            ("9223372036854775807", Ok(i64::MAX)),
+            ("\"1001\"", Ok(1001)),
+            ("1001.5", Err(Wrong::Literal("1001.5".into()))),
+            ("-1e-3", Err(Wrong::Literal("-1e-3".into()))),
+        ] {
+            let key = entity(EntityType::Int64, &Scalar::json(json.as_bytes()), Compat::Truthful);
+            assert_eq!(key, expected.map(EntityValue::Int64), "{json}");
+        }
     }
 
     #[test]

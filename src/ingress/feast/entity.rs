@@ -10,7 +10,10 @@ use super::{
     request::{Column, Frame},
     value,
 };
-use crate::infer::{EntityColumn, EntityType, EntityValue, Error, decoded::shown};
+use crate::{
+    config::Compat,
+    infer::{EntityColumn, EntityType, EntityValue, Error, decoded::shown},
+};
 
 /// A column that the answer gives back.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ pub(super) fn columns<'a>(
     for column in &frame.columns {
         let Some(name) = join_key(catalog, parts, &column.name) else { continue };
         let given = match one_kind(parts, &name)? {
-            Some(kind) => typed(column, kind)?,
+            Some(kind) => typed(column, kind, catalog.compat)?,
             None => Given::Other(column),
         };
         match echoes.iter_mut().find(|echo| echo.name == name) {
@@ -110,10 +113,10 @@ fn kind(parts: &[Part], name: &str) -> Option<EntityType> {
     })
 }
 
-fn typed<'a>(column: &Column<'_>, kind: EntityType) -> Result<Given<'a>, Refusal> {
+fn typed<'a>(column: &Column<'_>, kind: EntityType, compat: Compat) -> Result<Given<'a>, Refusal> {
     let (mut values, mut null) = (Vec::with_capacity(column.rows), None);
     for (row, given) in column.cells().enumerate() {
-        values.push(match cell::entity(kind, &given) {
+        values.push(match cell::entity(kind, &given, compat) {
             Ok(value) => value,
             Err(cell::Wrong::Null) => {
                 null = null.or(Some(row));

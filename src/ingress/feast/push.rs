@@ -107,7 +107,7 @@ fn rows(catalog: &Catalog, view: &Arc<View>, frame: &Frame<'_>, times: &Times) -
     if let Some(created) = &times.created {
         timed(frame, created)?;
     }
-    (0..event.rows).map(|row| offer(view, &keys, &features, (event, row))).collect()
+    (0..event.rows).map(|row| offer(view, &keys, &features, (event, row, catalog.compat))).collect()
 }
 
 fn find<'a>(frame: &'a Frame<'a>, name: &str) -> Option<&'a Column<'a>> {
@@ -161,7 +161,7 @@ fn offer(
     view: &View,
     keys: &[Option<&Column<'_>>],
     features: &[(&Column<'_>, &crate::config::Feature)],
-    (event, row): (&Column<'_>, usize),
+    (event, row, compat): (&Column<'_>, usize, Compat),
 ) -> Result<Offer, Refusal> {
     let wrong = |column: &str, wrong: &cell::Wrong, kind: &str, allowed: &str| {
         let column = shown(column, 64);
@@ -170,7 +170,7 @@ fn offer(
     let mut values = SmallVec::<[EntityValue; 2]>::new();
     for (column, (name, kind)) in keys.iter().zip(&view.entities) {
         values.push(match column {
-            Some(column) => cell::entity(*kind, &column.cell(row))
+            Some(column) => cell::entity(*kind, &column.cell(row), compat)
                 .map_err(|error| wrong(name, &error, kind.name(), cell::entity_cells(*kind)))?,
             None => EntityValue::String(String::new()),
         });
