@@ -17,7 +17,10 @@ use std::{
     future::Future,
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -40,6 +43,7 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Clone)]
 pub(super) struct Channel {
     queue: mpsc::UnboundedSender<Message>,
+    answered: Arc<AtomicBool>,
 }
 
 /// Why a connection is no more; the same for everybody who waited on it.
@@ -58,9 +62,16 @@ impl Channel {
     /// The channel over a socket, and what drives it.
     pub(super) fn over(socket: Socket) -> (Self, Driver) {
         let (queue, queued) = mpsc::unbounded_channel();
-        let (output, input) = (Output::default(), BytesMut::new());
-        let driver = Driver { socket, queued, output, input, reader: Reader::default(), awaited: VecDeque::new() };
-        (Self { queue }, driver)
+        let driver = Driver {
+            socket,
+            queued,
+            output: Output::default(),
+            input: BytesMut::new(),
+            reader: Reader::default(),
+            awaited: VecDeque::new(),
+            answered: Arc::default(),
+        };
+        (Self { queue, answered: Arc::clone(&driver.answered) }, driver)
     }
 
     /// The replies to all commands of a batch.
@@ -77,6 +88,11 @@ impl Channel {
         let ended = || Lost(Arc::new(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
         self.queue.send(Message { batch, answer }).map_err(|_| ended())?;
         replies.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Whether the replies to any batch came whole.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -96,6 +112,7 @@ pub(super) struct Driver {
     reader: Reader,
     /// In the order in which they were sent.
     awaited: VecDeque<Awaited>,
+    answered: Arc<AtomicBool>,
 }
 
 /// Bytes on their way out.
@@ -191,6 +208,7 @@ impl Driver {
                 let Some(reply) = self.reader.next(&mut self.input, reads).map_err(broken)? else { return Ok(()) };
                 first.replies.push(reply);
             }
+            self.answered.store(true, Ordering::Relaxed);
             if let Some(Awaited { replies, answer, .. }) = self.awaited.pop_front() {
                 // Whoever asked may have given up.
                 let _ = answer.send(Ok(replies));

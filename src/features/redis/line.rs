@@ -7,6 +7,9 @@
 //!
 //! *Dialing* is worth waiting for, *down* is not: the last attempt failed and the next one is not due. A request that finds
 //! the server down fails at once; the background goes on trying until the line is dropped or the process stops.
+//!
+//! A connection that breaks is replaced at once, for servers close idle ones. After two in a row that broke unanswered the
+//! line is down: a server that takes connections and drops them is dialed no more often than one that takes none.
 
 use std::{
     sync::{
@@ -54,10 +57,21 @@ pub(super) struct Line {
 enum Link {
     Idle,
     Dialing,
-    /// With its number, so that an old connection's failure does not end a new one.
-    Live(Channel, u64),
+    Live(Live),
     Down(Arc<str>),
 }
+
+#[derive(Clone, Debug)]
+struct Live {
+    channel: Channel,
+    /// So that an old connection's failure does not end a new one.
+    number: u64,
+    /// Connections right before it that broke unanswered.
+    unanswered: u32,
+}
+
+/// Connections in a row that may break unanswered before the next one has to wait.
+const UNANSWERED: u32 = 1;
 
 /// How good a line is to send on: the less the better, first by its state, then by what is under way on it.
 type Rank = (u8, usize);
@@ -108,14 +122,14 @@ impl Line {
 
     /// A live connection and its number, once there is one; an error as soon as there will not be one soon.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<(Channel, u64), Error> {
-        if let Link::Live(channel, number) = &*self.link.borrow() {
-            return Ok((channel.clone(), *number));
+        if let Link::Live(live) = &*self.link.borrow() {
+            return Ok((live.channel.clone(), live.number));
         }
         self.begin(|link| matches!(link, Link::Idle));
         let mut link = self.link.subscribe();
         let settled = link.wait_for(|link| matches!(link, Link::Live(..) | Link::Down(_))).await;
         match &*settled.expect("the line holds the sender") {
-            Link::Live(channel, number) => Ok((channel.clone(), *number)),
+            Link::Live(live) => Ok((live.channel.clone(), live.number)),
             Link::Down(why) => Err(self.unreachable(why)),
             Link::Idle | Link::Dialing => unreachable!("waited for another state"),
         }
@@ -127,26 +141,31 @@ impl Line {
 
     /// The connection of that number broke.
     fn lost(self: &Arc<Self>, number: u64, error: &Lost) {
-        if self.begin(|link| matches!(link, Link::Live(_, live) if *live == number)) {
+        if self.begin(|link| matches!(link, Link::Live(live) if live.number == number)) {
             tracing::warn!(address = %self.address, %error, "connection to redis lost");
         }
     }
 
     /// Dials, if the link is as `when` says.
     fn begin(self: &Arc<Self>, when: impl Fn(&Link) -> bool) -> bool {
-        let mut last = 0;
-        let begun = self.link.send_if_modified(|link| {
-            let begin = when(link);
-            if begin {
-                last = if let Link::Live(_, number) = link { *number } else { 0 };
-                *link = Link::Dialing;
+        let mut next = None;
+        self.link.send_if_modified(|link| {
+            if !when(link) {
+                return false;
             }
-            begin
+            let (last, unanswered) = match link {
+                Link::Live(live) if live.channel.has_answered() => (live.number, 0),
+                Link::Live(live) => (live.number, live.unanswered.saturating_add(1)),
+                _ => (0, 0),
+            };
+            next = Some((last + 1, unanswered));
+            let wait = unanswered > UNANSWERED;
+            *link = if wait { Link::Down("connections break unanswered".into()) } else { Link::Dialing };
+            true
         });
-        if begun {
-            self.tasks.background(dial(Arc::downgrade(self), last + 1));
-        }
-        begun
+        let Some((number, unanswered)) = next else { return false };
+        self.tasks.background(dial(Arc::downgrade(self), number, unanswered));
+        true
     }
 
     async fn connect(&self) -> Result<Channel, RedisError> {
@@ -175,14 +194,21 @@ impl Drop for Busy<'_> {
 }
 
 /// Connects, however often that takes; gives up when nobody holds the line any more.
-async fn dial(line: Weak<Line>, number: u64) {
+async fn dial(line: Weak<Line>, number: u64, unanswered: u32) {
+    let waits = unanswered.saturating_sub(UNANSWERED);
+    if waits > 0 {
+        sleep(backoff(waits - 1, rand::random())).await;
+    }
     for failures in 0.. {
         let Some(line) = line.upgrade() else { return };
         match line.connect().await {
             Ok(channel) => {
                 tracing::info!(address = %line.address, "connected to redis");
-                line.link.send_replace(Link::Live(channel, number));
-                line.guard.found_well();
+                line.link.send_replace(Link::Live(Live { channel, number, unanswered }));
+                // That says something only of a server that refused one before.
+                if failures > 0 {
+                    line.guard.found_well();
+                }
                 return;
             }
             Err(error) => {
@@ -193,7 +219,7 @@ async fn dial(line: Weak<Line>, number: u64) {
             }
         }
         drop(line);
-        sleep(backoff(failures, rand::random())).await;
+        sleep(backoff(waits.saturating_add(failures), rand::random())).await;
     }
 }
 
