@@ -39,6 +39,9 @@ use super::{
 /// Room that is made for each read: what a server writes at once.
 const CHUNK: usize = 64 * 1024;
 
+/// Room that a connection keeps, each way; what is more was for one long command or reply, and is given back.
+const KEPT: usize = 4 * CHUNK;
+
 /// The way to a server that is connected to. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Channel {
@@ -187,6 +190,10 @@ impl Driver {
     /// Reads until there is nothing to read; ready with why there will never be.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
+            // Of an empty buffer this tells how much its whole block holds.
+            if self.input.is_empty() && self.input.try_reclaim(KEPT + 1) {
+                self.input = BytesMut::new();
+            }
             self.input.reserve(CHUNK);
             let read = pin!(self.socket.read_buf(&mut self.input)).poll(cx);
             match ready!(read) {
@@ -233,6 +240,7 @@ impl Output {
             }
         }
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
         self.written = 0;
         if !self.flushed {
             ready!(Pin::new(&mut *socket).poll_flush(cx))?;
@@ -373,5 +381,32 @@ mod tests {
         assert!(futures_util::poll!(pin!(server.read(&mut [0]))).is_pending());
         drop(another);
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_long_command_and_its_long_answer_took_is_given_back() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let (channel, mut driver) = Channel::over(Box::new(ours));
+        let long = "x".repeat(20 * CHUNK);
+        let (ask, small) = (echo(&long), echo("a"));
+        let serve = async {
+            receive(&mut theirs, &ask).await;
+            theirs.write_all(format!("+{long}\r\n").as_bytes()).await.unwrap();
+            receive(&mut theirs, &small).await;
+            theirs.write_all(b"+a\r\n").await.unwrap();
+        };
+        let asks = async {
+            assert_eq!(only(channel.ask(ask.clone()).await), long);
+            assert_eq!(only(channel.ask(small.clone()).await), "a");
+        };
+        tokio::select! {
+            () = &mut driver => panic!("the connection ended"),
+            _ = async { tokio::join!(asks, serve) } => {}
+        }
+        // Not what is left of its block, but all of it.
+        driver.input.reserve(CHUNK);
+        for room in [driver.input.capacity(), driver.output.bytes.capacity()] {
+            assert!(room <= KEPT, "{room} bytes are kept");
+        }
     }
 }
