@@ -19,7 +19,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -59,6 +59,24 @@ type Replies = Result<Vec<Reply>, Lost>;
 struct Message {
     batch: Batch,
     answer: oneshot::Sender<Replies>,
+    busy: Busy,
+}
+
+/// One of those under way that a counter counts, until dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    pub(super) fn counted(under_way: &Arc<AtomicUsize>) -> Self {
+        under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(under_way))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Channel {
@@ -77,7 +95,8 @@ impl Channel {
         (Self { queue, answered: Arc::clone(&driver.answered) }, driver)
     }
 
-    /// The replies to all commands of a batch.
+    /// The replies to all commands of a batch, which is `busy` until they are read: an answer that nobody waits for any more
+    /// holds up the next ones all the same.
     ///
     /// # Errors
     ///
@@ -86,10 +105,10 @@ impl Channel {
     /// # Cancel safety
     ///
     /// Dropped before the batch was sent, it is not sent; after that the answer is read and let go.
-    pub(super) async fn ask(&self, batch: Batch) -> Replies {
+    pub(super) async fn ask(&self, batch: Batch, busy: Busy) -> Replies {
         let (answer, replies) = oneshot::channel();
         let ended = || Lost(Arc::new(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
-        self.queue.send(Message { batch, answer }).map_err(|_| ended())?;
+        self.queue.send(Message { batch, answer, busy }).map_err(|_| ended())?;
         replies.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -131,6 +150,7 @@ struct Awaited {
     reads: Arc<[Reads]>,
     replies: Vec<Reply>,
     answer: oneshot::Sender<Replies>,
+    _busy: Busy,
 }
 
 impl Future for Driver {
@@ -176,13 +196,13 @@ impl Driver {
 
     /// Takes what is to be sent; ready when nobody can ask any more.
     fn take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(Message { batch, answer }) = ready!(self.queued.poll_recv(cx)) {
+        while let Some(Message { batch, answer, busy }) = ready!(self.queued.poll_recv(cx)) {
             if answer.is_closed() {
                 continue;
             }
             self.output.put(&batch.bytes);
             let replies = Vec::with_capacity(batch.len());
-            self.awaited.push_back(Awaited { reads: batch.reads, replies, answer });
+            self.awaited.push_back(Awaited { reads: batch.reads, replies, answer, _busy: busy });
         }
         Poll::Ready(())
     }
@@ -269,6 +289,10 @@ mod tests {
         Batch::of(::redis::cmd("ECHO").arg(text))
     }
 
+    async fn ask(channel: &Channel, batch: Batch) -> Replies {
+        channel.ask(batch, Busy::counted(&Arc::default())).await
+    }
+
     async fn receive(server: &mut DuplexStream, batch: &Batch) {
         let mut received = vec![0; batch.bytes.len()];
         server.read_exact(&mut received).await.unwrap();
@@ -292,7 +316,7 @@ mod tests {
             receive(&mut server, &b).await;
             server.write_all(b"+a\r\n+b\r\n").await.unwrap();
         };
-        let (first, second, ()) = tokio::join!(channel.ask(a.clone()), channel.ask(b.clone()), serve);
+        let (first, second, ()) = tokio::join!(ask(&channel, a.clone()), ask(&channel, b.clone()), serve);
         assert_eq!((only(first), only(second)), ("a".into(), "b".into()));
     }
 
@@ -301,7 +325,7 @@ mod tests {
         let (channel, mut server) = channel(1024);
         let [late, next] = ["late", "next"].map(echo);
         tokio::select! {
-            _ = channel.ask(late.clone()) => panic!("nothing answered"),
+            _ = ask(&channel, late.clone()) => panic!("nothing answered"),
             () = receive(&mut server, &late) => {}
         }
         let serve = async {
@@ -309,7 +333,7 @@ mod tests {
             receive(&mut server, &next).await;
             server.write_all(b"+next\r\n").await.unwrap();
         };
-        let (answer, ()) = tokio::join!(channel.ask(next.clone()), serve);
+        let (answer, ()) = tokio::join!(ask(&channel, next.clone()), serve);
         assert_eq!(only(answer), "next");
     }
 
@@ -318,12 +342,12 @@ mod tests {
         let (channel, mut server) = channel(1024);
         let (gone, next) = (echo("gone"), echo("next"));
         // Queued, and dropped before the driver runs.
-        assert!(futures_util::poll!(pin!(channel.ask(gone))).is_pending());
+        assert!(futures_util::poll!(pin!(ask(&channel, gone))).is_pending());
         let serve = async {
             receive(&mut server, &next).await;
             server.write_all(b"+next\r\n").await.unwrap();
         };
-        let (answer, ()) = tokio::join!(channel.ask(next.clone()), serve);
+        let (answer, ()) = tokio::join!(ask(&channel, next.clone()), serve);
         assert_eq!(only(answer), "next");
     }
 
@@ -339,7 +363,7 @@ mod tests {
             receive(&mut server, &second).await;
             server.write_all(b"+b\r\n").await.unwrap();
         };
-        let (one, two, ()) = tokio::join!(channel.ask(first.clone()), channel.ask(second.clone()), serve);
+        let (one, two, ()) = tokio::join!(ask(&channel, first.clone()), ask(&channel, second.clone()), serve);
         assert_eq!((only(one), only(two)), (long.clone(), "b".into()));
     }
 
@@ -357,10 +381,10 @@ mod tests {
                 server.write_all(said).await.unwrap();
                 drop(server);
             };
-            let (first, second, ()) = tokio::join!(channel.ask(echo("a")), channel.ask(echo("b")), serve);
+            let (first, second, ()) = tokio::join!(ask(&channel, echo("a")), ask(&channel, echo("b")), serve);
             assert_eq!(only(first), "a");
             assert_eq!(second.unwrap_err().to_string(), why);
-            let after = channel.ask(echo("c")).await.unwrap_err();
+            let after = ask(&channel, echo("c")).await.unwrap_err();
             assert_eq!(after.to_string(), "the connection is closed");
         }
     }
@@ -370,7 +394,7 @@ mod tests {
         let (channel, mut server) = channel(1024);
         server.write_all(b">1\r\n+message\r\n+OK\r\n").await.unwrap();
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "closed");
-        assert!(channel.ask(echo("a")).await.is_err());
+        assert!(ask(&channel, echo("a")).await.is_err());
     }
 
     #[tokio::test]
@@ -388,16 +412,16 @@ mod tests {
         let (ours, mut theirs) = duplex(1 << 16);
         let (channel, mut driver) = Channel::over(Box::new(ours));
         let long = "x".repeat(20 * CHUNK);
-        let (ask, small) = (echo(&long), echo("a"));
+        let (large, small) = (echo(&long), echo("a"));
         let serve = async {
-            receive(&mut theirs, &ask).await;
+            receive(&mut theirs, &large).await;
             theirs.write_all(format!("+{long}\r\n").as_bytes()).await.unwrap();
             receive(&mut theirs, &small).await;
             theirs.write_all(b"+a\r\n").await.unwrap();
         };
         let asks = async {
-            assert_eq!(only(channel.ask(ask.clone()).await), long);
-            assert_eq!(only(channel.ask(small.clone()).await), "a");
+            assert_eq!(only(ask(&channel, large.clone()).await), long);
+            assert_eq!(only(ask(&channel, small.clone()).await), "a");
         };
         tokio::select! {
             () = &mut driver => panic!("the connection ended"),

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     PATIENCE,
-    channel::{Channel, Lost},
+    channel::{Busy, Channel, Lost},
     command::Batch,
     dial,
     guard::Guard,
@@ -47,8 +47,8 @@ pub(super) struct Line {
     client: Client,
     authorities: Option<Arc<[u8]>>,
     link: watch::Sender<Link>,
-    /// Requests that wait for an answer on it.
-    in_flight: AtomicUsize,
+    /// Requests that wait for it, and batches that it has to answer yet, whether anybody waits for that or not.
+    in_flight: Arc<AtomicUsize>,
     guard: Arc<Guard>,
     tasks: Tasks,
 }
@@ -83,7 +83,7 @@ impl Line {
             client,
             authorities: terms.authorities.clone(),
             link: watch::Sender::new(Link::Idle),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             guard: Arc::clone(guard),
             tasks: terms.tasks.clone(),
         }
@@ -107,17 +107,17 @@ impl Line {
     /// The replies to a batch, refusals among them. Sent once more on a new connection if the one at hand turns out to be
     /// broken.
     pub(super) async fn send(self: &Arc<Self>, batch: &Batch) -> Result<Vec<Reply>, Error> {
-        let _busy = Busy::on(self);
-        let (channel, number) = self.connection().await?;
-        match channel.ask(batch.clone()).await {
-            Ok(replies) => return Ok(replies),
-            Err(error) => self.lost(number, &error),
+        if let Ok(replies) = self.try_send(batch).await? {
+            return Ok(replies);
         }
+        self.try_send(batch).await?.map_err(|error| self.unreachable(&error.to_string()))
+    }
+
+    async fn try_send(self: &Arc<Self>, batch: &Batch) -> Result<Result<Vec<Reply>, Lost>, Error> {
+        let busy = Busy::counted(&self.in_flight);
         let (channel, number) = self.connection().await?;
-        channel.ask(batch.clone()).await.map_err(|error| {
-            self.lost(number, &error);
-            self.unreachable(&error.to_string())
-        })
+        let replies = channel.ask(batch.clone(), busy).await;
+        Ok(replies.inspect_err(|error| self.lost(number, error)))
     }
 
     /// A live connection and its number, once there is one; an error as soon as there will not be one soon.
@@ -174,22 +174,6 @@ impl Line {
         let (channel, driver) = Channel::over(timeout(PATIENCE, connecting).await.unwrap_or_else(late)?);
         self.tasks.attend(driver);
         Ok(channel)
-    }
-}
-
-/// A request under way on a line, until dropped.
-struct Busy<'a>(&'a Line);
-
-impl<'a> Busy<'a> {
-    fn on(line: &'a Line) -> Self {
-        line.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(line)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
