@@ -56,7 +56,8 @@ pub(super) struct Line {
 #[derive(Clone, Debug)]
 enum Link {
     Idle,
-    Dialing,
+    /// For the connection of that number.
+    Dialing(u64),
     Live(Live),
     Down(Arc<str>),
 }
@@ -93,7 +94,7 @@ impl Line {
     pub(super) fn rank(self: &Arc<Self>) -> Rank {
         let state = match &*self.link.borrow() {
             Link::Live(..) => Some(0),
-            Link::Dialing => Some(1),
+            Link::Dialing(_) => Some(1),
             Link::Down(_) => Some(2),
             Link::Idle => None,
         };
@@ -131,7 +132,7 @@ impl Line {
         match &*settled.expect("the line holds the sender") {
             Link::Live(live) => Ok((live.channel.clone(), live.number)),
             Link::Down(why) => Err(self.unreachable(why)),
-            Link::Idle | Link::Dialing => unreachable!("waited for another state"),
+            Link::Idle | Link::Dialing(_) => unreachable!("waited for another state"),
         }
     }
 
@@ -158,13 +159,14 @@ impl Line {
                 Link::Live(live) => (live.number, live.unanswered.saturating_add(1)),
                 _ => (0, 0),
             };
-            next = Some((last + 1, unanswered));
+            let number = last + 1;
+            next = Some(Dial { line: Arc::downgrade(self), number, unanswered });
             let wait = unanswered > UNANSWERED;
-            *link = if wait { Link::Down("connections break unanswered".into()) } else { Link::Dialing };
+            *link = if wait { Link::Down("connections break unanswered".into()) } else { Link::Dialing(number) };
             true
         });
-        let Some((number, unanswered)) = next else { return false };
-        self.tasks.background(dial(Arc::downgrade(self), number, unanswered));
+        let Some(dial) = next else { return false };
+        self.tasks.background(dial.run());
         true
     }
 
@@ -177,33 +179,57 @@ impl Line {
     }
 }
 
-/// Connects, however often that takes; gives up when nobody holds the line any more.
-async fn dial(line: Weak<Line>, number: u64, unanswered: u32) {
-    let waits = unanswered.saturating_sub(UNANSWERED);
-    if waits > 0 {
-        sleep(backoff(waits - 1, rand::random())).await;
-    }
-    for failures in 0.. {
-        let Some(line) = line.upgrade() else { return };
-        match line.connect().await {
-            Ok(channel) => {
-                tracing::info!(address = %line.address, "connected to redis");
-                line.link.send_replace(Link::Live(Live { channel, number, unanswered }));
-                // That says something only of a server that refused one before.
-                if failures > 0 {
-                    line.guard.found_well();
-                }
-                return;
-            }
-            Err(error) => {
-                if failures == 0 {
-                    tracing::warn!(address = %line.address, %error, "cannot connect to redis; trying on");
-                }
-                line.link.send_replace(Link::Down(error.to_string().into()));
-            }
+/// The work of getting a line a connection. Dropped before that is done, it leaves the line down: nobody is to wait for it.
+struct Dial {
+    line: Weak<Line>,
+    number: u64,
+    /// Connections right before it that broke unanswered.
+    unanswered: u32,
+}
+
+impl Dial {
+    /// Connects, however often that takes; gives up when nobody holds the line any more.
+    async fn run(self) {
+        let waits = self.unanswered.saturating_sub(UNANSWERED);
+        if waits > 0 {
+            sleep(backoff(waits - 1, rand::random())).await;
         }
-        drop(line);
-        sleep(backoff(waits.saturating_add(failures), rand::random())).await;
+        for failures in 0.. {
+            let Some(line) = self.line.upgrade() else { return };
+            match line.connect().await {
+                Ok(channel) => return self.done(&line, channel, failures),
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(address = %line.address, %error, "cannot connect to redis; trying on");
+                    }
+                    line.link.send_replace(Link::Down(error.to_string().into()));
+                }
+            }
+            drop(line);
+            sleep(backoff(waits.saturating_add(failures), rand::random())).await;
+        }
+    }
+
+    fn done(&self, line: &Line, channel: Channel, failures: u32) {
+        tracing::info!(address = %line.address, "connected to redis");
+        line.link.send_replace(Link::Live(Live { channel, number: self.number, unanswered: self.unanswered }));
+        // That says something only of a server that refused one before.
+        if failures > 0 {
+            line.guard.found_well();
+        }
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        let Some(line) = self.line.upgrade() else { return };
+        line.link.send_if_modified(|link| {
+            let given_up = matches!(link, Link::Dialing(number) if *number == self.number);
+            if given_up {
+                *link = Link::Down("connecting was given up".into());
+            }
+            given_up
+        });
     }
 }
 

@@ -196,4 +196,13 @@ mod tests {
         };
         tokio::select! { () = asks => {}, _ = serve => {} }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_a_connection_that_nobody_makes() {
+        let tasks = Tasks::default();
+        tasks.finish().await;
+        let (_silent, node) = asked(tasks).await;
+        let answer = node.request(&ping(), Instant::now() + TIMEOUT).await;
+        assert!(matches!(answer, Err(Error::Unreachable { .. })), "{answer:?}");
+    }
 }
