@@ -20,6 +20,7 @@ use std::{
 };
 
 use ::redis::{Client, RedisError};
+use rustls::ClientConfig;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -45,7 +46,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub(super) struct Line {
     address: Arc<str>,
     client: Client,
-    authorities: Option<Arc<[u8]>>,
+    tls: Option<Arc<ClientConfig>>,
     link: watch::Sender<Link>,
     /// Requests that wait for it, and batches that it has to answer yet, whether anybody waits for that or not.
     in_flight: Arc<AtomicUsize>,
@@ -82,7 +83,7 @@ impl Line {
         Self {
             address: client.get_connection_info().addr().to_string().into(),
             client,
-            authorities: terms.authorities.clone(),
+            tls: terms.tls.clone(),
             link: watch::Sender::new(Link::Idle),
             in_flight: Arc::default(),
             guard: Arc::clone(guard),
@@ -171,7 +172,7 @@ impl Line {
     }
 
     async fn connect(&self) -> Result<Channel, RedisError> {
-        let connecting = dial::connect(&self.client, self.authorities.as_deref());
+        let connecting = dial::connect(&self.client, self.tls.as_ref());
         let late = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
         let (channel, driver) = Channel::over(timeout(PATIENCE, connecting).await.unwrap_or_else(late)?);
         self.tasks.attend(driver);

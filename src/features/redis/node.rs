@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::redis::{Client, Cmd, Value};
 use futures_util::future::join_all;
+use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -22,8 +23,8 @@ pub(super) struct Terms {
     /// Of a worker to one server.
     pub(super) connections: usize,
     pub(super) guards: Arc<Guards>,
-    /// Who is trusted to say who a server is, as PEM; `None`: whom the system trusts.
-    pub(super) authorities: Option<Arc<[u8]>>,
+    /// Of encrypted connections.
+    pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) tasks: Tasks,
 }
 
@@ -132,7 +133,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
         let guards = Arc::new(Guards::new(&breaker(), 8));
-        let node = Node::new(&client, &Terms { timeout: TIMEOUT, connections: 1, guards, authorities: None, tasks });
+        let node = Node::new(&client, &Terms { timeout: TIMEOUT, connections: 1, guards, tls: None, tasks });
         (listener, node)
     }
 
