@@ -113,6 +113,13 @@ impl Cells {
         }
     }
 
+    /// The next cell is none. Cells after the last are not looked at.
+    pub(crate) fn refuse(&mut self, wrong: Malformed) {
+        if self.event_time.is_none() {
+            self.wrong.get_or_insert(wrong);
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         self.values.capacity()

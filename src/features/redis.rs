@@ -90,14 +90,14 @@ impl Redis {
     ) -> Result<Self, RedisError> {
         let slots = workers + 1;
         let authorities = client::authorities(config)?;
+        let mut clients = client::of_all(config, authorities.as_deref())?;
         let terms = Terms {
             timeout: config.timeout,
             connections: config.connections,
             guards: Arc::new(Guards::new(&features.breaker, config.max_in_flight)),
-            authorities: authorities.map(Into::into),
+            tls: dial::encryption(&clients, authorities.as_deref())?,
             tasks: tasks.clone(),
         };
-        let mut clients = client::of_all(config, terms.authorities.as_deref())?;
         let found = |clients, finder| Servers::Cluster(Arc::new(Cluster::new((clients, finder), slots, terms.clone())));
         let servers = match &config.mode {
             RedisMode::Single => {

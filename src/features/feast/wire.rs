@@ -20,6 +20,9 @@ pub enum Malformed {
     /// Text is not UTF-8.
     #[error("text is not UTF-8")]
     Utf8,
+    /// It is no string of bytes at all.
+    #[error("neither bytes nor a null")]
+    Cell,
 }
 
 /// A field's content.

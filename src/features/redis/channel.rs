@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The driver is a task: an answer that nobody waits for any more is read all the same, so that the next one is told apart
-//! from it. It ends when the socket does, with an error for everybody who waits; or when nobody holds the channel.
+//! from it. It ends when the socket does, with an error for everybody who waits; or when nobody holds the channel and all that
+//! was taken to be sent is sent.
 //!
 //! Invariant: reads and writes advance together. A server that waits for us to read does not read what we write.
 
@@ -17,7 +18,10 @@ use std::{
     future::Future,
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -36,10 +40,14 @@ use super::{
 /// Room that is made for each read: what a server writes at once.
 const CHUNK: usize = 64 * 1024;
 
+/// Room that a connection keeps, each way; what is more was for one long command or reply, and is given back.
+const KEPT: usize = 4 * CHUNK;
+
 /// The way to a server that is connected to. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Channel {
     queue: mpsc::UnboundedSender<Message>,
+    answered: Arc<AtomicBool>,
 }
 
 /// Why a connection is no more; the same for everybody who waited on it.
@@ -52,18 +60,44 @@ type Replies = Result<Vec<Reply>, Lost>;
 struct Message {
     batch: Batch,
     answer: oneshot::Sender<Replies>,
+    busy: Busy,
+}
+
+/// One of those under way that a counter counts, until dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    pub(super) fn counted(under_way: &Arc<AtomicUsize>) -> Self {
+        under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(under_way))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Channel {
     /// The channel over a socket, and what drives it.
     pub(super) fn over(socket: Socket) -> (Self, Driver) {
         let (queue, queued) = mpsc::unbounded_channel();
-        let (output, input) = (Output::default(), BytesMut::new());
-        let driver = Driver { socket, queued, output, input, reader: Reader::default(), awaited: VecDeque::new() };
-        (Self { queue }, driver)
+        let driver = Driver {
+            socket,
+            queued,
+            output: Output::default(),
+            input: BytesMut::new(),
+            reader: Reader::default(),
+            awaited: VecDeque::new(),
+            answered: Arc::default(),
+        };
+        (Self { queue, answered: Arc::clone(&driver.answered) }, driver)
     }
 
-    /// The replies to all commands of a batch.
+    /// The replies to all commands of a batch, which is `busy` until they are read: an answer that nobody waits for any more
+    /// holds up the next ones all the same.
     ///
     /// # Errors
     ///
@@ -72,11 +106,20 @@ impl Channel {
     /// # Cancel safety
     ///
     /// Dropped before the batch was sent, it is not sent; after that the answer is read and let go.
-    pub(super) async fn ask(&self, batch: Batch) -> Replies {
+    pub(super) async fn ask(&self, batch: Batch, busy: Busy) -> Replies {
+        if batch.len() == 0 {
+            // The driver looks for replies only when some come.
+            return Ok(Vec::new());
+        }
         let (answer, replies) = oneshot::channel();
         let ended = || Lost(Arc::new(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
-        self.queue.send(Message { batch, answer }).map_err(|_| ended())?;
+        self.queue.send(Message { batch, answer, busy }).map_err(|_| ended())?;
         replies.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Whether the replies to any batch came whole.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -96,6 +139,7 @@ pub(super) struct Driver {
     reader: Reader,
     /// In the order in which they were sent.
     awaited: VecDeque<Awaited>,
+    answered: Arc<AtomicBool>,
 }
 
 /// Bytes on their way out.
@@ -111,6 +155,7 @@ struct Awaited {
     reads: Arc<[Reads]>,
     replies: Vec<Reply>,
     answer: oneshot::Sender<Replies>,
+    _busy: Busy,
 }
 
 impl Future for Driver {
@@ -156,13 +201,13 @@ impl Driver {
 
     /// Takes what is to be sent; ready when nobody can ask any more.
     fn take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(Message { batch, answer }) = ready!(self.queued.poll_recv(cx)) {
+        while let Some(Message { batch, answer, busy }) = ready!(self.queued.poll_recv(cx)) {
             if answer.is_closed() {
                 continue;
             }
             self.output.put(&batch.bytes);
             let replies = Vec::with_capacity(batch.len());
-            self.awaited.push_back(Awaited { reads: batch.reads, replies, answer });
+            self.awaited.push_back(Awaited { reads: batch.reads, replies, answer, _busy: busy });
         }
         Poll::Ready(())
     }
@@ -170,6 +215,10 @@ impl Driver {
     /// Reads until there is nothing to read; ready with why there will never be.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
+            // Of an empty buffer this tells how much its whole block holds.
+            if self.input.is_empty() && self.input.try_reclaim(KEPT + 1) {
+                self.input = BytesMut::new();
+            }
             self.input.reserve(CHUNK);
             let read = pin!(self.socket.read_buf(&mut self.input)).poll(cx);
             match ready!(read) {
@@ -191,6 +240,7 @@ impl Driver {
                 let Some(reply) = self.reader.next(&mut self.input, reads).map_err(broken)? else { return Ok(()) };
                 first.replies.push(reply);
             }
+            self.answered.store(true, Ordering::Relaxed);
             if let Some(Awaited { replies, answer, .. }) = self.awaited.pop_front() {
                 // Whoever asked may have given up.
                 let _ = answer.send(Ok(replies));
@@ -215,6 +265,7 @@ impl Output {
             }
         }
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
         self.written = 0;
         if !self.flushed {
             ready!(Pin::new(&mut *socket).poll_flush(cx))?;
@@ -243,6 +294,10 @@ mod tests {
         Batch::of(::redis::cmd("ECHO").arg(text))
     }
 
+    async fn ask(channel: &Channel, batch: Batch) -> Replies {
+        channel.ask(batch, Busy::counted(&Arc::default())).await
+    }
+
     async fn receive(server: &mut DuplexStream, batch: &Batch) {
         let mut received = vec![0; batch.bytes.len()];
         server.read_exact(&mut received).await.unwrap();
@@ -266,7 +321,7 @@ mod tests {
             receive(&mut server, &b).await;
             server.write_all(b"+a\r\n+b\r\n").await.unwrap();
         };
-        let (first, second, ()) = tokio::join!(channel.ask(a.clone()), channel.ask(b.clone()), serve);
+        let (first, second, ()) = tokio::join!(ask(&channel, a.clone()), ask(&channel, b.clone()), serve);
         assert_eq!((only(first), only(second)), ("a".into(), "b".into()));
     }
 
@@ -275,7 +330,7 @@ mod tests {
         let (channel, mut server) = channel(1024);
         let [late, next] = ["late", "next"].map(echo);
         tokio::select! {
-            _ = channel.ask(late.clone()) => panic!("nothing answered"),
+            _ = ask(&channel, late.clone()) => panic!("nothing answered"),
             () = receive(&mut server, &late) => {}
         }
         let serve = async {
@@ -283,7 +338,7 @@ mod tests {
             receive(&mut server, &next).await;
             server.write_all(b"+next\r\n").await.unwrap();
         };
-        let (answer, ()) = tokio::join!(channel.ask(next.clone()), serve);
+        let (answer, ()) = tokio::join!(ask(&channel, next.clone()), serve);
         assert_eq!(only(answer), "next");
     }
 
@@ -292,12 +347,12 @@ mod tests {
         let (channel, mut server) = channel(1024);
         let (gone, next) = (echo("gone"), echo("next"));
         // Queued, and dropped before the driver runs.
-        assert!(futures_util::poll!(pin!(channel.ask(gone))).is_pending());
+        assert!(futures_util::poll!(pin!(ask(&channel, gone))).is_pending());
         let serve = async {
             receive(&mut server, &next).await;
             server.write_all(b"+next\r\n").await.unwrap();
         };
-        let (answer, ()) = tokio::join!(channel.ask(next.clone()), serve);
+        let (answer, ()) = tokio::join!(ask(&channel, next.clone()), serve);
         assert_eq!(only(answer), "next");
     }
 
@@ -313,7 +368,7 @@ mod tests {
             receive(&mut server, &second).await;
             server.write_all(b"+b\r\n").await.unwrap();
         };
-        let (one, two, ()) = tokio::join!(channel.ask(first.clone()), channel.ask(second.clone()), serve);
+        let (one, two, ()) = tokio::join!(ask(&channel, first.clone()), ask(&channel, second.clone()), serve);
         assert_eq!((only(one), only(two)), (long.clone(), "b".into()));
     }
 
@@ -331,10 +386,10 @@ mod tests {
                 server.write_all(said).await.unwrap();
                 drop(server);
             };
-            let (first, second, ()) = tokio::join!(channel.ask(echo("a")), channel.ask(echo("b")), serve);
+            let (first, second, ()) = tokio::join!(ask(&channel, echo("a")), ask(&channel, echo("b")), serve);
             assert_eq!(only(first), "a");
             assert_eq!(second.unwrap_err().to_string(), why);
-            let after = channel.ask(echo("c")).await.unwrap_err();
+            let after = ask(&channel, echo("c")).await.unwrap_err();
             assert_eq!(after.to_string(), "the connection is closed");
         }
     }
@@ -344,7 +399,7 @@ mod tests {
         let (channel, mut server) = channel(1024);
         server.write_all(b">1\r\n+message\r\n+OK\r\n").await.unwrap();
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "closed");
-        assert!(channel.ask(echo("a")).await.is_err());
+        assert!(ask(&channel, echo("a")).await.is_err());
     }
 
     #[tokio::test]
@@ -355,5 +410,40 @@ mod tests {
         assert!(futures_util::poll!(pin!(server.read(&mut [0]))).is_pending());
         drop(another);
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_long_command_and_its_long_answer_took_is_given_back() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let (channel, mut driver) = Channel::over(Box::new(ours));
+        let long = "x".repeat(20 * CHUNK);
+        let (large, small) = (echo(&long), echo("a"));
+        let serve = async {
+            receive(&mut theirs, &large).await;
+            theirs.write_all(format!("+{long}\r\n").as_bytes()).await.unwrap();
+            receive(&mut theirs, &small).await;
+            theirs.write_all(b"+a\r\n").await.unwrap();
+        };
+        let asks = async {
+            assert_eq!(only(ask(&channel, large.clone()).await), long);
+            assert_eq!(only(ask(&channel, small.clone()).await), "a");
+        };
+        tokio::select! {
+            () = &mut driver => panic!("the connection ended"),
+            _ = async { tokio::join!(asks, serve) } => {}
+        }
+        // Not what is left of its block, but all of it.
+        driver.input.reserve(CHUNK);
+        for room in [driver.input.capacity(), driver.output.bytes.capacity()] {
+            assert!(room <= KEPT, "{room} bytes are kept");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_asked_is_answered_at_once() {
+        let (channel, _server) = channel(1024);
+        let nothing = super::super::command::Commands::default().all();
+        let answer = futures_util::poll!(pin!(ask(&channel, nothing)));
+        assert!(matches!(answer, Poll::Ready(Ok(replies)) if replies.is_empty()));
     }
 }

@@ -41,12 +41,13 @@ pub(super) type Socket = Box<dyn Stream>;
 /// # Errors
 ///
 /// It cannot be reached, is not who it should be, or does not let us in.
-pub(super) async fn connect(client: &Client, authorities: Option<&[u8]>) -> Result<Socket, RedisError> {
+pub(super) async fn connect(client: &Client, tls: Option<&Arc<ClientConfig>>) -> Result<Socket, RedisError> {
     let info = client.get_connection_info();
     let socket = match info.addr() {
         ConnectionAddr::Tcp(host, port) => Box::new(tcp((host, *port), info.tcp_settings()).await?),
         ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
-            encrypted((host, *port), info.tcp_settings(), authorities).await?
+            let tls = tls.ok_or((ErrorKind::InvalidClientConfig, "TLS is not set up"))?;
+            encrypted((host, *port), info.tcp_settings(), tls).await?
         }
         _ => return Err((ErrorKind::InvalidClientConfig, "a kind of connection that is not made").into()),
     };
@@ -74,12 +75,28 @@ async fn tcp((host, port): (&str, u16), settings: &TcpSettings) -> Result<TcpStr
 async fn encrypted(
     (host, port): (&str, u16),
     settings: &TcpSettings,
-    authorities: Option<&[u8]>,
+    tls: &Arc<ClientConfig>,
 ) -> Result<Socket, RedisError> {
     let name = ServerName::try_from(host).map_err(|error| no_tls(&error))?.to_owned();
-    let config = ClientConfig::builder().with_root_certificates(trusted(authorities)?).with_no_client_auth();
     let stream = tcp((host, port), settings).await?;
-    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
+    Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?))
+}
+
+/// What encrypts a store's connections, so that they share their sessions; `None`: none of the clients' are encrypted.
+///
+/// # Errors
+///
+/// The authorities cannot be read, or one is none.
+pub(super) fn encryption(
+    clients: &[Client],
+    authorities: Option<&[u8]>,
+) -> Result<Option<Arc<ClientConfig>>, RedisError> {
+    let is_encrypted = |client: &Client| matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });
+    if !clients.iter().any(is_encrypted) {
+        return Ok(None);
+    }
+    let config = ClientConfig::builder().with_root_certificates(trusted(authorities)?).with_no_client_auth();
+    Ok(Some(Arc::new(config)))
 }
 
 /// The authorities given, as PEM; else the system's.

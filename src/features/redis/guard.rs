@@ -7,8 +7,8 @@
 //!
 //! Invariant: a request costs the keys of a server that does not answer the store's timeout at most, and from when its
 //! breaker is open nothing; other servers' keys wait for neither. What is no request goes around the guard: a handshake, a
-//! question for the slots, a readiness check. They are few, and a handshake that works again is how a breaker learns that it
-//! need not wait on.
+//! question for the slots, a readiness check. They are few, and a handshake that works after one that did not is how a breaker
+//! learns that it need not wait on.
 
 use std::{
     collections::HashMap,

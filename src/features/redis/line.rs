@@ -7,6 +7,9 @@
 //!
 //! *Dialing* is worth waiting for, *down* is not: the last attempt failed and the next one is not due. A request that finds
 //! the server down fails at once; the background goes on trying until the line is dropped or the process stops.
+//!
+//! A connection that breaks is replaced at once, for servers close idle ones. After two in a row that broke unanswered the
+//! line is down: a server that takes connections and drops them is dialed no more often than one that takes none.
 
 use std::{
     sync::{
@@ -17,6 +20,7 @@ use std::{
 };
 
 use ::redis::{Client, RedisError};
+use rustls::ClientConfig;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -24,7 +28,7 @@ use tokio::{
 
 use super::{
     PATIENCE,
-    channel::{Channel, Lost},
+    channel::{Busy, Channel, Lost},
     command::Batch,
     dial,
     guard::Guard,
@@ -42,10 +46,10 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub(super) struct Line {
     address: Arc<str>,
     client: Client,
-    authorities: Option<Arc<[u8]>>,
+    tls: Option<Arc<ClientConfig>>,
     link: watch::Sender<Link>,
-    /// Requests that wait for an answer on it.
-    in_flight: AtomicUsize,
+    /// Requests that wait for it, and batches that it has to answer yet, whether anybody waits for that or not.
+    in_flight: Arc<AtomicUsize>,
     guard: Arc<Guard>,
     tasks: Tasks,
 }
@@ -53,11 +57,23 @@ pub(super) struct Line {
 #[derive(Clone, Debug)]
 enum Link {
     Idle,
-    Dialing,
-    /// With its number, so that an old connection's failure does not end a new one.
-    Live(Channel, u64),
+    /// For the connection of that number.
+    Dialing(u64),
+    Live(Live),
     Down(Arc<str>),
 }
+
+#[derive(Clone, Debug)]
+struct Live {
+    channel: Channel,
+    /// So that an old connection's failure does not end a new one.
+    number: u64,
+    /// Connections right before it that broke unanswered.
+    unanswered: u32,
+}
+
+/// Connections in a row that may break unanswered before the next one has to wait.
+const UNANSWERED: u32 = 1;
 
 /// How good a line is to send on: the less the better, first by its state, then by what is under way on it.
 type Rank = (u8, usize);
@@ -67,9 +83,9 @@ impl Line {
         Self {
             address: client.get_connection_info().addr().to_string().into(),
             client,
-            authorities: terms.authorities.clone(),
+            tls: terms.tls.clone(),
             link: watch::Sender::new(Link::Idle),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             guard: Arc::clone(guard),
             tasks: terms.tasks.clone(),
         }
@@ -79,7 +95,7 @@ impl Line {
     pub(super) fn rank(self: &Arc<Self>) -> Rank {
         let state = match &*self.link.borrow() {
             Link::Live(..) => Some(0),
-            Link::Dialing => Some(1),
+            Link::Dialing(_) => Some(1),
             Link::Down(_) => Some(2),
             Link::Idle => None,
         };
@@ -93,31 +109,31 @@ impl Line {
     /// The replies to a batch, refusals among them. Sent once more on a new connection if the one at hand turns out to be
     /// broken.
     pub(super) async fn send(self: &Arc<Self>, batch: &Batch) -> Result<Vec<Reply>, Error> {
-        let _busy = Busy::on(self);
-        let (channel, number) = self.connection().await?;
-        match channel.ask(batch.clone()).await {
-            Ok(replies) => return Ok(replies),
-            Err(error) => self.lost(number, &error),
+        if let Ok(replies) = self.try_send(batch).await? {
+            return Ok(replies);
         }
+        self.try_send(batch).await?.map_err(|error| self.unreachable(&error.to_string()))
+    }
+
+    async fn try_send(self: &Arc<Self>, batch: &Batch) -> Result<Result<Vec<Reply>, Lost>, Error> {
+        let busy = Busy::counted(&self.in_flight);
         let (channel, number) = self.connection().await?;
-        channel.ask(batch.clone()).await.map_err(|error| {
-            self.lost(number, &error);
-            self.unreachable(&error.to_string())
-        })
+        let replies = channel.ask(batch.clone(), busy).await;
+        Ok(replies.inspect_err(|error| self.lost(number, error)))
     }
 
     /// A live connection and its number, once there is one; an error as soon as there will not be one soon.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<(Channel, u64), Error> {
-        if let Link::Live(channel, number) = &*self.link.borrow() {
-            return Ok((channel.clone(), *number));
+        if let Link::Live(live) = &*self.link.borrow() {
+            return Ok((live.channel.clone(), live.number));
         }
         self.begin(|link| matches!(link, Link::Idle));
         let mut link = self.link.subscribe();
         let settled = link.wait_for(|link| matches!(link, Link::Live(..) | Link::Down(_))).await;
         match &*settled.expect("the line holds the sender") {
-            Link::Live(channel, number) => Ok((channel.clone(), *number)),
+            Link::Live(live) => Ok((live.channel.clone(), live.number)),
             Link::Down(why) => Err(self.unreachable(why)),
-            Link::Idle | Link::Dialing => unreachable!("waited for another state"),
+            Link::Idle | Link::Dialing(_) => unreachable!("waited for another state"),
         }
     }
 
@@ -127,30 +143,36 @@ impl Line {
 
     /// The connection of that number broke.
     fn lost(self: &Arc<Self>, number: u64, error: &Lost) {
-        if self.begin(|link| matches!(link, Link::Live(_, live) if *live == number)) {
+        if self.begin(|link| matches!(link, Link::Live(live) if live.number == number)) {
             tracing::warn!(address = %self.address, %error, "connection to redis lost");
         }
     }
 
     /// Dials, if the link is as `when` says.
     fn begin(self: &Arc<Self>, when: impl Fn(&Link) -> bool) -> bool {
-        let mut last = 0;
-        let begun = self.link.send_if_modified(|link| {
-            let begin = when(link);
-            if begin {
-                last = if let Link::Live(_, number) = link { *number } else { 0 };
-                *link = Link::Dialing;
+        let mut next = None;
+        self.link.send_if_modified(|link| {
+            if !when(link) {
+                return false;
             }
-            begin
+            let (last, unanswered) = match link {
+                Link::Live(live) if live.channel.has_answered() => (live.number, 0),
+                Link::Live(live) => (live.number, live.unanswered.saturating_add(1)),
+                _ => (0, 0),
+            };
+            let number = last + 1;
+            next = Some(Dial { line: Arc::downgrade(self), number, unanswered });
+            let wait = unanswered > UNANSWERED;
+            *link = if wait { Link::Down("connections break unanswered".into()) } else { Link::Dialing(number) };
+            true
         });
-        if begun {
-            self.tasks.background(dial(Arc::downgrade(self), last + 1));
-        }
-        begun
+        let Some(dial) = next else { return false };
+        self.tasks.background(dial.run());
+        true
     }
 
     async fn connect(&self) -> Result<Channel, RedisError> {
-        let connecting = dial::connect(&self.client, self.authorities.as_deref());
+        let connecting = dial::connect(&self.client, self.tls.as_ref());
         let late = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
         let (channel, driver) = Channel::over(timeout(PATIENCE, connecting).await.unwrap_or_else(late)?);
         self.tasks.attend(driver);
@@ -158,42 +180,57 @@ impl Line {
     }
 }
 
-/// A request under way on a line, until dropped.
-struct Busy<'a>(&'a Line);
-
-impl<'a> Busy<'a> {
-    fn on(line: &'a Line) -> Self {
-        line.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(line)
-    }
+/// The work of getting a line a connection. Dropped before that is done, it leaves the line down: nobody is to wait for it.
+struct Dial {
+    line: Weak<Line>,
+    number: u64,
+    /// Connections right before it that broke unanswered.
+    unanswered: u32,
 }
 
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Connects, however often that takes; gives up when nobody holds the line any more.
-async fn dial(line: Weak<Line>, number: u64) {
-    for failures in 0.. {
-        let Some(line) = line.upgrade() else { return };
-        match line.connect().await {
-            Ok(channel) => {
-                tracing::info!(address = %line.address, "connected to redis");
-                line.link.send_replace(Link::Live(channel, number));
-                line.guard.found_well();
-                return;
-            }
-            Err(error) => {
-                if failures == 0 {
-                    tracing::warn!(address = %line.address, %error, "cannot connect to redis; trying on");
-                }
-                line.link.send_replace(Link::Down(error.to_string().into()));
-            }
+impl Dial {
+    /// Connects, however often that takes; gives up when nobody holds the line any more.
+    async fn run(self) {
+        let waits = self.unanswered.saturating_sub(UNANSWERED);
+        if waits > 0 {
+            sleep(backoff(waits - 1, rand::random())).await;
         }
-        drop(line);
-        sleep(backoff(failures, rand::random())).await;
+        for failures in 0.. {
+            let Some(line) = self.line.upgrade() else { return };
+            match line.connect().await {
+                Ok(channel) => return self.done(&line, channel, failures),
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(address = %line.address, %error, "cannot connect to redis; trying on");
+                    }
+                    line.link.send_replace(Link::Down(error.to_string().into()));
+                }
+            }
+            drop(line);
+            sleep(backoff(waits.saturating_add(failures), rand::random())).await;
+        }
+    }
+
+    fn done(&self, line: &Line, channel: Channel, failures: u32) {
+        tracing::info!(address = %line.address, "connected to redis");
+        line.link.send_replace(Link::Live(Live { channel, number: self.number, unanswered: self.unanswered }));
+        // That says something only of a server that refused one before.
+        if failures > 0 {
+            line.guard.found_well();
+        }
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        let Some(line) = self.line.upgrade() else { return };
+        line.link.send_if_modified(|link| {
+            let given_up = matches!(link, Link::Dialing(number) if *number == self.number);
+            if given_up {
+                *link = Link::Down("connecting was given up".into());
+            }
+            given_up
+        });
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::redis::{Client, Cmd, Value};
 use futures_util::future::join_all;
+use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -22,8 +23,8 @@ pub(super) struct Terms {
     /// Of a worker to one server.
     pub(super) connections: usize,
     pub(super) guards: Arc<Guards>,
-    /// Who is trusted to say who a server is, as PEM; `None`: whom the system trusts.
-    pub(super) authorities: Option<Arc<[u8]>>,
+    /// Of encrypted connections.
+    pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) tasks: Tasks,
 }
 
@@ -115,32 +116,94 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
     use crate::features::tests::breaker;
 
     const TIMEOUT: Duration = Duration::from_millis(20);
 
+    /// A server that takes connections and says nothing, and what asks it.
+    async fn asked(tasks: Tasks) -> (TcpListener, Node) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
+        let guards = Arc::new(Guards::new(&breaker(), 8));
+        let node = Node::new(&client, &Terms { timeout: TIMEOUT, connections: 1, guards, tls: None, tasks });
+        (listener, node)
+    }
+
+    fn ping() -> Batch {
+        Batch::of(&::redis::cmd("PING"))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_that_was_left_hardly_any_time_is_not_blamed() {
         // Nobody answers there: every request ends at its deadline.
-        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::open(format!("redis://{}", silent.local_addr().unwrap())).unwrap();
-        let policy = breaker();
-        let guards = Arc::new(Guards::new(&policy, 8));
-        let terms = Terms { timeout: TIMEOUT, connections: 1, guards, authorities: None, tasks: Tasks::default() };
-        let node = Node::new(&client, &terms);
-        let ask = async |left: Duration| node.request(&Batch::of(&::redis::cmd("PING")), Instant::now() + left).await;
-        for _ in 0..3 * policy.failure_threshold {
+        let (_silent, node) = asked(Tasks::default()).await;
+        let threshold = breaker().failure_threshold;
+        let ask = async |left: Duration| node.request(&ping(), Instant::now() + left).await;
+        for _ in 0..3 * threshold {
             assert!(matches!(ask(TIMEOUT / 2 - Duration::from_millis(1)).await, Err(Error::TimedOut(TIMEOUT))));
             assert!(node.would_admit(), "others used its time");
         }
-        for _ in 0..policy.failure_threshold {
+        for _ in 0..threshold {
             assert!(node.would_admit(), "not before its failures are as many as open it");
             assert!(matches!(ask(TIMEOUT / 2).await, Err(Error::TimedOut(TIMEOUT))));
         }
         assert!(!node.would_admit(), "half of it is enough to be blamed");
         assert!(matches!(ask(TIMEOUT).await, Err(Error::Open { .. })));
+    }
+
+    /// Lets a client in; ends when that is told.
+    async fn handshake(socket: &mut TcpStream) {
+        let mut said = Vec::new();
+        while said.windows(7).filter(|word| word == b"SETINFO").count() < 2 || !said.ends_with(b"\r\n") {
+            assert_ne!(socket.read_buf(&mut said).await.unwrap(), 0, "closed within the handshake");
+        }
+        socket.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_drops_every_command_is_neither_stormed_nor_found_well() {
+        let (listener, node) = asked(Tasks::default()).await;
+        let accepted = AtomicUsize::new(0);
+        let serve = async {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::Relaxed);
+                handshake(&mut socket).await;
+                // Dropped at the first command.
+                let _ = socket.read(&mut [0; 64]).await;
+            }
+        };
+        let threshold = breaker().failure_threshold;
+        let asks = async {
+            let late = Instant::now() + Duration::from_secs(60);
+            for _ in 0..threshold {
+                assert!(matches!(node.request(&ping(), late).await, Err(Error::Unreachable { .. })));
+            }
+            let most = threshold as usize + 2;
+            assert!(accepted.load(Ordering::Relaxed) <= most, "{accepted:?} connections");
+            assert!(matches!(node.request(&ping(), late).await, Err(Error::Open { .. })));
+            while node.lines[0].connection().await.is_err() {
+                tokio::task::yield_now().await;
+            }
+            assert!(!node.would_admit(), "a handshake is no sign that such a server is well");
+        };
+        tokio::select! { () = asks => {}, _ = serve => {} }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_a_connection_that_nobody_makes() {
+        let tasks = Tasks::default();
+        tasks.finish().await;
+        let (_silent, node) = asked(tasks).await;
+        let answer = node.request(&ping(), Instant::now() + TIMEOUT).await;
+        assert!(matches!(answer, Err(Error::Unreachable { .. })), "{answer:?}");
     }
 }

@@ -126,18 +126,22 @@ impl Coming {
         let mut at = 0;
         while self.left > 0 {
             let rest = &input[at..];
-            let next = match rest.first() {
-                Some(b'$') => bulk(rest)?,
+            let length = match rest.first() {
+                Some(b'$') => bulk(rest)?.map(|(cell, length)| {
+                    self.cells.put(cell);
+                    length
+                }),
                 Some(b'|') => {
                     let Some(length) = attributes(rest)? else { break };
                     at += length;
                     continue;
                 }
-                // A null of RESP3, or nothing that a hash holds.
-                _ => extent(rest)?.map(|length| (None, length)),
+                // A null of RESP3.
+                Some(b'_') => extent(rest)?.inspect(|_| self.cells.put(None)),
+                // Nothing that a hash holds: no reason to believe that it holds nothing there.
+                _ => extent(rest)?.inspect(|_| self.cells.refuse(Malformed::Cell)),
             };
-            let Some((cell, length)) = next else { break };
-            self.cells.put(cell);
+            let Some(length) = length else { break };
             at += length;
             self.left -= 1;
         }

@@ -316,6 +316,27 @@ async fn a_small_answer_does_not_wait_behind_a_large_one() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_answer_nobody_awaits_any_more_is_not_taken_for_an_idle_one() {
+    let server = Server::start();
+    let v = view("v").build();
+    let redis = single(&server, from_ref(&v));
+    redis.connect(WORKER).await;
+    let Servers::Single(nodes) = &*redis.servers else { panic!("a cluster") };
+    let blocked = async {
+        while server.blocked() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        popped = nodes[0].ask(::redis::cmd("BLPOP").arg("list").arg(0).take()) => panic!("{popped:?}"),
+        () = blocked => {}
+    }
+    for _ in 0..10 {
+        assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_on() {
     let server = Server::start();
     let v = view("v").build();

@@ -85,7 +85,11 @@ fn what_is_no_row_is_malformed_and_the_next_reply_is_read() {
         ("$-1\r\n", Err(Malformed::Truncated)),
         ("+OK\r\n", Err(Malformed::Truncated)),
         ("%1\r\n+a\r\n+b\r\n", Err(Malformed::Truncated)),
-        ("*3\r\n:1\r\n*1\r\n-ERR nested\r\n+x\r\n", Ok(None)),
+        ("*3\r\n$-1\r\n:1\r\n$-1\r\n", Err(Malformed::Cell)),
+        ("*3\r\n$-1\r\n-ERR nested\r\n$-1\r\n", Err(Malformed::Cell)),
+        ("*3\r\n*1\r\n-ERR nested\r\n$-1\r\n$-1\r\n", Err(Malformed::Cell)),
+        ("*3\r\n$-1\r\n$-1\r\n+x\r\n", Err(Malformed::Cell)),
+        ("*4\r\n$-1\r\n_\r\n$-1\r\n:1\r\n", Ok(None)),
         ("*4\r\n$-1\r\n$-1\r\n$-1\r\n$2\r\n\x20\x05\r\n", Ok(None)),
     ] {
         assert_eq!(row(text), expected, "{text:?}");
