@@ -10,7 +10,7 @@
 //! anew and must look for the result where the lead left it. A lead that is dropped without a last word (a panic, an aborted
 //! task) ends with what it said before; it never leaves anybody hanging.
 //!
-//! Whoever leads many keys at once leads a [`Batch`]: what becomes of them is said in one place, and all at once where it is
+//! Whoever leads many keys at once leads a `Batch`: what becomes of them is said in one place, and all at once where it is
 //! known at once. Who watches one is woken for all, and looks only at its own.
 
 use std::{
