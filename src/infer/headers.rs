@@ -1,6 +1,6 @@
 //! Names of headers that more than one stage reads or writes. One that a single module knows stays there.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The time until the caller's deadline, in milliseconds.
 pub(crate) const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
@@ -25,30 +25,9 @@ pub(crate) fn find<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
     headers.iter().find_map(|(other, value)| (other == name).then_some(value))
 }
 
-/// Takes `content-length` out unless it says `length`; hyper says it where nobody does. Left where it is right, because taking
-/// it out and writing it anew costs an allocation and two hashed names.
-pub(crate) fn settle_length(headers: &mut HeaderMap, length: Option<usize>) {
-    let Some(told) = headers.get(CONTENT_LENGTH) else { return };
-    let is_right = length.is_some_and(|length| itoa::Buffer::new().format(length).as_bytes() == told.as_bytes());
-    if !is_right {
-        headers.remove(CONTENT_LENGTH);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_length_stays_only_where_it_is_right() {
-        for (told, length, stays) in
-            [("12", Some(12), true), ("12", Some(13), false), ("012", Some(12), false), ("12", None, false)]
-        {
-            let mut headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static(told))]);
-            settle_length(&mut headers, length);
-            assert_eq!(headers.contains_key(CONTENT_LENGTH), stays, "{told} {length:?}");
-        }
-    }
 
     #[test]
     fn many_headers_are_searched_too() {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
-    headers::{REQUEST_ID, settle_length},
+    headers::REQUEST_ID,
 };
 
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
@@ -64,6 +64,16 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// Takes `content-length` out unless it says `length`; hyper says it where nobody does. Left where it is right, because taking
+/// it out and writing it anew costs an allocation and two hashed names.
+fn settle_length(headers: &mut HeaderMap, length: Option<usize>) {
+    let Some(told) = headers.get(header::CONTENT_LENGTH) else { return };
+    let is_right = length.is_some_and(|length| itoa::Buffer::new().format(length).as_bytes() == told.as_bytes());
+    if !is_right {
+        headers.remove(header::CONTENT_LENGTH);
+    }
 }
 
 /// Gives an answer that no model was asked for what every answer has: its level, which is 0 where the ladder has no say, and an
@@ -261,6 +271,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_length_stays_only_where_it_is_right() {
+        for (told, length, stays) in
+            [("12", Some(12), true), ("12", Some(13), false), ("012", Some(12), false), ("12", None, false)]
+        {
+            let mut headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static(told))]);
+            settle_length(&mut headers, length);
+            assert_eq!(headers.contains_key(header::CONTENT_LENGTH), stays, "{told} {length:?}");
+        }
+    }
 
     #[test]
     fn timings_are_milliseconds() {
