@@ -12,7 +12,8 @@
 //! Something that is stored and is no row counts as a failure of that one key: the next layer is asked, and what is left without
 //! a row is unreadable, which costs no other key anything.
 //!
-//! The flight is a task: it goes on when every request that wanted it has given up, and fills the caches for the next.
+//! The request that leads a flight goes on with it while it waits, and what is left then becomes a task: it goes on when every
+//! request that wanted it has given up, and fills the caches for the next.
 
 use std::{
     pin::{Pin, pin},
@@ -123,13 +124,15 @@ impl Flight {
     pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) {
         let mut flight = Self::of(how, shared.retry);
         let awaited = flight.gather(shared, lookup, how);
-        if !flight.led.is_empty() {
-            shared.tasks.spawn(flight.fly(Arc::clone(shared)));
-        }
+        let mut flight = (!flight.led.is_empty()).then(|| shared.tasks.outliving(flight.fly(Arc::clone(shared))));
         let mut late = pin!(sleep_until(how.by.instant()));
         for (join, want, progress) in awaited {
             let stale_at_hand = matches!(&lookup.joins[join].wants[want].state, State::Open(Some(_)));
-            let reached = shared.outcome(&progress, (how, stale_at_hand), late.as_mut()).await;
+            let outcome = shared.outcome(&progress, (how, stale_at_hand), late.as_mut());
+            let reached = match &mut flight {
+                Some(flight) => flight.until(outcome).await,
+                None => outcome.await,
+            };
             lookup.reached(shared, (join, want), reached);
         }
     }
