@@ -168,8 +168,8 @@ pub(crate) struct L2 {
     pub(crate) ttl: Span,
     /// Longest wait for one round trip.
     pub(crate) timeout: Span,
-    /// Connections of each worker to each Redis server. A request takes the one with the fewest under way, so that a large answer
-    /// holds up only those behind it on the same connection.
+    /// Connections of each worker to each Redis server. Small requests share the first; one that finds much under way takes the
+    /// next, so that a large answer holds up few others.
     #[schemars(range(min = 1, max = 64))]
     pub(crate) connections: u32,
     /// Requests under way at one Redis server, of all workers; more fail at once.

@@ -47,7 +47,16 @@ const KEPT: usize = 4 * CHUNK;
 #[derive(Clone)]
 pub(super) struct Channel {
     queue: mpsc::UnboundedSender<Message>,
-    answered: Arc<AtomicBool>,
+    signs: Arc<Signs>,
+}
+
+/// What a connection's answers say of it.
+#[derive(Default)]
+struct Signs {
+    /// One came.
+    answered: AtomicBool,
+    /// One did not come in time, and none has since.
+    overdue: AtomicBool,
 }
 
 /// Why a connection is no more; the same for everybody who waited on it.
@@ -63,20 +72,23 @@ struct Message {
     busy: Busy,
 }
 
-/// One of those under way that a counter counts, until dropped.
+/// So many cells under way, as a counter counts them, until dropped.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<AtomicUsize>);
+pub(super) struct Busy {
+    under_way: Arc<AtomicUsize>,
+    cells: usize,
+}
 
 impl Busy {
-    pub(super) fn counted(under_way: &Arc<AtomicUsize>) -> Self {
-        under_way.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(under_way))
+    pub(super) fn counted(under_way: &Arc<AtomicUsize>, cells: usize) -> Self {
+        under_way.fetch_add(cells, Ordering::Relaxed);
+        Self { under_way: Arc::clone(under_way), cells }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.under_way.fetch_sub(self.cells, Ordering::Relaxed);
     }
 }
 
@@ -91,9 +103,9 @@ impl Channel {
             input: BytesMut::new(),
             reader: Reader::default(),
             awaited: VecDeque::new(),
-            answered: Arc::default(),
+            signs: Arc::default(),
         };
-        (Self { queue, answered: Arc::clone(&driver.answered) }, driver)
+        (Self { queue, signs: Arc::clone(&driver.signs) }, driver)
     }
 
     /// The replies to all commands of a batch, which is `busy` until they are read: an answer that nobody waits for any more
@@ -119,7 +131,17 @@ impl Channel {
 
     /// Whether the replies to any batch came whole.
     pub(super) fn has_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
+        self.signs.answered.load(Ordering::Relaxed)
+    }
+
+    /// Somebody's time was up before the answer came.
+    pub(super) fn gave_up(&self) {
+        self.signs.overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody gave up, and no answer came since.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.signs.overdue.load(Ordering::Relaxed)
     }
 }
 
@@ -139,7 +161,7 @@ pub(super) struct Driver {
     reader: Reader,
     /// In the order in which they were sent.
     awaited: VecDeque<Awaited>,
-    answered: Arc<AtomicBool>,
+    signs: Arc<Signs>,
 }
 
 /// Bytes on their way out.
@@ -240,7 +262,8 @@ impl Driver {
                 let Some(reply) = self.reader.next(&mut self.input, reads).map_err(broken)? else { return Ok(()) };
                 first.replies.push(reply);
             }
-            self.answered.store(true, Ordering::Relaxed);
+            self.signs.answered.store(true, Ordering::Relaxed);
+            self.signs.overdue.store(false, Ordering::Relaxed);
             if let Some(Awaited { replies, answer, .. }) = self.awaited.pop_front() {
                 // Whoever asked may have given up.
                 let _ = answer.send(Ok(replies));
@@ -295,7 +318,7 @@ mod tests {
     }
 
     async fn ask(channel: &Channel, batch: Batch) -> Replies {
-        channel.ask(batch, Busy::counted(&Arc::default())).await
+        channel.ask(batch, Busy::counted(&Arc::default(), 1)).await
     }
 
     async fn receive(server: &mut DuplexStream, batch: &Batch) {

@@ -55,6 +55,9 @@ pub(super) struct Batch {
 /// What has to be said before a command that a server redirects with `ASK`.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
+/// Cells that a server has within a fraction of a millisecond.
+pub(super) const LONG: usize = 512;
+
 /// A key's length and its line ends, at most.
 const AROUND_KEY: usize = 24;
 
@@ -140,6 +143,15 @@ impl Batch {
 
     pub(super) fn len(&self) -> usize {
         self.reads.len()
+    }
+
+    /// How many cells are read, which is about how much a server has to do for it. Any other command counts as a long one.
+    pub(super) fn cells(&self) -> usize {
+        let cells = |reads: &Reads| match reads {
+            Reads::Row(layout) => layout.fields().count(),
+            Reads::Value => LONG,
+        };
+        self.reads.iter().map(cells).sum()
     }
 }
 

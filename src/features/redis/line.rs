@@ -29,7 +29,7 @@ use tokio::{
 use super::{
     PATIENCE,
     channel::{Busy, Channel, Lost},
-    command::Batch,
+    command::{Batch, LONG},
     dial,
     guard::Guard,
     node::Terms,
@@ -48,8 +48,8 @@ pub(super) struct Line {
     client: Client,
     tls: Option<Arc<ClientConfig>>,
     link: watch::Sender<Link>,
-    /// Requests that wait for it, and batches that it has to answer yet, whether anybody waits for that or not.
-    in_flight: Arc<AtomicUsize>,
+    /// Cells that are asked for and not answered yet, whether anybody waits for them or not.
+    under_way: Arc<AtomicUsize>,
     guard: Arc<Guard>,
     tasks: Tasks,
 }
@@ -75,7 +75,8 @@ struct Live {
 /// Connections in a row that may break unanswered before the next one has to wait.
 const UNANSWERED: u32 = 1;
 
-/// How good a line is to send on: the less the better, first by its state, then by what is under way on it.
+/// How good a line is to send on: the less the better, first by its state, then by what is under way on it. That counts in
+/// [`LONG`] commands: short ones go over one line, for what is written and read together costs fewer system calls.
 type Rank = (u8, usize);
 
 impl Line {
@@ -85,7 +86,7 @@ impl Line {
             client,
             tls: terms.tls.clone(),
             link: watch::Sender::new(Link::Idle),
-            in_flight: Arc::default(),
+            under_way: Arc::default(),
             guard: Arc::clone(guard),
             tasks: terms.tasks.clone(),
         }
@@ -94,16 +95,29 @@ impl Line {
     /// How good it is now; one that was never dialed is from here on.
     pub(super) fn rank(self: &Arc<Self>) -> Rank {
         let state = match &*self.link.borrow() {
-            Link::Live(..) => Some(0),
+            Link::Live(live) if !live.channel.is_overdue() => Some(0),
             Link::Dialing(_) => Some(1),
-            Link::Down(_) => Some(2),
+            Link::Live(_) => Some(2),
+            Link::Down(_) => Some(3),
             Link::Idle => None,
         };
         let state = state.unwrap_or_else(|| {
             self.begin(|link| matches!(link, Link::Idle));
             1
         });
-        (state, self.in_flight.load(Ordering::Relaxed))
+        (state, self.under_way.load(Ordering::Relaxed) / LONG)
+    }
+
+    #[cfg(test)]
+    pub(super) fn hold(&self, cells: usize) -> Busy {
+        Busy::counted(&self.under_way, cells)
+    }
+
+    /// A request's time was up before its answer came: until one comes, other lines are better.
+    pub(super) fn gave_up(&self) {
+        if let Link::Live(live) = &*self.link.borrow() {
+            live.channel.gave_up();
+        }
     }
 
     /// The replies to a batch, refusals among them. Sent once more on a new connection if the one at hand turns out to be
@@ -116,7 +130,7 @@ impl Line {
     }
 
     async fn try_send(self: &Arc<Self>, batch: &Batch) -> Result<Result<Vec<Reply>, Lost>, Error> {
-        let busy = Busy::counted(&self.in_flight);
+        let busy = Busy::counted(&self.under_way, batch.cells());
         let (channel, number) = self.connection().await?;
         let replies = channel.ask(batch.clone(), busy).await;
         Ok(replies.inspect_err(|error| self.lost(number, error)))

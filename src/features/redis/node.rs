@@ -56,8 +56,12 @@ impl Node {
     pub(super) async fn request(&self, batch: &Batch, deadline: Instant) -> Result<Vec<Reply>, Error> {
         let pass = self.guard.admit()?;
         let had = deadline.saturating_duration_since(Instant::now());
-        let answered = timeout_at(deadline, self.line().send(batch)).await;
-        let answers = answered.unwrap_or(Err(Error::TimedOut(self.timeout)));
+        let line = self.line();
+        let answered = timeout_at(deadline, line.send(batch)).await;
+        let answers = answered.unwrap_or_else(|_| {
+            line.gave_up();
+            Err(Error::TimedOut(self.timeout))
+        });
         // One that was left hardly any time is not to blame that it ran out: others used it.
         if !(matches!(answers, Err(Error::TimedOut(_))) && had < self.timeout / 2) {
             pass.record(&answers);
@@ -107,8 +111,8 @@ impl Node {
         }
     }
 
-    /// The connection to send on: one that is there, and of those the one with the least under way, so that a large answer
-    /// holds up as few others as may be.
+    /// The connection to send on: one that is there and answers, and of those the first that is not busy with much, so that
+    /// small requests go together and a large one holds up as few others as may be.
     fn line(&self) -> &Arc<Line> {
         self.lines.iter().min_by_key(|line| line.rank()).expect("a node has a line")
     }
@@ -124,16 +128,23 @@ mod tests {
     };
 
     use super::*;
-    use crate::features::tests::breaker;
+    use crate::features::{
+        redis::command::{Commands, Reading},
+        tests::{breaker, view},
+    };
 
     const TIMEOUT: Duration = Duration::from_millis(20);
 
     /// A server that takes connections and says nothing, and what asks it.
     async fn asked(tasks: Tasks) -> (TcpListener, Node) {
+        asked_over(1, tasks).await
+    }
+
+    async fn asked_over(connections: usize, tasks: Tasks) -> (TcpListener, Node) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
         let guards = Arc::new(Guards::new(&breaker(), 8));
-        let node = Node::new(&client, &Terms { timeout: TIMEOUT, connections: 1, guards, tls: None, tasks });
+        let node = Node::new(&client, &Terms { timeout: TIMEOUT, connections, guards, tls: None, tasks });
         (listener, node)
     }
 
@@ -196,6 +207,67 @@ mod tests {
             assert!(!node.would_admit(), "a handshake is no sign that such a server is well");
         };
         tokio::select! { () = asks => {}, _ = serve => {} }
+    }
+
+    /// A read of a row without features.
+    fn short() -> Batch {
+        let reading = Reading::of(&view("v").features(&[]).build());
+        Commands::reads([(&reading, [&b"k"[..], b""])].into_iter()).all()
+    }
+
+    /// Lets a client in, and answers each read: there is nothing.
+    async fn answering(mut socket: TcpStream) {
+        handshake(&mut socket).await;
+        let mut asked = [0; 1024];
+        loop {
+            let read = socket.read(&mut asked).await.unwrap();
+            let reads = asked[..read].windows(5).filter(|word| word == b"HMGET").count();
+            socket.write_all("*1\r\n$-1\r\n".repeat(reads).as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn short_requests_go_together_and_one_that_finds_much_under_way_goes_elsewhere() {
+        let (listener, node) = asked_over(2, Tasks::default()).await;
+        let serve = async {
+            let [mut first, mut second] = [listener.accept().await.unwrap().0, listener.accept().await.unwrap().0];
+            tokio::join!(handshake(&mut first), handshake(&mut second));
+            std::future::pending::<()>().await;
+        };
+        let choose = async {
+            node.connect().await;
+            let first = node.line();
+            let same = |line: &Arc<Line>| Arc::ptr_eq(line, first);
+            let held: Vec<_> = (0..10).map(|_| node.line().hold(50)).collect();
+            assert!(same(node.line()), "500 cells are not much");
+            let more = node.line().hold(50);
+            assert!(!same(node.line()));
+            drop((held, more));
+            assert!(same(node.line()));
+        };
+        tokio::select! { () = choose => {}, () = serve => unreachable!() }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_left_somebody_waiting_is_passed_over() {
+        let (listener, node) = asked_over(2, Tasks::default()).await;
+        let serve = async {
+            let [mut silent, socket] = [listener.accept().await.unwrap().0, listener.accept().await.unwrap().0];
+            tokio::join!(answering(socket), async {
+                handshake(&mut silent).await;
+                std::future::pending::<()>().await;
+            });
+        };
+        let asks = async {
+            node.connect().await;
+            let late = async |left| node.request(&short(), Instant::now() + left).await;
+            let mut unanswered = 0;
+            for _ in 0..10 {
+                unanswered += u32::from(late(TIMEOUT).await.is_err());
+            }
+            assert!(unanswered <= 1, "{unanswered} requests waited for the silent one");
+        };
+        tokio::select! { () = asks => {}, () = serve => unreachable!() }
     }
 
     #[tokio::test(start_paused = true)]
