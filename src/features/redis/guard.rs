@@ -13,7 +13,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use ::redis::ServerErrorKind;
@@ -68,6 +71,17 @@ pub(super) struct Guard {
     /// Of one tier.
     places: Bulkhead,
     metrics: Arc<Handles>,
+    /// What was last told of its connections, as a number.
+    told: AtomicU8,
+}
+
+/// What there is to tell of a server's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum News {
+    Connected = 1,
+    Lost = 2,
+    Unreachable = 3,
 }
 
 /// Of the bulkhead.
@@ -86,7 +100,13 @@ impl Guard {
             tracing::warn!(address = %shown, ?state, "redis: circuit breaker moved");
         });
         let places = Bulkhead::new(&[Share { reserved: most, max: most }], 0);
-        Self { address, breaker, places: places.expect("one tier's count fits a word"), metrics }
+        let places = places.expect("one tier's count fits a word");
+        Self { address, breaker, places, metrics, told: AtomicU8::new(0) }
+    }
+
+    /// Whether that is news: every worker has several connections to a server, and what happens to one happens to all.
+    pub(super) fn is_news(&self, news: News) -> bool {
+        self.told.swap(news as u8, Ordering::Relaxed) != news as u8
     }
 
     /// Asks to send a request.
@@ -179,6 +199,13 @@ mod tests {
 
     fn guard() -> Arc<Guard> {
         Guards::new(&breaker(), MOST).of(&"h:1".into())
+    }
+
+    #[tokio::test]
+    async fn what_happens_to_every_connection_is_news_once() {
+        let guard = guard();
+        let told = [News::Unreachable, News::Unreachable, News::Connected, News::Connected, News::Lost];
+        assert_eq!(told.map(|news| guard.is_news(news)), [true, false, true, false, true]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::{
     channel::{Busy, Channel, Lost},
     command::{Batch, LONG},
     dial,
-    guard::Guard,
+    guard::{Guard, News},
     node::Terms,
     reply::Reply,
 };
@@ -157,7 +157,9 @@ impl Line {
 
     /// The connection of that number broke.
     fn lost(self: &Arc<Self>, number: u64, error: &Lost) {
-        if self.begin(|link| matches!(link, Link::Live(live) if live.number == number)) {
+        if self.begin(|link| matches!(link, Link::Live(live) if live.number == number))
+            && self.guard.is_news(News::Lost)
+        {
             tracing::warn!(address = %self.address, %error, "connection to redis lost");
         }
     }
@@ -214,7 +216,7 @@ impl Dial {
             match line.connect().await {
                 Ok(channel) => return self.done(&line, channel, failures),
                 Err(error) => {
-                    if failures == 0 {
+                    if failures == 0 && line.guard.is_news(News::Unreachable) {
                         tracing::warn!(address = %line.address, %error, "cannot connect to redis; trying on");
                     }
                     line.link.send_replace(Link::Down(error.to_string().into()));
@@ -226,7 +228,9 @@ impl Dial {
     }
 
     fn done(&self, line: &Line, channel: Channel, failures: u32) {
-        tracing::info!(address = %line.address, "connected to redis");
+        if line.guard.is_news(News::Connected) {
+            tracing::info!(address = %line.address, "connected to redis");
+        }
         line.link.send_replace(Link::Live(Live { channel, number: self.number, unanswered: self.unanswered }));
         // That says something only of a server that refused one before.
         if failures > 0 {
