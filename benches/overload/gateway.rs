@@ -6,17 +6,25 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 use weir::resilience::{
     bulkhead::{Bulkhead, Share},
-    gradient::Gradient,
+    gradient::{Gradient, Windows},
     median::Median,
     tally::Tally,
-    throttle::Throttle,
 };
+
+use crate::throttle::Throttle;
 
 /// In which order those who wait get a slot.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Order {
     Fifo,
     EarliestDeadline,
+}
+
+/// What becomes of a request over Gradient2's limit.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Over {
+    Waits,
+    Refused,
 }
 
 /// What is compared.
@@ -32,7 +40,7 @@ pub(crate) struct Policy {
     pub(crate) deadline_aware: bool,
     /// Whether lower tiers may not borrow while a higher one's mean wait is over this.
     pub(crate) overload: Option<f64>,
-    pub(crate) gradient: bool,
+    pub(crate) gradient: Option<Over>,
     pub(crate) throttle: bool,
 }
 
@@ -47,7 +55,7 @@ impl Policy {
             order: Order::Fifo,
             deadline_aware: false,
             overload: None,
-            gradient: false,
+            gradient: None,
             throttle: false,
         }
     }
@@ -70,18 +78,8 @@ pub(crate) struct Gateway {
     queues: Vec<BTreeMap<(u64, usize), f64>>,
     median: Median,
     waits: Vec<(Tally, Tally)>,
-    gradient: Gradient,
-    window: Window,
+    gradient: Windows,
     throttle: Throttle,
-    in_flight: u32,
-}
-
-/// What a window of Gradient2 has seen.
-#[derive(Default)]
-struct Window {
-    began: f64,
-    sum: f64,
-    count: u32,
     in_flight: u32,
 }
 
@@ -96,8 +94,7 @@ impl Gateway {
             queues: vec![BTreeMap::new(); tiers],
             median: Median::new(origin),
             waits: (0..tiers).map(|_| (Tally::new(second, origin), Tally::new(second, origin))).collect(),
-            gradient: Gradient::new(20, 1, most.max(1)),
-            window: Window::default(),
+            gradient: Windows::new(Gradient::new(20, 1, most.max(1)), origin),
             throttle: Throttle::new(origin),
             in_flight: 0,
             policy,
@@ -147,22 +144,27 @@ impl Gateway {
 
     /// Whether the request may be sent; its slot is given back where it may not.
     pub(crate) fn send(&mut self, request: &Request, unit: f64, now: f64) -> bool {
-        let sent = !self.policy.throttle || self.throttle.admit(unit, self.at(now));
+        let over = self.policy.gradient == Some(Over::Refused) && self.in_flight > self.gradient.limit();
+        let sent = !over && (!self.policy.throttle || self.throttle.admit(unit, self.at(now)));
         if !sent {
             self.release(request.tier);
         }
         sent
     }
 
-    /// A slot comes back: `took` is what the server took to answer, or nothing where it did not.
-    pub(crate) fn end(&mut self, request: &Request, took: Option<f64>, now: f64) {
+    /// A slot comes back.
+    pub(crate) fn end(&mut self, request: &Request, end: End, now: f64) {
         let at = self.at(now);
-        if let Some(took) = took {
-            self.throttle.accepted(at);
-            self.median.observe(Duration::from_secs_f64(took), at);
+        match end {
+            End::Answered(took) => {
+                self.throttle.accepted(at);
+                self.median.observe(Duration::from_secs_f64(took), at);
+                self.observe(took, now);
+            }
+            // It would have taken longer.
+            End::GivenUp(after) => self.observe(after, now),
+            End::Refused => {}
         }
-        // A request that was given up took as long as it was waited for, at least.
-        self.observe(took.unwrap_or(now - request.arrived), now);
         self.release(request.tier);
     }
 
@@ -172,18 +174,12 @@ impl Gateway {
     }
 
     fn observe(&mut self, took: f64, now: f64) {
-        self.window.sum += took;
-        self.window.count += 1;
-        self.window.in_flight = self.window.in_flight.max(self.in_flight);
-        if now - self.window.began >= 0.1 && self.window.count >= 10 {
-            let mean = Duration::from_secs_f64(self.window.sum / f64::from(self.window.count));
-            self.gradient.observe(mean, self.window.in_flight);
-            self.window = Window { began: now, ..Window::default() };
-        }
+        let at = self.at(now);
+        self.gradient.observe(Duration::from_secs_f64(took), self.in_flight, at);
     }
 
     fn acquire(&mut self, tier: usize, now: f64) -> bool {
-        let over = self.policy.gradient && self.in_flight >= self.gradient.limit();
+        let over = self.policy.gradient == Some(Over::Waits) && self.in_flight >= self.gradient.limit();
         let held_back = (0..tier).any(|higher| self.is_overloaded(higher, now));
         let own = self.bulkhead.in_use(tier) < self.policy.shares[tier].reserved;
         let taken = !over && (own || !held_back) && self.bulkhead.acquire(tier);
@@ -219,6 +215,14 @@ impl Gateway {
     fn at(&self, now: f64) -> Instant {
         self.origin + Duration::from_secs_f64(now)
     }
+}
+
+/// How it went at the server, and the seconds that it took.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    Answered(f64),
+    GivenUp(f64),
+    Refused,
 }
 
 /// What becomes of a request at the door.

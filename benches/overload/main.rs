@@ -9,8 +9,9 @@
 mod backend;
 mod gateway;
 mod run;
+mod throttle;
 
-use gateway::{Order, Policy};
+use gateway::{Order, Over, Policy};
 use run::{Load, Outcome, run};
 use weir::resilience::bulkhead::Share;
 
@@ -42,14 +43,15 @@ fn policies() -> Vec<Policy> {
         right(),
         aware("… + deadline", right()),
         Policy { order: Order::EarliestDeadline, ..aware("… + deadline, earliest first", right()) },
-        Policy { gradient: true, ..aware("… + deadline + Gradient2", right()) },
+        Policy { gradient: Some(Over::Waits), ..aware("… + deadline + Gradient2", right()) },
         Policy { throttle: true, ..aware("… + deadline + throttle", right()) },
         many(),
         aware("… 4 × + deadline", many()),
         Policy { order: Order::EarliestDeadline, ..aware("… 4 × + deadline, earliest first", many()) },
-        Policy { gradient: true, ..aware("… 4 × + deadline + Gradient2", many()) },
+        Policy { gradient: Some(Over::Waits), ..aware("… 4 × + deadline + Gradient2", many()) },
+        Policy { gradient: Some(Over::Refused), ..aware("… 4 × + deadline + Gradient2 that refuses", many()) },
         Policy { throttle: true, ..aware("… 4 × + deadline + throttle", many()) },
-        Policy { gradient: true, ..Policy::slots("Gradient2 alone", 1_000_000) },
+        Policy { gradient: Some(Over::Waits), ..Policy::slots("Gradient2 alone", 1_000_000) },
         Policy { throttle: true, ..Policy::slots("throttle alone", 1_000_000) },
     ]
 }

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crate::{
     backend::Backend,
-    gateway::{Entered, Gateway, Policy, Request, Turn},
+    gateway::{End, Entered, Gateway, Policy, Request, Turn},
 };
 
 /// What a refusal costs the model server, of a mean request's work.
@@ -75,6 +75,7 @@ pub(crate) struct Run<'a> {
     events: BinaryHeap<Scheduled>,
     outcomes: Vec<Outcome>,
     random: Random,
+    now: f64,
 }
 
 /// What comes of a load under a policy, by tier; of the second half where servers are lost in the middle.
@@ -88,6 +89,7 @@ pub(crate) fn run(load: &Load, policy: &Policy) -> Vec<Outcome> {
         events: BinaryHeap::new(),
         outcomes: vec![Outcome::default(); load.rates.len()],
         random: Random(0x9e37_79b9_7f4a_7c15),
+        now: 0.0,
     };
     run.schedule_all();
     run.walk();
@@ -120,17 +122,23 @@ impl Run<'_> {
     }
 
     fn schedule(&mut self, at: f64, event: Event, id: usize) {
-        self.events.push(Reverse(((at * 1e9) as u64, event as u8, id)));
+        self.events.push(Reverse(((at * 1e9).ceil() as u64, event as u8, id)));
     }
 
     fn walk(&mut self) {
         loop {
             let next = self.events.peek().map(|Reverse((at, ..))| *at as f64 / 1e9);
             match (self.backend.next(), next) {
-                (Some(done), Some(at)) if done <= at => self.finish(done),
-                (Some(done), None) => self.finish(done),
-                (_, Some(at)) => self.event(at),
-                (None, None) => return,
+                (Some(done), at) if at.is_none_or(|at| done <= at) => {
+                    self.now = self.now.max(done);
+                    self.finish(self.now);
+                }
+                (_, Some(at)) => {
+                    // Events are rounded to nanoseconds, the server's are not.
+                    self.now = self.now.max(at);
+                    self.event(self.now);
+                }
+                (_, None) => return,
             }
         }
     }
@@ -174,7 +182,7 @@ impl Run<'_> {
             self.backend.begin(id, request.work, now);
         } else {
             self.backend.begin(id, self.load.work * REFUSING, now);
-            self.gateway.end(&request, None, now);
+            self.gateway.end(&request, End::Refused, now);
         }
     }
 
@@ -182,7 +190,7 @@ impl Run<'_> {
         let Some(id) = self.backend.finish(now) else { return };
         let Some(sent) = self.sent[id].take() else { return };
         let request = self.requests[id];
-        self.gateway.end(&request, Some(now - sent), now);
+        self.gateway.end(&request, End::Answered(now - sent), now);
         self.count(id, |outcome| {
             outcome.good += 1;
             outcome.latencies.push(now - request.arrived);
@@ -192,8 +200,8 @@ impl Run<'_> {
 
     fn give_up(&mut self, id: usize, now: f64) {
         let request = self.requests[id];
-        if self.sent[id].take().is_some() {
-            self.gateway.end(&request, None, now);
+        if let Some(sent) = self.sent[id].take() {
+            self.gateway.end(&request, End::GivenUp(now - sent), now);
         } else {
             self.refuse_queued(id);
         }

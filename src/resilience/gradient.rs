@@ -2,11 +2,18 @@
 //!
 //! `gradient = clamp(1.5 · long / short, 0.5, 1)`, where `long` is the mean round trip of the last hundreds of windows and
 //! `short` that of the last one; the limit moves by a fifth towards `limit · gradient + 4`. It does not grow while less than half
-//! of it is used. Streams do not belong in it: their length says nothing of load. It counts nobody: whoever admits does.
+//! of it is used. A window is 100 ms and ten round trips at least. Streams do not belong in it: their length says nothing of
+//! load. It counts nobody: whoever admits does.
 //!
 //! **Source:** Netflix concurrency-limits, `Gradient2Limit`.
 
 use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Shortest window, and the fewest round trips in one.
+const WINDOW: Duration = Duration::from_millis(100);
+const LEAST: u32 = 10;
 
 /// How many times slower than usual is still no queue.
 const TOLERANCE: f64 = 1.5;
@@ -72,6 +79,42 @@ impl Gradient {
     }
 }
 
+/// Round trips, gathered into windows for a [`Gradient`].
+#[derive(Clone, Debug)]
+pub struct Windows {
+    gradient: Gradient,
+    began: Instant,
+    sum: Duration,
+    count: u32,
+    /// The most that were under way.
+    in_flight: u32,
+}
+
+impl Windows {
+    /// Windows for `gradient`, the first of which begins at `now`.
+    #[must_use]
+    pub const fn new(gradient: Gradient, now: Instant) -> Self {
+        Self { gradient, began: now, sum: Duration::ZERO, count: 0, in_flight: 0 }
+    }
+
+    /// Takes in a round trip that ended at `now`, and how many were under way then.
+    pub fn observe(&mut self, round_trip: Duration, in_flight: u32, now: Instant) {
+        self.sum += round_trip;
+        self.count += 1;
+        self.in_flight = self.in_flight.max(in_flight);
+        if self.count >= LEAST && now.saturating_duration_since(self.began) >= WINDOW {
+            self.gradient.observe(self.sum / self.count, self.in_flight);
+            *self = Self::new(self.gradient.clone(), now);
+        }
+    }
+
+    /// Requests that there may be at once.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        self.gradient.limit()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -97,6 +140,18 @@ mod tests {
         let usual = [(10, 20); 10];
         assert!(after(usual.into_iter().chain([(14, 28); 5])).limit() > 28, "within the tolerance");
         assert!(after(usual.into_iter().chain([(100, 28); 5])).limit() < 20);
+    }
+
+    #[test]
+    fn a_window_has_its_length_and_its_round_trips() {
+        let origin = Instant::now();
+        let mut windows = Windows::new(Gradient::new(20, 1, 200), origin);
+        (0..9).for_each(|_| windows.observe(10 * MS, 20, origin + 200 * MS));
+        assert_eq!(windows.limit(), 20, "nine are too few");
+        windows.observe(10 * MS, 0, origin + 200 * MS);
+        assert_eq!((windows.limit(), windows.gradient.limit), (20, 20.8), "the most that were under way count");
+        (0..20).for_each(|_| windows.observe(10 * MS, 20, origin + 299 * MS));
+        assert_eq!(windows.gradient.limit, 20.8, "too soon");
     }
 
     proptest! {
