@@ -8,17 +8,9 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 /// What each request beyond `servers` costs all of them.
 const CONTENTION: f64 = 0.01;
 
-/// A request at the server: when the server's clock says that it is done, and whose it is.
-#[derive(PartialEq, PartialOrd)]
-struct Job(f64, usize);
-
-impl Eq for Job {}
-
-impl Ord for Job {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
-    }
-}
+/// A request at the server: when the server's clock says that it is done (as bits: they order as the number does), and whose
+/// it is.
+type Job = (u64, usize);
 
 /// The server.
 pub(crate) struct Backend {
@@ -44,19 +36,19 @@ impl Backend {
     /// Takes `work` seconds of work.
     pub(crate) fn begin(&mut self, id: usize, work: f64, now: f64) {
         self.advance(now);
-        self.jobs.push(Reverse(Job(self.clock + work, id)));
+        self.jobs.push(Reverse(((self.clock + work).to_bits(), id)));
     }
 
     /// When the next request is done, as things are.
     pub(crate) fn next(&self) -> Option<f64> {
-        let Reverse(Job(due, _)) = self.jobs.peek()?;
-        Some(self.at + (due - self.clock).max(0.0) / self.speed())
+        let Reverse((due, _)) = self.jobs.peek()?;
+        Some(self.at + (f64::from_bits(*due) - self.clock).max(0.0) / self.speed())
     }
 
     /// Takes the request out that is done at `now`.
     pub(crate) fn finish(&mut self, now: f64) -> Option<usize> {
         self.advance(now);
-        self.jobs.pop().map(|Reverse(Job(_, id))| id)
+        self.jobs.pop().map(|Reverse((_, id))| id)
     }
 
     pub(crate) fn advance(&mut self, now: f64) {

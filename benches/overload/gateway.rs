@@ -76,7 +76,7 @@ pub(crate) struct Gateway {
     origin: Instant,
     bulkhead: Bulkhead,
     queues: Vec<BTreeMap<(u64, usize), f64>>,
-    median: Median,
+    medians: Vec<Median>,
     waits: Vec<(Tally, Tally)>,
     gradient: Windows,
     throttle: Throttle,
@@ -92,7 +92,7 @@ impl Gateway {
         Self {
             bulkhead: Bulkhead::new(&policy.shares, policy.shared).expect("few slots"),
             queues: vec![BTreeMap::new(); tiers],
-            median: Median::new(origin),
+            medians: (0..tiers).map(|_| Median::new(origin)).collect(),
             waits: (0..tiers).map(|_| (Tally::new(second, origin), Tally::new(second, origin))).collect(),
             gradient: Windows::new(Gradient::new(20, 1, most.max(1)), origin),
             throttle: Throttle::new(origin),
@@ -158,7 +158,7 @@ impl Gateway {
         match end {
             End::Answered(took) => {
                 self.throttle.accepted(at);
-                self.median.observe(Duration::from_secs_f64(took), at);
+                self.medians[request.tier].observe(Duration::from_secs_f64(took), at);
                 self.observe(took, now);
             }
             // It would have taken longer.
@@ -201,7 +201,7 @@ impl Gateway {
     }
 
     fn is_late(&self, request: &Request, now: f64) -> bool {
-        let median = self.median.estimate(self.at(now)).unwrap_or_default();
+        let median = self.medians[request.tier].estimate(self.at(now)).unwrap_or_default();
         self.policy.deadline_aware && request.deadline - now < median.as_secs_f64()
     }
 

@@ -7,7 +7,7 @@ use crate::{
     gateway::{End, Entered, Gateway, Policy, Request, Turn},
 };
 
-/// What a refusal costs the model server, of a mean request's work.
+/// What a refusal costs the model server, of the request's work.
 const REFUSING: f64 = 0.1;
 
 /// Longest wait in a queue, in seconds.
@@ -18,8 +18,8 @@ const QUEUE_TIMEOUT: f64 = 0.1;
 pub(crate) struct Load {
     /// Requests that the server can run at full speed.
     pub(crate) servers: f64,
-    /// Seconds of work of a mean request.
-    pub(crate) work: f64,
+    /// Seconds of work of a mean request, by tier.
+    pub(crate) work: Vec<f64>,
     /// Requests a second, by tier.
     pub(crate) rates: Vec<f64>,
     /// Deadlines in seconds, drawn evenly.
@@ -114,7 +114,7 @@ impl Run<'_> {
     fn arrival(&mut self, tier: usize, at: f64) {
         let deadline = self.load.deadlines[(self.random.unit() * self.load.deadlines.len() as f64) as usize];
         // Half of the work is the same for all, half is exponential.
-        let work = self.load.work * (0.5 - 0.5 * self.random.unit().ln());
+        let work = self.load.work[tier] * (0.5 - 0.5 * self.random.unit().ln());
         let id = self.requests.len();
         self.requests.push(Request { tier, arrived: at, deadline: at + deadline, work });
         self.sent.push(None);
@@ -181,7 +181,7 @@ impl Run<'_> {
             self.schedule(request.deadline, Event::Deadline, id);
             self.backend.begin(id, request.work, now);
         } else {
-            self.backend.begin(id, self.load.work * REFUSING, now);
+            self.backend.begin(id, request.work * REFUSING, now);
             self.gateway.end(&request, End::Refused, now);
         }
     }

@@ -28,7 +28,7 @@ use self::{
 pub use self::{permit::Permit, tier::TierState};
 use crate::{
     config::{self, Config},
-    infer::{Deadline, Error, InferRequest, ModelId, Plan, PoolId, TierId},
+    infer::{Deadline, Error, InferRequest, Method, ModelId, Plan, PoolId, TierId},
     resilience::bulkhead::{Bulkhead, TooWide},
     telemetry::handles::admission::{Aliases, QueueDepth, ShedReason},
 };
@@ -73,20 +73,20 @@ impl Door {
     /// # Errors
     ///
     /// [`crate::infer::Kind::Shed`] with `retry_after`.
-    pub fn enter(&self, _request: &InferRequest, plan: &Plan, now: Instant) -> Result<Ticket, Error> {
-        let (house, at) = (&self.0, (plan.tier, plan.model));
-        house.in_time(at, plan.deadline, now)?;
+    pub fn enter(&self, request: &InferRequest, plan: &Plan, now: Instant) -> Result<Ticket, Error> {
+        let house = &self.0;
+        let asked = Asked { tier: plan.tier, model: plan.model, method: request.method };
+        house.in_time(asked, plan.deadline, now)?;
         let gate = &house.gate;
         if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
-            return Err(house.refuse(at, ShedReason::QueueFull, now));
+            return Err(house.refuse(asked, ShedReason::QueueFull, now));
         }
-        let inside = Inside::new(Arc::clone(house), plan.model);
-        Ok(Ticket { inside, tier: plan.tier, deadline: plan.deadline })
+        Ok(Ticket { inside: Inside::new(Arc::clone(house), asked), deadline: plan.deadline })
     }
 
-    /// Learns that a model's answer took `took`, at a pool, and was there at `now`.
-    pub fn answered(&self, plan: &Plan, took: Duration, now: Instant) {
-        self.0.models[plan.model.index()].median.observe(took, now);
+    /// Learns that a model's answer took `took`, at the plan's pool, and was there at `now`.
+    pub fn answered(&self, plan: &Plan, method: Method, took: Duration, now: Instant) {
+        self.0.models[plan.model.index()].median(method).observe(took, now);
         self.learn(plan.pool, took, now);
     }
 
@@ -97,7 +97,7 @@ impl Door {
 
     /// Learns that a pool took no more: a request that had its slot was refused all the same.
     pub fn limited(&self, plan: &Plan, now: Instant) {
-        self.0.count((plan.tier, plan.model), ShedReason::Limit, now);
+        self.0.count(plan.tier, plan.model, ShedReason::Limit, now);
     }
 
     fn learn(&self, pool: PoolId, took: Duration, now: Instant) {
@@ -126,8 +126,15 @@ impl Door {
 /// Past the door, no slot yet.
 pub struct Ticket {
     inside: Inside,
-    tier: TierId,
     deadline: Deadline,
+}
+
+/// Who asks for what.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    tier: TierId,
+    model: ModelId,
+    method: Method,
 }
 
 impl Ticket {
@@ -143,48 +150,49 @@ impl Ticket {
     ///
     /// Dropping the future leaves the queue; a slot that was just given goes to the next in turn.
     pub async fn slot(self, now: Instant) -> Result<Permit, Error> {
-        let Self { inside, tier, deadline } = self;
-        let (house, at) = (&inside.house, (tier, inside.model));
-        house.in_time(at, deadline, now)?;
-        if house.gate.acquire(tier) {
-            return Ok(Permit::new(inside, tier, None));
+        let Self { inside, deadline } = self;
+        let (house, asked) = (&inside.house, inside.asked);
+        house.in_time(asked, deadline, now)?;
+        if house.gate.acquire(asked.tier) {
+            return Ok(Permit::new(inside, None));
         }
-        house.wait(at, deadline, now).await?;
-        Ok(Permit::new(inside, tier, Some(Instant::now())))
+        house.wait(asked, deadline, now).await?;
+        Ok(Permit::new(inside, Some(Instant::now())))
     }
 }
 
 impl House {
-    async fn wait(&self, at: (TierId, ModelId), deadline: Deadline, now: Instant) -> Result<(), Error> {
-        let (tier, model) = at;
-        let limits = &self.tiers[tier.index()];
+    async fn wait(&self, asked: Asked, deadline: Deadline, now: Instant) -> Result<(), Error> {
+        let limits = &self.tiers[asked.tier.index()];
         let patience = now + limits.queue_timeout;
-        let latest = self.models[model.index()].latest_start(deadline, now);
+        let latest = self.models[asked.model.index()].latest_start(asked.method, deadline, now);
         let reason = if latest < patience { ShedReason::Deadline } else { ShedReason::QueueTimeout };
-        let queued = self.gate.queue(Waiter { tier, model, since: now }, limits.queue);
-        let turn = queued.ok_or_else(|| self.refuse(at, ShedReason::QueueFull, now))?;
+        let waiter = Waiter { tier: asked.tier, model: asked.model, since: now };
+        let turn = self.gate.queue(waiter, limits.queue);
+        let turn = turn.ok_or_else(|| self.refuse(asked, ShedReason::QueueFull, now))?;
         let waited = tokio::time::timeout_at(latest.min(patience), turn.taken()).await;
-        waited.map_err(|_| self.refuse(at, reason, Instant::now()))
+        waited.map_err(|_| self.refuse(asked, reason, Instant::now()))
     }
 
     /// Whether there is time for the model.
-    fn in_time(&self, at: (TierId, ModelId), deadline: Deadline, now: Instant) -> Result<(), Error> {
-        let Some(median) = self.models[at.1.index()].median.estimate(now) else { return Ok(()) };
+    fn in_time(&self, asked: Asked, deadline: Deadline, now: Instant) -> Result<(), Error> {
+        let median = self.models[asked.model.index()].median(asked.method).estimate(now);
+        let Some(median) = median else { return Ok(()) };
         let left = deadline.remaining(now);
         if left >= median {
             return Ok(());
         }
-        self.count(at, ShedReason::Deadline, now);
-        Err(self.tiers[at.0.index()].too_late(left, median))
+        self.count(asked.tier, asked.model, ShedReason::Deadline, now);
+        Err(self.tiers[asked.tier.index()].too_late(left, median))
     }
 
-    fn refuse(&self, at: (TierId, ModelId), reason: ShedReason, now: Instant) -> Error {
-        self.count(at, reason, now);
-        let tier = &self.tiers[at.0.index()];
-        tier.refuse(reason, self.gate.moves_on_in(at.0, now))
+    fn refuse(&self, asked: Asked, reason: ShedReason, now: Instant) -> Error {
+        self.count(asked.tier, asked.model, reason, now);
+        let tier = &self.tiers[asked.tier.index()];
+        tier.refuse(reason, self.gate.moves_on_in(asked.tier, now))
     }
 
-    fn count(&self, (tier, model): (TierId, ModelId), reason: ShedReason, now: Instant) {
+    fn count(&self, tier: TierId, model: ModelId, reason: ShedReason, now: Instant) {
         self.tiers[tier.index()].handles.shed(reason);
         self.models[model.index()].shed.add(1, now);
     }

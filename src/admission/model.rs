@@ -10,9 +10,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::House;
+use super::{Asked, House};
 use crate::{
-    infer::{Deadline, ModelId},
+    infer::{Deadline, Method},
     resilience::{median::Median, tally::Tally},
     telemetry::handles::admission::Demand,
 };
@@ -21,8 +21,9 @@ use crate::{
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 pub(super) struct Model {
-    /// Of answers: what a caller's deadline is compared with.
-    pub(super) median: Median,
+    /// How long answers take, and explanations.
+    answers: Median,
+    explanations: Median,
     /// Refused requests.
     pub(super) shed: Tally,
     /// Requests past the door, waiting ones among them.
@@ -33,16 +34,25 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new(name: &str, now: Instant) -> Self {
         Self {
-            median: Median::new(now),
+            answers: Median::new(now),
+            explanations: Median::new(now),
             shed: Tally::new(REMEMBERED, now),
             inside: AtomicU32::new(0),
             demand: Demand::new(name),
         }
     }
 
+    /// How long half of what is asked takes: what a caller's deadline is compared with.
+    pub(super) const fn median(&self, method: Method) -> &Median {
+        match method {
+            Method::Explain => &self.explanations,
+            Method::Predict | Method::Other | Method::Stream => &self.answers,
+        }
+    }
+
     /// When it is too late to begin.
-    pub(super) fn latest_start(&self, deadline: Deadline, now: Instant) -> Instant {
-        let median = self.median.estimate(now).unwrap_or_default();
+    pub(super) fn latest_start(&self, method: Method, deadline: Deadline, now: Instant) -> Instant {
+        let median = self.median(method).estimate(now).unwrap_or_default();
         deadline.instant().checked_sub(median).unwrap_or(now)
     }
 
@@ -50,7 +60,7 @@ impl Model {
     /// (Little's law: their rate times the time of an answer).
     pub(super) fn show(&self, now: Instant) {
         let refused = self.shed.sum(now) as f64 / REMEMBERED.as_secs_f64();
-        let answer = self.median.estimate(now).unwrap_or_default().as_secs_f64();
+        let answer = self.answers.estimate(now).unwrap_or_default().as_secs_f64();
         self.demand.set(f64::from(self.inside.load(Relaxed)) + refused * answer);
     }
 }
@@ -58,18 +68,18 @@ impl Model {
 /// A request past the door, until dropped.
 pub(super) struct Inside {
     pub(super) house: Arc<House>,
-    pub(super) model: ModelId,
+    pub(super) asked: Asked,
 }
 
 impl Inside {
-    pub(super) fn new(house: Arc<House>, model: ModelId) -> Self {
-        house.models[model.index()].inside.fetch_add(1, Relaxed);
-        Self { house, model }
+    pub(super) fn new(house: Arc<House>, asked: Asked) -> Self {
+        house.models[asked.model.index()].inside.fetch_add(1, Relaxed);
+        Self { house, asked }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.house.models[self.model.index()].inside.fetch_sub(1, Relaxed);
+        self.house.models[self.asked.model.index()].inside.fetch_sub(1, Relaxed);
     }
 }

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{Inside, limit::Limit, tier::Tier};
 use crate::{
-    infer::{Error, ModelId, PoolId, TierId},
+    infer::{Error, PoolId},
     telemetry::handles::admission::ShedReason,
 };
 
@@ -20,7 +20,6 @@ pub(crate) enum Slot {
 /// A slot of a tier. Dropping it gives the slot to the next in turn.
 pub struct Permit {
     inside: Inside,
-    tier: TierId,
     /// `Some(Own)` is owed a place back.
     slot: Option<Slot>,
     /// The pool whose limit counts it.
@@ -29,8 +28,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    pub(super) const fn new(inside: Inside, tier: TierId, waited_until: Option<Instant>) -> Self {
-        Self { inside, tier, slot: None, counted_at: None, waited_until }
+    pub(super) const fn new(inside: Inside, waited_until: Option<Instant>) -> Self {
+        Self { inside, slot: None, counted_at: None, waited_until }
     }
 
     /// When the slot came free; `None`: one was free.
@@ -61,18 +60,14 @@ impl Permit {
     pub(crate) fn count_at(&mut self, pool: PoolId, now: Instant) -> Result<(), Error> {
         let Some(limit) = self.limit(pool) else { return Ok(()) };
         if !limit.enter() {
-            return Err(self.inside.house.refuse(self.at(), ShedReason::Limit, now));
+            return Err(self.inside.house.refuse(self.inside.asked, ShedReason::Limit, now));
         }
         self.counted_at = Some(pool);
         Ok(())
     }
 
-    fn at(&self) -> (TierId, ModelId) {
-        (self.tier, self.inside.model)
-    }
-
     fn tier(&self) -> &Tier {
-        &self.inside.house.tiers[self.tier.index()]
+        &self.inside.house.tiers[self.inside.asked.tier.index()]
     }
 
     fn limit(&self, pool: PoolId) -> Option<&Limit> {
@@ -89,6 +84,6 @@ impl Drop for Permit {
         if self.slot == Some(Slot::Own) {
             self.tier().own.leave();
         }
-        self.inside.house.gate.release(self.tier);
+        self.inside.house.gate.release(self.inside.asked.tier);
     }
 }

@@ -46,7 +46,7 @@ fn slot(ticket: Ticket) -> impl Future<Output = Result<Permit, Error>> {
 /// Tells the door of as many answers as it takes to believe them.
 fn answered(door: &Door, took: Duration) {
     let request = fixture::request(0, HIGH, took);
-    (0..8).for_each(|_| door.answered(&plan(&request), took, Instant::now()));
+    (0..8).for_each(|_| door.answered(&plan(&request), Method::Predict, took, Instant::now()));
 }
 
 fn ticket(door: &Door, tier: u32) -> Ticket {
@@ -174,6 +174,8 @@ async fn less_time_than_half_of_the_answers_take_is_refused_at_once() {
         "too little time: 99ms are left of the deadline, and half of this model's answers of late took longer than 100ms \
          (tier high)"
     );
+    let explain = InferRequest { method: Method::Explain, ..fixture::request(0, HIGH, 99 * MS) };
+    assert!(door.enter(&explain, &plan(&explain), Instant::now()).is_ok(), "nothing is known of explanations");
     let ticket = enter(&door, HIGH, 100 * MS).unwrap();
     tokio::time::advance(MS).await;
     assert!(slot(ticket).await.is_err(), "the lookup of features took what was left");
@@ -293,7 +295,7 @@ async fn an_adaptive_limit_refuses_what_is_over_it_and_learns() {
     let request = fixture::request(0, STANDARD, MS);
     for _ in 0..100 {
         tokio::time::advance(20 * MS).await;
-        door.answered(&plan(&request), 10 * MS, Instant::now());
+        door.answered(&plan(&request), Method::Predict, 10 * MS, Instant::now());
     }
     assert!(scrape.render().contains("weir_pool_limit{pool=\"gpu\"} 28\n"), "{}", scrape.render());
     drop(held.drain(..20));
@@ -381,6 +383,22 @@ async fn a_scrape_sees_the_slots() {
     ] {
         assert!(text.contains(line), "{line}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_free_slot_is_taken_and_given_back_without_allocating() {
+    let (door, _) = door();
+    let request = fixture::request(0, HIGH, Duration::from_secs(5));
+    let (plan, now) = (plan(&request), Instant::now());
+    let allocated = allocation_counter::measure(|| {
+        let ticket = door.enter(&request, &plan, now).unwrap();
+        let mut permit = ticket.slot(now).now_or_never().unwrap().unwrap();
+        assert_eq!(permit.slot(), Slot::Own);
+        permit.count_at(PoolId(0), now).unwrap();
+        drop(permit);
+        door.answered(&plan, Method::Predict, MS, now);
+    });
+    assert_eq!(allocated.count_total, 0);
 }
 
 /// A slot may go with a streamed body to wherever that is polled.

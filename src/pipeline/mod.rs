@@ -13,7 +13,9 @@ use crate::{
     config::Config,
     enrich::{self, Enricher},
     features,
-    infer::{Answer, AnswerBody, Error, InferRequest, Kind, Level, Plan, Protocol, Timings, headers::JSON_LENGTH},
+    infer::{
+        Answer, AnswerBody, Error, InferRequest, Kind, Level, Method, Plan, Protocol, Timings, headers::JSON_LENGTH,
+    },
     ladder::Ladder,
     predict::{Predict, Prediction},
     telemetry::handles::path::{PathHandles, Stage},
@@ -60,7 +62,7 @@ impl Pipeline {
         // Where nothing is joined, no time passed.
         let now = || if features.rows().is_some() { Instant::now() } else { began };
         let fetched = now();
-        let protocol = request.protocol;
+        let (protocol, method) = (request.protocol, request.method);
         let enriched = self.enricher.enrich(request, &features, plan)?;
         let enriched_at = now();
         let mut permit = ticket.slot(enriched_at).await?;
@@ -69,7 +71,7 @@ impl Pipeline {
         let plan = burst.as_ref().unwrap_or(plan);
         permit.count_at(plan.pool, queued_until)?;
         let outcome = self.predict.run(enriched, Some(permit), plan, queued_until).await;
-        self.learn(plan, &outcome, queued_until);
+        self.learn((plan, method), &outcome, queued_until);
         let mut prediction = outcome?;
         let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
         self.observe(&timings, enriched_at - fetched, &features);
@@ -95,10 +97,10 @@ impl Pipeline {
     }
 
     /// Tells the door how it went. Streams are left out: how long one takes says nothing of load.
-    fn learn(&self, plan: &Plan, outcome: &Result<Prediction, Error>, began: Instant) {
+    fn learn(&self, (plan, method): (&Plan, Method), outcome: &Result<Prediction, Error>, began: Instant) {
         match outcome {
             Ok(prediction) if prediction.status.is_success() && matches!(prediction.body, AnswerBody::Whole(_)) => {
-                self.admission.answered(plan, prediction.took, began + prediction.took);
+                self.admission.answered(plan, method, prediction.took, began + prediction.took);
             }
             Err(error) if error.kind() == Kind::DeadlineExceeded => {
                 let now = Instant::now();
