@@ -3,8 +3,8 @@
 //! While nobody waits, only the bulkhead's word is touched. Whoever finds no slot queues under a lock and looks once more;
 //! whoever frees a slot looks for waiters afterwards. Both sides write first and read then, sequentially consistent, so
 //! one of them sees the other and no slot stays free beside a waiter who may have it (`nobody_is_forgotten_under_contention`
-//! hangs without either half). A freed slot goes to the highest tier that waits and may have one, and while one waits, lower
-//! tiers' newcomers take no shared slot; reservations keep that from starving them.
+//! hangs without either half). A freed slot goes to the highest tier that waits and may have one, and while one waits for a
+//! shared slot, lower tiers' newcomers take none; reservations keep that from starving them.
 //!
 //! Within a tier it is first come, first served. Earliest deadline first was measured and left out (`docs/benchmarks.md`): it
 //! gains nothing where slots are few enough, and where they are not, it spends them on those who are about to be late.
@@ -79,14 +79,18 @@ impl Gate {
 
     /// Takes a slot without waiting, behind nobody's back.
     pub(super) fn acquire(&self, tier: TierId) -> bool {
-        let waits = |waiting: &AtomicU32| waiting.load(SeqCst) > 0;
         if self.waiting(tier) > 0 {
             false
-        } else if self.waiting[..tier.index()].iter().any(waits) {
+        } else if (0..tier.index()).any(|higher| self.wants_shared(higher)) {
             self.bulkhead.acquire_reserved(tier.index())
         } else {
             self.bulkhead.acquire(tier.index())
         }
+    }
+
+    /// Whether the next shared slot is this tier's: one of its requests waits that may have it.
+    fn wants_shared(&self, tier: usize) -> bool {
+        self.waiting[tier].load(SeqCst) > 0 && !self.bulkhead.is_at_most(tier)
     }
 
     /// Gives a slot back, or on to whoever waits.

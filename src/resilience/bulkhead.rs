@@ -152,6 +152,12 @@ impl<W: Word> Bulkhead<W> {
         self.admits(tier, self.used.load())
     }
 
+    /// Whether `tier` holds as many as it ever may.
+    #[must_use]
+    pub fn is_at_most(&self, tier: usize) -> bool {
+        self.in_use(tier) >= self.fields[tier].share.max
+    }
+
     /// Slots that `tier` holds.
     #[must_use]
     pub fn in_use(&self, tier: usize) -> u32 {
