@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::{
     config::{
         Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
-        Join, L1, L1Mode, L2, L3, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Times,
+        Join, L1, L1Mode, L2, L3, Limit, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Times,
         Upstream, View,
     },
     infer::{
@@ -98,6 +98,7 @@ fn pool(name: &str, max_retries: u32) -> Pool {
         attempt_timeout: Some(Duration::from_millis(80)),
         connect_timeout: Duration::from_secs(1),
         max_in_flight: Some(64),
+        limit: Limit::None,
     }
 }
 

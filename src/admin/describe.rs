@@ -84,6 +84,7 @@ fn pool(pool: &Pool) -> Json {
         "attempt_timeout": pool.attempt_timeout.map(length),
         "connect_timeout": length(pool.connect_timeout),
         "max_in_flight": pool.max_in_flight,
+        "limit": pool.limit.is_adaptive().then_some("adaptive"),
     })
 }
 

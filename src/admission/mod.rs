@@ -1,29 +1,37 @@
 //! Stages 1 and 5: the door, which refuses what its tier cannot make, and the slot that an attempt at the model holds.
 //!
 //! Two steps, so that looking features up holds no slot. Invariants: a slot belongs to one [`Permit`] and is free again when
-//! that is dropped, wherever it went (a streamed body takes it along); within a tier, slots are given in the order of asking;
-//! at most `queue` requests of a tier wait. It does not choose the tier: the plan does.
+//! that is dropped, wherever it went (a streamed body takes it along); within a tier, slots are given in the order of asking,
+//! and shared ones to the highest tier that waits; at most `queue` requests of a tier wait; none waits longer than leaves it
+//! half of its model's answers' time. It does not choose the tier or the pool: the plan does.
 
+mod limit;
+mod model;
+mod permit;
 mod queue;
 mod shares;
+mod tier;
+mod waits;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub(crate) use self::permit::Slot;
 use self::{
+    limit::Limit,
+    model::{Inside, Model},
     queue::{Gate, Waiter},
     shares::shares,
+    tier::Tier,
 };
+pub use self::{permit::Permit, tier::TierState};
 use crate::{
     config::{self, Config},
-    infer::{Deadline, Error, InferRequest, Kind, ModelId, Plan, TierId},
+    infer::{Deadline, Error, InferRequest, Method, ModelId, Plan, PoolId, TierId},
     resilience::bulkhead::{Bulkhead, TooWide},
-    telemetry::handles::admission::{Aliases, QueueDepth, ShedReason, TierHandles},
+    telemetry::handles::admission::{Aliases, QueueDepth, ShedReason},
 };
-
-/// What a refused caller is told to wait at least: `retry-after` has whole seconds.
-const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The door of all tiers. Cheap to clone; clones are the same door.
 #[derive(Clone)]
@@ -33,15 +41,9 @@ pub struct Door(Arc<House>);
 struct House {
     gate: Gate,
     tiers: Box<[Tier]>,
-}
-
-struct Tier {
-    name: Arc<str>,
-    /// Slots it may hold at most.
-    slots: u32,
-    queue: u32,
-    queue_timeout: Duration,
-    handles: TierHandles,
+    models: Box<[Model]>,
+    /// By pool.
+    limits: Box<[Option<Limit>]>,
 }
 
 impl Door {
@@ -51,147 +53,148 @@ impl Door {
     ///
     /// [`TooWide`] where the tiers' maxima do not fit one word.
     pub fn new(config: &Config) -> Result<Self, TooWide> {
+        let now = Instant::now();
         let (shares, shared) = shares(&config.capacity, &config.tiers);
-        let tiers = config.tiers.iter().zip(&shares).map(|(tier, share)| Tier::new(tier, share.max));
+        let tiers = config.tiers.iter().zip(&shares).map(|(tier, share)| Tier::new(tier, *share));
         let aliases = if config.metrics_aliases { Aliases::On } else { Aliases::Off };
         let depths = config.models.iter().map(|model| QueueDepth::new(&model.name, aliases));
-        let gate = Gate::new(Bulkhead::new(&shares, shared)?, depths.collect());
-        Ok(Self(Arc::new(House { gate, tiers: tiers.collect() })))
+        let limit = |pool: &config::Pool| pool.limit.is_adaptive().then(|| Limit::new(pool, &config.capacity, now));
+        Ok(Self(Arc::new(House {
+            gate: Gate::new(Bulkhead::new(&shares, shared)?, depths.collect(), now),
+            tiers: tiers.collect(),
+            models: config.models.iter().map(|model| Model::new(&model.name, now)).collect(),
+            limits: config.pools.iter().map(limit).collect(),
+        })))
     }
 
-    /// Lets a request in, or refuses it because no slot and no place in its tier's queue is free.
+    /// Lets a request in, or refuses it: no slot and no place in its tier's queue is free, or there is less time left than half
+    /// of the model's answers take.
     ///
     /// # Errors
     ///
-    /// [`Kind::Shed`] with `retry_after`.
-    pub fn enter(&self, _request: &InferRequest, plan: &Plan) -> Result<Ticket, Error> {
-        let tier = &self.0.tiers[plan.tier.index()];
-        if !self.0.gate.has_room(plan.tier) && self.0.gate.waiting(plan.tier) >= tier.queue {
-            return Err(tier.refuse(ShedReason::QueueFull));
+    /// [`crate::infer::Kind::Shed`] with `retry_after`.
+    pub fn enter(&self, request: &InferRequest, plan: &Plan, now: Instant) -> Result<Ticket, Error> {
+        let house = &self.0;
+        let asked = Asked { tier: plan.tier, model: plan.model, method: request.method };
+        house.in_time(asked, plan.deadline, now)?;
+        let gate = &house.gate;
+        if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
+            return Err(house.refuse(asked, ShedReason::QueueFull, now));
         }
-        Ok(Ticket { house: Arc::clone(&self.0), tier: plan.tier, model: plan.model, deadline: plan.deadline })
+        Ok(Ticket { inside: Inside::new(Arc::clone(house), asked), deadline: plan.deadline })
     }
 
-    /// Sets the gauges of slots; to be called before a scrape.
+    /// Learns that a model's answer took `took`, at the plan's pool, and was there at `now`.
+    pub fn answered(&self, plan: &Plan, method: Method, took: Duration, now: Instant) {
+        self.0.models[plan.model.index()].median(method).observe(took, now);
+        self.learn(plan.pool, took, now);
+    }
+
+    /// Learns that a pool did not answer in time.
+    pub fn given_up(&self, plan: &Plan, after: Duration, now: Instant) {
+        self.learn(plan.pool, after, now);
+    }
+
+    /// Learns that a pool took no more: a request that had its slot was refused all the same.
+    pub fn limited(&self, plan: &Plan, now: Instant) {
+        self.0.count(plan.tier, plan.model, ShedReason::Limit, now);
+    }
+
+    fn learn(&self, pool: PoolId, took: Duration, now: Instant) {
+        if let Some(limit) = &self.0.limits[pool.index()] {
+            limit.observe(took, now);
+        }
+    }
+
+    /// Sets the gauges; to be called before a scrape.
     pub fn observe(&self) {
+        let now = Instant::now();
         for (position, tier) in self.0.tiers.iter().enumerate() {
-            tier.handles.slots(tier.slots, self.0.gate.in_use(position));
+            tier.handles.slots(tier.share.max, self.0.gate.in_use(position));
         }
+        self.0.models.iter().for_each(|model| model.show(now));
+        self.0.limits.iter().flatten().for_each(Limit::show);
     }
 
-    /// Each tier's name, the slots it may hold, holds, and how many requests wait, highest tier first.
+    /// Each tier's name, its slots, and who holds them and waits for them, highest tier first.
     pub fn tiers(&self) -> impl Iterator<Item = TierState<'_>> {
-        self.0.tiers.iter().enumerate().map(|(position, tier)| TierState {
-            name: &tier.name,
-            slots: tier.slots,
-            in_use: self.0.gate.in_use(position),
-            waiting: self.0.gate.waiting(TierId(position as u32)),
-        })
-    }
-}
-
-/// A tier at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TierState<'a> {
-    /// The configured name.
-    pub name: &'a str,
-    /// Slots it may hold at most.
-    pub slots: u32,
-    /// Slots it holds.
-    pub in_use: u32,
-    /// Requests that wait for one.
-    pub waiting: u32,
-}
-
-impl Tier {
-    fn new(tier: &config::Tier, slots: u32) -> Self {
-        Self {
-            name: Arc::clone(&tier.name),
-            slots,
-            queue: tier.queue,
-            queue_timeout: tier.queue_timeout,
-            handles: TierHandles::new(&tier.name),
-        }
-    }
-
-    fn refuse(&self, reason: ShedReason) -> Error {
-        self.handles.shed(reason);
-        let Self { name, slots, queue, queue_timeout, .. } = self;
-        let of = format!("tier {name} may use {slots} slots and a queue of {queue}");
-        let shed =
-            |text: String| Error::new(Kind::Shed, text).with_retry_after((*queue_timeout).max(LEAST_RETRY_AFTER));
-        match reason {
-            ShedReason::QueueFull => shed(format!("too many requests: {of}, and both are full")),
-            ShedReason::QueueTimeout => shed(format!(
-                "too many requests: {of}, and no slot came free within its queue_timeout of {queue_timeout:?}"
-            )),
-            ShedReason::Deadline => {
-                Error::new(Kind::DeadlineExceeded, format!("the deadline passed before a slot came free: {of}"))
-            }
-        }
+        let now = Instant::now();
+        self.0.tiers.iter().enumerate().map(move |(position, tier)| tier.state(position, &self.0.gate, now))
     }
 }
 
 /// Past the door, no slot yet.
 pub struct Ticket {
-    house: Arc<House>,
-    tier: TierId,
-    model: ModelId,
+    inside: Inside,
     deadline: Deadline,
 }
 
+/// Who asks for what.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    tier: TierId,
+    model: ModelId,
+    method: Method,
+}
+
 impl Ticket {
-    /// Takes a slot of the ticket's tier, in turn, waiting no longer than the tier's `queue_timeout` and the deadline.
-    /// Where a slot is free and nobody waits, this is one compare-and-swap, allocates nothing and looks at no clock.
+    /// Takes a slot of the ticket's tier, in turn, waiting no longer than the tier's `queue_timeout` and than the deadline
+    /// leaves time for the model. Where a slot is free and nobody waits, this is one compare-and-swap, allocates nothing and
+    /// looks at no clock.
     ///
     /// # Errors
     ///
-    /// [`Kind::Shed`] where the queue is full or the wait was too long, [`Kind::DeadlineExceeded`] past the deadline.
+    /// [`crate::infer::Kind::Shed`] where the queue is full, the wait was too long, or too little time is left.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the queue; a slot that was just given goes to the next in turn.
-    pub async fn slot(self) -> Result<Permit, Error> {
-        let Self { house, tier, model, deadline } = self;
-        if house.gate.acquire(tier) {
-            return Ok(Permit { house, tier, waited_until: None });
+    pub async fn slot(self, now: Instant) -> Result<Permit, Error> {
+        let Self { inside, deadline } = self;
+        let (house, asked) = (&inside.house, inside.asked);
+        house.in_time(asked, deadline, now)?;
+        if house.gate.acquire(asked.tier) {
+            return Ok(Permit::new(inside, None));
         }
-        house.wait(tier, model, deadline).await?;
-        Ok(Permit { house, tier, waited_until: Some(Instant::now()) })
+        house.wait(asked, deadline, now).await?;
+        Ok(Permit::new(inside, Some(Instant::now())))
     }
 }
 
 impl House {
-    async fn wait(&self, tier: TierId, model: ModelId, deadline: Deadline) -> Result<(), Error> {
-        let limits = &self.tiers[tier.index()];
-        let patience = Deadline::after(Instant::now(), limits.queue_timeout);
-        let reason = if deadline < patience { ShedReason::Deadline } else { ShedReason::QueueTimeout };
-        let queued = self.gate.queue(Waiter { tier, model }, limits.queue);
-        let turn = queued.ok_or_else(|| limits.refuse(ShedReason::QueueFull))?;
-        match tokio::time::timeout_at(deadline.earliest(patience).instant(), turn.taken()).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(limits.refuse(reason)),
+    async fn wait(&self, asked: Asked, deadline: Deadline, now: Instant) -> Result<(), Error> {
+        let limits = &self.tiers[asked.tier.index()];
+        let patience = now + limits.queue_timeout;
+        let latest = self.models[asked.model.index()].latest_start(asked.method, deadline, now);
+        let reason = if latest < patience { ShedReason::Deadline } else { ShedReason::QueueTimeout };
+        let waiter = Waiter { tier: asked.tier, model: asked.model, since: now };
+        let turn = self.gate.queue(waiter, limits.queue);
+        let turn = turn.ok_or_else(|| self.refuse(asked, ShedReason::QueueFull, now))?;
+        let waited = tokio::time::timeout_at(latest.min(patience), turn.taken()).await;
+        waited.map_err(|_| self.refuse(asked, reason, Instant::now()))
+    }
+
+    /// Whether there is time for the model.
+    fn in_time(&self, asked: Asked, deadline: Deadline, now: Instant) -> Result<(), Error> {
+        let median = self.models[asked.model.index()].median(asked.method).estimate(now);
+        let Some(median) = median else { return Ok(()) };
+        let left = deadline.remaining(now);
+        if left >= median {
+            return Ok(());
         }
+        self.count(asked.tier, asked.model, ShedReason::Deadline, now);
+        Err(self.tiers[asked.tier.index()].too_late(left, median))
     }
-}
 
-/// A slot of a tier. Dropping it gives the slot to the next in turn.
-pub struct Permit {
-    house: Arc<House>,
-    tier: TierId,
-    waited_until: Option<Instant>,
-}
-
-impl Permit {
-    /// When the slot came free; `None`: one was free.
-    pub(crate) const fn waited_until(&self) -> Option<Instant> {
-        self.waited_until
+    fn refuse(&self, asked: Asked, reason: ShedReason, now: Instant) -> Error {
+        self.count(asked.tier, asked.model, reason, now);
+        let tier = &self.tiers[asked.tier.index()];
+        tier.refuse(reason, self.gate.moves_on_in(asked.tier, now))
     }
-}
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.house.gate.release(self.tier);
+    fn count(&self, tier: TierId, model: ModelId, reason: ShedReason, now: Instant) {
+        self.tiers[tier.index()].handles.shed(reason);
+        self.models[model.index()].shed.add(1, now);
     }
 }
 

@@ -3,8 +3,11 @@
 //! While nobody waits, only the bulkhead's word is touched. Whoever finds no slot queues under a lock and looks once more;
 //! whoever frees a slot looks for waiters afterwards. Both sides write first and read then, sequentially consistent, so
 //! one of them sees the other and no slot stays free beside a waiter who may have it (`nobody_is_forgotten_under_contention`
-//! hangs without either half). A freed slot goes to the highest tier that waits and may have one; reservations keep that from
-//! starving the others.
+//! hangs without either half). A freed slot goes to the highest tier that waits and may have one, and while one waits for a
+//! shared slot, lower tiers' newcomers take none; reservations keep that from starving them.
+//!
+//! Within a tier it is first come, first served. Earliest deadline first was measured and left out (`docs/benchmarks.md`): it
+//! gains nothing where slots are few enough, and where they are not, it spends them on those who are about to be late.
 
 use std::{
     collections::VecDeque,
@@ -14,8 +17,11 @@ use std::{
     },
 };
 
-use tokio::sync::oneshot;
+use std::time::Duration;
 
+use tokio::{sync::oneshot, time::Instant};
+
+use super::waits::{Left, Waits};
 use crate::{
     infer::{ModelId, TierId},
     resilience::bulkhead::Bulkhead,
@@ -27,6 +33,8 @@ pub(super) struct Gate {
     bulkhead: Bulkhead,
     /// How many wait, by tier: written under the lock, read without.
     waiting: Box<[AtomicU32]>,
+    /// How the queues move, by tier.
+    waits: Box<[Waits]>,
     queues: Mutex<Queues>,
 }
 
@@ -41,6 +49,7 @@ struct Queues {
 struct Entry {
     number: u64,
     model: ModelId,
+    since: Instant,
     turn: oneshot::Sender<()>,
 }
 
@@ -49,14 +58,17 @@ struct Entry {
 pub(super) struct Waiter {
     pub(super) tier: TierId,
     pub(super) model: ModelId,
+    /// Since when.
+    pub(super) since: Instant,
 }
 
 impl Gate {
-    pub(super) fn new(bulkhead: Bulkhead, models: Vec<QueueDepth>) -> Self {
+    pub(super) fn new(bulkhead: Bulkhead, models: Vec<QueueDepth>, now: Instant) -> Self {
         let tiers = bulkhead.tiers();
         Self {
             bulkhead,
             waiting: (0..tiers).map(|_| AtomicU32::new(0)).collect(),
+            waits: (0..tiers).map(|_| Waits::new(now)).collect(),
             queues: Mutex::new(Queues {
                 next: 0,
                 tiers: (0..tiers).map(|_| VecDeque::new()).collect(),
@@ -67,7 +79,18 @@ impl Gate {
 
     /// Takes a slot without waiting, behind nobody's back.
     pub(super) fn acquire(&self, tier: TierId) -> bool {
-        self.waiting(tier) == 0 && self.bulkhead.acquire(tier.index())
+        if self.waiting(tier) > 0 {
+            false
+        } else if (0..tier.index()).any(|higher| self.wants_shared(higher)) {
+            self.bulkhead.acquire_reserved(tier.index())
+        } else {
+            self.bulkhead.acquire(tier.index())
+        }
+    }
+
+    /// Whether the next shared slot is this tier's: one of its requests waits that may have it.
+    fn wants_shared(&self, tier: usize) -> bool {
+        self.waiting[tier].load(SeqCst) > 0 && !self.bulkhead.is_at_most(tier)
     }
 
     /// Gives a slot back, or on to whoever waits.
@@ -87,7 +110,8 @@ impl Gate {
         let (turn, given) = oneshot::channel();
         let number = queues.next;
         queues.next += 1;
-        queues.tiers[waiter.tier.index()].push_back(Entry { number, model: waiter.model, turn });
+        let Waiter { tier, model, since } = waiter;
+        queues.tiers[tier.index()].push_back(Entry { number, model, since, turn });
         queues.count(waiter.model, 1);
         self.publish(&queues, waiter.tier);
         self.hand_out(&mut queues);
@@ -106,6 +130,20 @@ impl Gate {
         self.bulkhead.in_use(tier)
     }
 
+    pub(super) fn borrowed(&self, tier: usize) -> u32 {
+        self.bulkhead.borrowed(tier)
+    }
+
+    /// The mean wait of those who left the tier's queue in the last second.
+    pub(super) fn mean_wait(&self, tier: TierId, now: Instant) -> Option<Duration> {
+        self.waits[tier.index()].mean(now)
+    }
+
+    /// How long it will be until everybody who waits in the tier now, and one more, has a slot.
+    pub(super) fn moves_on_in(&self, tier: TierId, now: Instant) -> Option<Duration> {
+        self.waits[tier.index()].serves_in(self.waiting(tier).saturating_add(1), now)
+    }
+
     /// Gives free slots to those in front, highest tier first.
     fn hand_out(&self, queues: &mut Queues) {
         for tier in 0..queues.tiers.len() {
@@ -113,6 +151,7 @@ impl Gate {
                 let Some(entry) = queues.tiers[tier].pop_front() else { break };
                 queues.count(entry.model, -1);
                 self.publish(queues, TierId(tier as u32));
+                self.note(tier, &entry, Left::Served);
                 // A waiter that is leaving finds itself gone from the queue and gives the slot on.
                 let _leaving = entry.turn.send(());
             }
@@ -127,8 +166,14 @@ impl Gate {
         if let Some(entry) = &found {
             queues.count(entry.model, -1);
             self.publish(&queues, tier);
+            self.note(tier.index(), entry, Left::InVain);
         }
         found.is_some()
+    }
+
+    fn note(&self, tier: usize, entry: &Entry, left: Left) {
+        let now = Instant::now();
+        self.waits[tier].note(left, now.saturating_duration_since(entry.since), now);
     }
 
     fn publish(&self, queues: &Queues, tier: TierId) {

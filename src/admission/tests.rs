@@ -1,14 +1,13 @@
 //! The door and the queue on a paused clock.
 
-use std::{pin::pin, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::{FutureExt, future::join_all, poll};
 
 use super::*;
 use crate::{
     fixture,
-    infer::Level,
-    infer::plan::Stale,
+    infer::{Kind, Level, plan::Stale},
     telemetry::{Scrape, scratch},
 };
 
@@ -22,7 +21,11 @@ fn door() -> (Door, Scrape) {
 
 fn enter(door: &Door, tier: u32, timeout: Duration) -> Result<Ticket, Error> {
     let request = fixture::request(0, tier, timeout);
-    let plan = Plan {
+    door.enter(&request, &plan(&request), Instant::now())
+}
+
+fn plan(request: &InferRequest) -> Plan {
+    Plan {
         level: Level::Full,
         model: request.model,
         pool: crate::infer::PoolId(0),
@@ -32,8 +35,18 @@ fn enter(door: &Door, tier: u32, timeout: Duration) -> Result<Ticket, Error> {
         stale: Stale::Refused,
         attempts: 1,
         attempt_timeout: None,
-    };
-    door.enter(&request, &plan)
+    }
+}
+
+/// Asks for the ticket's slot now.
+fn slot(ticket: Ticket) -> impl Future<Output = Result<Permit, Error>> {
+    ticket.slot(Instant::now())
+}
+
+/// Tells the door of as many answers as it takes to believe them.
+fn answered(door: &Door, took: Duration) {
+    let request = fixture::request(0, HIGH, took);
+    (0..8).for_each(|_| door.answered(&plan(&request), Method::Predict, took, Instant::now()));
 }
 
 fn ticket(door: &Door, tier: u32) -> Ticket {
@@ -42,7 +55,7 @@ fn ticket(door: &Door, tier: u32) -> Ticket {
 
 /// Takes slots until none is free, without waiting.
 fn fill(door: &Door, tier: u32) -> Vec<Permit> {
-    std::iter::from_fn(|| enter(door, tier, Duration::from_secs(5)).ok()?.slot().now_or_never()?.ok()).collect()
+    std::iter::from_fn(|| slot(enter(door, tier, Duration::from_secs(5)).ok()?).now_or_never()?.ok()).collect()
 }
 
 fn waiting(door: &Door) -> Vec<u32> {
@@ -68,7 +81,7 @@ async fn slots_are_the_tiers_own_and_the_shared_ones() {
 async fn a_full_queue_is_refused_at_the_door_with_words() {
     let (door, scrape) = door();
     let _held = fill(&door, HIGH);
-    let mut waiters = [pin!(ticket(&door, HIGH).slot()), pin!(ticket(&door, HIGH).slot())];
+    let mut waiters = [pin!(slot(ticket(&door, HIGH))), pin!(slot(ticket(&door, HIGH)))];
     for waiter in &mut waiters {
         assert!(poll!(waiter.as_mut()).is_pending());
     }
@@ -88,7 +101,7 @@ async fn the_queue_is_bounded_for_those_already_inside_too() {
     let (door, _) = door();
     let tickets: Vec<Ticket> = (0..3).map(|_| ticket(&door, HIGH)).collect();
     let _held = fill(&door, HIGH);
-    let outcomes = join_all(tickets.into_iter().map(Ticket::slot));
+    let outcomes = join_all(tickets.into_iter().map(slot));
     let mut outcomes = pin!(outcomes);
     assert!(poll!(outcomes.as_mut()).is_pending());
     assert_eq!(waiting(&door), [2, 0]);
@@ -101,8 +114,8 @@ async fn the_queue_is_bounded_for_those_already_inside_too() {
 async fn slots_are_given_in_the_order_of_asking() {
     let (door, _) = door();
     let mut held = fill(&door, HIGH);
-    let mut first = pin!(ticket(&door, HIGH).slot());
-    let mut second = pin!(ticket(&door, HIGH).slot());
+    let mut first = pin!(slot(ticket(&door, HIGH)));
+    let mut second = pin!(slot(ticket(&door, HIGH)));
     assert!(poll!(first.as_mut()).is_pending());
     assert!(poll!(second.as_mut()).is_pending());
     drop(held.pop());
@@ -117,9 +130,9 @@ async fn slots_are_given_in_the_order_of_asking() {
 async fn a_newcomer_does_not_overtake_the_queue() {
     let (door, _) = door();
     let mut held = fill(&door, HIGH);
-    let mut waiter = pin!(ticket(&door, HIGH).slot());
+    let mut waiter = pin!(slot(ticket(&door, HIGH)));
     assert!(poll!(waiter.as_mut()).is_pending());
-    let mut newcomer = pin!(ticket(&door, HIGH).slot());
+    let mut newcomer = pin!(slot(ticket(&door, HIGH)));
     drop(held.pop());
     assert!(poll!(newcomer.as_mut()).is_pending());
     assert!(waiter.await.is_ok());
@@ -130,7 +143,7 @@ async fn a_wait_ends_after_the_queue_timeout() {
     let (door, scrape) = door();
     let _held = fill(&door, HIGH);
     let start = Instant::now();
-    let error = ticket(&door, HIGH).slot().await.err().unwrap();
+    let error = slot(ticket(&door, HIGH)).await.err().unwrap();
     assert_eq!((error.kind(), start.elapsed()), (Kind::Shed, 50 * MS));
     assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
     assert!(error.to_string().ends_with("no slot came free within its queue_timeout of 50ms"), "{error}");
@@ -142,19 +155,179 @@ async fn a_wait_ends_after_the_queue_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_at_the_deadline_where_that_is_earlier() {
-    let (door, _) = door();
+    let (door, scrape) = door();
     let _held = fill(&door, HIGH);
     let start = Instant::now();
-    let error = enter(&door, HIGH, 20 * MS).unwrap().slot().await.err().unwrap();
-    assert_eq!((error.kind(), start.elapsed()), (Kind::DeadlineExceeded, 20 * MS));
+    let error = slot(enter(&door, HIGH, 20 * MS).unwrap()).await.err().unwrap();
+    assert_eq!((error.kind(), start.elapsed()), (Kind::Shed, 20 * MS));
+    assert!(scrape.render().contains("weir_requests_shed_total{tier=\"high\",reason=\"deadline\"} 1\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn less_time_than_half_of_the_answers_take_is_refused_at_once() {
+    let (door, scrape) = door();
+    answered(&door, 100 * MS);
+    let error = enter(&door, HIGH, 99 * MS).err().unwrap();
+    assert_eq!((error.kind(), error.retry_after()), (Kind::Shed, Some(Duration::from_secs(1))));
+    assert_eq!(
+        error.to_string(),
+        "too little time: 99ms are left of the deadline, and half of this model's answers of late took longer than 100ms \
+         (tier high)"
+    );
+    let explain = InferRequest { method: Method::Explain, ..fixture::request(0, HIGH, 99 * MS) };
+    assert!(door.enter(&explain, &plan(&explain), Instant::now()).is_ok(), "nothing is known of explanations");
+    let ticket = enter(&door, HIGH, 100 * MS).unwrap();
+    tokio::time::advance(MS).await;
+    assert!(slot(ticket).await.is_err(), "the lookup of features took what was left");
+    assert!(scrape.render().contains("weir_requests_shed_total{tier=\"high\",reason=\"deadline\"} 2\n"));
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(enter(&door, HIGH, MS).is_ok(), "nobody answered for ten seconds: what was known is no longer so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_can_no_longer_make_it_leaves() {
+    let (door, scrape) = door();
+    let _held = fill(&door, HIGH);
+    answered(&door, 100 * MS);
+    let start = Instant::now();
+    let error = slot(enter(&door, HIGH, 130 * MS).unwrap()).await.err().unwrap();
+    assert_eq!((error.kind(), start.elapsed()), (Kind::Shed, 30 * MS));
+    assert!(error.to_string().ends_with("while the deadline left time for the model"), "{error}");
+    assert!(scrape.render().contains("weir_requests_shed_total{tier=\"high\",reason=\"deadline\"} 1\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_when_the_queue_will_have_moved_on() {
+    let mut config = fixture::config();
+    (config.tiers[0].queue, config.tiers[0].queue_timeout) = (1_000, Duration::from_secs(5));
+    let (door, _) = scratch(|| Door::new(&config).unwrap());
+    let mut held = fill(&door, HIGH);
+    let mut waiters: Vec<_> = (0..1_000).map(|_| Box::pin(slot(ticket(&door, HIGH)))).collect();
+    for waiter in &mut waiters {
+        assert!(poll!(waiter.as_mut()).is_pending());
+    }
+    let retry_after = || enter(&door, HIGH, Duration::from_secs(9)).err().unwrap().retry_after();
+    tokio::time::advance(100 * MS).await;
+    // One slot goes round: a hundred in the last second.
+    for waiter in waiters.drain(..100) {
+        drop(held.pop());
+        held.push(waiter.now_or_never().unwrap().unwrap());
+    }
+    let mut more: Vec<_> = (0..100).map(|_| Box::pin(slot(ticket(&door, HIGH)))).collect();
+    for waiter in &mut more {
+        assert!(poll!(waiter.as_mut()).is_pending());
+    }
+    assert_eq!(retry_after(), Some(Duration::from_millis(10_010)), "1000 who wait, and this one, at 100 a second");
+    // The last one that `fill` asked for left at once.
+    assert_eq!(door.tiers().next().unwrap().mean_wait, Some(Duration::from_micros(10_000_000 / 101)));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(retry_after(), Some(Duration::from_secs(5)), "nothing moved: the queue_timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_higher_tier_that_has_its_most_holds_nobody_up() {
+    let mut config = fixture::config();
+    config.tiers[1].queue = 0;
+    let (door, _) = scratch(|| Door::new(&config).unwrap());
+    let _high = fill(&door, HIGH);
+    let mut waiter = pin!(slot(ticket(&door, HIGH)));
+    assert!(poll!(waiter.as_mut()).is_pending(), "six are its most");
+    assert_eq!(fill(&door, STANDARD).len(), 4, "three of its own, and the shared one that is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_slot_goes_to_the_highest_that_waits() {
+    let (door, _) = door();
+    let mut standard = fill(&door, STANDARD);
+    let _high = fill(&door, HIGH);
+    let mut low = pin!(slot(ticket(&door, STANDARD)));
+    assert!(poll!(low.as_mut()).is_pending());
+    let mut high = pin!(slot(ticket(&door, HIGH)));
+    assert!(poll!(high.as_mut()).is_pending());
+    drop(standard.pop());
+    let _permit = high.now_or_never().unwrap().unwrap();
+    assert!(poll!(low.as_mut()).is_pending(), "it asked first, and is not higher");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tiers_own_pool_is_full_before_any_runs_elsewhere() {
+    let (door, _) = door();
+    let mut held = fill(&door, HIGH);
+    let slots: Vec<Slot> = held.iter_mut().map(Permit::slot).collect();
+    assert_eq!(slots, [[Slot::Own; 4].as_slice(), &[Slot::Borrowed; 2]].concat());
+    let shown = |door: &Door| door.tiers().map(|tier| (tier.in_use, tier.borrowed)).next().unwrap();
+    assert_eq!(shown(&door), (6, 2));
+    drop(held.remove(0));
+    assert_eq!(shown(&door), (5, 1), "the slot that came back is a shared one");
+    let mut next = slot(ticket(&door, HIGH)).await.unwrap();
+    assert_eq!(next.slot(), Slot::Own, "and the place at the own pool is the tier's again");
+    assert_eq!(next.slot(), Slot::Own, "asked twice, taken once");
+    let mut another = fill(&door, HIGH).pop();
+    assert!(another.is_none());
+    drop((held, next));
+    another = fill(&door, HIGH).pop();
+    assert_eq!(another.map(|mut permit| permit.slot()), Some(Slot::Own), "all places are back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_limit_refuses_what_is_over_it_and_learns() {
+    let mut config = fixture::config();
+    config.capacity.slots = 100;
+    config.pools[0].limit = config::Limit::Adaptive;
+    let (door, scrape) = scratch(|| Door::new(&config).unwrap());
+    scrape.before({
+        let door = door.clone();
+        move || door.observe()
+    });
+    let mut held = fill(&door, STANDARD);
+    assert_eq!(held.len(), 60);
+    let pool = PoolId(0);
+    let counted = held.iter_mut().filter_map(|permit| permit.count_at(pool, Instant::now()).ok()).count();
+    assert_eq!(counted, 20, "where nothing is known");
+    assert!(!held[0].fits(pool) && held[0].fits(PoolId(1)), "the other pool has none");
+    let error = held[59].count_at(pool, Instant::now()).err().unwrap();
+    assert_eq!(error.kind(), Kind::Shed);
+    assert!(scrape.render().contains("weir_requests_shed_total{tier=\"standard\",reason=\"limit\"} 41\n"));
+    let request = fixture::request(0, STANDARD, MS);
+    for _ in 0..100 {
+        tokio::time::advance(20 * MS).await;
+        door.answered(&plan(&request), Method::Predict, 10 * MS, Instant::now());
+    }
+    assert!(scrape.render().contains("weir_pool_limit{pool=\"gpu\"} 28\n"), "{}", scrape.render());
+    drop(held.drain(..20));
+    assert_eq!(held.iter_mut().filter_map(|permit| permit.count_at(pool, Instant::now()).ok()).count(), 28);
+}
+
+#[tokio::test(start_paused = true)]
+async fn demand_is_what_is_inside_and_what_was_refused() {
+    let (door, scrape) = door();
+    scrape.before({
+        let door = door.clone();
+        move || door.observe()
+    });
+    answered(&door, 500 * MS);
+    let held = fill(&door, HIGH);
+    let waiter = ticket(&door, HIGH);
+    let demand = |scrape: &Scrape| {
+        let text = scrape.render();
+        text.lines().find_map(|line| line.strip_prefix("weir_demand{model=\"fraud\"} ")?.parse::<f64>().ok())
+    };
+    assert_eq!(demand(&scrape), Some(7.0));
+    // 20 in ten seconds are 2 a second, of half a second each.
+    for _ in 0..20 {
+        assert!(enter(&door, HIGH, MS).is_err());
+    }
+    assert_eq!(demand(&scrape), Some(8.0));
+    drop((held, waiter));
+    assert_eq!(demand(&scrape), Some(1.0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_waiter_leaves_its_place() {
     let (door, _) = door();
     let mut held = fill(&door, HIGH);
-    let mut gone = Box::pin(ticket(&door, HIGH).slot());
-    let mut next = pin!(ticket(&door, HIGH).slot());
+    let mut gone = Box::pin(slot(ticket(&door, HIGH)));
+    let mut next = pin!(slot(ticket(&door, HIGH)));
     assert!(poll!(gone.as_mut()).is_pending());
     assert!(poll!(next.as_mut()).is_pending());
     drop(gone);
@@ -167,8 +340,8 @@ async fn a_cancelled_waiter_leaves_its_place() {
 async fn a_slot_given_to_a_waiter_that_is_leaving_goes_to_the_next() {
     let (door, _) = door();
     let mut held = fill(&door, HIGH);
-    let mut gone = Box::pin(ticket(&door, HIGH).slot());
-    let mut next = pin!(ticket(&door, HIGH).slot());
+    let mut gone = Box::pin(slot(ticket(&door, HIGH)));
+    let mut next = pin!(slot(ticket(&door, HIGH)));
     assert!(poll!(gone.as_mut()).is_pending());
     assert!(poll!(next.as_mut()).is_pending());
     drop(held.pop());
@@ -183,7 +356,7 @@ async fn a_freed_shared_slot_goes_to_whichever_tier_waits_for_it() {
     let (door, _) = door();
     let mut standard = fill(&door, STANDARD);
     let _high = fill(&door, HIGH);
-    let mut high = pin!(ticket(&door, HIGH).slot());
+    let mut high = pin!(slot(ticket(&door, HIGH)));
     assert!(poll!(high.as_mut()).is_pending());
     drop(standard.pop());
     assert!(high.await.is_ok(), "standard gave back what it had borrowed");
@@ -196,7 +369,7 @@ async fn a_scrape_sees_the_slots() {
         let door = door.clone();
         move || door.observe()
     });
-    let _held = [ticket(&door, STANDARD).slot().await.unwrap(), ticket(&door, STANDARD).slot().await.unwrap()];
+    let _held = [slot(ticket(&door, STANDARD)).await.unwrap(), slot(ticket(&door, STANDARD)).await.unwrap()];
     let text = scrape.render();
     for line in [
         "weir_tier_slots{tier=\"high\"} 6\n",
@@ -206,6 +379,22 @@ async fn a_scrape_sees_the_slots() {
     ] {
         assert!(text.contains(line), "{line}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_free_slot_is_taken_and_given_back_without_allocating() {
+    let (door, _) = door();
+    let request = fixture::request(0, HIGH, Duration::from_secs(5));
+    let (plan, now) = (plan(&request), Instant::now());
+    let allocated = allocation_counter::measure(|| {
+        let ticket = door.enter(&request, &plan, now).unwrap();
+        let mut permit = ticket.slot(now).now_or_never().unwrap().unwrap();
+        assert_eq!(permit.slot(), Slot::Own);
+        permit.count_at(PoolId(0), now).unwrap();
+        drop(permit);
+        door.answered(&plan, Method::Predict, MS, now);
+    });
+    assert_eq!(allocated.count_total, 0);
 }
 
 /// A slot may go with a streamed body to wherever that is polled.
@@ -230,7 +419,8 @@ fn nobody_is_forgotten_under_contention() {
                     let walk = |n: u32| {
                         let door = door.clone();
                         async move {
-                            let permit = enter(&door, (thread + n) % 2, Duration::from_secs(60)).unwrap().slot().await;
+                            let ticket = enter(&door, (thread + n) % 2, Duration::from_secs(60)).unwrap();
+                            let permit = slot(ticket).await;
                             tokio::task::yield_now().await;
                             permit.map(drop)
                         }

@@ -114,7 +114,14 @@ pub(super) fn admin(
 
 fn tier_states(door: &Door) -> serde_json::Value {
     let state = |tier: admission::TierState<'_>| {
-        let now = serde_json::json!({ "slots": tier.slots, "in_use": tier.in_use, "waiting": tier.waiting });
+        let now = serde_json::json!({
+            "slots": tier.slots,
+            "reserved": tier.reserved,
+            "in_use": tier.in_use,
+            "borrowed": tier.borrowed,
+            "waiting": tier.waiting,
+            "mean_wait": tier.mean_wait.map(|wait| format!("{wait:?}")),
+        });
         (tier.name.to_owned(), now)
     };
     door.tiers().map(state).collect::<serde_json::Map<_, _>>().into()

@@ -118,6 +118,23 @@ pub(crate) struct Pool {
     pub(crate) connect_timeout: Duration,
     /// Requests an endpoint may have in flight; `None`: no limit.
     pub(crate) max_in_flight: Option<u32>,
+    pub(crate) limit: Limit,
+}
+
+/// How many requests a pool may have at once, whatever the tiers' slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// As many as the slots allow.
+    None,
+    /// As many as do not make it slower than it usually is.
+    Adaptive,
+}
+
+impl Limit {
+    /// Whether it is learnt.
+    pub(crate) const fn is_adaptive(self) -> bool {
+        matches!(self, Self::Adaptive)
+    }
 }
 
 /// One server: an address a port.
@@ -512,6 +529,13 @@ impl Config {
     /// The pool with that id.
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.index()]
+    }
+
+    /// The pool that the model's requests run on beyond what their tier has reserved: the burst pool serves the tiers' pools,
+    /// so a model that has a pool of its own stays there.
+    pub(crate) fn burst(&self, model: &Model) -> Option<PoolId> {
+        let tier = &self.tiers[model.tier.index()];
+        self.capacity.burst_pool.filter(|burst| tier.pool == Some(model.pool) && *burst != model.pool)
     }
 
     /// The view with that id.

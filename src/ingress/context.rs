@@ -223,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn a_tier_can_be_lowered_and_not_raised() {
+        let config = crate::fixture::config();
+        let (high, standard) = (&config.models[0], &config.models[1]);
+        let tier = |asked: &'static str, model| Told::by(&headers(&[("weir-tier", asked)])).tier(&config, model);
+        for (asked, model, granted) in [("high", high, 0), ("standard", high, 1), ("high", standard, 1)] {
+            assert_eq!(tier(asked, model).expect("it exists"), TierId(granted), "{asked}");
+        }
+        let error = tier("gold", high).expect_err("no such tier").to_string();
+        assert_eq!(error, "header weir-tier: no tier \"gold\"; allowed: high, standard");
+    }
+
+    #[test]
     fn an_id_is_kept_or_made() {
         assert_eq!(Told::by(&headers(&[("x-request-id", "abc")])).request_id().0, "abc");
         assert_eq!(Told::default().request_id().0.len(), 32);

@@ -32,11 +32,13 @@ struct Route {
     predict: PoolId,
     /// The model's own where it has no explainer: ingress refuses such a request before it comes here.
     explain: PoolId,
+    /// Where it runs beyond what its tier has reserved, if elsewhere.
+    burst: Option<PoolId>,
 }
 
 impl Route {
-    fn new(model: &Model) -> Self {
-        Self { predict: model.pool, explain: model.explainer.unwrap_or(model.pool) }
+    fn new(model: &Model, config: &Config) -> Self {
+        Self { predict: model.pool, explain: model.explainer.unwrap_or(model.pool), burst: config.burst(model) }
     }
 }
 
@@ -58,7 +60,7 @@ impl Ladder {
             recovery: pool.health.interval.max(LEAST_RETRY_AFTER),
         });
         Self {
-            models: config.models.iter().map(Route::new).collect(),
+            models: config.models.iter().map(|model| Route::new(model, config)).collect(),
             pools: pools.collect(),
             _handles: config.models.iter().map(|model| LadderHandles::new(&model.name)).collect(),
         }
@@ -84,6 +86,19 @@ impl Ladder {
             attempts: policy.attempts,
             attempt_timeout: policy.attempt_timeout,
         }
+    }
+
+    /// The pool that serves what the plan asks for beyond what its tier has reserved, where there is one.
+    pub fn burst(&self, plan: &Plan) -> Option<PoolId> {
+        let route = &self.models[plan.model.index()];
+        route.burst.filter(|_| plan.pool == route.predict)
+    }
+
+    /// The same plan at another pool, under that one's policy.
+    #[must_use]
+    pub fn moved(&self, plan: &Plan, pool: PoolId) -> Plan {
+        let policy = &self.pools[pool.index()];
+        Plan { pool, attempts: policy.attempts, attempt_timeout: policy.attempt_timeout, ..plan.clone() }
     }
 
     /// Judges how a walk went: an answer gets the lowest level it needed, an outage says when to try again.

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::*;
 use crate::{
     fixture,
-    infer::{AnswerBody, answer::Timings},
+    infer::{AnswerBody, TierId, answer::Timings},
 };
 
 const FRAUD: u32 = 0;
@@ -67,6 +67,20 @@ async fn a_passed_deadline_leaves_no_time_for_features() {
     let request = request(FRAUD, Method::Predict);
     let now = Instant::now() + Duration::from_secs(1);
     assert_eq!(ladder().plan(&request, now).features_by, Deadline::after(now, Duration::ZERO));
+}
+
+#[test]
+fn only_models_on_their_tiers_pool_burst_and_under_the_burst_pools_policy() {
+    let mut config = fixture::config();
+    config.capacity.burst_pool = Some(PoolId(1));
+    config.tiers[0].pool = Some(PoolId(0));
+    let ladder = Ladder::new(&config);
+    let plan = |model, method| ladder.plan(&request(model, method), Instant::now());
+    assert_eq!(ladder.burst(&plan(FRAUD, Method::Predict)), Some(PoolId(1)));
+    assert_eq!(ladder.burst(&plan(FRAUD, Method::Explain)), None, "it runs on its explainer");
+    assert_eq!(ladder.burst(&plan(LITE, Method::Predict)), None, "its pool is its own, not its tier's");
+    let moved = ladder.moved(&plan(FRAUD, Method::Predict), PoolId(1));
+    assert_eq!((moved.pool, moved.attempts, moved.tier), (PoolId(1), 1, TierId(1)));
 }
 
 #[test]

@@ -9,11 +9,13 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::{
-    admission::Door,
+    admission::{Door, Permit, Slot},
     config::Config,
     enrich::{self, Enricher},
     features,
-    infer::{Answer, AnswerBody, Error, InferRequest, Level, Plan, Timings, headers::JSON_LENGTH},
+    infer::{
+        Answer, AnswerBody, Error, InferRequest, Kind, Level, Method, Plan, Protocol, Timings, headers::JSON_LENGTH,
+    },
     ladder::Ladder,
     predict::{Predict, Prediction},
     telemetry::handles::path::{PathHandles, Stage},
@@ -55,17 +57,22 @@ impl Pipeline {
     }
 
     async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Result<Answer, Error> {
-        let ticket = self.admission.enter(&request, plan)?;
+        let ticket = self.admission.enter(&request, plan, began)?;
         let mut features = self.features.fetch(&request, plan).await?;
         // Where nothing is joined, no time passed.
         let now = || if features.rows().is_some() { Instant::now() } else { began };
         let fetched = now();
-        let protocol = request.protocol;
+        let (protocol, method) = (request.protocol, request.method);
         let enriched = self.enricher.enrich(request, &features, plan)?;
         let enriched_at = now();
-        let permit = ticket.slot().await?;
+        let mut permit = ticket.slot(enriched_at).await?;
         let queued_until = permit.waited_until().unwrap_or(enriched_at);
-        let mut prediction = self.predict.run(enriched, Some(permit), plan, queued_until).await?;
+        let burst = self.burst(&mut permit, plan, (protocol, queued_until));
+        let plan = burst.as_ref().unwrap_or(plan);
+        permit.count_at(plan.pool, queued_until)?;
+        let outcome = self.predict.run(enriched, Some(permit), plan, queued_until).await;
+        self.learn((plan, method), &outcome, queued_until);
+        let mut prediction = outcome?;
         let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
         self.observe(&timings, enriched_at - fetched, &features);
         self.rename_back(protocol, &mut prediction, plan);
@@ -79,6 +86,29 @@ impl Pipeline {
             caches: features.caches().to_vec(),
             timings,
         })
+    }
+
+    /// The plan at the burst pool, for a request that is beyond what its tier has reserved; `None`: it stays where it is. So it does
+    /// where the burst pool has nobody to ask.
+    fn burst(&self, permit: &mut Permit, plan: &Plan, (protocol, now): (Protocol, Instant)) -> Option<Plan> {
+        let pool = self.ladder.burst(plan)?;
+        let goes = permit.slot() == Slot::Borrowed && permit.fits(pool) && self.predict.may_ask(pool, protocol, now);
+        goes.then(|| self.ladder.moved(plan, pool))
+    }
+
+    /// Tells the door how it went. Streams are left out: how long one takes says nothing of load.
+    fn learn(&self, (plan, method): (&Plan, Method), outcome: &Result<Prediction, Error>, began: Instant) {
+        match outcome {
+            Ok(prediction) if prediction.status.is_success() && matches!(prediction.body, AnswerBody::Whole(_)) => {
+                self.admission.answered(plan, method, prediction.took, began + prediction.took);
+            }
+            Err(error) if error.kind() == Kind::DeadlineExceeded => {
+                let now = Instant::now();
+                self.admission.given_up(plan, now - began, now);
+            }
+            Err(error) if error.kind() == Kind::Shed => self.admission.limited(plan, Instant::now()),
+            _ => {}
+        }
     }
 
     /// Forwards what is no inference (metadata, readiness, statistics, streams): no slot, no features, the same attempts.
@@ -116,7 +146,7 @@ impl Pipeline {
     }
 
     /// Longer bodies than are held pass with the upstream's own name.
-    fn rename_back(&self, protocol: crate::infer::Protocol, prediction: &mut Prediction, plan: &Plan) {
+    fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
         let model = self.config.model(plan.model);
         if model.name == model.upstream {
             return;

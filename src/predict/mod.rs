@@ -101,6 +101,11 @@ impl Predict {
         run.attempts(outgoing, permit).await
     }
 
+    /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
+    pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
+        self.pools[pool.index()].may_be_asked(protocol, now)
+    }
+
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
     pub(crate) fn sweep(&self, worker: WorkerId) {
         for endpoint in self.pools.iter().flat_map(|pool| &pool.endpoints) {

@@ -101,6 +101,16 @@ impl Pool {
         })
     }
 
+    /// Whether some endpoint can be asked now that does not fail its health check.
+    pub(super) fn may_be_asked(&self, protocol: Protocol, now: Instant) -> bool {
+        self.endpoints.iter().any(|endpoint| {
+            endpoint.upstream(protocol).is_some()
+                && endpoint.health() != Health::Failing
+                && endpoint.has_room()
+                && endpoint.breaker.would_admit(now)
+        })
+    }
+
     /// Why no endpoint could be asked; `until`: when the first of the open breakers lets a probe by.
     fn nobody(&self, protocol: Protocol, until: Option<Instant>, now: Instant) -> Error {
         let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };

@@ -93,6 +93,7 @@ fn pool(authorities: &[&str]) -> config::Pool {
         attempt_timeout: None,
         connect_timeout: Duration::from_secs(1),
         max_in_flight: None,
+        limit: config::Limit::None,
     }
 }
 

@@ -122,7 +122,23 @@ impl<W: Word> Bulkhead<W> {
         }
     }
 
-    /// Gives back a slot that [`Self::acquire`] gave to `tier`.
+    /// Takes one of the tier's reserved slots; `false` where it holds as many as are reserved. Each `true` is owed a
+    /// [`Self::release`].
+    #[must_use]
+    pub fn acquire_reserved(&self, tier: usize) -> bool {
+        let field = self.fields[tier];
+        let mut seen = self.used.load();
+        while field.count(seen) < field.share.reserved {
+            match self.used.replace(seen, seen + field.one()) {
+                Ok(()) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// Gives back a slot that `tier` was given. What it had borrowed goes back first: what a tier holds beyond its reservation
+    /// is borrowed, whichever of its requests ends.
     pub fn release(&self, tier: usize) {
         let mut seen = self.used.load();
         while let Err(now) = self.used.replace(seen, seen - self.fields[tier].one()) {
@@ -136,10 +152,28 @@ impl<W: Word> Bulkhead<W> {
         self.admits(tier, self.used.load())
     }
 
+    /// Whether `tier` holds as many as it ever may.
+    #[must_use]
+    pub fn is_at_most(&self, tier: usize) -> bool {
+        self.in_use(tier) >= self.fields[tier].share.max
+    }
+
     /// Slots that `tier` holds.
     #[must_use]
     pub fn in_use(&self, tier: usize) -> u32 {
         self.fields[tier].count(self.used.load())
+    }
+
+    /// Slots of the shared part that `tier` holds.
+    #[must_use]
+    pub fn borrowed(&self, tier: usize) -> u32 {
+        self.fields[tier].borrowed(self.used.load()) as u32
+    }
+
+    /// Slots that only `tier` uses.
+    #[must_use]
+    pub fn reserved(&self, tier: usize) -> u32 {
+        self.fields[tier].share.reserved
     }
 
     /// How many tiers share it.
@@ -190,6 +224,44 @@ mod tests {
         bulkhead.release(2);
         assert!(bulkhead.has_room(2) && bulkhead.acquire(0), "a freed shared slot may go to any tier");
         assert!(!bulkhead.has_room(2));
+    }
+
+    #[test]
+    fn what_was_borrowed_comes_back_first() {
+        let bulkhead = bulkhead(&TIERS, 40);
+        assert_eq!((fill(&bulkhead, 2), bulkhead.borrowed(2)), (60, 40));
+        bulkhead.release(2);
+        assert_eq!(bulkhead.borrowed(2), 39, "whichever request it was, its slot is the shared one");
+        assert!(!bulkhead.acquire_reserved(2), "its reserved ones are all in use");
+        (0..40).for_each(|_| bulkhead.release(2));
+        assert_eq!((bulkhead.in_use(2), bulkhead.borrowed(2)), (19, 0));
+        assert!(bulkhead.acquire_reserved(2) && !bulkhead.acquire_reserved(2));
+        assert_eq!(bulkhead.in_use(2), bulkhead.reserved(2));
+    }
+
+    /// Ten times as many ask in the lowest tier as there are slots, on all threads; whoever asks under the high tier's
+    /// reservation is let in, every time.
+    #[test]
+    fn a_flood_never_takes_what_is_reserved() {
+        let bulkhead = bulkhead(&TIERS, 40);
+        let flooding = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while flooding.load(SeqCst) {
+                        let held = fill(&bulkhead, 2);
+                        assert!(bulkhead.in_use(2) <= 60 && bulkhead.borrowed(2) <= 40);
+                        (0..held).for_each(|_| bulkhead.release(2));
+                    }
+                });
+            }
+            for _ in 0..2_000 {
+                assert!((0..80).all(|_| bulkhead.acquire(0)), "a reserved slot was lent");
+                (0..80).for_each(|_| bulkhead.release(0));
+            }
+            flooding.store(false, SeqCst);
+        });
+        assert_eq!((bulkhead.in_use(0), bulkhead.in_use(2)), (0, 0));
     }
 
     #[test]
@@ -283,6 +355,26 @@ mod tests {
             let borrowed = borrowers.map(|thread| thread.join().unwrap());
             assert_eq!(borrowed.iter().filter(|taken| **taken).count(), 1, "one shared slot, one borrower");
             assert!(!bulkhead.acquire(0), "nothing is left to borrow");
+        });
+    }
+
+    /// A tier gives back and takes again while another borrows: what comes back is the shared slot, and its own one stays.
+    #[test]
+    fn loom_the_borrowed_slot_comes_back_first() {
+        loom::model(|| {
+            let bulkhead = modelled(&[Share { reserved: 1, max: 2 }, Share { reserved: 0, max: 1 }], 1);
+            assert!(bulkhead.acquire(0) && bulkhead.acquire(0), "its own and the shared one");
+            let borrower = {
+                let bulkhead = Modelled::clone(&bulkhead);
+                loom::thread::spawn(move || bulkhead.acquire(1))
+            };
+            bulkhead.release(0);
+            assert!(!bulkhead.acquire_reserved(0), "one request is left, and it is on the tier's own slot");
+            bulkhead.release(0);
+            assert!(bulkhead.acquire(0), "whoever borrows, the own slot is there");
+            let borrowed = borrower.join().unwrap();
+            assert_eq!(u32::from(borrowed), bulkhead.borrowed(1));
+            assert!(bulkhead.borrowed(0) + bulkhead.borrowed(1) <= 1);
         });
     }
 

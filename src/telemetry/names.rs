@@ -73,7 +73,9 @@ metrics! {
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
-    SHED = "weir_requests_shed_total", Counter, "Requests refused at the door, by tier and reason.";
+    SHED = "weir_requests_shed_total", Counter, "Requests refused, by tier and reason: queue_full, queue_timeout, deadline (less of it was left than half of the model's answers take), limit (the pool takes no more).";
+    DEMAND = "weir_demand", Gauge, "Work offered to the model, in requests at once: those past the door, waiting ones among them, and as many as those refused in the last ten seconds would have been.";
+    POOL_LIMIT = "weir_pool_limit", Gauge, "Requests that a pool with an adaptive limit may have at once.";
     QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";
     QUEUE_DEPTH_ALIAS = "kserve_inference_queue_depth", Gauge, "weir_inference_queue_depth under the name KServe autoscalers ask for.";
     ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";

@@ -20,4 +20,5 @@ mod redis_faults;
 mod registry;
 mod row_faults;
 mod telemetry;
+mod tiers;
 mod warm_start;

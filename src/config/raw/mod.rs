@@ -111,8 +111,9 @@ pub(crate) struct Capacity {
     pub(crate) slots: u32,
     /// Share of the slots that any tier may borrow, up to its `max`.
     pub(crate) shared: Ratio,
-    /// Pool that borrowed requests run on.
-    #[schemars(extend("x-later" = true, "x-unset" = "the tier's own pool"))]
+    /// Pool that requests run on beyond what their tier has reserved at its own pool. It serves the models that run on their
+    /// tier's pool; those with a `pool` of their own stay there, and so does everybody while it has no endpoint that can be asked.
+    #[schemars(extend("x-unset" = "the tier's own pool"))]
     pub(crate) burst_pool: Option<String>,
 }
 

@@ -30,6 +30,10 @@ pub(crate) struct Pool {
     /// Requests that one endpoint may have in flight.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-unset" = "no limit"))]
     pub(crate) max_in_flight: Option<u32>,
+    /// Requests that the pool may have at once; over it they are refused. `adaptive`: learnt from how long answers take
+    /// (Gradient2), between 1 and `capacity.slots`. For pools whose capacity is not known or changes.
+    #[schemars(extend("x-unset" = "as many as the tiers' slots"))]
+    pub(crate) limit: Option<Limit>,
     /// Zone of its endpoints; the gateway's own zone is preferred.
     #[schemars(extend("x-later" = true, "x-unset" = "none"))]
     pub(crate) zone: Option<String>,
@@ -55,12 +59,20 @@ impl Default for Pool {
             attempt_timeout: None,
             connect_timeout: Span::secs(1),
             max_in_flight: None,
+            limit: None,
             zone: None,
             region: None,
             failover: None,
             gpu: None,
         }
     }
+}
+
+/// How a pool's limit comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Limit {
+    Adaptive,
 }
 
 /// A server: the URL of its HTTP port, or both of its ports.

@@ -49,7 +49,7 @@ fn unknown_and_duplicate_keys() {
              tiers, workers; given: zzz (weir.yaml:2:1)",
             "listen.http: set twice; allowed: once; first set at line 3 (weir.yaml:3:27)",
             "pools.p.endpoint: unknown key, did you mean `endpoints`?; allowed: attempt_timeout, breaker, connect_timeout, endpoints, \
-             failover, gpu, health, hedge, max_in_flight, region, retry, zone; given: endpoint (weir.yaml:4:13)",
+             failover, gpu, health, hedge, limit, max_in_flight, region, retry, zone; given: endpoint (weir.yaml:4:13)",
         ],
     );
 }
@@ -87,7 +87,7 @@ fn what_must_be_given() {
             "pools.p.endpoints: missing; allowed: a list of items that are each text (in quotes where it looks like a number), or a \
              mapping with dns, grpc, http, zone (weir.yaml:1:12)",
             "pools.q: not a mapping; allowed: a mapping with attempt_timeout, breaker, connect_timeout, endpoints, failover, gpu, \
-             health, hedge, max_in_flight, region, retry, zone; given: nope (weir.yaml:1:19)",
+             health, hedge, limit, max_in_flight, region, retry, zone; given: nope (weir.yaml:1:19)",
             "models.m.pool: no pool here, and none at tiers.standard.pool; allowed: p, q (weir.yaml:2:13)",
             "models.m.features[0].join: missing; allowed: a mapping from names (weir.yaml:2:25)",
             "models.m.features[0].view: no such view; allowed: none is declared; given: v (weir.yaml:2:32)",
@@ -163,6 +163,18 @@ fn policies_whose_numbers_do_not_hang_together() {
             "pools.p.hedge.after: not a time; allowed: a percentile such as p95, or a duration; given: soon (weir.yaml:7:20)",
             "pools.p.failover: no such pool; allowed: p; given: q (weir.yaml:8:15)",
             "pools.p.gpu.metrics: not a URL; allowed: http://host:port/path; given: dcgm (weir.yaml:9:20)",
+        ],
+    );
+}
+
+#[test]
+fn a_burst_pool_that_serves_nobody() {
+    says(
+        "pools: {p: {endpoints: [http://h:1]}, b: {endpoints: [http://h:2]}}\ncapacity: {burst_pool: b}\n\
+         models: {m: {pool: p}}\n",
+        &[
+            "capacity.burst_pool: no model would run on it: it serves models on their tier's pool, and none runs on one but this; \
+           allowed: a pool beside those of the tiers, whose models name none; given: b (weir.yaml:2:24)",
         ],
     );
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{FULL, good, read};
 use crate::{
-    config::{Column, Config, Consistency, Inputs, L2, RedisMode, SaveTo},
+    config::{Column, Config, Consistency, Inputs, L2, Limit, RedisMode, SaveTo},
     infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
 };
 
@@ -88,13 +88,7 @@ fn the_documented_store_is_read_as_written() {
 #[test]
 fn what_is_not_acted_upon_is_said() {
     let notices = good(FULL).notices;
-    for key in [
-        "capacity.burst_pool",
-        "pools.gpu-a.hedge",
-        "models.fraud-detector.fallback.rule",
-        "ladder.mode",
-        "spool.retry",
-    ] {
+    for key in ["pools.gpu-a.hedge", "models.fraud-detector.fallback.rule", "ladder.mode", "spool.retry"] {
         assert!(notices.contains(&format!("{key}: accepted, not acted upon by this version")), "{key}: {notices:#?}");
     }
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));
@@ -122,6 +116,13 @@ fn a_proxy_needs_one_pool_and_one_name() {
     assert_eq!(config.models[0].timeout, Duration::from_secs(5));
     assert!(config.metrics_aliases && !config.allow_repository && config.workers > 0);
     assert!(matches!(config.features.l2, L2::Embedded { path: None, .. }));
+}
+
+#[test]
+fn a_pools_limit_is_learnt_where_it_says_so() {
+    let limits = |text: &str| good(text).pools.iter().map(|pool| pool.limit).collect::<Vec<_>>();
+    let text = "pools: {p: {endpoints: [http://h]}, q: {endpoints: [http://h], limit: adaptive}}";
+    assert_eq!(limits(text), [Limit::None, Limit::Adaptive]);
 }
 
 #[test]

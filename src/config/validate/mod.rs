@@ -50,6 +50,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         allow_repository: raw.allow_repository,
         notices: Vec::new(),
     };
+    check.burst(&config);
     (config, check.problems)
 }
 

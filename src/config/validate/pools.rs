@@ -1,7 +1,7 @@
 //! Pools: endpoints that can be reached, and policies whose numbers hang together.
 
 use crate::config::{
-    Breaker, Endpoint, Health, Pool, Retry, Upstream,
+    Breaker, Endpoint, Health, Limit, Pool, Retry, Upstream,
     problems::Path,
     raw::{self, Profile, Span},
 };
@@ -30,6 +30,7 @@ impl Check<'_> {
             attempt_timeout: raw.attempt_timeout.map(|span| self.positive(&attempt, span)),
             connect_timeout: self.positive(&path.key("connect_timeout"), raw.connect_timeout),
             max_in_flight: raw.max_in_flight,
+            limit: raw.limit.map_or(Limit::None, |raw::Limit::Adaptive| Limit::Adaptive),
         }
     }
 

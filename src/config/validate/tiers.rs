@@ -2,7 +2,7 @@
 
 use crate::{
     config::{
-        Capacity, Tier,
+        Capacity, Config, Tier,
         problems::Path,
         raw::{self, Ratio, Span},
     },
@@ -41,6 +41,20 @@ impl Check<'_> {
             slots: raw.slots,
             shared: raw.shared.0,
             burst_pool: raw.burst_pool.as_ref().and_then(|pool| self.pool_named(&path, pool)),
+        }
+    }
+
+    /// A burst pool that serves nobody is a mistake.
+    pub(super) fn burst(&mut self, config: &Config) {
+        let named = config.capacity.burst_pool.is_some() && !config.models.is_empty() && self.problems.is_empty();
+        if named && config.models.iter().all(|model| config.burst(model).is_none()) {
+            let wrong =
+                "no model would run on it: it serves models on their tier's pool, and none runs on one but this";
+            self.wrong(
+                &Path::of("capacity").key("burst_pool"),
+                wrong,
+                "a pool beside those of the tiers, whose models name none",
+            );
         }
     }
 

@@ -11,18 +11,21 @@ pub enum ShedReason {
     QueueFull,
     /// No slot came free within the tier's `queue_timeout`.
     QueueTimeout,
-    /// No slot came free before the request's deadline.
+    /// Too little of the request's deadline was left for the model, at the door or while it waited.
     Deadline,
+    /// It had a slot, and the pool had as many requests as it takes.
+    Limit,
 }
 
 impl ShedReason {
-    const ALL: [Self; 3] = [Self::QueueFull, Self::QueueTimeout, Self::Deadline];
+    const ALL: [Self; 4] = [Self::QueueFull, Self::QueueTimeout, Self::Deadline, Self::Limit];
 
     const fn name(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
             Self::Deadline => "deadline",
+            Self::Limit => "limit",
         }
     }
 }
@@ -31,7 +34,7 @@ impl ShedReason {
 pub struct TierHandles {
     slots: Gauge,
     in_use: Gauge,
-    shed: [Counter; 3],
+    shed: [Counter; ShedReason::ALL.len()],
 }
 
 impl TierHandles {
@@ -56,6 +59,38 @@ impl TierHandles {
     /// Counts a refused request.
     pub fn shed(&self, reason: ShedReason) {
         self.shed[reason as usize].increment(1);
+    }
+}
+
+/// How much is asked of a model.
+pub struct Demand(Gauge);
+
+impl Demand {
+    /// The handle for the model of that name.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        Self(gauge!(names::DEMAND, "model" => model.to_owned()))
+    }
+
+    /// Sets it, in requests at once.
+    pub fn set(&self, demand: f64) {
+        self.0.set(demand);
+    }
+}
+
+/// A pool's adaptive limit.
+pub struct PoolLimit(Gauge);
+
+impl PoolLimit {
+    /// The handle for the pool of that name.
+    #[must_use]
+    pub fn new(pool: &str) -> Self {
+        Self(gauge!(names::POOL_LIMIT, "pool" => pool.to_owned()))
+    }
+
+    /// Sets how many requests it may have at once.
+    pub fn set(&self, limit: u32) {
+        self.0.set(limit);
     }
 }
 
@@ -116,7 +151,7 @@ mod tests {
         let (handles, scrape) = scratch(|| TierHandles::new("high"));
         ShedReason::ALL.into_iter().for_each(|reason| handles.shed(reason));
         let text = scrape.render();
-        for reason in ["queue_full", "queue_timeout", "deadline"] {
+        for reason in ["queue_full", "queue_timeout", "deadline", "limit"] {
             assert!(
                 text.contains(&format!("weir_requests_shed_total{{tier=\"high\",reason=\"{reason}\"}} 1")),
                 "{text}"
