@@ -9,6 +9,7 @@ mod world;
 mod bad_input;
 mod cli;
 mod examples;
+mod faults;
 mod feast_server;
 mod features;
 mod lifecycle;

@@ -14,7 +14,8 @@ use std::{
 };
 
 /// What a health check is answered.
-const READY: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
+pub(crate) const READY: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
 
 /// The listener.
 pub(crate) struct Hand {
