@@ -153,7 +153,8 @@ impl Class {
     const fn of_grpc(code: Option<u8>) -> Self {
         match code {
             Some(8) => Self::Overloaded,
-            Some(14) => Self::ServerError,
+            // The endpoint's own time ran out, or its server's: as 504 is over HTTP.
+            Some(4 | 14) => Self::ServerError,
             Some(2 | 13 | 15) => Self::ModelError,
             Some(1 | 3..=7 | 9..=12 | 16) => Self::Refused,
             // A missing status on a stream that goes on is not a failure.
