@@ -11,7 +11,7 @@ use super::{
     body::{AnswerStream, Held, Limit, Source},
     classify::{Class, Failure},
     endpoint::{Endpoint, InFlight},
-    http1, http2,
+    http1, http2, message,
     outgoing::Outgoing,
 };
 use crate::{
@@ -98,6 +98,9 @@ impl Call<'_> {
         } else {
             stream.hold(HOLD_UP_TO).await?
         };
+        if let (Held::Whole(bytes, trailers), Protocol::Grpc, StatusCode::OK) = (&body, self.protocol, status) {
+            message::ended(&headers, bytes, trailers.as_ref())?;
+        }
         let trailers = match &body {
             Held::Whole(_, trailers) => trailers.as_ref(),
             Held::Longer(_) => None,

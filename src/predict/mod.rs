@@ -16,6 +16,7 @@ mod endpoint;
 mod health;
 pub mod http1;
 mod http2;
+mod message;
 mod outgoing;
 mod pool;
 #[cfg(test)]
