@@ -57,22 +57,22 @@ impl Call<'_> {
         let timeout = self.run.pool.config.connect_timeout;
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
-            let mut sender = self
-                .endpoint
-                .shared(worker)
-                .sender(upstream, timeout, self.run.tasks)
-                .await
-                .map_err(Failure::Connect)?;
+            let shared = self.endpoint.shared(worker);
+            let mut line = shared.line(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
             let left = self.left(Instant::now());
             let request = outgoing.http2(self.endpoint, left).ok_or(Failure::Spent)?;
-            let (head, incoming) = http2::send(&mut sender, request).await?.into_parts();
+            let sent = http2::send(&mut line, request).await;
+            let sent = if line.is_proven() { sent } else { sent.map_err(|failure| failure.on_new(outgoing)) };
+            let (head, incoming) = sent?.into_parts();
             return self.read(head.status, head.headers, Source::Http2(incoming), in_flight).await;
         }
         let mut lease = http1::lease(self.endpoint.idle(worker), upstream, timeout).await.map_err(Failure::Connect)?;
-        let left = self.left(if lease.is_new() { Instant::now() } else { self.began });
+        let is_new = lease.is_new();
+        let left = self.left(if is_new { Instant::now() } else { self.began });
         let body = outgoing.body().ok_or(Failure::Spent)?;
         let numbers = outgoing.deadline(left);
-        let (status, headers) = lease.send(&outgoing.http1(self.endpoint, &numbers), body).await?;
+        let sent = lease.send(&outgoing.http1(self.endpoint, &numbers), body).await;
+        let (status, headers) = if is_new { sent.map_err(|failure| failure.on_new(outgoing)) } else { sent }?;
         self.read(status, headers, Source::Http1(Some(lease)), in_flight).await
     }
 

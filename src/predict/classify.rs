@@ -8,6 +8,7 @@ use hyper::client::conn::TrySendError;
 use super::{
     body::{BodyFault, RequestBody},
     http1,
+    outgoing::Outgoing,
 };
 use crate::{
     infer::{Error, Kind, Protocol},
@@ -38,6 +39,18 @@ impl Failure {
         match error.take_message() {
             Some(request) => Self::Unsent(Box::new(request.into_body())),
             None => Self::Broken(error.into_error().into()),
+        }
+    }
+
+    /// The same on a connection made for the request: one that takes nothing is none, and asking for free again would meet the
+    /// next like it.
+    pub(super) fn on_new(self, outgoing: &mut Outgoing) -> Self {
+        match self {
+            Self::Unsent(body) => {
+                outgoing.restore(*body);
+                Self::Connect(io::Error::new(io::ErrorKind::ConnectionReset, "closed before it took the request"))
+            }
+            other => other,
         }
     }
 
