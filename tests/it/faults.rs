@@ -29,7 +29,7 @@ use crate::support::{
     process::{free_port, loopback, wait_until},
 };
 
-mod answers;
+pub(crate) mod answers;
 
 const PROTOCOLS: [&str; 4] = ["v1", "v2 json", "v2 binary", "grpc"];
 /// Nobody waits for this one.

@@ -68,6 +68,11 @@ impl Hand {
         self.arrivals.recv_timeout(Duration::from_secs(20)).expect("a request arrives")
     }
 
+    /// A request that is there already.
+    pub(crate) fn waiting(&self) -> Option<Arrival> {
+        self.arrivals.try_recv().ok()
+    }
+
     /// How many requests are waiting to be looked at; they are dropped.
     pub(crate) fn pending(&self) -> usize {
         self.arrivals.try_iter().count()

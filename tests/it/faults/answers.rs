@@ -22,7 +22,7 @@ const LATE: Duration = Duration::from_millis(150);
 const GARBAGE: &[u8] = b"\x15\x03\x03\x00\x02\x02\x28 this is no protocol that anybody here speaks\r\n\r\n";
 
 /// The model that has the fault; `None`: there is no such fault in this protocol.
-pub(super) fn model(fault: &str, protocol: &str) -> Option<FaultyModel> {
+pub(crate) fn model(fault: &str, protocol: &str) -> Option<FaultyModel> {
     let speaks = speaks(protocol);
     if let Some(greeting) = at_accept(fault, speaks) {
         return Some(FaultyModel::greeting(speaks, greeting, steps(|_| vec![Hang])));
@@ -31,7 +31,7 @@ pub(super) fn model(fault: &str, protocol: &str) -> Option<FaultyModel> {
 }
 
 /// Whether there is such a fault in this protocol.
-pub(super) fn knows(fault: &str, protocol: &str) -> bool {
+pub(crate) fn knows(fault: &str, protocol: &str) -> bool {
     at_accept(fault, speaks(protocol)).is_some() || script(fault, protocol).is_some()
 }
 
@@ -39,7 +39,7 @@ fn speaks(protocol: &str) -> Speaks {
     if protocol == "grpc" { Speaks::Http2 } else { Speaks::Http1 }
 }
 
-fn script(fault: &str, protocol: &str) -> Option<Script> {
+pub(crate) fn script(fault: &str, protocol: &str) -> Option<Script> {
     match speaks(protocol) {
         Speaks::Http1 => http1(fault, protocol),
         Speaks::Http2 => grpc_connection(fault).or_else(|| grpc_stream(fault)).or_else(|| grpc_told(fault)),
@@ -47,7 +47,7 @@ fn script(fault: &str, protocol: &str) -> Option<Script> {
 }
 
 /// A model that is well.
-pub(super) fn good(protocol: &str) -> FaultyModel {
+pub(crate) fn good(protocol: &str) -> FaultyModel {
     model("none", protocol).expect("every protocol can be spoken well")
 }
 
