@@ -35,9 +35,9 @@ const PROTOCOLS: [&str; 4] = ["v1", "v2 json", "v2 binary", "grpc"];
 /// Nobody waits for this one.
 const FAR: Duration = Duration::from_secs(20);
 /// Everybody waits for this one.
-const NEAR: Duration = Duration::from_millis(1200);
+const NEAR: Duration = Duration::from_secs(2);
 /// What a busy machine may add.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(3);
 /// Cells that run at the same time.
 const AT_ONCE: usize = 24;
 /// A body of which no copy is kept.
