@@ -139,6 +139,30 @@ fn sixteen_callers_at_once_are_one_probe() {
     assert_eq!(hand.pending(), 0, "one probe");
 }
 
+#[test]
+fn while_one_endpoint_is_probed_another_answers() {
+    let (hand, well) = (Hand::listen(), Counting::listen(OK_KEPT));
+    let weir = weir(&[format!("\"{}\"", hand.endpoint()), format!("\"{}\"", well.endpoint())], OPEN_FOR);
+    let (answer, mut arrival) = meet(&weir, &hand);
+    arrival.write(FAILED);
+    received(&answer).expect(500);
+    let opened = Instant::now();
+    wait_until("open_for to pass", LIMIT, || opened.elapsed() > OPEN_FOR);
+    let before = well.count();
+    let (sender, answers) = channel();
+    for _ in 0..16 {
+        let (sender, http) = (sender.clone(), weir.http());
+        thread::spawn(move || drop(sender.send(Http1::connect(http).post(PATH, "{}"))));
+    }
+    let mut probe = hand.arrival();
+    for _ in 0..15 {
+        received(&answers).expect(200);
+    }
+    assert_eq!((well.count() - before, hand.pending()), (15, 0), "one probe, and no caller waits for it but its own");
+    probe.write(OK);
+    received(&answers).expect(200);
+}
+
 /// A request that one endpoint of several got: others are answered meanwhile.
 #[track_caller]
 fn meet(weir: &Weir, hand: &Hand) -> (Receiver<Response>, Arrival) {
@@ -340,4 +364,32 @@ fn comes_back(keys: &str) {
 #[test]
 fn an_endpoint_that_comes_back_is_found_by_its_health_check() {
     comes_back("retry: {max_retries: 2, initial_delay: 1ms, max_delay: 2ms}, health: {interval: 200ms}");
+}
+
+#[test]
+fn an_endpoint_that_comes_back_is_found_by_probes() {
+    // Without a health check that could say it is down: the server that answers those is another.
+    let [a, b] = [(); 2].map(|()| (answers::good("v2 json"), answers::good("grpc")));
+    let (well, dead) = (answers::good("v2 json"), loopback(free_port()));
+    let third = format!("{{http: \"http://{}\", grpc: \"http://{dead}\"}}", well.address());
+    let endpoints = [ports(&a.0, &a.1), ports(&b.0, &b.1), third];
+    let keys = "retry: {max_retries: 2, initial_delay: 1ms, max_delay: 2ms}, health: {interval: 1h}";
+    let weir = weir_with(&endpoints, OPEN_FOR, keys);
+    let mut connection = weir.connect_grpc();
+    let endpoint = well.address().to_string();
+    wait_until("the breaker to open", LIMIT, || {
+        assert_eq!(connection.infer(&request()).status(), 0, "one that is dead costs no answer");
+        transitions(&weir, &endpoint, "open") >= 1.0
+    });
+    let greeting = vec![Step::Send(crate::support::http2::greeting())];
+    let back = FaultyModel::at(dead, Speaks::Http2, greeting, answers::script("none", "grpc").expect("it is well"));
+    wait_until("the endpoint to take requests again", LIMIT, || {
+        assert_eq!(connection.infer(&request()).status(), 0);
+        back.requests() >= 3
+    });
+    await_state(&weir, &endpoint, "closed");
+    wait_until("the endpoint to take its share", UNTIL_IT_LOOKS_FAST, || {
+        assert_eq!(connection.infer(&request()).status(), 0);
+        back.requests() >= 8
+    });
 }
