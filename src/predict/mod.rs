@@ -262,7 +262,7 @@ impl Run<'_> {
 /// When the endpoint asked to be asked again.
 fn retry_after(outcome: &Outcome) -> Option<Duration> {
     match outcome {
-        Ok(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
+        Ok(reply) if reply.class.retryable() => classify::retry_after(&reply.headers, reply.trailers()),
         _ => None,
     }
 }
