@@ -154,6 +154,11 @@ impl Endpoint {
         Some(InFlight(self.clone()))
     }
 
+    /// Notes a probe that succeeded: the endpoint no longer counts as slow.
+    pub(super) fn probed(&self, took: Duration, now: Instant) {
+        self.load.lift(took, now);
+    }
+
     /// Tells the balance what an attempt took, and what the endpoint asked for. A failure counts as slow, so that fast
     /// failures do not draw traffic.
     pub(super) fn observe(&self, class: Class, took: Duration, asked: Option<Duration>, now: Instant) {

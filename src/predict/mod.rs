@@ -217,6 +217,9 @@ impl Run<'_> {
         };
         let now = Instant::now();
         endpoint.observe(class, now - began, retry_after(outcome), now);
+        if permit.is_probe() && matches!(class, Class::Answered | Class::Refused) {
+            endpoint.probed(now - began, now);
+        }
         permit.record(class.verdict(), now);
         self.pool.metrics.attempt(class.counted_as());
         (class, now)

@@ -61,6 +61,9 @@ impl Pool {
         if candidates.len() > 1 {
             candidates.retain(|index| Some(*index) != last);
         }
+        if let Some(probe) = self.probe(&candidates, now) {
+            return Ok(probe);
+        }
         let mut until = None;
         while !candidates.is_empty() {
             let position = self.cheaper_of_two(&candidates, now);
@@ -82,6 +85,16 @@ impl Pool {
             Ok(permit) => Ok(Choice { index: 0, endpoint: endpoint.clone(), permit }),
             Err(refused) => Err(self.nobody(protocol, refused.until, now)),
         }
+    }
+
+    /// An endpoint whose breaker is due for a probe goes before the balance, which its failures made look for others.
+    fn probe(&self, candidates: &[usize], now: Instant) -> Option<Choice> {
+        let mut tripped = candidates.iter().filter(|index| !self.endpoints[**index].breaker.is_closed());
+        tripped.find_map(|&index| {
+            let endpoint = self.endpoints[index].clone();
+            let permit = endpoint.breaker.admit(now).ok()?;
+            Some(Choice { index, endpoint, permit })
+        })
     }
 
     fn cheaper_of_two(&self, candidates: &[usize], now: Instant) -> usize {
