@@ -115,14 +115,6 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 impl Reply {
-    /// What followed a body that was held whole.
-    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
-        match &self.body {
-            Held::Whole(_, trailers) => trailers.as_ref(),
-            Held::Longer(_) => None,
-        }
-    }
-
     /// Hands the answer on; a long body takes the permit with it.
     pub(super) fn into_prediction(self, permit: Option<Permit>, took: Duration, deadline: Deadline) -> Prediction {
         let (body, trailers) = match self.body {

@@ -194,42 +194,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// How long an answer asks to be left alone: `retry-after` in its form of seconds, or gRPC's pushback, which as no number of
-/// milliseconds asks not to be asked again.
-///
-/// **Source:** gRPC A6, "Pushback", <https://github.com/grpc/proposal/blob/master/A6-client-retries.md>.
-pub(super) fn retry_after(headers: &HeaderMap, trailers: Option<&HeaderMap>) -> Option<Duration> {
-    let told = |name| [Some(headers), trailers].into_iter().flatten().find_map(|map: &HeaderMap| map.get(name));
-    if let Some(pushback) = told("grpc-retry-pushback-ms") {
-        let millis = pushback.to_str().ok().and_then(|text| text.trim().parse().ok());
-        return Some(millis.map_or(NOT_AGAIN, Duration::from_millis));
-    }
-    told(header::RETRY_AFTER.as_str())?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// Longer than any deadline.
-const NOT_AGAIN: Duration = Duration::from_secs(3600);
-
-#[cfg(test)]
-mod tests {
-    use http::{HeaderName, HeaderValue};
-
-    use super::*;
-
-    #[test]
-    fn an_answer_says_how_long_it_wants_to_be_left_alone() {
-        let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
-        for (name, value, expected) in [
-            ("retry-after", "7", Some(seconds(7))),
-            ("retry-after", "Fri, 27 Nov 2026 00:00:00 GMT", None),
-            ("grpc-retry-pushback-ms", "250", Some(millis(250))),
-            ("grpc-retry-pushback-ms", "-1", Some(NOT_AGAIN)),
-            ("grpc-retry-pushback-ms", "soon", Some(NOT_AGAIN)),
-            ("x", "1", None),
-        ] {
-            let fields = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
-            assert_eq!(retry_after(&fields, None), expected, "{name}: {value}");
-            assert_eq!(retry_after(&HeaderMap::new(), Some(&fields)), expected, "{name}: {value}");
-        }
-    }
+/// The `retry-after` of an answer, in its form of seconds.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

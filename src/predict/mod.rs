@@ -265,7 +265,7 @@ impl Run<'_> {
 /// When the endpoint asked to be asked again.
 fn retry_after(outcome: &Outcome) -> Option<Duration> {
     match outcome {
-        Ok(reply) if reply.class.retryable() => classify::retry_after(&reply.headers, reply.trailers()),
+        Ok(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
         _ => None,
     }
 }
