@@ -106,6 +106,7 @@ fn breaker() -> Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),
         open_for: Duration::from_secs(30),
+        max_open_for: Duration::from_secs(30),
         half_open_requests: 3,
         success_threshold: 3,
     }

@@ -227,6 +227,7 @@ fn breaker(breaker: &Breaker) -> Json {
         "failure_threshold": breaker.failure_threshold,
         "window": length(breaker.window),
         "open_for": length(breaker.open_for),
+        "max_open_for": length(breaker.max_open_for),
         "half_open_requests": breaker.half_open_requests,
         "success_threshold": breaker.success_threshold,
     })

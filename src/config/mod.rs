@@ -150,6 +150,8 @@ pub(crate) struct Breaker {
     pub(crate) failure_threshold: u32,
     pub(crate) window: Duration,
     pub(crate) open_for: Duration,
+    /// At least `open_for`: how far the time grows while probes fail.
+    pub(crate) max_open_for: Duration,
     pub(crate) half_open_requests: u32,
     pub(crate) success_threshold: u32,
 }

@@ -122,6 +122,7 @@ pub(super) fn breaker() -> config::Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),
         open_for: Duration::from_secs(30),
+        max_open_for: Duration::from_secs(30),
         half_open_requests: 3,
         success_threshold: 3,
     }

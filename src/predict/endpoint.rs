@@ -135,6 +135,11 @@ impl Endpoint {
         }
     }
 
+    /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
+    pub(super) fn show(&self, now: Instant) {
+        self.metrics.open_for(self.breaker.time_left(now));
+    }
+
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
     pub(super) fn cost(&self, now: Instant) -> f64 {
         self.load.load(self.in_flight.load(Ordering::Relaxed), now)

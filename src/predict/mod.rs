@@ -116,6 +116,11 @@ impl Predict {
         }
     }
 
+    /// Writes the gauges that mirror a state kept here; to be called before each scrape.
+    pub(crate) fn show(&self, now: Instant) {
+        self.pools.iter().flat_map(|pool| &pool.endpoints).for_each(|endpoint| endpoint.show(now));
+    }
+
     /// What keeps this from being ready: pools of which no endpoint has answered.
     pub(crate) fn missing(&self) -> Vec<String> {
         let silent = self.pools.iter().filter(|pool| pool.passing() == 0);

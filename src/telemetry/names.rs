@@ -65,6 +65,7 @@ metrics! {
     L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
+    BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until the open breaker of a pool's endpoint lets its next probe by, 0 in other states, by target.";
     REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";
     ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";

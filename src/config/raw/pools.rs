@@ -119,8 +119,8 @@ pub(crate) struct Breaker {
     pub(crate) window: Span,
     /// How long it stays open.
     pub(crate) open_for: Span,
-    /// How long it may stay open when it opens again and again.
-    #[schemars(extend("x-later" = true, "x-unset" = "as open_for"))]
+    /// How long it may stay open at most when probes keep failing: each time twice as long as before.
+    #[schemars(extend("x-unset" = "as open_for"))]
     pub(crate) max_open_for: Option<Span>,
     /// Probes let through while half-open, one at a time.
     #[schemars(range(min = 1))]

@@ -95,10 +95,12 @@ impl Check<'_> {
         if raw.max_open_for.is_some_and(|max| max < raw.open_for) {
             self.wrong(&path.key("max_open_for"), "less than open_for", format_args!("at least {}", raw.open_for));
         }
+        let open_for = self.positive(&path.key("open_for"), raw.open_for);
         Breaker {
             failure_threshold: raw.failure_threshold,
             window: self.positive(&path.key("window"), raw.window),
-            open_for: self.positive(&path.key("open_for"), raw.open_for),
+            open_for,
+            max_open_for: raw.max_open_for.map_or(open_for, |max| max.0),
             half_open_requests: raw.half_open_requests,
             success_threshold: raw.success_threshold,
         }

@@ -1,5 +1,7 @@
 //! What the attempt loop counts: attempts by how they ended, retries, retries not made, endpoints' health.
 
+use std::time::Duration;
+
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::telemetry::names;
@@ -90,16 +92,25 @@ impl PoolHandles {
     }
 }
 
-/// One endpoint's health.
+/// One endpoint's health, and how long its breaker stays open.
 pub struct EndpointHandles {
     healthy: Gauge,
+    open: Gauge,
 }
 
 impl EndpointHandles {
-    /// The handle for an endpoint, named by its authority.
+    /// The handles for an endpoint, named by its authority.
     #[must_use]
     pub fn new(pool: &str, endpoint: &str) -> Self {
-        Self { healthy: gauge!(names::ENDPOINT_HEALTHY, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned()) }
+        Self {
+            healthy: gauge!(names::ENDPOINT_HEALTHY, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned()),
+            open: gauge!(names::BREAKER_OPEN, "target" => format!("{pool}/{endpoint}")),
+        }
+    }
+
+    /// Shows how long the breaker refuses every call.
+    pub fn open_for(&self, left: Duration) {
+        self.open.set(left.as_secs_f64());
     }
 
     /// Sets what the last check said.
