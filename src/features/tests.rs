@@ -138,6 +138,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
             admin: nowhere,
             admin_token: None,
             max_body: 1 << 20,
+            hold_body: 64 << 10,
             max_rows: 4,
             idle_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(600),

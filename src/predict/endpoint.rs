@@ -159,6 +159,11 @@ impl Endpoint {
         Some(InFlight(self.clone()))
     }
 
+    /// Tells the balance that an attempt was given up after `waited`, another having been answered.
+    pub(super) fn gave_up(&self, waited: Duration, now: Instant) {
+        self.load.outlasted(waited, now);
+    }
+
     /// Tells the balance what an attempt took, and what the endpoint asked for. A failure counts as slow, so that fast
     /// failures do not draw traffic.
     pub(super) fn observe(&self, class: Class, took: Duration, asked: Option<Duration>, now: Instant) {

@@ -18,6 +18,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::config;
+
 /// No hedge is made earlier.
 pub const EARLIEST: Duration = Duration::from_millis(1);
 
@@ -45,6 +47,15 @@ pub enum After {
     Quantile(f64),
     /// At this time.
     Fixed(Duration),
+}
+
+impl From<&config::HedgeAfter> for After {
+    fn from(after: &config::HedgeAfter) -> Self {
+        match after {
+            config::HedgeAfter::Percentile(percentile) => Self::Quantile(percentile / 100.0),
+            config::HedgeAfter::Fixed(after) => Self::Fixed(*after),
+        }
+    }
 }
 
 /// The moment of the second attempt, for one model at one pool.

@@ -70,6 +70,8 @@ metrics! {
     ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";
     RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason.";
+    HEDGES = "weir_hedges_total", Counter, "Second attempts beside slow first ones, by pool and outcome: won (its answer came first), lost (the first attempt's did), failed (neither's).";
+    HEDGES_DENIED = "weir_hedges_denied_total", Counter, "Slow attempts that were not hedged, by pool and reason: share, budget, deadline, no_endpoint.";
     ENDPOINT_HEALTHY = "weir_endpoint_healthy", Gauge, "1 while the endpoint's last health check passed, by pool and endpoint.";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";

@@ -11,6 +11,7 @@ mod cli;
 mod examples;
 mod feast_server;
 mod features;
+mod hedges;
 mod lifecycle;
 mod object_faults;
 mod parts;

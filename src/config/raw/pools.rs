@@ -18,8 +18,8 @@ pub(crate) struct Pool {
     pub(crate) breaker: Breaker,
     /// How a failed attempt is made again.
     pub(crate) retry: PoolRetry,
-    /// A second attempt at slow requests.
-    #[schemars(extend("x-later" = true, "x-unset" = "off"))]
+    /// A second attempt at slow requests, to another endpoint; the first good answer counts.
+    #[schemars(extend("x-unset" = "off"))]
     pub(crate) hedge: Option<Hedge>,
     /// Longest time of one attempt.
     #[schemars(extend("x-unset" = "what remains of the deadline, divided by the attempts left"))]
@@ -215,9 +215,9 @@ retry!(SpoolRetry, "How a kept request is tried again.", 5, 60_000, 3_600_000, 0
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Hedge {
-    /// When the second attempt starts: a percentile of recent answers (`p95`) or a duration.
+    /// When the second attempt starts: a percentile of the model's last answers, `p50` to `p99.9`, or a duration.
     pub(crate) after: String,
-    /// Share of requests that may be hedged, inside the retry budget.
+    /// Share of extra load that hedges may cause; part of `retry.budget`.
     pub(crate) share: Ratio,
 }
 
