@@ -29,6 +29,7 @@ fn enter(door: &Door, tier: u32, timeout: Duration) -> Result<Ticket, Error> {
         tier: request.tier,
         deadline: request.deadline,
         features_by: request.deadline,
+        model_by: request.deadline,
         stale: Stale::Refused,
         attempts: 1,
         attempt_timeout: None,

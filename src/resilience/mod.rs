@@ -1,4 +1,4 @@
-//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight, early refresh, what
+//! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, load estimate, least time, single flight, early refresh, what
 //! is said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
@@ -10,5 +10,7 @@ pub mod budget;
 pub mod bulkhead;
 pub mod ewma;
 pub mod flight;
+pub mod floor;
+pub mod hedge;
 pub mod refresh;
 pub(crate) mod seldom;

@@ -13,6 +13,7 @@ mod examples;
 mod faults;
 mod feast_server;
 mod features;
+mod hedges;
 mod lifecycle;
 mod object_faults;
 mod parts;
