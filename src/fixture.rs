@@ -64,6 +64,7 @@ fn listen() -> Listen {
         admin: ([0, 0, 0, 0], 9090).into(),
         admin_token: Some(Secret("open-sesame".into())),
         max_body: 64 << 20,
+        hold_body: 64 << 10,
         max_rows: 10_000,
         idle_timeout: Duration::from_secs(10),
         max_connection_age: Duration::from_secs(600),
@@ -95,6 +96,7 @@ fn pool(name: &str, max_retries: u32) -> Pool {
         breaker: breaker(),
         retry: retry(max_retries),
         retry_budget: 0.2,
+        hedge: None,
         attempt_timeout: Some(Duration::from_millis(80)),
         connect_timeout: Duration::from_secs(1),
         max_in_flight: Some(64),
@@ -107,6 +109,7 @@ fn breaker() -> Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),
         open_for: Duration::from_secs(30),
+        max_open_for: Duration::from_secs(30),
         half_open_requests: 3,
         success_threshold: 3,
     }
@@ -129,6 +132,7 @@ fn fraud() -> Model {
         pool: PoolId(0),
         upstream: "fraud-v2".into(),
         timeout: Duration::from_millis(200),
+        idempotent: true,
         joins: vec![Join {
             view: ViewId(0),
             label: "user_stats".into(),

@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Inputs, Join, L1Mode, L2, Model, Pool, Retry, SaveTo, Tier, Upstream, View, WarmStart,
-        without_password,
+        Breaker, Column, Config, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model, Pool, Retry, SaveTo, Tier,
+        Upstream, View, WarmStart, without_password,
     },
     infer::Value,
 };
@@ -24,6 +24,7 @@ pub(super) fn config(config: &Config) -> Json {
             "admin": listen.admin.to_string(),
             "admin_token": listen.admin_token.as_ref().map(|_| "***"),
             "max_body": listen.max_body,
+            "hold_body": listen.hold_body,
             "max_rows": listen.max_rows,
             "idle_timeout": length(listen.idle_timeout),
             "max_connection_age": length(listen.max_connection_age),
@@ -81,6 +82,7 @@ fn pool(pool: &Pool) -> Json {
         },
         "breaker": breaker(&pool.breaker),
         "retry": retry,
+        "hedge": pool.hedge.as_ref().map(hedge),
         "attempt_timeout": pool.attempt_timeout.map(length),
         "connect_timeout": length(pool.connect_timeout),
         "max_in_flight": pool.max_in_flight,
@@ -100,6 +102,7 @@ fn model(config: &Config, model: &Model) -> Json {
         "pool": &*config.pool(model.pool).name,
         "upstream_model": &*model.upstream,
         "timeout": length(model.timeout),
+        "idempotent": model.idempotent,
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
@@ -223,11 +226,20 @@ fn retry(retry: &Retry) -> Json {
     })
 }
 
+fn hedge(hedge: &Hedge) -> Json {
+    let after = match &hedge.after {
+        HedgeAfter::Percentile(percentile) => format!("p{percentile}"),
+        HedgeAfter::Fixed(after) => length(*after),
+    };
+    json!({"after": after, "share": hedge.share})
+}
+
 fn breaker(breaker: &Breaker) -> Json {
     json!({
         "failure_threshold": breaker.failure_threshold,
         "window": length(breaker.window),
         "open_for": length(breaker.open_for),
+        "max_open_for": length(breaker.max_open_for),
         "half_open_requests": breaker.half_open_requests,
         "success_threshold": breaker.success_threshold,
     })

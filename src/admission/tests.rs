@@ -32,6 +32,7 @@ fn plan(request: &InferRequest) -> Plan {
         tier: request.tier,
         deadline: request.deadline,
         features_by: request.deadline,
+        model_by: request.deadline,
         stale: Stale::Refused,
         attempts: 1,
         attempt_timeout: None,

@@ -119,6 +119,8 @@ impl App {
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
+        let predict = gateway.load_full().pipeline.predict.clone();
+        scrape.before(move || predict.show(Instant::now()));
         let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {

@@ -62,6 +62,8 @@ pub(crate) struct Listen {
     pub(crate) admin_token: Option<Secret>,
     /// Largest request body, default 64 MiB; over it is 413.
     pub(crate) max_body: u64,
+    /// Longest body that is held to be sent again, default 64 KiB; longer ones are passed on as they come.
+    pub(crate) hold_body: usize,
     /// Most rows of a request whose model joins features, default 10000; over it is 400.
     pub(crate) max_rows: usize,
     /// A connection without a request for this long is closed, be it idle or slow to send a head; default 60 s.
@@ -113,6 +115,8 @@ pub(crate) struct Pool {
     pub(crate) retry: Retry,
     /// Share of extra load that retries and hedges may cause together.
     pub(crate) retry_budget: f64,
+    /// `None`: no hedges.
+    pub(crate) hedge: Option<Hedge>,
     pub(crate) attempt_timeout: Option<Duration>,
     /// TCP connect timeout of one connection, default 1 s.
     pub(crate) connect_timeout: Duration,
@@ -167,6 +171,8 @@ pub(crate) struct Breaker {
     pub(crate) failure_threshold: u32,
     pub(crate) window: Duration,
     pub(crate) open_for: Duration,
+    /// At least `open_for`: how far the time grows while probes fail.
+    pub(crate) max_open_for: Duration,
     pub(crate) half_open_requests: u32,
     pub(crate) success_threshold: u32,
 }
@@ -181,6 +187,23 @@ pub(crate) struct Retry {
     pub(crate) jitter: f64,
 }
 
+/// A second attempt at slow requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Hedge {
+    pub(crate) after: HedgeAfter,
+    /// Share of extra load, part of the pool's `retry_budget`.
+    pub(crate) share: f64,
+}
+
+/// When the second attempt starts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum HedgeAfter {
+    /// Of the last answer times, 50 to 99.9.
+    Percentile(f64),
+    /// At least 1 ms.
+    Fixed(Duration),
+}
+
 /// A model: what it is called, where it runs, what it is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -191,6 +214,8 @@ pub(crate) struct Model {
     pub(crate) upstream: Arc<str>,
     /// The deadline where the caller gives none (default 5 s), and the longest a caller may ask for.
     pub(crate) timeout: Duration,
+    /// Whether asking twice changes nothing.
+    pub(crate) idempotent: bool,
     /// Joined views; empty: the body is forwarded byte for byte.
     pub(crate) joins: Vec<Join>,
     /// What the model receives; `None` where nothing is joined.

@@ -122,6 +122,7 @@ pub(super) fn breaker() -> config::Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),
         open_for: Duration::from_secs(30),
+        max_open_for: Duration::from_secs(30),
         half_open_requests: 3,
         success_threshold: 3,
     }
@@ -137,6 +138,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
             admin: nowhere,
             admin_token: None,
             max_body: 1 << 20,
+            hold_body: 64 << 10,
             max_rows: 4,
             idle_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(600),

@@ -19,11 +19,13 @@ pub struct Plan {
     pub deadline: Deadline,
     /// When the feature lookup must be done, so that the model still fits.
     pub features_by: Deadline,
+    /// When the model's answer must be there, so that a fallback's still fits: attempts, retries and hedges are made inside it.
+    pub model_by: Deadline,
     /// Whether rows past their `ttl`, up to `stale_for`, may be used.
     pub stale: Stale,
     /// How many attempts may be made (retries + 1).
     pub attempts: u32,
-    /// How long one attempt may take; never past the deadline.
+    /// How long one attempt may take; never past `model_by`.
     pub attempt_timeout: Option<Duration>,
 }
 

@@ -58,7 +58,7 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
         AnswerBody::Whole(bytes) => {
             ResponseBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), trailers.map(Box::new))
         }
-        AnswerBody::Stream(stream) => ResponseBody::Stream(stream),
+        AnswerBody::Stream(stream) => ResponseBody::stream(stream),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -87,7 +87,7 @@ async fn prepare(
     let tier = told.tier(config, model)?;
     let json_length = json_length(&told, ask.protocol)?;
     let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
-    let extent = if joins { Extent::Whole } else { Extent::Beginning };
+    let extent = if joins { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
     let limit = config.listen.max_body;
     let mut headers = parts.headers;
     let payload = match receive(body, extent, limit, deadline).await? {

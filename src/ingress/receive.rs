@@ -8,9 +8,6 @@ use hyper::body::Incoming;
 use super::grpc::FRAME;
 use crate::infer::{Deadline, Error, Kind, Rest};
 
-/// Bodies up to this long are held even when nobody reads them: they can be sent again.
-pub(super) const HOLD_UP_TO: usize = 64 * 1024;
-
 /// A received body.
 pub(super) enum Received {
     /// All of it.
@@ -24,8 +21,8 @@ pub(super) enum Received {
 pub(super) enum Extent {
     /// All of it.
     Whole,
-    /// As much as is held for a second attempt.
-    Beginning,
+    /// As much as is held to be sent again (`listen.hold_body`), also where nobody reads it.
+    Beginning(usize),
     /// Of a stream of gRPC messages the first one's frame: more may wait for an answer. The stream as a whole has no limit.
     Frame,
 }
@@ -42,12 +39,14 @@ pub(super) async fn receive(body: Incoming, extent: Extent, limit: u64, deadline
         return Err(too_large(limit));
     }
     let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
-    if extent == Extent::Beginning && declared.is_some_and(|length| length > HOLD_UP_TO as u64) {
+    if let Extent::Beginning(held) = extent
+        && declared.is_some_and(|length| length > held as u64)
+    {
         return Ok(Received::Longer(Bytes::new(), rest));
     }
     let until = match extent {
         Extent::Whole => usize::MAX,
-        Extent::Beginning => HOLD_UP_TO,
+        Extent::Beginning(held) => held,
         Extent::Frame => FRAME - 1,
     };
     read_until(Bytes::new(), rest, until, (limit, deadline)).await

@@ -187,7 +187,8 @@ async fn address(gateway: &Gateway, arrival: Arrival, asks: Asks, now: Instant) 
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = told.deadline(UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;
-    let extent = if asks.method == Method::Stream { Extent::Frame } else { Extent::Beginning };
+    let held = gateway.pipeline.config.listen.hold_body;
+    let extent = if asks.method == Method::Stream { Extent::Frame } else { Extent::Beginning(held) };
     let mut received = receive(body, extent, limit, patience).await?;
     let mut named = match &received {
         Received::Longer(framed, _) if asks.naming == Naming::First => {

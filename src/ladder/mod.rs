@@ -82,6 +82,8 @@ impl Ladder {
             tier: request.tier,
             deadline: request.deadline,
             features_by: Deadline::after(now, request.deadline.remaining(now) / FEATURES_SHARE),
+            // Nothing is kept for a fallback: there is none yet.
+            model_by: request.deadline,
             stale: Stale::Refused,
             attempts: policy.attempts,
             attempt_timeout: policy.attempt_timeout,

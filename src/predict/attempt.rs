@@ -1,22 +1,23 @@
 //! One attempt: one request to one endpoint, and its answer as far as it is held.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::{
-    HOLD_UP_TO, Prediction, Run,
+    FREE_RESENDS, HOLD_UP_TO, Prediction, Run,
     body::{AnswerStream, Held, Limit, Source},
-    classify::{Class, Failure},
+    classify::{Advice, Class, Failure},
     endpoint::{Endpoint, InFlight},
-    http1, http2,
+    http1, http2, message,
     outgoing::Outgoing,
+    pool::Choice,
 };
 use crate::{
     admission::Permit,
-    infer::{AnswerBody, Deadline, Protocol},
+    infer::{AnswerBody, Deadline, Method, Protocol},
 };
 
 /// Where an attempt goes.
@@ -28,6 +29,30 @@ pub(super) struct Call<'a> {
     pub(super) began: Instant,
 }
 
+/// An attempt about to be made: where, in whose name, and for how long.
+pub(super) struct Attempt {
+    pub(super) choice: Choice,
+    pub(super) in_flight: InFlight,
+    pub(super) began: Instant,
+    pub(super) limit: Duration,
+}
+
+/// An attempt that ended.
+pub(super) struct Settled {
+    pub(super) outcome: Result<Reply, Failure>,
+    pub(super) class: Class,
+    pub(super) index: usize,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) ended: Instant,
+}
+
+impl Settled {
+    /// What the endpoint said of asking it again.
+    pub(super) fn advice(&self) -> Advice {
+        self.outcome.as_ref().map_or(Advice::None, |reply| reply.advice)
+    }
+}
+
 /// Which answers are held until whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holding {
@@ -37,47 +62,71 @@ pub(super) enum Holding {
     Never,
 }
 
+impl Holding {
+    pub(super) fn of(method: Method) -> Self {
+        if method == Method::Stream { Self::Never } else { Self::Short }
+    }
+}
+
 /// An endpoint's answer.
 pub(super) struct Reply {
     pub(super) class: Class,
+    /// Heeded where another attempt may be made.
+    pub(super) advice: Advice,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Held,
 }
 
 impl Call<'_> {
-    /// Connects if need be, sends, and reads the answer's head and up to 64 KiB of its body. The request is made when there is
-    /// a connection to put it on: it crosses no wait, and a connection that cannot be had costs no body.
+    /// Connects if need be, sends, and reads the answer's head and up to 64 KiB of its body. What was never sent goes out again
+    /// for free.
     ///
     /// # Cancel safety
     ///
     /// Dropped, it cancels the request upstream: the HTTP/1 connection closes, the HTTP/2 stream is reset.
-    pub(super) async fn send(&self, outgoing: &mut Outgoing, in_flight: InFlight) -> Result<Reply, Failure> {
+    pub(super) async fn send(&self, outgoing: &Outgoing, in_flight: InFlight) -> Result<Reply, Failure> {
+        let mut resends = 0;
+        let (status, headers, source) = loop {
+            match self.ask(outgoing).await {
+                Err(Failure::Unsent(body)) if resends < FREE_RESENDS => {
+                    resends += 1;
+                    outgoing.restore(*body);
+                }
+                asked => break asked?,
+            }
+        };
+        self.read(status, headers, source, in_flight).await
+    }
+
+    /// Sends and waits for the answer's head. The request is made when there is a connection to put it on: it crosses no wait,
+    /// and a connection that cannot be had costs no body.
+    async fn ask(&self, outgoing: &Outgoing) -> Result<(StatusCode, HeaderMap, Source), Failure> {
         let upstream = self.endpoint.upstream(self.protocol).expect("picked: an endpoint with the port");
         let timeout = self.run.pool.config.connect_timeout;
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
-            let mut sender = self
-                .endpoint
-                .shared(worker)
-                .sender(upstream, timeout, self.run.tasks)
-                .await
-                .map_err(Failure::Connect)?;
+            let shared = self.endpoint.shared(worker);
+            let mut line = shared.line(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
             let left = self.left(Instant::now());
             let request = outgoing.http2(self.endpoint, left).ok_or(Failure::Spent)?;
-            let (head, incoming) = http2::send(&mut sender, request).await?.into_parts();
-            return self.read(head.status, head.headers, Source::Http2(incoming), in_flight).await;
+            let sent = http2::send(&mut line, request).await;
+            let sent = if line.is_proven() { sent } else { sent.map_err(|failure| failure.on_new(outgoing)) };
+            let (head, incoming) = sent?.into_parts();
+            return Ok((head.status, head.headers, Source::Http2(incoming)));
         }
         let mut lease = http1::lease(self.endpoint.idle(worker), upstream, timeout).await.map_err(Failure::Connect)?;
-        let left = self.left(if lease.is_new() { Instant::now() } else { self.began });
+        let is_new = lease.is_new();
+        let left = self.left(if is_new { Instant::now() } else { self.began });
         let body = outgoing.body().ok_or(Failure::Spent)?;
         let numbers = outgoing.deadline(left);
-        let (status, headers) = lease.send(&outgoing.http1(self.endpoint, &numbers), body).await?;
-        self.read(status, headers, Source::Http1(Some(lease)), in_flight).await
+        let sent = lease.send(&outgoing.http1(self.endpoint, &numbers), body).await;
+        let (status, headers) = if is_new { sent.map_err(|failure| failure.on_new(outgoing)) } else { sent }?;
+        Ok((status, headers, Source::Http1(Some(lease))))
     }
 
     fn left(&self, now: Instant) -> Duration {
-        self.run.plan.deadline.remaining(now)
+        self.run.plan.model_by.remaining(now)
     }
 
     async fn read(
@@ -98,12 +147,16 @@ impl Call<'_> {
         } else {
             stream.hold(HOLD_UP_TO).await?
         };
+        if let (Held::Whole(bytes, trailers), Protocol::Grpc, StatusCode::OK) = (&body, self.protocol, status) {
+            message::ended(&headers, bytes, trailers.as_ref())?;
+        }
         let trailers = match &body {
             Held::Whole(_, trailers) => trailers.as_ref(),
             Held::Longer(_) => None,
         };
         let class = Class::of_answer(self.protocol, status, &headers, trailers);
-        Ok(Reply { class, status, headers, body })
+        let advice = if class.retryable() { Advice::of(&headers, trailers) } else { Advice::None };
+        Ok(Reply { class, advice, status, headers, body })
     }
 }
 

@@ -8,6 +8,7 @@ use hyper::client::conn::TrySendError;
 use super::{
     body::{BodyFault, RequestBody},
     http1,
+    outgoing::Outgoing,
 };
 use crate::{
     infer::{Error, Kind, Protocol},
@@ -38,6 +39,18 @@ impl Failure {
         match error.take_message() {
             Some(request) => Self::Unsent(Box::new(request.into_body())),
             None => Self::Broken(error.into_error().into()),
+        }
+    }
+
+    /// The same on a connection made for the request: one that takes nothing is none, and asking for free again would meet the
+    /// next like it.
+    pub(super) fn on_new(self, outgoing: &Outgoing) -> Self {
+        match self {
+            Self::Unsent(body) => {
+                outgoing.restore(*body);
+                Self::Connect(io::Error::new(io::ErrorKind::ConnectionReset, "closed before it took the request"))
+            }
+            other => other,
         }
     }
 
@@ -153,11 +166,30 @@ impl Class {
     const fn of_grpc(code: Option<u8>) -> Self {
         match code {
             Some(8) => Self::Overloaded,
-            Some(14) => Self::ServerError,
+            // The endpoint's own time ran out, or its server's: as 504 is over HTTP.
+            Some(4 | 14) => Self::ServerError,
             Some(2 | 13 | 15) => Self::ModelError,
             Some(1 | 3..=7 | 9..=12 | 16) => Self::Refused,
             // A missing status on a stream that goes on is not a failure.
             _ => Self::Answered,
+        }
+    }
+
+    /// Whether it ends a race between two attempts: the endpoint did its work.
+    pub(super) const fn wins(self) -> bool {
+        matches!(self, Self::Answered | Self::Refused)
+    }
+
+    /// How much it tells of the request, of two that failed; more is better.
+    pub(super) const fn worth(self) -> u8 {
+        match self {
+            Self::Answered | Self::Refused => 6,
+            Self::ModelError => 5,
+            Self::ServerError => 4,
+            Self::Overloaded => 3,
+            Self::Broken => 2,
+            Self::TimedOut => 1,
+            Self::Connect | Self::Caller => 0,
         }
     }
 
@@ -180,7 +212,87 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// The `retry-after` of an answer, in its form of seconds.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+/// What an endpoint that failed or was busy said of asking it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Nothing.
+    None,
+    /// Not sooner than in this time (`retry-after`).
+    After(Duration),
+    /// In this time (gRPC's pushback).
+    At(Duration),
+    /// Not at all (gRPC's pushback).
+    Never,
+}
+
+impl Advice {
+    /// **Source:** RFC 9110 §10.2.3, in its form of seconds; gRFC A6, "Pushback": what is no number of milliseconds is a no.
+    pub(super) fn of(headers: &HeaderMap, trailers: Option<&HeaderMap>) -> Self {
+        let pushback = headers.get(PUSHBACK).or_else(|| trailers?.get(PUSHBACK));
+        if let Some(value) = pushback {
+            let millis = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+            return millis.map_or(Self::Never, |millis| Self::At(Duration::from_millis(millis)));
+        }
+        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        seconds.map_or(Self::None, |seconds| Self::After(Duration::from_secs(seconds)))
+    }
+
+    /// How long the endpoint wants to be left alone.
+    pub(super) const fn asked(self) -> Option<Duration> {
+        match self {
+            Self::After(wait) | Self::At(wait) => Some(wait),
+            Self::None | Self::Never => None,
+        }
+    }
+
+    /// The wait before the next attempt where it would be `delay`; `None`: there is to be none.
+    pub(super) fn wait(self, delay: Duration) -> Option<Duration> {
+        match self {
+            Self::None => Some(delay),
+            Self::After(asked) => Some(delay.max(asked)),
+            Self::At(asked) => Some(asked),
+            Self::Never => None,
+        }
+    }
+}
+
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn advice(name: &'static str, value: &'static str) -> Advice {
+        Advice::of(
+            &HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))]),
+            None,
+        )
+    }
+
+    #[test]
+    fn an_endpoint_says_when_it_may_be_asked_again() {
+        let ms = Duration::from_millis;
+        for (name, value, expected) in [
+            ("x-other", "1", Some(ms(100))),
+            ("retry-after", "2", Some(ms(2_000))),
+            ("retry-after", "0", Some(ms(100))),
+            ("retry-after", "soon", Some(ms(100))),
+            (PUSHBACK, "0", Some(ms(0))),
+            (PUSHBACK, "50", Some(ms(50))),
+            (PUSHBACK, "500", Some(ms(500))),
+            (PUSHBACK, "-1", None),
+            (PUSHBACK, "never", None),
+        ] {
+            assert_eq!(advice(name, value).wait(ms(100)), expected, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_pushback_is_found_in_trailers() {
+        let trailers =
+            HeaderMap::from_iter([(header::HeaderName::from_static(PUSHBACK), HeaderValue::from_static("7"))]);
+        assert_eq!(Advice::of(&HeaderMap::new(), Some(&trailers)), Advice::At(Duration::from_millis(7)));
+    }
 }

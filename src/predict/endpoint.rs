@@ -135,6 +135,11 @@ impl Endpoint {
         }
     }
 
+    /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
+    pub(super) fn show(&self, now: Instant) {
+        self.metrics.open_for(self.breaker.time_left(now));
+    }
+
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
     pub(super) fn cost(&self, now: Instant) -> f64 {
         self.load.load(self.in_flight.load(Ordering::Relaxed), now)
@@ -152,6 +157,16 @@ impl Endpoint {
             return None;
         }
         Some(InFlight(self.clone()))
+    }
+
+    /// Notes a probe that succeeded: the endpoint no longer counts as slow.
+    pub(super) fn probed(&self, took: Duration, now: Instant) {
+        self.load.lift(took, now);
+    }
+
+    /// Tells the balance that an attempt was given up after `waited`, another having been answered.
+    pub(super) fn gave_up(&self, waited: Duration, now: Instant) {
+        self.load.outlasted(waited, now);
     }
 
     /// Tells the balance what an attempt took, and what the endpoint asked for. A failure counts as slow, so that fast

@@ -92,14 +92,14 @@ async fn ask_grpc(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks
     let upstream = endpoint.grpc.as_ref().expect("validated: an endpoint has a port");
     let connect = pool.config.connect_timeout.min(pool.config.health.timeout);
     let shared = endpoint.shared(worker);
-    let mut sender = shared.sender(upstream, connect, tasks).await.map_err(|error| error.to_string())?;
+    let mut line = shared.line(upstream, connect, tasks).await.map_err(|error| error.to_string())?;
     let uri = format!("http://{}/inference.GRPCInferenceService/ServerReady", upstream.authority);
     let request = Request::post(uri)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .body(RequestBody::Whole(Some(Bytes::from_static(EMPTY))))
         .map_err(|error| error.to_string())?;
-    let (_, incoming) = http2::send(&mut sender, request).await.map_err(describe)?.into_parts();
+    let (_, incoming) = http2::send(&mut line, request).await.map_err(describe)?.into_parts();
     match hold(Source::Http2(incoming)).await? {
         // `ServerReadyResponse { ready: true }` is field 1, varint 1, behind the frame's five bytes.
         Held::Whole(body, _) if body.get(5..) == Some(&[0x08, 0x01]) => Ok(()),

@@ -1,6 +1,13 @@
 //! HTTP/2 connections to one endpoint: one a worker, shared by its requests, owned by a task.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{
@@ -19,7 +26,26 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// One worker's connection to one endpoint.
 #[derive(Default)]
-pub(super) struct Shared(Mutex<Option<SendRequest<RequestBody>>>);
+pub(super) struct Shared(Mutex<Option<Line>>);
+
+/// A connection as a request holds it.
+#[derive(Clone)]
+pub(super) struct Line {
+    sender: SendRequest<RequestBody>,
+    /// Whether it ever brought an answer.
+    proven: Arc<AtomicBool>,
+}
+
+impl Line {
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Whether it ever brought an answer: one that did and then takes no request was closed by its server in good order.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+}
 
 impl Shared {
     /// The open connection, or a new one. Concurrent callers wait for one handshake.
@@ -27,30 +53,20 @@ impl Shared {
     /// # Cancel safety
     ///
     /// Cancel safe: the next caller connects.
-    pub(super) async fn sender(
-        &self,
-        upstream: &Upstream,
-        timeout: Duration,
-        tasks: &Tasks,
-    ) -> io::Result<SendRequest<RequestBody>> {
+    pub(super) async fn line(&self, upstream: &Upstream, timeout: Duration, tasks: &Tasks) -> io::Result<Line> {
         if let Ok(slot) = self.0.try_lock()
-            && let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed())
+            && let Some(line) = slot.as_ref().filter(|line| !line.is_closed())
         {
-            return Ok(sender.clone());
+            return Ok(line.clone());
         }
         // Boxed: a request that finds a connection does not carry the room for making one.
         Box::pin(self.connect(upstream, timeout, tasks)).await
     }
 
-    async fn connect(
-        &self,
-        upstream: &Upstream,
-        timeout: Duration,
-        tasks: &Tasks,
-    ) -> io::Result<SendRequest<RequestBody>> {
+    async fn connect(&self, upstream: &Upstream, timeout: Duration, tasks: &Tasks) -> io::Result<Line> {
         let mut slot = self.0.lock().await;
-        if let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(line) = slot.as_ref().filter(|line| !line.is_closed()) {
+            return Ok(line.clone());
         }
         let stream = super::endpoint::connect(upstream, timeout).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -67,8 +83,9 @@ impl Shared {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
             }
         });
-        *slot = Some(sender.clone());
-        Ok(sender)
+        let line = Line { sender, proven: Arc::default() };
+        *slot = Some(line.clone());
+        Ok(line)
     }
 }
 
@@ -78,9 +95,13 @@ impl Shared {
 ///
 /// Not cancel safe: dropped, the stream is reset, which tells the server that nobody waits.
 pub(super) fn send(
-    sender: &mut SendRequest<RequestBody>,
+    line: &mut Line,
     request: Request<RequestBody>,
 ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
-    let response = sender.try_send_request(request);
-    async { response.await.map_err(Failure::of_sending) }
+    let response = line.sender.try_send_request(request);
+    async {
+        let response = response.await.map_err(Failure::of_sending)?;
+        line.proven.store(true, Ordering::Relaxed);
+        Ok(response)
+    }
 }

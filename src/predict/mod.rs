@@ -1,7 +1,7 @@
 //! Stage 6: asks the model. The attempt loop is the only place that asks twice.
 //!
 //! An attempt picks an endpoint, sends the request with the time that remains, and holds a short answer until it is whole, so
-//! that a broken one can still be asked for again. Outcomes are classified once (`classify`); breaker, balance, budget and
+//! that a broken one can still be asked for again; a slow one may get a second beside it (`race`). Outcomes are classified once (`classify`); breaker, balance, budget and
 //! metrics read that class.
 
 use std::{sync::Arc, time::Duration};
@@ -16,22 +16,28 @@ mod endpoint;
 mod health;
 pub mod http1;
 mod http2;
+mod message;
 mod outgoing;
 mod pool;
+mod race;
 #[cfg(test)]
 mod tests;
 
-use attempt::Holding;
-use classify::{Class, Failure};
-use outgoing::Outgoing;
-use pool::Pool;
+use attempt::{Attempt, Call, Holding, Reply, Settled};
+use classify::{Advice, Class, Failure};
+use outgoing::{Outgoing, Single};
+use pool::{Choice, Pool};
 
 use crate::{
     admission::Permit,
     app::Tasks,
-    config::Config,
+    config::{self, Config},
     enrich::Enriched,
     infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, WorkerId},
+    resilience::{
+        floor::Floor,
+        hedge::{After, Moment},
+    },
     telemetry::handles::predict::RetryDenied,
 };
 
@@ -45,8 +51,8 @@ const FREE_RESENDS: u32 = 8;
 /// The pools.
 pub struct Predict {
     pools: Vec<Pool>,
-    /// The model's name and its name upstream, by model id.
-    names: Vec<(Arc<str>, Arc<str>)>,
+    /// By model id.
+    models: Vec<Model>,
     tasks: Tasks,
 }
 
@@ -71,7 +77,7 @@ impl Predict {
     pub fn new(config: &Config, tasks: Tasks, now: Instant) -> Self {
         Self {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
-            names: config.models.iter().map(|model| (model.name.clone(), model.upstream.clone())).collect(),
+            models: config.models.iter().map(|model| Model::new(model, config.pool(model.pool), now)).collect(),
             tasks,
         }
     }
@@ -94,9 +100,9 @@ impl Predict {
         now: Instant,
     ) -> Result<Prediction, Error> {
         let pool = &self.pools[plan.pool.index()];
-        let (model, upstream) = &self.names[plan.model.index()];
+        let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
-        let outgoing = Outgoing::new(enriched, model, upstream);
+        let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
         let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: now };
         run.attempts(outgoing, permit).await
     }
@@ -121,6 +127,11 @@ impl Predict {
         }
     }
 
+    /// Writes the gauges that mirror a state kept here; to be called before each scrape.
+    pub(crate) fn show(&self, now: Instant) {
+        self.pools.iter().flat_map(|pool| &pool.endpoints).for_each(|endpoint| endpoint.show(now));
+    }
+
     /// What keeps this from being ready: pools of which no endpoint has answered.
     pub(crate) fn missing(&self) -> Vec<String> {
         let silent = self.pools.iter().filter(|pool| pool.passing() == 0);
@@ -141,132 +152,189 @@ impl Predict {
     }
 }
 
+/// What the loop knows of a model.
+struct Model {
+    name: Arc<str>,
+    /// Its name upstream.
+    upstream: Arc<str>,
+    /// Whether asking twice changes nothing.
+    idempotent: bool,
+    /// The least that its predictions take.
+    floor: Floor,
+    /// When a slow prediction is asked for a second time; `None`: never.
+    hedge: Option<Moment>,
+}
+
+impl Model {
+    fn new(model: &config::Model, pool: &config::Pool, now: Instant) -> Self {
+        let hedge = pool.hedge.as_ref().filter(|_| model.idempotent);
+        Self {
+            name: model.name.clone(),
+            upstream: model.upstream.clone(),
+            idempotent: model.idempotent,
+            floor: Floor::new(now),
+            hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
+        }
+    }
+
+    /// Learns from an answer.
+    fn answered(&self, took: Duration, now: Instant) {
+        self.floor.record(took, now);
+        if let Some(hedge) = &self.hedge {
+            hedge.record(took, now);
+        }
+    }
+}
+
 /// One request's way through its pool.
 struct Run<'a> {
     pool: &'a Pool,
-    model: &'a str,
+    model: &'a Model,
     worker: WorkerId,
     plan: &'a Plan,
     tasks: &'a Tasks,
     started: Instant,
 }
 
-/// What an attempt came to.
-type Outcome = Result<attempt::Reply, Failure>;
-
 impl Run<'_> {
-    async fn attempts(&self, mut outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
-        self.pool.budget.deposit(self.started);
-        let (mut attempt, mut resends, mut now, mut last) = (0, 0, self.started, None);
-        let holding = if outgoing.method == Method::Stream { Holding::Never } else { Holding::Short };
+    async fn attempts(&self, outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
+        self.pool.deposit(self.started);
+        let (mut made, mut now, mut last) = (0, self.started, None);
         loop {
-            let left = if outgoing.repeatable() { self.plan.attempts.saturating_sub(attempt).max(1) } else { 1 };
-            let chosen = self.pool.pick(outgoing.protocol, last, now);
-            let chosen = chosen.and_then(|choice| Ok((choice, self.attempt_timeout(now, left)?)));
-            let (choice, limit) = chosen?;
-            let Some(in_flight) = choice.endpoint.enter() else {
-                // Somebody took the last place meanwhile.
-                last = Some(choice.index);
-                continue;
+            let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
+            let left = if repeatable { self.plan.attempts.saturating_sub(made).max(1) } else { 1 };
+            let attempt = self.begin(outgoing.protocol, last, left, now)?;
+            let settled = match self.hedge_delay(&outgoing, &attempt) {
+                None => self.make(attempt, &outgoing).await,
+                // Boxed: who is not hedged does not carry the room for two attempts.
+                Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, left)).await,
             };
-            let (endpoint, protocol) = (&*choice.endpoint, outgoing.protocol);
-            let call = attempt::Call { run: self, endpoint, protocol, holding, began: now };
-            let outcome = match tokio::time::timeout_at(now + limit, call.send(&mut outgoing, in_flight)).await {
-                Ok(Err(Failure::Unsent(body))) if resends < FREE_RESENDS => {
-                    resends += 1;
-                    outgoing.restore(*body);
-                    continue;
-                }
-                Ok(Err(Failure::Broken(error))) => {
-                    Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
-                }
-                Ok(outcome) => outcome,
-                Err(_) => Err(Failure::TimedOut(limit)),
-            };
-            let (class, ended) = self.record(&outcome, choice.permit, &choice.endpoint, now);
-            attempt += 1;
-            let again = class.retryable() && attempt < self.plan.attempts;
-            let may = outgoing.repeatable() || class == Class::Connect;
-            if again && !may {
-                self.pool.metrics.denied(RetryDenied::NotReplayable);
+            made += 1;
+            if !self.again(made, &settled, &outgoing).await {
+                return self.conclude(settled, made, permit);
             }
-            if !(again && may && self.wait(attempt, &outcome, outgoing.protocol).await) {
-                return self.conclude(outcome, (&choice.endpoint, attempt), permit, ended);
-            }
-            last = Some(choice.index);
+            last = Some(settled.index);
             now = Instant::now();
         }
     }
 
+    /// Chooses an endpoint other than `last`, and how long it has where `left` attempts may follow, this one included.
+    fn begin(&self, protocol: Protocol, last: Option<usize>, left: u32, now: Instant) -> Result<Attempt, Error> {
+        let mut last = last;
+        loop {
+            let choice = self.pool.pick(protocol, last, now)?;
+            let limit = self.attempt_timeout(now, left)?;
+            if let Some(in_flight) = choice.endpoint.enter() {
+                return Ok(Attempt { choice, in_flight, began: now, limit });
+            }
+            // Somebody took the last place meanwhile.
+            last = Some(choice.index);
+        }
+    }
+
+    /// Makes one attempt, to its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Call::send`]; a dropped attempt says nothing to its breaker.
+    async fn make(&self, attempt: Attempt, outgoing: &Outgoing) -> Settled {
+        let Attempt { choice, in_flight, began, limit } = attempt;
+        let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
+        let call = Call { run: self, endpoint: &choice.endpoint, protocol, holding, began };
+        let outcome = match tokio::time::timeout_at(began + limit, call.send(outgoing, in_flight)).await {
+            Ok(Err(Failure::Broken(error))) => Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller)),
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::TimedOut(limit)),
+        };
+        self.settle(outcome, choice, outgoing.method, began)
+    }
+
     /// An attempt's share of what is left; an error once nothing is.
+    ///
+    /// Recomputed for every attempt. The first one is made however little is left, since what answers take is learned from it;
+    /// extra ones ask [`Self::least`] before.
     fn attempt_timeout(&self, now: Instant, attempts_left: u32) -> Result<Duration, Error> {
-        let left = self.plan.deadline.remaining(now);
+        let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
-            let message = format!("model {:?}: the deadline passed before it could be asked", self.model);
+            let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
             return Err(Error::new(Kind::DeadlineExceeded, message));
         }
         Ok(self.plan.attempt_timeout.unwrap_or(left / attempts_left).min(left))
     }
 
-    fn record(
-        &self,
-        outcome: &Outcome,
-        permit: crate::resilience::breaker::Permit,
-        endpoint: &endpoint::Endpoint,
-        began: Instant,
-    ) -> (Class, Instant) {
-        let class = match outcome {
-            Ok(reply) => reply.class,
-            Err(failure) => Class::of_failure(failure),
-        };
-        let now = Instant::now();
-        endpoint.observe(class, now - began, retry_after(outcome), now);
-        permit.record(class.verdict(), now);
-        self.pool.metrics.attempt(class.counted_as());
-        (class, now)
+    /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
+    fn least(&self, method: Method, now: Instant) -> Duration {
+        if method == Method::Predict { self.model.floor.least(now) } else { Duration::ZERO }
     }
 
-    /// Waits before the next attempt; says whether there is to be one. What is not made leaves the outcome at hand to be told.
-    async fn wait(&self, attempt: u32, outcome: &Outcome, protocol: Protocol) -> bool {
-        let now = Instant::now();
-        let asked = retry_after(outcome).unwrap_or_default();
-        let delay = self.pool.backoff.delay(attempt - 1, rand::random()).max(asked);
-        let denied = if delay >= self.plan.deadline.remaining(now) {
-            Some(RetryDenied::Deadline)
-        } else if !self.pool.would_pick(protocol, now + delay) {
-            Some(RetryDenied::NoEndpoint)
-        } else if !self.pool.budget.withdraw(now) {
-            Some(RetryDenied::Budget)
-        } else {
-            None
+    /// Tells everybody how the attempt ended.
+    fn settle(&self, outcome: Result<Reply, Failure>, choice: Choice, method: Method, began: Instant) -> Settled {
+        let (class, advice) = match &outcome {
+            Ok(reply) => (reply.class, reply.advice),
+            Err(failure) => (Class::of_failure(failure), Advice::None),
         };
-        if let Some(reason) = denied {
-            self.pool.metrics.denied(reason);
+        let ended = Instant::now();
+        let Choice { index, endpoint, permit } = choice;
+        endpoint.observe(class, ended - began, advice.asked(), ended);
+        if permit.is_probe() && class.wins() {
+            endpoint.probed(ended - began, ended);
+        }
+        permit.record(class.verdict(), ended);
+        if class == Class::Answered && method == Method::Predict {
+            self.model.answered(ended - began, ended);
+        }
+        self.pool.metrics.attempt(class.counted_as());
+        Settled { outcome, class, index, endpoint, ended }
+    }
+
+    /// Waits for the next attempt, if there is to be one. What is not made leaves the outcome at hand to be told.
+    async fn again(&self, made: u32, settled: &Settled, outgoing: &Outgoing) -> bool {
+        if !settled.class.retryable() || made >= self.plan.attempts {
             return false;
         }
-        self.pool.metrics.retry();
-        tokio::time::sleep(delay).await;
-        true
+        match self.delay(made, settled, outgoing, Instant::now()) {
+            Ok(delay) => {
+                self.pool.metrics.retry();
+                tokio::time::sleep(delay).await;
+                true
+            }
+            Err(reason) => {
+                self.pool.metrics.denied(reason);
+                false
+            }
+        }
     }
 
-    fn conclude(
-        &self,
-        outcome: Outcome,
-        (endpoint, attempt): (&endpoint::Endpoint, u32),
-        permit: Option<Permit>,
-        now: Instant,
-    ) -> Result<Prediction, Error> {
-        match outcome {
-            Ok(reply) => Ok(reply.into_prediction(permit, now - self.started, self.plan.deadline)),
-            Err(failure) => Err(failure.into_error(self.model, endpoint.name(), attempt)),
+    fn delay(&self, made: u32, settled: &Settled, outgoing: &Outgoing, now: Instant) -> Result<Duration, RetryDenied> {
+        // Without a connection nothing was sent.
+        if settled.class != Class::Connect {
+            outgoing.repeatable(self.model.idempotent)?;
+        }
+        let delay = self.pool.backoff.delay(made - 1, rand::random());
+        let delay = settled.advice().wait(delay).ok_or(RetryDenied::Pushback)?;
+        let needed = delay.saturating_add(self.least(outgoing.method, now));
+        if needed >= self.plan.model_by.remaining(now) {
+            return Err(RetryDenied::Deadline);
+        }
+        if !self.pool.would_pick(outgoing.protocol, now + delay) {
+            return Err(RetryDenied::NoEndpoint);
+        }
+        if self.pool.budget.withdraw(now) { Ok(delay) } else { Err(RetryDenied::Budget) }
+    }
+
+    fn conclude(&self, settled: Settled, made: u32, permit: Option<Permit>) -> Result<Prediction, Error> {
+        match settled.outcome {
+            Ok(reply) => Ok(reply.into_prediction(permit, settled.ended - self.started, self.plan.deadline)),
+            Err(failure) => Err(failure.into_error(&self.model.name, settled.endpoint.name(), made)),
         }
     }
 }
 
-/// When the endpoint asked to be asked again.
-fn retry_after(outcome: &Outcome) -> Option<Duration> {
-    match outcome {
-        Ok(reply) if reply.class.retryable() => classify::retry_after(&reply.headers),
-        _ => None,
+impl From<Single> for RetryDenied {
+    fn from(why: Single) -> Self {
+        match why {
+            Single::NotReplayable => Self::NotReplayable,
+            Single::NotIdempotent => Self::NotIdempotent,
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The request as it goes out: path, headers and body, rebuilt for every attempt with the time that remains.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
@@ -39,7 +42,17 @@ pub(super) type Numbers = SmallVec<[(HeaderName, u64); 2]>;
 /// Whether the body can be sent again.
 enum Replay {
     Whole(Bytes),
-    Once(Option<RequestBody>),
+    /// Taken by the attempt that sends it. Locked, never waited for: no two attempts share such a body.
+    Once(Mutex<Option<RequestBody>>),
+}
+
+/// Why a request cannot be sent a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Single {
+    /// Its body is gone.
+    NotReplayable,
+    /// It may have been carried out.
+    NotIdempotent,
 }
 
 impl Outgoing {
@@ -65,7 +78,7 @@ impl Outgoing {
             Body::Whole(bytes) => Replay::Whole(bytes),
             Body::Stream { head, rest } => {
                 let head = Some(head).filter(|head| !head.is_empty());
-                Replay::Once(Some(RequestBody::Stream { head, rest, fault: Arc::clone(&fault) }))
+                Replay::Once(Mutex::new(Some(RequestBody::Stream { head, rest, fault: Arc::clone(&fault) })))
             }
         };
         Self {
@@ -80,12 +93,24 @@ impl Outgoing {
         }
     }
 
-    /// Whether another attempt can be made after one that was sent: the body is at hand, and asking twice changes nothing.
-    pub(super) fn repeatable(&self) -> bool {
-        let safe = self.method != Method::Other
-            || self.protocol == Protocol::Grpc
-            || matches!(self.verb, http::Method::GET | http::Method::HEAD);
-        safe && matches!(self.body, Replay::Whole(_))
+    /// Whether another attempt can be made after one that was sent: the body is at hand, and asking twice changes nothing, as
+    /// for predictions the model says (`idempotent`).
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(super) fn repeatable(&self, idempotent: bool) -> Result<(), Single> {
+        let safe = match self.method {
+            Method::Predict | Method::Explain | Method::Stream => idempotent,
+            Method::Other => {
+                self.protocol == Protocol::Grpc || matches!(self.verb, http::Method::GET | http::Method::HEAD)
+            }
+        };
+        match self.body {
+            Replay::Once(_) => Err(Single::NotReplayable),
+            Replay::Whole(_) if !safe => Err(Single::NotIdempotent),
+            Replay::Whole(_) => Ok(()),
+        }
     }
 
     /// How the caller's body failed, if it did.
@@ -94,17 +119,17 @@ impl Outgoing {
     }
 
     /// Takes back the body of an attempt that was never sent.
-    pub(super) fn restore(&mut self, body: RequestBody) {
-        if let Replay::Once(slot) = &mut self.body {
-            *slot = Some(body);
+    pub(super) fn restore(&self, body: RequestBody) {
+        if let Replay::Once(slot) = &self.body {
+            *lock(slot) = Some(body);
         }
     }
 
     /// The body for one attempt; `None` when it is gone.
-    pub(super) fn body(&mut self) -> Option<RequestBody> {
-        match &mut self.body {
+    pub(super) fn body(&self) -> Option<RequestBody> {
+        match &self.body {
             Replay::Whole(bytes) => Some(RequestBody::Whole(Some(bytes.clone()).filter(|bytes| !bytes.is_empty()))),
-            Replay::Once(slot) => slot.take(),
+            Replay::Once(slot) => lock(slot).take(),
         }
     }
 
@@ -131,7 +156,7 @@ impl Outgoing {
     }
 
     /// An attempt over HTTP/2, with `left` until its deadline; `None` when the body is gone.
-    pub(super) fn http2(&mut self, to: &Endpoint, left: Duration) -> Option<Request<RequestBody>> {
+    pub(super) fn http2(&self, to: &Endpoint, left: Duration) -> Option<Request<RequestBody>> {
         let mut request = Request::new(self.body()?);
         *request.method_mut() = self.verb.clone();
         *request.uri_mut() = self.uri(to);
@@ -148,6 +173,11 @@ impl Outgoing {
         let uri = Uri::builder().scheme("http").authority(to.host(self.protocol).as_bytes());
         uri.path_and_query(self.path.clone()).build().unwrap_or_else(|_| Uri::from(self.path.clone()))
     }
+}
+
+fn lock(slot: &Mutex<Option<RequestBody>>) -> MutexGuard<'_, Option<RequestBody>> {
+    // Nothing panics while it is held.
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// **Source:** gRPC over HTTP/2, "Timeout": at most eight digits and a unit.

@@ -9,7 +9,7 @@ use crate::{
     config,
     infer::{Error, Kind, Protocol},
     resilience::{backoff, breaker, budget::Budget},
-    telemetry::handles::predict::PoolHandles,
+    telemetry::handles::predict::{HedgeDenied, PoolHandles},
 };
 
 /// A pool at work.
@@ -19,6 +19,8 @@ pub(super) struct Pool {
     pub(super) config: config::Pool,
     pub(super) backoff: backoff::Retry,
     pub(super) budget: Budget,
+    /// What hedges may take of it; `None`: nothing is hedged.
+    pub(super) hedges: Option<Budget>,
     pub(super) metrics: PoolHandles,
 }
 
@@ -38,9 +40,40 @@ impl Pool {
             endpoints,
             backoff: backoff::Retry::from(&config.retry),
             budget: Budget::new(config.retry_budget, now),
+            hedges: config.hedge.as_ref().map(|hedge| Budget::strict(hedge.share, now)),
             metrics: PoolHandles::new(&config.name),
             config: config.clone(),
         }
+    }
+
+    /// Notes a request, which pays its part of the extra load.
+    pub(super) fn deposit(&self, now: Instant) {
+        self.budget.deposit(now);
+        if let Some(hedges) = &self.hedges {
+            hedges.deposit(now);
+        }
+    }
+
+    /// Takes a hedge out of its share and of the pool's budget.
+    ///
+    /// # Errors
+    ///
+    /// Which of the two is spent.
+    pub(super) fn withdraw_hedge(&self, now: Instant) -> Result<(), HedgeDenied> {
+        if !self.hedges.as_ref().is_some_and(|hedges| hedges.withdraw(now)) {
+            return Err(HedgeDenied::Share);
+        }
+        if !self.budget.withdraw(now) {
+            self.hedges.iter().for_each(|hedges| hedges.give_back(now));
+            return Err(HedgeDenied::Budget);
+        }
+        Ok(())
+    }
+
+    /// Puts back a hedge taken at `then` that was not made.
+    pub(super) fn give_back_hedge(&self, then: Instant) {
+        self.budget.give_back(then);
+        self.hedges.iter().for_each(|hedges| hedges.give_back(then));
     }
 
     /// Chooses an endpoint for the next attempt, another than `last` where there is one.
@@ -60,6 +93,9 @@ impl Pool {
         let mut candidates = if healthy.is_empty() { all } else { healthy };
         if candidates.len() > 1 {
             candidates.retain(|index| Some(*index) != last);
+        }
+        if let Some(probe) = self.probe(&candidates, now) {
+            return Ok(probe);
         }
         let mut until = None;
         while !candidates.is_empty() {
@@ -82,6 +118,16 @@ impl Pool {
             Ok(permit) => Ok(Choice { index: 0, endpoint: endpoint.clone(), permit }),
             Err(refused) => Err(self.nobody(protocol, refused.until, now)),
         }
+    }
+
+    /// An endpoint whose breaker is due for a probe goes before the balance, which its failures made look for others.
+    fn probe(&self, candidates: &[usize], now: Instant) -> Option<Choice> {
+        let mut tripped = candidates.iter().filter(|index| !self.endpoints[**index].breaker.is_closed());
+        tripped.find_map(|&index| {
+            let endpoint = self.endpoints[index].clone();
+            let permit = endpoint.breaker.admit(now).ok()?;
+            Some(Choice { index, endpoint, permit })
+        })
     }
 
     fn cheaper_of_two(&self, candidates: &[usize], now: Instant) -> usize {

@@ -21,6 +21,8 @@ use crate::{
     config,
     enrich::Body,
     infer::{Caching, Deadline, InferRequest, Level, Method, ModelId, Payload, Protocol, RequestId, Stale, TierId},
+    resilience::breaker::Outcome,
+    telemetry::scratch,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -79,6 +81,7 @@ fn pool(authorities: &[&str]) -> config::Pool {
             failure_threshold: 5,
             window: Duration::from_secs(10),
             open_for: Duration::from_secs(30),
+            max_open_for: Duration::from_secs(30),
             half_open_requests: 3,
             success_threshold: 3,
         },
@@ -90,6 +93,7 @@ fn pool(authorities: &[&str]) -> config::Pool {
             jitter: 0.2,
         },
         retry_budget: 0.2,
+        hedge: None,
         attempt_timeout: None,
         connect_timeout: Duration::from_secs(1),
         max_in_flight: None,
@@ -98,8 +102,20 @@ fn pool(authorities: &[&str]) -> config::Pool {
 }
 
 fn predict(pool: config::Pool) -> Predict {
+    asking(pool, |_| {})
+}
+
+/// The same, of a model that is changed.
+fn asking(pool: config::Pool, change: impl FnOnce(&mut config::Model)) -> Predict {
     let now = Instant::now();
-    Predict { pools: vec![Pool::new(&pool, 1, now)], names: vec![("m".into(), "m".into())], tasks: Tasks::default() }
+    let lite = crate::fixture::config().models.remove(1);
+    let mut model = config::Model { name: "m".into(), upstream: "m".into(), ..lite };
+    change(&mut model);
+    Predict {
+        models: vec![Model::new(&model, &pool, now)],
+        pools: vec![Pool::new(&pool, 1, now)],
+        tasks: Tasks::default(),
+    }
 }
 
 fn request() -> Enriched {
@@ -132,6 +148,7 @@ fn plan(timeout: Duration) -> Plan {
         tier: TierId(0),
         deadline,
         features_by: deadline,
+        model_by: deadline,
         stale: Stale::Refused,
         attempts: 3,
         attempt_timeout: None,
@@ -214,6 +231,68 @@ async fn what_may_have_been_carried_out_is_not_asked_for_twice() {
     let plan = plan(Duration::from_secs(20));
     assert_eq!(predict.run(enriched, None, &plan, Instant::now()).await.unwrap().status.as_u16(), 503);
     assert_eq!(server.arrivals().1, 1);
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_idempotent_is_asked_once() {
+    for answer in ["HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy", "garbage\r\n\r\n!"] {
+        let server = Server::start(Box::leak(Box::new([answer]))).await;
+        let (predict, scrape) = scratch(|| asking(pool(&[&server.authority]), |model| model.idempotent = false));
+        drop(ask(&predict).await);
+        assert_eq!(server.arrivals().1, 1, "{answer}");
+        assert!(scrape.render().contains("weir_retries_denied_total{pool=\"p\",reason=\"not_idempotent\"} 1\n"));
+    }
+}
+
+#[tokio::test]
+async fn what_never_reached_an_endpoint_is_asked_again_of_any_model() {
+    let server = Server::start(&[OK]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let predict = asking(pool(&[&silent, &server.authority]), |model| model.idempotent = false);
+    for _ in 0..8 {
+        assert_eq!(ask(&predict).await.unwrap().0, 200);
+    }
+    assert_eq!(server.arrivals().1, 8);
+}
+
+#[tokio::test]
+async fn no_retry_is_begun_that_could_not_be_answered() {
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let server = Server::start(Box::leak(Box::new([busy]))).await;
+    let (predict, scrape) = scratch(|| predict(pool(&[&server.authority])));
+    // Nothing was answered faster of late than the deadline leaves: the first attempt is made, and no other.
+    predict.models[0].answered(Duration::from_secs(60), Instant::now());
+    assert_eq!(ask(&predict).await.unwrap().0, 503);
+    assert_eq!(server.arrivals().1, 1);
+    assert!(scrape.render().contains("weir_retries_denied_total{pool=\"p\",reason=\"deadline\"} 1\n"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_wants_to_be_left_alone_beyond_the_deadline_is() {
+    for after in ["30", "18446744073709551615"] {
+        let busy = format!("HTTP/1.1 429 Too Many Requests\r\nretry-after: {after}\r\ncontent-length: 4\r\n\r\nbusy");
+        let server = Server::start(Box::leak(Box::new([&*busy.leak()]))).await;
+        let predict = predict(pool(&[&server.authority]));
+        for _ in 0..6 {
+            assert_eq!(ask(&predict).await.unwrap().0, 429);
+        }
+        assert_eq!(server.arrivals().1, 6, "no retry, and being busy opens no breaker");
+    }
+}
+
+#[test]
+fn retry_after_is_that_of_the_endpoint_that_comes_back_first() {
+    let predict = predict(pool(&["127.0.0.1:1", "127.0.0.1:2"]));
+    let (pool, start) = (&predict.pools[0], Instant::now());
+    for (index, later) in [(0, 0), (1, 7)] {
+        let now = start + Duration::from_secs(later);
+        let breaker = &pool.endpoints[index].breaker;
+        (0..5).for_each(|_| breaker.admit(now).ok().unwrap().record(Outcome::Failure, now));
+    }
+    let now = start + Duration::from_millis(8_500);
+    let error = pool.pick(Protocol::V2Json, None, now).err().unwrap();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert_eq!(error.retry_after(), Some(Duration::from_millis(21_500)));
 }
 
 #[tokio::test]
@@ -303,3 +382,6 @@ async fn max_in_flight_is_kept() {
     assert_eq!(error.kind(), Kind::Shed);
     assert_eq!(server.arrivals(), (0, 0));
 }
+
+mod grpc;
+mod hedges;

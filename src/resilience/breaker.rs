@@ -5,10 +5,13 @@
 //!            or < 80 % successes of ≥ 20 answers in 10 s
 //!   closed ───────────────────────────────────────────────────► open
 //!     ▲                                                         │ ▲
-//!     │ 3 successes                     open_for (30 s) passed, │ │ any failure
-//!     └──────────────────────────────── half-open ◄─ next call ─┘ │
+//!     │ 3 successes                     open_for (30 s) passed, │ │ any failure: open for twice as long,
+//!     └──────────────────────────────── half-open ◄─ next call ─┘ │ up to max_open_for
 //!                                           └─────────────────────┘
 //! ```
+//!
+//! A target that fails its probes is asked less and less often, where `max_open_for` allows; once closed, it begins at `open_for`
+//! again.
 //!
 //! Invariants: half-open admits one probe at a time and never more than `half_open_requests` before it decides; an answer to
 //! a call admitted before the last transition changes nothing (every permit carries the epoch it was admitted in); a permit
@@ -45,6 +48,8 @@ pub struct Policy {
     pub window: Duration,
     /// How long it stays open.
     pub open_for: Duration,
+    /// How long it stays open at most when probes keep failing: each time twice as long as before. As `open_for`: always the same.
+    pub max_open_for: Duration,
     /// Most probes before half-open decides.
     pub half_open_requests: u32,
     /// Successes that close it; more than `half_open_requests` could never be reached and means that many.
@@ -69,6 +74,7 @@ impl From<&config::Breaker> for Policy {
             failure_threshold: breaker.failure_threshold,
             window: breaker.window,
             open_for: breaker.open_for,
+            max_open_for: breaker.max_open_for,
             half_open_requests: breaker.half_open_requests,
             success_threshold: breaker.success_threshold,
         }
@@ -117,6 +123,8 @@ pub struct Machine {
     policy: Policy,
     /// Transitions so far.
     epoch: u64,
+    /// How long it stays open next.
+    open_for: Duration,
     phase: Phase,
 }
 
@@ -131,7 +139,7 @@ impl Machine {
     /// A closed breaker.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self { policy, epoch: 0, phase: Phase::Closed(Window::default()) }
+        Self { policy, epoch: 0, open_for: policy.open_for, phase: Phase::Closed(Window::default()) }
     }
 
     /// Where it stands.
@@ -175,6 +183,15 @@ impl Machine {
         }
     }
 
+    /// How long it still refuses every call; zero unless it is open.
+    #[must_use]
+    pub fn time_left(&self, now: Instant) -> Duration {
+        match self.phase {
+            Phase::Open { until } => until.saturating_duration_since(now),
+            Phase::Closed(_) | Phase::HalfOpen { .. } => Duration::ZERO,
+        }
+    }
+
     /// Something else found the target well: an open breaker takes the next call for its probe.
     pub fn probe_from(&mut self, now: Instant) {
         if let Phase::Open { until } = &mut self.phase {
@@ -201,6 +218,7 @@ impl Machine {
                 *successes += 1;
                 *probing = false;
                 if *successes >= closes_at {
+                    self.open_for = self.policy.open_for;
                     self.enter(Phase::Closed(Window::default()));
                 }
             }
@@ -208,7 +226,9 @@ impl Machine {
     }
 
     fn open(&mut self, now: Instant) {
-        self.enter(Phase::Open { until: now + self.policy.open_for });
+        self.enter(Phase::Open { until: now + self.open_for });
+        // Until it closes, each time is longer.
+        self.open_for = self.open_for.saturating_mul(2).min(self.policy.max_open_for.max(self.policy.open_for));
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -306,6 +326,12 @@ impl Breaker {
     #[must_use]
     pub fn would_admit(&self, now: Instant) -> bool {
         is_closed(self.word.load(Ordering::Acquire)) || self.lock().would_admit(now)
+    }
+
+    /// How long it still refuses every call; zero unless it is open.
+    #[must_use]
+    pub fn time_left(&self, now: Instant) -> Duration {
+        if self.is_closed() { Duration::ZERO } else { self.lock().time_left(now) }
     }
 
     /// Whether it is closed: one atomic load.

@@ -27,6 +27,8 @@ const UNIT: i64 = 10_000;
 pub struct Budget {
     origin: Instant,
     deposit: i32,
+    /// Granted without any deposit, a second.
+    least: i64,
     /// A ring of seconds: the second's number in the high half, its balance (an `i32`) in the low half.
     slots: [AtomicU64; TTL_SECONDS as usize],
 }
@@ -36,7 +38,13 @@ impl Budget {
     #[must_use]
     pub fn new(ratio: f64, origin: Instant) -> Self {
         let deposit = (ratio.clamp(0.0, 1.0) * UNIT as f64).round() as i32;
-        Self { origin, deposit, slots: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self { origin, deposit, least: LEAST_PER_SECOND, slots: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// The same, and nothing is granted but what was deposited.
+    #[must_use]
+    pub fn strict(ratio: f64, origin: Instant) -> Self {
+        Self { least: 0, ..Self::new(ratio, origin) }
     }
 
     /// Notes a request (not a retry).
@@ -57,6 +65,11 @@ impl Budget {
             self.add(second, UNIT as i32);
         }
         granted
+    }
+
+    /// Puts back what was taken at `then` and not used.
+    pub fn give_back(&self, then: Instant) {
+        self.add(self.second(then), UNIT as i32);
     }
 
     /// How many retries it would grant now, for display.
@@ -93,7 +106,7 @@ impl Budget {
             .map(|slot| unpack(slot.load(SeqCst)))
             .filter_map(|(of, balance)| counts(of).then_some(i64::from(balance)))
             .sum();
-        sum + LEAST_PER_SECOND * i64::from(TTL_SECONDS) * UNIT
+        sum + self.least * i64::from(TTL_SECONDS) * UNIT
     }
 }
 
@@ -133,6 +146,18 @@ mod tests {
             assert_eq!(budget.available(origin), granted, "{ratio}");
             assert_eq!((0..2_000).filter(|_| budget.withdraw(origin)).count(), granted as usize, "{ratio}");
         }
+    }
+
+    #[test]
+    fn a_strict_one_grants_only_what_was_deposited() {
+        let origin = Instant::now();
+        let budget = Budget::strict(0.02, origin);
+        (0..49).for_each(|_| budget.deposit(origin));
+        assert!(!budget.withdraw(origin));
+        budget.deposit(origin);
+        assert!(budget.withdraw(origin) && !budget.withdraw(origin), "one in fifty");
+        budget.give_back(origin);
+        assert!(budget.withdraw(origin), "what was not used");
     }
 
     #[test]

@@ -44,6 +44,14 @@ impl PeakEwma {
         self.update(|cost| if sample > cost { sample } else { cost * weight + sample * (1.0 - weight) });
     }
 
+    /// Feeds an attempt that was given up after `waited`: its round trip is at least that long, and says nothing if more was
+    /// expected.
+    pub fn outlasted(&self, waited: Duration, now: Instant) {
+        if waited.as_secs_f64() > self.estimate(now) {
+            self.observe(waited, now);
+        }
+    }
+
     /// Feeds a failure: it counts as `retry_after`, at least 5 s.
     pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
         self.observe(retry_after.unwrap_or_default().max(PENALTY), now);
@@ -114,6 +122,16 @@ mod tests {
         ewma.observe(10 * MS, origin + MS + DECAY);
         let expected = 0.1 * (-1f64).exp() + 0.01 * (1.0 - (-1f64).exp());
         assert!((ewma.estimate(origin + MS + DECAY) - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_attempt_given_up_is_at_least_that_slow() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        ewma.outlasted(10 * MS, origin);
+        assert!((ewma.estimate(origin) - 0.01).abs() < 1e-9);
+        ewma.outlasted(5 * MS, origin);
+        assert!((ewma.estimate(origin) - 0.01).abs() < 1e-9, "it may have taken longer");
     }
 
     #[test]

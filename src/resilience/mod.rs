@@ -1,5 +1,5 @@
-//! The mechanisms: breaker, backoff, retry budget, bulkhead, quota, load estimate, median, adaptive limit, tally, single flight,
-//! early refresh, what is said now and then.
+//! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
+//! single flight, early refresh, what is said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -10,7 +10,9 @@ pub mod budget;
 pub mod bulkhead;
 pub mod ewma;
 pub mod flight;
+pub mod floor;
 pub mod gradient;
+pub mod hedge;
 pub mod median;
 pub mod quota;
 pub mod refresh;

@@ -65,10 +65,13 @@ metrics! {
     L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
+    BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until the open breaker of a pool's endpoint lets its next probe by, 0 in other states, by target.";
     REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";
     ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";
     RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason.";
+    HEDGES = "weir_hedges_total", Counter, "Second attempts beside slow first ones, by pool and outcome: won (its answer came first), lost (the first attempt's did), failed (neither's).";
+    HEDGES_DENIED = "weir_hedges_denied_total", Counter, "Slow attempts that were not hedged, by pool and reason: share, budget, deadline, no_endpoint.";
     ENDPOINT_HEALTHY = "weir_endpoint_healthy", Gauge, "1 while the endpoint's last health check passed, by pool and endpoint.";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";

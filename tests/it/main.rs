@@ -7,10 +7,13 @@ mod support;
 mod world;
 
 mod bad_input;
+mod breakers;
 mod cli;
 mod examples;
+mod faults;
 mod feast_server;
 mod features;
+mod hedges;
 mod lifecycle;
 mod object_faults;
 mod parts;

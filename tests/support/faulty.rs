@@ -134,7 +134,7 @@ impl Shared {
 }
 
 /// A socket that lingers for no time is reset when it is closed.
-fn reset(stream: TcpStream) -> std::io::Result<()> {
+pub(crate) fn reset(stream: TcpStream) -> std::io::Result<()> {
     tokio::net::TcpSocket::from_std_stream(stream).set_zero_linger()
 }
 

@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
@@ -79,11 +79,8 @@ impl Grpc {
     /// One call of a unary method with a message's bytes.
     #[track_caller]
     pub(crate) fn call_raw(&mut self, path: &str, message: &[u8], metadata: &[(&str, &str)]) -> Answer {
-        let mut frame = vec![0];
-        frame.extend_from_slice(&u32::try_from(message.len()).expect("under 4 GiB").to_be_bytes());
-        frame.extend_from_slice(message);
         let headers = [("content-type", "application/grpc"), ("te", "trailers")];
-        self.send("POST", path, &[&headers, metadata].concat(), frame)
+        self.send("POST", path, &[&headers, metadata].concat(), framed(message))
     }
 
     /// One call of a method of the inference service.
@@ -153,11 +150,26 @@ impl Grpc {
     /// Any HTTP/2 exchange; the body's frames are joined, and its first gRPC frame taken off for a gRPC answer.
     #[track_caller]
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let answer = self.send_as_far_as_it_comes(method, path, headers, body);
+        answer.unwrap_or_else(|headers| panic!("the body ends well: {headers:?}"))
+    }
+
+    /// The same; `Err`: the headers of an answer that broke off.
+    #[track_caller]
+    pub(crate) fn send_as_far_as_it_comes(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer, HeaderMap> {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.authority));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body)).boxed_unsync()).expect("a request");
+        // Like gRPC's own clients, without a content-length.
+        let body = futures_util::stream::iter([Ok(Frame::data(Bytes::from(body)))]);
+        let request = request.body(StreamBody::new(body).boxed_unsync()).expect("a request");
         let Self { runtime, sender, .. } = self;
         runtime.block_on(async {
             sender.ready().await.expect("the connection is open");
@@ -165,14 +177,20 @@ impl Grpc {
             let (head, mut body) = response.into_parts();
             let (mut bytes, mut trailers) = (Vec::new(), None);
             while let Some(frame) = body.frame().await {
-                match frame.expect("the body ends well").into_data() {
+                match frame.map_err(|_| head.headers.clone())?.into_data() {
                     Ok(data) => bytes.extend_from_slice(&data),
                     Err(frame) => trailers = frame.into_trailers().ok(),
                 }
             }
-            answer(&head, Bytes::from(bytes), trailers)
+            Ok(answer(&head, Bytes::from(bytes), trailers))
         })
     }
+}
+
+/// A message in its frame.
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("under 4 GiB");
+    [&[0], length.to_be_bytes().as_slice(), message].concat()
 }
 
 fn message_length(framed: &[u8]) -> usize {

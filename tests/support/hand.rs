@@ -14,7 +14,8 @@ use std::{
 };
 
 /// What a health check is answered.
-const READY: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
+pub(crate) const READY: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"ready\":true}";
 
 /// The listener.
 pub(crate) struct Hand {
@@ -67,6 +68,11 @@ impl Hand {
         self.arrivals.recv_timeout(Duration::from_secs(20)).expect("a request arrives")
     }
 
+    /// A request that is there already.
+    pub(crate) fn waiting(&self) -> Option<Arrival> {
+        self.arrivals.try_recv().ok()
+    }
+
     /// How many requests are waiting to be looked at; they are dropped.
     pub(crate) fn pending(&self) -> usize {
         self.arrivals.try_iter().count()
@@ -76,6 +82,11 @@ impl Hand {
 impl Counting {
     /// Listens; each POST is answered with these bytes.
     pub(crate) fn listen(answer: &'static [u8]) -> Self {
+        Self::slow(answer, Duration::ZERO)
+    }
+
+    /// The same, after `pause`.
+    pub(crate) fn slow(answer: &'static [u8], pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("it is bound");
         let count = Arc::new(AtomicUsize::new(0));
@@ -83,7 +94,7 @@ impl Counting {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counter = counter.clone();
-                thread::spawn(move || count_and_answer(stream, &counter, answer));
+                thread::spawn(move || count_and_answer(stream, &counter, (answer, pause)));
             }
         });
         Self { address, count }
@@ -135,10 +146,13 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
-fn count_and_answer(mut stream: TcpStream, counter: &AtomicUsize, answer: &[u8]) {
+fn count_and_answer(mut stream: TcpStream, counter: &AtomicUsize, (answer, pause): (&[u8], Duration)) {
     while let Some((head, _)) = read_request(&mut stream) {
         let post = !head.starts_with("GET ");
         counter.fetch_add(usize::from(post), Ordering::SeqCst);
+        if post {
+            thread::sleep(pause);
+        }
         if stream.write_all(if post { answer } else { READY }).is_err() {
             return;
         }

@@ -3,7 +3,7 @@
 //! One connection, used again until dropped, so that a test sees whether an error left it usable. Decodes only the framing.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -114,6 +114,12 @@ impl Http1 {
     /// Reads one answer, informational ones before it apart.
     #[track_caller]
     pub(crate) fn receive(&mut self) -> Response {
+        self.receive_as_far_as_it_comes().unwrap_or_else(|cut| panic!("the whole body comes, not {cut:?}"))
+    }
+
+    /// Reads one answer; `Err`: what came of one whose body broke off.
+    #[track_caller]
+    pub(crate) fn receive_as_far_as_it_comes(&mut self) -> Result<Response, Response> {
         loop {
             let status = self.status_line().expect("an answer, not the connection's end");
             let headers = self.headers();
@@ -121,8 +127,10 @@ impl Http1 {
                 continue;
             }
             let mut response = Response { status, headers, body: Vec::new(), trailers: Vec::new() };
-            self.body(&mut response);
-            return response;
+            return match self.body(&mut response) {
+                Ok(()) => Ok(response),
+                Err(_) => Err(response),
+            };
         }
     }
 
@@ -139,7 +147,7 @@ impl Http1 {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
         }
     }
 
@@ -150,9 +158,11 @@ impl Http1 {
 
     fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
-        let read = self.stream.read_until(b'\n', &mut line).expect("the server answers in time");
-        if read == 0 {
-            return None;
+        match self.stream.read_until(b'\n', &mut line) {
+            Ok(1..) => {}
+            Ok(0) => return None,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+            Err(error) => panic!("the server answers in time: {error}"),
         }
         Some(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
@@ -172,33 +182,43 @@ impl Http1 {
         headers
     }
 
-    fn body(&mut self, response: &mut Response) {
+    fn body(&mut self, response: &mut Response) -> io::Result<()> {
         if response.status == 204 || response.status == 304 {
-            return;
+            return Ok(());
         }
         if response.header("transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
-            self.chunks(&mut response.body);
+            self.chunks(&mut response.body)?;
             response.trailers = self.headers();
-        } else if let Some(length) = response.header("content-length") {
-            response.body = vec![0; length.parse().expect("a length is a number")];
-            self.stream.read_exact(&mut response.body).expect("the whole body comes");
-        } else {
-            self.stream.read_to_end(&mut response.body).expect("the body ends with the connection");
+            return Ok(());
+        }
+        match response.header("content-length") {
+            Some(length) => self.read_into(&mut response.body, length.parse().expect("a length is a number")),
+            None => self.stream.read_to_end(&mut response.body).map(drop),
         }
     }
 
-    fn chunks(&mut self, body: &mut Vec<u8>) {
+    fn chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
         loop {
-            let line = self.line().expect("a chunk, not the connection's end");
+            let line = self.line().ok_or(io::ErrorKind::UnexpectedEof)?;
             let size = line.split(';').next().and_then(|size| usize::from_str_radix(size, 16).ok());
             let size = size.unwrap_or_else(|| panic!("not a chunk size: {line:?}"));
             if size == 0 {
-                return;
+                return Ok(());
             }
-            let start = body.len();
-            body.resize(start + size, 0);
-            self.stream.read_exact(&mut body[start..]).expect("the whole chunk comes");
-            assert_eq!(self.line().as_deref(), Some(""), "a chunk ends with a line break");
+            self.read_into(body, size)?;
+            let end = self.line().ok_or(io::ErrorKind::UnexpectedEof)?;
+            assert_eq!(end, "", "a chunk ends with a line break");
+        }
+    }
+
+    /// Reads so many bytes, or what there is of them and fails; one that hangs fails the test.
+    fn read_into(&mut self, body: &mut Vec<u8>, length: usize) -> io::Result<()> {
+        let read = self.stream.by_ref().take(length as u64).read_to_end(body);
+        match read {
+            Ok(read) if read == length => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the server answers in time"),
+            Err(error) => Err(error),
         }
     }
 }

@@ -5,10 +5,12 @@
 
 pub(crate) mod client;
 pub(crate) mod faulty;
+pub(crate) mod faulty_model;
 pub(crate) mod feast;
 pub(crate) mod grpc;
 pub(crate) mod hand;
 pub(crate) mod http1;
+pub(crate) mod http2;
 pub(crate) mod kserve;
 pub(crate) mod lookup;
 pub(crate) mod metrics;

@@ -78,6 +78,9 @@ pub(crate) struct Listen {
     pub(crate) admin_token: Option<Hidden>,
     /// Largest request body; a longer one is refused with 413.
     pub(crate) max_body: Size,
+    /// Longest request body that is held for every request under way, so that it can be sent again; a longer one that nobody has
+    /// to read is passed on as it comes, once.
+    pub(crate) hold_body: Size,
     /// Most rows (instances) of a request whose model joins features; one with more is refused with 400.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(crate) max_rows: u32,
@@ -95,6 +98,7 @@ impl Default for Listen {
             admin: "0.0.0.0:9090".into(),
             admin_token: None,
             max_body: Size(64 << 20),
+            hold_body: Size(64 << 10),
             max_rows: 10_000,
             idle_timeout: Span::secs(60),
             max_connection_age: Span::secs(600),

@@ -20,6 +20,8 @@ pub(crate) struct Model {
     pub(crate) upstream_model: Option<String>,
     /// The deadline where the caller gives none, and the longest a caller may ask for.
     pub(crate) timeout: Span,
+    /// Whether asking twice changes nothing. `false`: only what never reached an endpoint is asked again, and nothing is hedged.
+    pub(crate) idempotent: bool,
     /// What is joined to its requests: a list of views, or a feature service of the registry. Without any, requests are forwarded
     /// byte for byte.
     pub(crate) features: Joined,
@@ -50,6 +52,7 @@ impl Default for Model {
             pool: None,
             upstream_model: None,
             timeout: Span::secs(5),
+            idempotent: true,
             features: Joined::default(),
             inputs: None,
             cache: None,

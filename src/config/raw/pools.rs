@@ -18,8 +18,8 @@ pub(crate) struct Pool {
     pub(crate) breaker: Breaker,
     /// How a failed attempt is made again.
     pub(crate) retry: PoolRetry,
-    /// A second attempt at slow requests.
-    #[schemars(extend("x-later" = true, "x-unset" = "off"))]
+    /// A second attempt at slow requests, to another endpoint; the first good answer counts.
+    #[schemars(extend("x-unset" = "off"))]
     pub(crate) hedge: Option<Hedge>,
     /// Longest time of one attempt.
     #[schemars(extend("x-unset" = "what remains of the deadline, divided by the attempts left"))]
@@ -131,8 +131,8 @@ pub(crate) struct Breaker {
     pub(crate) window: Span,
     /// How long it stays open.
     pub(crate) open_for: Span,
-    /// How long it may stay open when it opens again and again.
-    #[schemars(extend("x-later" = true, "x-unset" = "as open_for"))]
+    /// How long it may stay open at most when probes keep failing: each time twice as long as before.
+    #[schemars(extend("x-unset" = "as open_for"))]
     pub(crate) max_open_for: Option<Span>,
     /// Probes let through while half-open, one at a time.
     #[schemars(range(min = 1))]
@@ -227,9 +227,9 @@ retry!(SpoolRetry, "How a kept request is tried again.", 5, 60_000, 3_600_000, 0
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Hedge {
-    /// When the second attempt starts: a percentile of recent answers (`p95`) or a duration.
+    /// When the second attempt starts: a percentile of the model's last answers, `p50` to `p99.9`, or a duration.
     pub(crate) after: String,
-    /// Share of requests that may be hedged, inside the retry budget.
+    /// Share of extra load that hedges may cause; part of `retry.budget`.
     pub(crate) share: Ratio,
 }
 

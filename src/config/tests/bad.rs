@@ -160,7 +160,7 @@ fn policies_whose_numbers_do_not_hang_together() {
             "pools.p.breaker.max_open_for: less than open_for; allowed: at least 1m; given: 10s (weir.yaml:5:43)",
             "pools.p.retry.max_delay: less than initial_delay (2s); allowed: at least 2s; given: 1s (weir.yaml:6:43)",
             "pools.p.retry.multiplier: not a number in range; allowed: a number from 1 to 100; given: 0.5 (weir.yaml:6:59)",
-            "pools.p.hedge.after: not a time; allowed: a percentile such as p95, or a duration; given: soon (weir.yaml:7:20)",
+            "pools.p.hedge.after: not a time; allowed: a percentile from p50 to p99.9, such as p95, or a duration of at least 1ms; given: soon (weir.yaml:7:20)",
             "pools.p.failover: no such pool; allowed: p; given: q (weir.yaml:8:15)",
             "pools.p.gpu.metrics: not a URL; allowed: http://host:port/path; given: dcgm (weir.yaml:9:20)",
         ],
@@ -515,4 +515,22 @@ fn what_is_wrong_with_joins_hides_nothing_of_the_inputs() {
         ],
         "{problems:#?}"
     );
+}
+
+#[test]
+fn a_hedge_is_part_of_the_retry_budget_and_comes_at_a_time() {
+    let pool = |hedge: &str| format!("pools: {{p: {{endpoints: [http://h:1], hedge: {{{hedge}}}}}}}\n");
+    says(
+        &pool("share: 0.3"),
+        &[
+            "pools.p.hedge.share: more than retry.budget (0.2), which it is part of; allowed: 0 to 0.2; given: 0.3 (weir.yaml:1:53)",
+        ],
+    );
+    for after in ["p49", "p99.95", "pNaN", "p", "0s", "95"] {
+        let problems = super::bad(&pool(&format!("after: \"{after}\"")));
+        assert!(problems.iter().any(|problem| problem.starts_with("pools.p.hedge.after: ")), "{after}: {problems:?}");
+    }
+    for after in ["p50", "p99.9", "1ms"] {
+        super::good(&pool(&format!("after: {after}")));
+    }
 }

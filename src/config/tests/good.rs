@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{FULL, good, read};
 use crate::{
-    config::{Column, Config, Consistency, Inputs, L2, Limit, RedisMode, SaveTo},
+    config::{Column, Config, Consistency, HedgeAfter, Inputs, L2, Limit, RedisMode, SaveTo},
     infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
 };
 
@@ -36,6 +36,9 @@ fn the_documented_file_says_what_it_says() {
     assert_eq!((pool.attempt_timeout, pool.max_in_flight), (Some(Duration::from_millis(80)), Some(64)));
     assert_eq!((pool.retry.max_retries, pool.retry.max_delay), (2, Duration::from_secs(1)));
     assert_eq!(pool.breaker.open_for, Duration::from_secs(30));
+    assert_eq!(pool.breaker.max_open_for, pool.breaker.open_for, "it grows only where it is set");
+    let hedge = pool.hedge.as_ref().unwrap();
+    assert_eq!((&hedge.after, hedge.share), (&HedgeAfter::Percentile(95.0), 0.02));
     assert_eq!(config.drain.deadline, Duration::from_secs(30));
 }
 
@@ -88,7 +91,7 @@ fn the_documented_store_is_read_as_written() {
 #[test]
 fn what_is_not_acted_upon_is_said() {
     let notices = good(FULL).notices;
-    for key in ["pools.gpu-a.hedge", "models.fraud-detector.fallback.rule", "ladder.mode", "spool.retry"] {
+    for key in ["models.fraud-detector.cache", "models.fraud-detector.fallback.rule", "ladder.mode", "spool.retry"] {
         assert!(notices.contains(&format!("{key}: accepted, not acted upon by this version")), "{key}: {notices:#?}");
     }
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));

@@ -31,6 +31,7 @@ impl Check<'_> {
             admin,
             admin_token: raw.admin_token.as_ref().map(|token| Secret(token.0.clone())),
             max_body: raw.max_body.0,
+            hold_body: usize::try_from(raw.hold_body.0.min(raw.max_body.0)).unwrap_or(usize::MAX),
             max_rows: raw.max_rows as usize,
             idle_timeout: self.positive(&path.key("idle_timeout"), raw.idle_timeout),
             max_connection_age: self.positive(&path.key("max_connection_age"), raw.max_connection_age),

@@ -34,6 +34,7 @@ impl Check<'_> {
             pool,
             upstream: raw.upstream_model.as_deref().unwrap_or(name).into(),
             timeout: self.positive(&path.key("timeout"), raw.timeout),
+            idempotent: raw.idempotent,
             joins,
             inputs,
             explainer: raw.explainer.as_ref().and_then(|raw| self.pool_named(&explainer, &raw.pool)),

@@ -1,9 +1,9 @@
 //! Pools: endpoints that can be reached, and policies whose numbers hang together.
 
 use crate::config::{
-    Breaker, Endpoint, Health, Limit, Pool, Retry, Upstream,
+    Breaker, Endpoint, Health, Hedge, HedgeAfter, Limit, Pool, Retry, Upstream,
     problems::Path,
-    raw::{self, Profile, Span},
+    raw::{self, Profile, Ratio, Span},
 };
 
 use super::{Check, POOL_NAMES, url};
@@ -27,6 +27,7 @@ impl Check<'_> {
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             retry_budget: raw.retry.budget.0,
+            hedge: raw.hedge.as_ref().and_then(|hedge| self.hedge(&path.key("hedge"), hedge, raw.retry.budget)),
             attempt_timeout: raw.attempt_timeout.map(|span| self.positive(&attempt, span)),
             connect_timeout: self.positive(&path.key("connect_timeout"), raw.connect_timeout),
             max_in_flight: raw.max_in_flight,
@@ -96,10 +97,12 @@ impl Check<'_> {
         if raw.max_open_for.is_some_and(|max| max < raw.open_for) {
             self.wrong(&path.key("max_open_for"), "less than open_for", format_args!("at least {}", raw.open_for));
         }
+        let open_for = self.positive(&path.key("open_for"), raw.open_for);
         Breaker {
             failure_threshold: raw.failure_threshold,
             window: self.positive(&path.key("window"), raw.window),
-            open_for: self.positive(&path.key("open_for"), raw.open_for),
+            open_for,
+            max_open_for: raw.max_open_for.map_or(open_for, |max| max.0),
             half_open_requests: raw.half_open_requests,
             success_threshold: raw.success_threshold,
         }
@@ -119,15 +122,21 @@ impl Check<'_> {
         }
     }
 
+    fn hedge(&mut self, path: &Path, raw: &raw::Hedge, budget: Ratio) -> Option<Hedge> {
+        if raw.share > budget {
+            let wrong = format!("more than retry.budget ({}), which it is part of", budget.0);
+            self.wrong(&path.key("share"), wrong, format_args!("0 to {}", budget.0));
+        }
+        let after = moment(&raw.after);
+        if after.is_none() {
+            let allowed = "a percentile from p50 to p99.9, such as p95, or a duration of at least 1ms";
+            self.wrong(&path.key("after"), "not a time", allowed);
+        }
+        Some(Hedge { after: after?, share: raw.share.0 })
+    }
+
     /// What is checked though this version does not act upon it.
     fn later(&mut self, path: &Path, raw: &raw::Pool) {
-        if let Some(hedge) = &raw.hedge {
-            let percentile = hedge.after.strip_prefix('p').and_then(|p| p.parse::<u8>().ok());
-            let fits = percentile.is_some_and(|p| (1..100).contains(&p)) || Span::parse(&hedge.after).is_some();
-            if !fits {
-                self.wrong(&path.key("hedge").key("after"), "not a time", "a percentile such as p95, or a duration");
-            }
-        }
         if let Some(failover) = &raw.failover {
             let name = path.key("failover");
             let name = if matches!(failover, raw::Failover::Rule(_)) { name.key("pool") } else { name };
@@ -143,5 +152,16 @@ impl Check<'_> {
         {
             self.wrong(&path.key("gpu").key("metrics"), "not a URL", "http://host:port/path");
         }
+    }
+}
+
+/// The moment that a hedge's `after` says.
+fn moment(text: &str) -> Option<HedgeAfter> {
+    match text.strip_prefix('p') {
+        Some(percentile) => {
+            let percentile = percentile.parse().ok().filter(|percentile| (50.0..=99.9).contains(percentile))?;
+            Some(HedgeAfter::Percentile(percentile))
+        }
+        None => Span::parse(text).filter(|span| !span.0.is_zero()).map(|span| HedgeAfter::Fixed(span.0)),
     }
 }

@@ -8,6 +8,7 @@ const POLICY: Policy = Policy {
     failure_threshold: 5,
     window: Duration::from_secs(10),
     open_for: Duration::from_secs(30),
+    max_open_for: Duration::from_secs(30),
     half_open_requests: 3,
     success_threshold: 3,
 };
@@ -168,6 +169,22 @@ fn any_failed_probe_opens_again_for_the_whole_time() {
 }
 
 #[test]
+fn a_target_that_fails_its_probes_is_asked_less_and_less_often() {
+    let mut bench = Bench::new();
+    bench.machine = Machine::new(Policy { max_open_for: 5 * POLICY.open_for, ..POLICY });
+    for round in 0..2 {
+        bench.calls(5, Outcome::Failure);
+        for times in [1, 2, 4, 5, 5] {
+            let left = times * POLICY.open_for;
+            assert_eq!(bench.machine.time_left(bench.now), left, "round {round}");
+            bench.pass(left).call(Outcome::Failure);
+        }
+        bench.pass(5 * POLICY.open_for).calls(3, Outcome::Success);
+        assert_eq!((bench.state(), bench.machine.time_left(bench.now)), (State::Closed, Duration::ZERO));
+    }
+}
+
+#[test]
 fn a_probe_without_an_answer_leaves_its_place_to_another() {
     let mut bench = half_open();
     bench.calls(20, Outcome::Neutral);
@@ -210,6 +227,7 @@ fn the_shared_breaker_tells_transitions_in_order_and_frees_dropped_probes() {
         breaker.admit(start).ok().unwrap().record(Outcome::Failure, start);
     }
     assert!(!breaker.would_admit(start));
+    assert_eq!(breaker.time_left(start + SECOND), POLICY.open_for - SECOND);
     let later = start + POLICY.open_for;
     for _ in 0..3 {
         let probe = breaker.admit(later).ok().unwrap();
@@ -231,6 +249,8 @@ struct Model {
     probe_out: bool,
     successes: u32,
     epoch: u64,
+    /// Probes that failed since it was last closed.
+    failed_probes: u32,
 }
 
 impl Model {
@@ -258,21 +278,25 @@ impl Model {
                 self.open(now);
             }
         } else if !success {
+            self.failed_probes += 1;
             self.open(now);
         } else {
             self.successes += 1;
             if self.successes == 3 {
-                (self.state, self.answers) = (State::Closed, Vec::new());
+                (self.state, self.answers, self.failed_probes) = (State::Closed, Vec::new(), 0);
                 self.epoch += 1;
             }
         }
     }
 
     fn open(&mut self, now: Instant) {
-        (self.state, self.until) = (State::Open, Some(now + POLICY.open_for));
+        let open_for = (POLICY.open_for * 2_u32.pow(self.failed_probes.min(10))).min(GROWING.max_open_for);
+        (self.state, self.until) = (State::Open, Some(now + open_for));
         self.epoch += 1;
     }
 }
+
+const GROWING: Policy = Policy { max_open_for: Duration::from_secs(100), ..POLICY };
 
 proptest! {
     /// Up to five calls are out at a time and end in any order. Fewer than 20 answers fall into any window, so that the
@@ -280,9 +304,10 @@ proptest! {
     #[test]
     fn agrees_with_the_model(steps in prop::collection::vec((0..4u8, 0..5usize, 600..9_000u64), 0..300)) {
         let mut now = Instant::now();
-        let mut machine = Machine::new(POLICY);
+        let mut machine = Machine::new(GROWING);
         let mut model = Model {
             state: State::Closed, answers: Vec::new(), until: None, probe_out: false, successes: 0, epoch: 0,
+            failed_probes: 0,
         };
         let mut out: Vec<(Admitted, u64)> = Vec::new();
         for (action, pick, wait) in steps {
@@ -299,6 +324,8 @@ proptest! {
                 model.record(epoch, success, now);
             }
             prop_assert_eq!(machine.state(), model.state);
+            let left = model.until.filter(|_| model.state == State::Open).map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+            prop_assert_eq!(machine.time_left(now), left);
         }
     }
 }

@@ -1,4 +1,6 @@
-//! What the attempt loop counts: attempts by how they ended, retries, retries not made, endpoints' health.
+//! What the attempt loop counts: attempts by how they ended, retries and hedges, made and not made, endpoints' health.
+
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
@@ -37,7 +39,7 @@ labels! {
     ConnectFailed = "connect_failed";
     /// The attempt's timeout passed.
     Timeout = "timeout";
-    /// The caller went away.
+    /// The caller went away, or another attempt beside it was answered first.
     Cancelled = "cancelled";
 }
 
@@ -46,11 +48,39 @@ labels! {
     RetryDenied:
     /// The pool's budget is spent.
     Budget = "budget";
-    /// The deadline leaves no room for the delay and an attempt.
+    /// The deadline leaves no room for the delay and what the model needs at the least.
     Deadline = "deadline";
     /// The body was passed on as it came and cannot be sent again.
     NotReplayable = "not_replayable";
+    /// The model is not idempotent, and the request may have reached it.
+    NotIdempotent = "not_idempotent";
+    /// The endpoint asked not to be asked again (gRPC's pushback).
+    Pushback = "pushback";
     /// No endpoint is left to ask.
+    NoEndpoint = "no_endpoint";
+}
+
+labels! {
+    /// What became of a second attempt beside a slow first one.
+    HedgeOutcome:
+    /// Its answer came first.
+    Won = "won";
+    /// The first attempt's did.
+    Lost = "lost";
+    /// Neither brought one.
+    Failed = "failed";
+}
+
+labels! {
+    /// Why a slow attempt was not hedged.
+    HedgeDenied:
+    /// The hedges' share of the load is used up.
+    Share = "share";
+    /// The pool's budget is spent.
+    Budget = "budget";
+    /// The deadline leaves less than the model needs at the least.
+    Deadline = "deadline";
+    /// No other endpoint may be asked.
     NoEndpoint = "no_endpoint";
 }
 
@@ -59,6 +89,8 @@ pub struct PoolHandles {
     attempts: Box<[Counter]>,
     retries: Counter,
     denied: Box<[Counter]>,
+    hedges: Box<[Counter]>,
+    hedges_denied: Box<[Counter]>,
 }
 
 impl PoolHandles {
@@ -67,11 +99,26 @@ impl PoolHandles {
     pub fn new(pool: &str) -> Self {
         let attempt = |outcome: &AttemptOutcome| counter!(names::ATTEMPTS, "pool" => pool.to_owned(), "outcome" => outcome.label());
         let denied = |reason: &RetryDenied| counter!(names::RETRIES_DENIED, "pool" => pool.to_owned(), "reason" => reason.label());
+        let hedge =
+            |outcome: &HedgeOutcome| counter!(names::HEDGES, "pool" => pool.to_owned(), "outcome" => outcome.label());
+        let unhedged = |reason: &HedgeDenied| counter!(names::HEDGES_DENIED, "pool" => pool.to_owned(), "reason" => reason.label());
         Self {
             attempts: AttemptOutcome::ALL.iter().map(attempt).collect(),
             retries: counter!(names::RETRIES, "pool" => pool.to_owned()),
             denied: RetryDenied::ALL.iter().map(denied).collect(),
+            hedges: HedgeOutcome::ALL.iter().map(hedge).collect(),
+            hedges_denied: HedgeDenied::ALL.iter().map(unhedged).collect(),
         }
+    }
+
+    /// Counts a second attempt, once it is known what became of it.
+    pub fn hedge(&self, outcome: HedgeOutcome) {
+        self.hedges[outcome as usize].increment(1);
+    }
+
+    /// Counts a slow attempt that was not hedged.
+    pub fn hedge_denied(&self, reason: HedgeDenied) {
+        self.hedges_denied[reason as usize].increment(1);
     }
 
     /// Counts an attempt that ended so.
@@ -90,16 +137,25 @@ impl PoolHandles {
     }
 }
 
-/// One endpoint's health.
+/// One endpoint's health, and how long its breaker stays open.
 pub struct EndpointHandles {
     healthy: Gauge,
+    open: Gauge,
 }
 
 impl EndpointHandles {
-    /// The handle for an endpoint, named by its authority.
+    /// The handles for an endpoint, named by its authority.
     #[must_use]
     pub fn new(pool: &str, endpoint: &str) -> Self {
-        Self { healthy: gauge!(names::ENDPOINT_HEALTHY, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned()) }
+        Self {
+            healthy: gauge!(names::ENDPOINT_HEALTHY, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned()),
+            open: gauge!(names::BREAKER_OPEN, "target" => format!("{pool}/{endpoint}")),
+        }
+    }
+
+    /// Shows how long the breaker refuses every call.
+    pub fn open_for(&self, left: Duration) {
+        self.open.set(left.as_secs_f64());
     }
 
     /// Sets what the last check said.
@@ -118,6 +174,8 @@ mod tests {
         let (handles, scrape) = scratch(|| PoolHandles::new("gpu"));
         AttemptOutcome::ALL.iter().for_each(|outcome| handles.attempt(*outcome));
         RetryDenied::ALL.iter().for_each(|reason| handles.denied(*reason));
+        HedgeOutcome::ALL.iter().for_each(|outcome| handles.hedge(*outcome));
+        HedgeDenied::ALL.iter().for_each(|reason| handles.hedge_denied(*reason));
         handles.retry();
         let text = scrape.render();
         for outcome in AttemptOutcome::ALL {
@@ -126,6 +184,14 @@ mod tests {
         }
         for reason in RetryDenied::ALL {
             let line = format!("weir_retries_denied_total{{pool=\"gpu\",reason=\"{}\"}} 1\n", reason.label());
+            assert!(text.contains(&line), "{line}");
+        }
+        for outcome in HedgeOutcome::ALL {
+            let line = format!("weir_hedges_total{{pool=\"gpu\",outcome=\"{}\"}} 1\n", outcome.label());
+            assert!(text.contains(&line), "{line}");
+        }
+        for reason in HedgeDenied::ALL {
+            let line = format!("weir_hedges_denied_total{{pool=\"gpu\",reason=\"{}\"}} 1\n", reason.label());
             assert!(text.contains(&line), "{line}");
         }
         assert!(text.contains("weir_retries_total{pool=\"gpu\"} 1\n"));

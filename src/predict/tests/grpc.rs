@@ -1,0 +1,129 @@
+//! Attempts over gRPC, against an HTTP/2 server in this process: pushback, the deadline on the wire, cancellation.
+
+use std::{convert::Infallible, sync::Mutex};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::Notify;
+
+use super::*;
+
+/// What a call is answered: headers of an answer that has only those; nothing: it is not answered.
+type Fields = &'static [(&'static str, &'static str)];
+
+struct Http2 {
+    authority: String,
+    timeouts: Arc<Mutex<Vec<String>>>,
+    /// Told when a call that is not answered is given up by the client.
+    gone: Arc<Notify>,
+}
+
+/// Tells that a call is dropped.
+struct Call(Arc<Notify>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Http2 {
+    /// Answers each call with the next of `answers`, the last for ever.
+    async fn start(answers: &'static [Fields]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let (timeouts, gone) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
+        let (seen, told) = (timeouts.clone(), gone.clone());
+        Tasks::default().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, told) = (seen.clone(), told.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let timeout = request.headers()["grpc-timeout"].to_str().unwrap().to_owned();
+                    let mut seen = seen.lock().unwrap();
+                    let fields = answers[seen.len().min(answers.len() - 1)];
+                    seen.push(timeout);
+                    answer(fields, Call(told.clone()))
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                Tasks::default()
+                    .spawn(async move { drop(server.serve_connection(TokioIo::new(stream), service).await) });
+            }
+        });
+        Self { authority, timeouts, gone }
+    }
+
+    fn timeouts(&self) -> Vec<String> {
+        self.timeouts.lock().unwrap().clone()
+    }
+}
+
+async fn answer(fields: Fields, call: Call) -> Result<Response<http_body_util::Empty<Bytes>>, Infallible> {
+    if fields.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    std::mem::forget(call);
+    let mut response = Response::new(http_body_util::Empty::new());
+    for (name, value) in fields {
+        response.headers_mut().insert(*name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+fn grpc_pool(server: &Http2) -> config::Pool {
+    let mut pool = pool(&[&server.authority]);
+    let endpoint = &mut pool.endpoints[0];
+    endpoint.grpc = endpoint.http.take();
+    pool
+}
+
+fn call() -> Enriched {
+    let mut enriched = request();
+    enriched.request.protocol = Protocol::Grpc;
+    enriched.request.path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
+    enriched
+}
+
+async fn status(predict: &Predict) -> String {
+    let plan = plan(Duration::from_secs(20));
+    let prediction = predict.run(call(), None, &plan, Instant::now()).await.unwrap();
+    prediction.headers["grpc-status"].to_str().unwrap().to_owned()
+}
+
+const OK: Fields = &[("content-type", "application/grpc"), ("grpc-status", "0")];
+const NO: Fields = &[("content-type", "application/grpc"), ("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")];
+const SOON: Fields = &[("content-type", "application/grpc"), ("grpc-status", "14"), ("grpc-retry-pushback-ms", "3")];
+
+#[tokio::test]
+async fn a_pushback_says_when_and_whether() {
+    let server = Http2::start(&[SOON, NO, OK]).await;
+    let (predict, scrape) = scratch(|| predict(grpc_pool(&server)));
+    assert_eq!(status(&predict).await, "14");
+    assert_eq!(server.timeouts().len(), 2, "once more, and then not");
+    assert!(scrape.render().contains("weir_retries_denied_total{pool=\"p\",reason=\"pushback\"} 1\n"));
+}
+
+#[tokio::test]
+async fn every_attempt_tells_what_is_left() {
+    let server = Http2::start(&[SOON, SOON, OK]).await;
+    assert_eq!(status(&predict(grpc_pool(&server))).await, "0");
+    let left: Vec<u64> =
+        server.timeouts().iter().map(|timeout| timeout.trim_end_matches('u').parse().unwrap()).collect();
+    assert_eq!(left.len(), 3);
+    assert!(left[0] <= 20_000_000 && left.windows(2).all(|pair| pair[1] + 3_000 <= pair[0]), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_resets_the_stream() {
+    let server = Http2::start(&[&[]]).await;
+    let predict = predict(grpc_pool(&server));
+    let plan = plan(Duration::from_secs(20));
+    let asking = predict.run(call(), None, &plan, Instant::now());
+    let arrived = async {
+        while server.timeouts().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! { _ = asking => unreachable!("nobody answers"), () = arrived => {} }
+    tokio::time::timeout(Duration::from_secs(10), server.gone.notified()).await.expect("the stream is reset");
+}

@@ -1,0 +1,151 @@
+//! Two attempts at once: who wins, who pays, and who never gets a second.
+
+use tokio::sync::Notify;
+
+use super::*;
+use crate::config::{Hedge, HedgeAfter};
+
+const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+
+/// A pool that hedges after a millisecond, as often as its share allows.
+fn hedged(authorities: &[&str], share: f64) -> config::Pool {
+    let after = HedgeAfter::Fixed(Duration::from_millis(1));
+    config::Pool { hedge: Some(Hedge { after, share }), retry_budget: 1.0, ..pool(authorities) }
+}
+
+/// A server that answers the first request once it is told to.
+async fn held(told: Arc<Notify>) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let arrivals = Arc::new(AtomicUsize::new(0));
+    let counted = arrivals.clone();
+    Tasks::default().spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (told, counted) = (told.clone(), counted.clone());
+            Tasks::default().spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(1..) = stream.read(&mut buffer).await {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    told.notified().await;
+                    drop(stream.write_all(OK.as_bytes()).await);
+                }
+            });
+        }
+    });
+    (authority, arrivals)
+}
+
+async fn once(predict: &Predict, timeout: Duration) -> Result<u16, Error> {
+    let plan = Plan { attempts: 1, ..plan(timeout) };
+    Ok(predict.run(request(), None, &plan, Instant::now()).await?.status.as_u16())
+}
+
+#[tokio::test]
+async fn a_silent_endpoint_costs_no_answer_and_is_let_go_of() {
+    let (silent, alive) = (Server::start(&[""]).await, Server::start(&[OK]).await);
+    let (predict, scrape) = scratch(|| predict(hedged(&[&silent.authority, &alive.authority], 1.0)));
+    let mut asked = 0;
+    while silent.arrivals().1 == 0 {
+        assert_eq!(once(&predict, Duration::from_secs(20)).await.unwrap(), 200);
+        asked += 1;
+        assert!(asked < 1_000, "the silent endpoint is never asked first");
+    }
+    assert_eq!(predict.pools[0].endpoints[0].enter().map(drop), Some(()));
+    assert!(predict.pools[0].endpoints.iter().all(|endpoint| endpoint.breaker.is_closed()));
+    let text = scrape.render();
+    assert!(text.contains("weir_hedges_total{pool=\"p\",outcome=\"won\"} 1\n"), "{text}");
+    assert!(text.contains("weir_attempts_total{pool=\"p\",outcome=\"cancelled\"} 1\n"), "{text}");
+    let now = Instant::now();
+    let cost = |index: usize| predict.pools[0].endpoints[index].cost(now);
+    assert!(cost(0) > 0.0, "it took at least as long as it was waited for");
+}
+
+#[tokio::test]
+async fn a_failure_waits_for_the_other_attempt() {
+    let told = Arc::new(Notify::new());
+    let (slow, arrivals) = held(told.clone()).await;
+    let busy = Server::start(Box::leak(Box::new([BUSY]))).await;
+    let (predict, scrape) = scratch(|| predict(hedged(&[&slow, &busy.authority], 1.0)));
+    loop {
+        let before = busy.arrivals().1;
+        let answer = once(&predict, Duration::from_secs(20));
+        let telling = async {
+            // The second attempt has failed, or there is none.
+            while busy.arrivals().1 == before {
+                tokio::task::yield_now().await;
+            }
+            told.notify_waiters();
+            std::future::pending::<()>().await;
+        };
+        let status = tokio::select! { answer = answer => answer.unwrap(), () = telling => unreachable!() };
+        if arrivals.load(Ordering::SeqCst) > 0 {
+            assert_eq!(status, 200, "the failure came first");
+            break;
+        }
+        assert_eq!(status, 503, "the busy one was asked first and failed before the moment");
+    }
+    assert!(scrape.render().contains("weir_hedges_total{pool=\"p\",outcome=\"lost\"} 1\n"));
+}
+
+#[tokio::test]
+async fn of_two_failures_the_one_that_tells_more_counts() {
+    let silent = Server::start(&[""]).await;
+    let broken = Server::start(&["garbage\r\n\r\n!"]).await;
+    let predict = predict(hedged(&[&silent.authority, &broken.authority], 1.0));
+    while silent.arrivals().1 == 0 {
+        assert_eq!(once(&predict, Duration::from_millis(300)).await.unwrap_err().kind(), Kind::BackendFailed);
+    }
+}
+
+#[tokio::test]
+async fn the_share_bounds_them() {
+    let silent = [Server::start(&[""]).await, Server::start(&[""]).await];
+    let pool = hedged(&[&silent[0].authority, &silent[1].authority], 0.25);
+    let (predict, scrape) = scratch(|| predict(pool));
+    for _ in 0..8 {
+        once(&predict, Duration::from_millis(20)).await.unwrap_err();
+    }
+    let arrivals = silent[0].arrivals().1 + silent[1].arrivals().1;
+    assert!(arrivals <= 10, "a quarter of eight: {arrivals}");
+    let text = scrape.render();
+    assert!(text.contains("weir_hedges_denied_total{pool=\"p\",reason=\"share\"} 6\n"), "{text}");
+}
+
+#[tokio::test]
+async fn the_pools_budget_bounds_them_too() {
+    let silent = [Server::start(&[""]).await, Server::start(&[""]).await];
+    let pool = config::Pool { retry_budget: 0.0, ..hedged(&[&silent[0].authority, &silent[1].authority], 1.0) };
+    let (predict, scrape) = scratch(|| predict(pool));
+    let now = Instant::now();
+    while predict.pools[0].budget.withdraw(now) {}
+    once(&predict, Duration::from_millis(20)).await.unwrap_err();
+    let text = scrape.render();
+    assert!(text.contains("weir_hedges_denied_total{pool=\"p\",reason=\"budget\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn without_another_endpoint_nothing_is_paid() {
+    let silent = Server::start(&[""]).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let (predict, scrape) = scratch(|| predict(hedged(&[&silent.authority, &nobody], 1.0)));
+    let now = Instant::now();
+    let breaker = &predict.pools[0].endpoints[1].breaker;
+    (0..5).for_each(|_| breaker.admit(now).ok().unwrap().record(Outcome::Failure, now));
+    once(&predict, Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(silent.arrivals().1, 1, "not a second time at the same one");
+    assert!(scrape.render().contains("weir_hedges_denied_total{pool=\"p\",reason=\"no_endpoint\"} 1\n"));
+    assert_eq!(predict.pools[0].hedges.as_ref().unwrap().available(now), 1);
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_idempotent_never_gets_a_second() {
+    let silent = [Server::start(&[""]).await, Server::start(&[""]).await];
+    let pool = hedged(&[&silent[0].authority, &silent[1].authority], 1.0);
+    let predict = asking(pool, |model| model.idempotent = false);
+    ask_within(&predict, Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(silent[0].arrivals().1 + silent[1].arrivals().1, 1);
+}
+
+async fn ask_within(predict: &Predict, timeout: Duration) -> Result<Prediction, Error> {
+    predict.run(request(), None, &plan(timeout), Instant::now()).await
+}
