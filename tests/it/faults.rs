@@ -217,21 +217,13 @@ impl Cell {
     }
 
     fn arrivals(&self) -> usize {
-        let count = |model: &FaultyModel| match self.row.counts_connections() {
-            // The first is the health check's.
-            true if self.row.protocol != "grpc" => model.connections().saturating_sub(1),
-            true => model.connections(),
-            false => model.requests(),
-        };
+        let connections = self.row.counts_connections();
+        let count = |model: &FaultyModel| if connections { model.connections() } else { model.requests() };
         self.faulty.iter().map(count).sum()
     }
 
     fn run(&self, weir: &Weir, model: &str) -> Seen {
         let mut seen = Seen::default();
-        if self.row.counts_connections() && self.row.protocol != "grpc" {
-            let checked = || self.faulty.iter().all(|model| model.connections() > 0);
-            wait_until("the health check", Duration::from_secs(20), checked);
-        }
         for _ in 0..self.row.requests() {
             let began = Instant::now();
             let (answer, level) =
