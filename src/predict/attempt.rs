@@ -85,18 +85,25 @@ impl Call<'_> {
     /// # Cancel safety
     ///
     /// Dropped, it cancels the request upstream: the HTTP/1 connection closes, the HTTP/2 stream is reset.
-    pub(super) async fn send(&self, outgoing: &Outgoing, in_flight: InFlight) -> Result<Reply, Failure> {
-        let mut resends = 0;
-        let (status, headers, source) = loop {
-            match self.ask(outgoing).await {
-                Err(Failure::Unsent(body)) if resends < FREE_RESENDS => {
-                    resends += 1;
-                    outgoing.restore(*body);
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+    pub(super) fn send<'a>(
+        &'a self,
+        outgoing: &'a Outgoing,
+        in_flight: InFlight,
+    ) -> impl Future<Output = Result<Reply, Failure>> + Send + 'a {
+        async move {
+            let mut resends = 0;
+            let (status, headers, source) = loop {
+                match self.ask(outgoing).await {
+                    Err(Failure::Unsent(body)) if resends < FREE_RESENDS => {
+                        resends += 1;
+                        outgoing.restore(*body);
+                    }
+                    asked => break asked?,
                 }
-                asked => break asked?,
-            }
-        };
-        self.read(status, headers, source, in_flight).await
+            };
+            self.read(status, headers, source, in_flight).await
+        }
     }
 
     /// Sends and waits for the answer's head. The request is made when there is a connection to put it on: it crosses no wait,
@@ -129,34 +136,38 @@ impl Call<'_> {
         self.run.plan.model_by.remaining(now)
     }
 
-    async fn read(
+    /// The answer as far as it is held.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+    fn read(
         &self,
         status: StatusCode,
         headers: HeaderMap,
         source: Source,
         in_flight: InFlight,
-    ) -> Result<Reply, Failure> {
-        let guards = (Some(in_flight), None);
-        let mut stream = AnswerStream { head: VecDeque::new(), source, guards, limit: None };
-        let long = http_body::Body::size_hint(&stream).exact().is_some_and(|length| length > HOLD_UP_TO as u64);
-        let body = if is_event_stream(&headers) {
-            stream.limit = Some(Limit::each(self.run.plan.deadline.instant() - self.run.started));
-            Held::Longer(stream)
-        } else if long || self.holding == Holding::Never {
-            Held::Longer(stream)
-        } else {
-            stream.hold(HOLD_UP_TO).await?
-        };
-        if let (Held::Whole(bytes, trailers), Protocol::Grpc, StatusCode::OK) = (&body, self.protocol, status) {
-            message::ended(&headers, bytes, trailers.as_ref())?;
+    ) -> impl Future<Output = Result<Reply, Failure>> + Send {
+        async move {
+            let guards = (Some(in_flight), None);
+            let mut stream = AnswerStream { head: VecDeque::new(), source, guards, limit: None };
+            let long = http_body::Body::size_hint(&stream).exact().is_some_and(|length| length > HOLD_UP_TO as u64);
+            let body = if is_event_stream(&headers) {
+                stream.limit = Some(Limit::each(self.run.plan.deadline.instant() - self.run.started));
+                Held::Longer(stream)
+            } else if long || self.holding == Holding::Never {
+                Held::Longer(stream)
+            } else {
+                stream.hold(HOLD_UP_TO).await?
+            };
+            if let (Held::Whole(bytes, trailers), Protocol::Grpc, StatusCode::OK) = (&body, self.protocol, status) {
+                message::ended(&headers, bytes, trailers.as_ref())?;
+            }
+            let trailers = match &body {
+                Held::Whole(_, trailers) => trailers.as_ref(),
+                Held::Longer(_) => None,
+            };
+            let class = Class::of_answer(self.protocol, status, &headers, trailers);
+            let advice = if class.retryable() { Advice::of(&headers, trailers) } else { Advice::None };
+            Ok(Reply { class, advice, status, headers, body })
         }
-        let trailers = match &body {
-            Held::Whole(_, trailers) => trailers.as_ref(),
-            Held::Longer(_) => None,
-        };
-        let class = Class::of_answer(self.protocol, status, &headers, trailers);
-        let advice = if class.retryable() { Advice::of(&headers, trailers) } else { Advice::None };
-        Ok(Reply { class, advice, status, headers, body })
     }
 }
 

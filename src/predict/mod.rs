@@ -237,16 +237,21 @@ impl Run<'_> {
     /// # Cancel safety
     ///
     /// As [`Call::send`]; a dropped attempt says nothing to its breaker.
-    async fn make(&self, attempt: Attempt, outgoing: &Outgoing) -> Settled {
-        let Attempt { choice, in_flight, began, limit } = attempt;
-        let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
-        let call = Call { run: self, endpoint: &choice.endpoint, protocol, holding, began };
-        let outcome = match tokio::time::timeout_at(began + limit, call.send(outgoing, in_flight)).await {
-            Ok(Err(Failure::Broken(error))) => Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller)),
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::TimedOut(limit)),
-        };
-        self.settle(outcome, choice, outgoing.method, began)
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+    fn make<'a>(&'a self, attempt: Attempt, outgoing: &'a Outgoing) -> impl Future<Output = Settled> + Send + 'a {
+        async move {
+            let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
+            let call = Call { run: self, endpoint: &attempt.choice.endpoint, protocol, holding, began: attempt.began };
+            let until = attempt.began + attempt.limit;
+            let outcome = match tokio::time::timeout_at(until, call.send(outgoing, attempt.in_flight)).await {
+                Ok(Err(Failure::Broken(error))) => {
+                    Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
+                }
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::TimedOut(attempt.limit)),
+            };
+            self.settle(outcome, attempt.choice, outgoing.method, attempt.began)
+        }
     }
 
     /// An attempt's share of what is left; an error once nothing is.

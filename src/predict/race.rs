@@ -47,6 +47,8 @@ impl Run<'_> {
         let fits = self.pool.hedges.is_some()
             && self.pool.endpoints.len() > 1
             && outgoing.method == Method::Predict
+            // Its answer decides whether the breaker closes: given up, it would say nothing.
+            && !attempt.choice.permit.is_probe()
             && outgoing.repeatable(self.model.idempotent).is_ok();
         let delay = if fits { moment.delay(attempt.began) } else { None };
         delay.filter(|delay| *delay < attempt.limit)

@@ -82,6 +82,21 @@ mod tests {
         assert_eq!(floor.least(origin + Duration::from_secs(20)), Duration::ZERO, "forgotten");
     }
 
+    #[test]
+    fn of_racing_callers_the_fastest_counts() {
+        let origin = Instant::now();
+        let floor = Floor::new(origin);
+        std::thread::scope(|scope| {
+            for thread in 1..=4 {
+                let floor = &floor;
+                scope.spawn(move || {
+                    (0..1_000).for_each(|n| floor.record(Duration::from_micros(5_000 - n + thread), origin))
+                });
+            }
+        });
+        assert_eq!(floor.least(origin), Duration::from_micros(4_002));
+    }
+
     proptest! {
         /// Against the list of all answers.
         #[test]

@@ -69,6 +69,17 @@ fn every_time_has_a_counter_and_counters_are_in_order() {
 }
 
 #[test]
+fn neither_counting_nor_closing_a_window_allocates() {
+    let origin = Instant::now();
+    let moment = Moment::new(P95, origin);
+    let counted = allocation_counter::measure(|| {
+        (0..100).for_each(|second| moment.record(10 * MS, origin + second * Duration::from_secs(1)));
+        assert!(moment.delay(origin + 99 * Duration::from_secs(1)).is_some());
+    });
+    assert_eq!(counted.count_total, 0);
+}
+
+#[test]
 fn threads_lose_no_answer() {
     let now = Instant::now();
     let moment = Moment::new(P95, now);
