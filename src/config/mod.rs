@@ -6,6 +6,7 @@
 //! so that a knob nobody reads is a compiler warning.
 
 mod de;
+mod endpoints;
 mod explain;
 mod load;
 mod precomputed;
@@ -24,6 +25,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
+pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
@@ -107,7 +109,12 @@ pub(crate) struct Tier {
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub(crate) name: Arc<str>,
+    /// Those that the file names; others are found.
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) discovery: Vec<Discovery>,
+    pub(crate) balance: Balance,
+    pub(crate) region: Option<Arc<str>>,
+    pub(crate) failover: Option<Failover>,
     pub(crate) health: Health,
     pub(crate) breaker: Breaker,
     pub(crate) retry: Retry,
@@ -120,14 +127,78 @@ pub(crate) struct Pool {
     pub(crate) max_in_flight: Option<u32>,
 }
 
+/// How a pool's requests are spread.
+#[derive(Clone, Debug)]
+pub(crate) struct Balance {
+    /// The gateway's own zone.
+    pub(crate) own_zone: Option<Arc<str>>,
+    /// The healthy share under which all endpoints are asked.
+    pub(crate) panic_threshold: f64,
+    pub(crate) slow_start: Duration,
+    pub(crate) outlier: Outlier,
+}
+
+/// When an endpoint that is worse than the others is left out for a while.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlier {
+    pub(crate) interval: Duration,
+    pub(crate) base_ejection: Duration,
+    pub(crate) max_ejection: Duration,
+    pub(crate) max_ejected: f64,
+    pub(crate) latency: f64,
+    pub(crate) latency_floor: Duration,
+    pub(crate) failures: f64,
+}
+
+/// When another pool takes over.
+#[derive(Clone, Debug)]
+pub(crate) struct Failover {
+    pub(crate) pool: PoolId,
+    /// The healthy share under which it does.
+    pub(crate) threshold: f64,
+    /// How long the share must be back before requests go back.
+    pub(crate) back_after: Duration,
+}
+
 /// One server: an address a port.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
+    /// What metrics, logs and errors call it.
+    pub(crate) name: Arc<str>,
     pub(crate) http: Option<Upstream>,
     pub(crate) grpc: Option<Upstream>,
+    pub(crate) zone: Option<Arc<str>>,
 }
 
-/// A plain-text upstream `host:port`; resolved when a connection is made.
+/// Where endpoints are found.
+#[derive(Clone, Debug)]
+pub(crate) enum Discovery {
+    /// One an address of a name.
+    Dns(Dns),
+    /// A list in a file.
+    File(EndpointsFile),
+}
+
+/// A name whose addresses are endpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct Dns {
+    /// The name and the HTTP port; requests say it in `host`.
+    pub(crate) http: Upstream,
+    pub(crate) grpc_port: Option<u16>,
+    pub(crate) zone: Option<Arc<str>>,
+    /// How often it is resolved again.
+    pub(crate) refresh: Duration,
+}
+
+/// A file with a list of endpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointsFile {
+    pub(crate) path: PathBuf,
+    /// Of those that name none.
+    pub(crate) zone: Option<Arc<str>>,
+}
+
+/// A plain-text upstream `host:port`; a host that is a name is resolved when a connection is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     /// As sent in `host` / `:authority`, e.g. `fraud.ml.svc:8080`.

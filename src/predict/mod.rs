@@ -10,21 +10,30 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 mod attempt;
+mod balance;
 mod body;
 pub(crate) mod classify;
+mod discovery;
 mod endpoint;
+mod failover;
 mod health;
 pub mod http1;
 mod http2;
+mod members;
 mod outgoing;
 mod pool;
+mod state;
+mod survey;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use failover::Region;
+pub(crate) use state::{EndpointState, PoolState};
 
 use attempt::Holding;
 use classify::{Class, Failure};
 use outgoing::Outgoing;
-use pool::Pool;
+use pool::{Pool, Want};
 
 use crate::{
     admission::Permit,
@@ -45,6 +54,9 @@ const FREE_RESENDS: u32 = 8;
 /// The pools.
 pub struct Predict {
     pools: Vec<Pool>,
+    failovers: failover::Failovers,
+    /// By pool, whether it only stands by for another.
+    standby: Vec<bool>,
     /// The model's name and its name upstream, by model id.
     names: Vec<(Arc<str>, Arc<str>)>,
     tasks: Tasks,
@@ -71,6 +83,8 @@ impl Predict {
     pub fn new(config: &Config, tasks: Tasks, now: Instant) -> Self {
         Self {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
+            failovers: failover::failovers(&config.pools),
+            standby: failover::standby(config),
             names: config.models.iter().map(|model| (model.name.clone(), model.upstream.clone())).collect(),
             tasks,
         }
@@ -93,7 +107,7 @@ impl Predict {
         plan: &Plan,
         now: Instant,
     ) -> Result<Prediction, Error> {
-        let pool = &self.pools[plan.pool.index()];
+        let pool = self.acting(plan.pool);
         let (model, upstream) = &self.names[plan.model.index()];
         let worker = enriched.worker();
         let outgoing = Outgoing::new(enriched, model, upstream);
@@ -103,34 +117,15 @@ impl Predict {
 
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
     pub(crate) fn sweep(&self, worker: WorkerId) {
-        for endpoint in self.pools.iter().flat_map(|pool| &pool.endpoints) {
-            endpoint.sweep(worker);
+        for pool in &self.pools {
+            pool.members().iter().for_each(|endpoint| endpoint.sweep(worker));
         }
-    }
-
-    /// Runs every pool's health checks until the tasks are cancelled.
-    pub(crate) fn check_health(self: &Arc<Self>, worker: WorkerId) {
-        for index in 0..self.pools.len() {
-            let this = self.clone();
-            self.tasks.background(async move { health::watch(&this.pools[index], worker, &this.tasks).await });
-        }
-    }
-
-    /// What keeps this from being ready: pools of which no endpoint has answered.
-    pub(crate) fn missing(&self) -> Vec<String> {
-        let silent = self.pools.iter().filter(|pool| pool.passing() == 0);
-        silent
-            .map(|pool| {
-                let names: Vec<&str> = pool.endpoints.iter().map(|endpoint| &**endpoint.name()).collect();
-                format!("pool {:?}: no endpoint passes its health check ({})", pool.name, names.join(", "))
-            })
-            .collect()
     }
 
     /// Whether an endpoint of the pool passes its health check now, and its breaker would let a request by. Returns within the
     /// check's own timeout.
     pub(crate) async fn is_ready(&self, pool: PoolId, worker: WorkerId) -> bool {
-        let pool = &self.pools[pool.index()];
+        let pool = self.acting(pool);
         health::check_all(pool, worker, &self.tasks).await;
         pool.is_ready(Instant::now())
     }
@@ -156,7 +151,9 @@ impl Run<'_> {
         let holding = if outgoing.method == Method::Stream { Holding::Never } else { Holding::Short };
         loop {
             let left = if outgoing.repeatable() { self.plan.attempts.saturating_sub(attempt).max(1) } else { 1 };
-            let chosen = self.pool.pick(outgoing.protocol, last, now);
+            // Only a first attempt may be a probe: what a probe loses, the attempts after it must be able to make good.
+            let probing = attempt == 0 && outgoing.repeatable();
+            let chosen = self.pool.pick(&Want { protocol: outgoing.protocol, last, probing }, now);
             let chosen = chosen.and_then(|choice| Ok((choice, self.attempt_timeout(now, left)?)));
             let (choice, limit) = chosen?;
             let Some(in_flight) = choice.endpoint.enter() else {
@@ -215,8 +212,7 @@ impl Run<'_> {
             Err(failure) => Class::of_failure(failure),
         };
         let now = Instant::now();
-        endpoint.observe(class, now - began, retry_after(outcome), now);
-        permit.record(class.verdict(), now);
+        endpoint.observe((class, retry_after(outcome)), permit, now - began, now);
         self.pool.metrics.attempt(class.counted_as());
         (class, now)
     }

@@ -163,6 +163,15 @@ impl Machine {
         }
     }
 
+    /// When an open breaker takes its first probe.
+    #[must_use]
+    pub const fn until(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Open { until } => Some(until),
+            Phase::Closed(_) | Phase::HalfOpen { .. } => None,
+        }
+    }
+
     /// Something else found the target well: an open breaker takes the next call for its probe.
     pub fn probe_from(&mut self, now: Instant) {
         if let Phase::Open { until } = &mut self.phase {
@@ -314,6 +323,12 @@ impl Breaker {
     #[must_use]
     pub fn state(&self) -> State {
         self.lock().state()
+    }
+
+    /// When it takes its first probe, if it is open.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        if self.is_closed() { None } else { self.lock().until() }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {

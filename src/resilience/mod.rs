@@ -1,5 +1,5 @@
-//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, single flight, early refresh, what
-//! is said now and then.
+//! The mechanisms: breaker, backoff, retry budget, bulkhead, load estimate, outlier ejection, slow start, spill between zones,
+//! failover, single flight, early refresh, what is said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -9,6 +9,11 @@ pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod ewma;
+pub mod failover;
 pub mod flight;
+pub mod latency;
+pub mod outlier;
+pub mod ramp;
 pub mod refresh;
 pub(crate) mod seldom;
+pub mod spill;

@@ -70,6 +70,12 @@ metrics! {
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";
     RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason.";
     ENDPOINT_HEALTHY = "weir_endpoint_healthy", Gauge, "1 while the endpoint's last health check passed, by pool and endpoint.";
+    ENDPOINT_EJECTED = "weir_endpoint_ejected", Gauge, "1 while the endpoint is left out as an outlier, by pool and endpoint.";
+    ENDPOINT_EJECTIONS = "weir_endpoint_ejections_total", Counter, "Endpoints left out as outliers, by pool and reason (failures, success_rate, latency).";
+    ENDPOINTS = "weir_endpoints", Gauge, "Endpoints that a pool has, configured and found.";
+    POOL_PANIC = "weir_pool_panic", Gauge, "1 while so few of the pool's endpoints are healthy that all are asked.";
+    POOL_FAILED_OVER = "weir_pool_failed_over", Gauge, "1 while the pool that takes over for this one does.";
+    DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";

@@ -7,6 +7,7 @@ mod support;
 mod world;
 
 mod bad_input;
+mod balance;
 mod cli;
 mod examples;
 mod feast_server;

@@ -90,21 +90,36 @@ impl PoolHandles {
     }
 }
 
-/// One endpoint's health.
+/// One endpoint's health, and whether it is left out.
 pub struct EndpointHandles {
     healthy: Gauge,
+    ejected: Gauge,
 }
 
 impl EndpointHandles {
-    /// The handle for an endpoint, named by its authority.
+    /// The handles for an endpoint, named by its authority.
     #[must_use]
     pub fn new(pool: &str, endpoint: &str) -> Self {
-        Self { healthy: gauge!(names::ENDPOINT_HEALTHY, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned()) }
+        let of = |name| gauge!(name, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned());
+        let handles = Self { healthy: of(names::ENDPOINT_HEALTHY), ejected: of(names::ENDPOINT_EJECTED) };
+        handles.ejected(false);
+        handles
     }
 
     /// Sets what the last check said.
     pub fn healthy(&self, healthy: bool) {
         self.healthy.set(u32::from(healthy));
+    }
+
+    /// Sets whether it is left out as an outlier.
+    pub fn ejected(&self, ejected: bool) {
+        self.ejected.set(u32::from(ejected));
+    }
+
+    /// The endpoint is none any more.
+    pub fn gone(&self) {
+        self.healthy.set(0);
+        self.ejected.set(0);
     }
 }
 
