@@ -74,7 +74,7 @@ pub(super) struct Endpoint {
     in_flight: AtomicU32,
     max_in_flight: u32,
     health: AtomicU8,
-    /// When its health checks began to fail; only they touch it.
+    /// When its health checks began to fail.
     failing_since: Mutex<Option<Instant>>,
     slow_start: Duration,
     ejected: AtomicBool,
@@ -136,6 +136,8 @@ impl Endpoint {
 
     /// It is no member of its pool any more. `renewed`: another of its name is, whose series are not touched.
     pub(super) fn retire(&self, renewed: bool) {
+        // Held so that a check that is under way does not undo it.
+        let _checks = self.checks();
         self.transitions.retire();
         if !renewed {
             self.metrics.gone();
@@ -192,6 +194,12 @@ impl Endpoint {
     /// Until when it is ejected.
     pub(super) fn ejected_until(&self) -> Option<Instant> {
         self.record().until()
+    }
+
+    /// When its health checks began to fail.
+    fn checks(&self) -> MutexGuard<'_, Option<Instant>> {
+        // An instant is replaced whole.
+        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self) -> MutexGuard<'_, outlier::Record> {
@@ -256,10 +264,11 @@ impl Endpoint {
     /// its probe. One that passed all the while has not, whatever its requests come to: a model that hangs behind a server that
     /// is well would be probed at every check.
     pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) {
+        let mut failing_since = self.checks();
         self.health.store(health as u8, Ordering::Relaxed);
-        self.metrics.healthy(health == Health::Passing);
-        // Only checks come here, one at a time; an instant is replaced whole.
-        let mut failing_since = self.failing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.transitions.is_retired() {
+            self.metrics.healthy(health == Health::Passing);
+        }
         if health != Health::Passing {
             failing_since.get_or_insert(now);
             return;
@@ -342,8 +351,12 @@ impl Transitions {
         self.retired.store(true, Ordering::Relaxed);
     }
 
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     fn tell(&self, state: breaker::State) {
-        if self.retired.load(Ordering::Relaxed) {
+        if self.is_retired() {
             return;
         }
         let state = match state {

@@ -98,11 +98,13 @@ impl Predict {
     }
 
     /// What keeps this from being ready: pools of which no endpoint has answered, nor one of the pool that takes over. One that only
-    /// stands by for another is not waited for.
+    /// stands by for another is not waited for. A pool's words are always the same.
     pub(crate) fn missing(&self) -> Vec<String> {
         let silent = self.pools.iter().zip(&self.standby).filter(|(pool, standby)| !**standby && self.is_silent(pool));
         silent
-            .map(|(pool, _)| format!("pool {:?}: no endpoint passes its health check ({})", pool.name, pool.names()))
+            .map(|(pool, _)| {
+                format!("pool {:?}: no endpoint passes its health check ({})", pool.name, pool.described())
+            })
             .collect()
     }
 

@@ -204,6 +204,16 @@ impl Pool {
         members.iter().map(|endpoint| &**endpoint.name()).collect::<Vec<_>>().join(", ")
     }
 
+    /// Where its endpoints are to come from, for people; always the same.
+    pub(super) fn described(&self) -> String {
+        let named = self.config.endpoints.iter().map(|endpoint| endpoint.name.to_string());
+        let found = self.config.discovery.iter().map(|discovery| match discovery {
+            config::Discovery::Dns(dns) => format!("dns {}", dns.http.authority),
+            config::Discovery::File(file) => format!("file {}", file.path.display()),
+        });
+        named.chain(found).collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether a request would find an endpoint that passed its last health check.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         let is_ready = |endpoint: &&Arc<Endpoint>| endpoint.health() == Health::Passing;
