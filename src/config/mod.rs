@@ -9,6 +9,7 @@ mod de;
 mod endpoints;
 mod explain;
 mod load;
+mod pools;
 mod precomputed;
 mod problems;
 mod raw;
@@ -27,6 +28,7 @@ use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, V
 
 pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use load::{Draft, Loaded, Supplied};
+pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
 pub(crate) use tree::without_password;
@@ -127,39 +129,6 @@ pub(crate) struct Pool {
     pub(crate) max_in_flight: Option<u32>,
 }
 
-/// How a pool's requests are spread.
-#[derive(Clone, Debug)]
-pub(crate) struct Balance {
-    /// The gateway's own zone.
-    pub(crate) own_zone: Option<Arc<str>>,
-    /// The healthy share under which all endpoints are asked.
-    pub(crate) panic_threshold: f64,
-    pub(crate) slow_start: Duration,
-    pub(crate) outlier: Outlier,
-}
-
-/// When an endpoint that is worse than the others is left out for a while.
-#[derive(Clone, Debug)]
-pub(crate) struct Outlier {
-    pub(crate) interval: Duration,
-    pub(crate) base_ejection: Duration,
-    pub(crate) max_ejection: Duration,
-    pub(crate) max_ejected: f64,
-    pub(crate) latency: f64,
-    pub(crate) latency_floor: Duration,
-    pub(crate) failures: f64,
-}
-
-/// When another pool takes over.
-#[derive(Clone, Debug)]
-pub(crate) struct Failover {
-    pub(crate) pool: PoolId,
-    /// The healthy share under which it does.
-    pub(crate) threshold: f64,
-    /// How long the share must be back before requests go back.
-    pub(crate) back_after: Duration,
-}
-
 /// One server: an address a port.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
@@ -167,34 +136,6 @@ pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) http: Option<Upstream>,
     pub(crate) grpc: Option<Upstream>,
-    pub(crate) zone: Option<Arc<str>>,
-}
-
-/// Where endpoints are found.
-#[derive(Clone, Debug)]
-pub(crate) enum Discovery {
-    /// One an address of a name.
-    Dns(Dns),
-    /// A list in a file.
-    File(EndpointsFile),
-}
-
-/// A name whose addresses are endpoints.
-#[derive(Clone, Debug)]
-pub(crate) struct Dns {
-    /// The name and the HTTP port; requests say it in `host`.
-    pub(crate) http: Upstream,
-    pub(crate) grpc_port: Option<u16>,
-    pub(crate) zone: Option<Arc<str>>,
-    /// How often it is resolved again.
-    pub(crate) refresh: Duration,
-}
-
-/// A file with a list of endpoints.
-#[derive(Clone, Debug)]
-pub(crate) struct EndpointsFile {
-    pub(crate) path: PathBuf,
-    /// Of those that name none.
     pub(crate) zone: Option<Arc<str>>,
 }
 
