@@ -47,10 +47,14 @@ pub(super) enum State {
 }
 
 impl Crowd<'_> {
-    /// One whose breaker admits a probe now, with the leave to be it.
-    pub(super) fn probe(&self) -> Option<Choice> {
+    /// One whose breaker admits a probe now, with the leave to be it. One that fails its health checks is not worth a request:
+    /// once it passes, its breaker waits for one.
+    pub(super) fn probe(&self, state: State) -> Option<Choice> {
         let waiting = self.members.iter().filter(|endpoint| {
-            !endpoint.breaker.is_closed() && self.is_able(endpoint) && endpoint.breaker.would_admit(self.now)
+            !endpoint.breaker.is_closed()
+                && (state == State::Any || endpoint.is_healthy())
+                && self.is_able(endpoint)
+                && endpoint.breaker.would_admit(self.now)
         });
         // Another may have been faster: then it is that one's.
         let mut admitted =

@@ -116,13 +116,13 @@ impl Pool {
             return self.only(only, want.protocol, now);
         }
         let crowd = Crowd { members: &members, want, now };
+        let panicking = self.panicking.load(Ordering::Relaxed);
+        let state = if panicking { State::Any } else { State::Healthy };
         if want.probing
-            && let Some(choice) = crowd.probe()
+            && let Some(choice) = crowd.probe(state)
         {
             return Ok(choice);
         }
-        let panicking = self.panicking.load(Ordering::Relaxed);
-        let state = if panicking { State::Any } else { State::Healthy };
         let chosen = self.of_zone(&crowd, state);
         let desperate = || (!panicking && crowd.is_ill()).then(|| self.of_zone(&crowd, State::Any)).flatten();
         chosen.or_else(desperate).ok_or_else(|| self.nobody(want.protocol, now))

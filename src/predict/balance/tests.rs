@@ -155,7 +155,7 @@ fn an_endpoint_that_comes_back_has_its_share_within_five_seconds_of_its_breaker_
         let permit = gone.breaker.admit(play.now).ok().unwrap();
         gone.observe((Class::Broken, None), permit, MS, play.now);
     }
-    assert_eq!(play.run(20 * SECOND)[0], 0, "an open breaker means no arrivals");
+    assert_eq!(play.run(70 * SECOND)[0], 0, "no arrivals while it is open, nor while checks fail");
     play.servers[0] = Server::Takes(10);
     play.until(|pool| pool.members()[0].breaker.is_closed());
     play.run(5 * SECOND);
