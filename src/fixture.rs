@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use crate::{
     config::{
-        Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health, Inputs,
-        Join, L1, L1Mode, L2, L3, Limit, Listen, Model, Pool, PushSource, Redis, RedisMode, Retry, Secret, Tier, Times,
-        Upstream, View,
+        Balance, Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health,
+        Inputs, Join, L1, L1Mode, L2, L3, Limit, Listen, Model, Outlier, Pool, PushSource, Redis, RedisMode, Retry,
+        Secret, Tier, Times, Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -87,7 +87,11 @@ fn pool(name: &str, max_retries: u32) -> Pool {
     let port = |port| Some(Upstream { authority: format!("gpu:{port}").into(), host: "gpu".into(), port });
     Pool {
         name: name.into(),
-        endpoints: vec![Endpoint { http: port(9000), grpc: port(9001) }],
+        endpoints: vec![Endpoint { name: "gpu:9000".into(), http: port(9000), grpc: port(9001), zone: None }],
+        discovery: Vec::new(),
+        balance: balance(),
+        region: None,
+        failover: None,
         health: Health {
             path: "/v2/health/ready".into(),
             interval: Duration::from_secs(5),
@@ -101,6 +105,24 @@ fn pool(name: &str, max_retries: u32) -> Pool {
         connect_timeout: Duration::from_secs(1),
         max_in_flight: Some(64),
         limit: Limit::None,
+    }
+}
+
+/// As documented.
+pub(crate) fn balance() -> Balance {
+    Balance {
+        own_zone: None,
+        panic_threshold: 0.5,
+        slow_start: Duration::from_secs(10),
+        outlier: Outlier {
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            max_ejected: 0.5,
+            latency: 3.0,
+            latency_floor: Duration::from_millis(5),
+            failures: 0.85,
+        },
     }
 }
 

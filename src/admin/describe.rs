@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model, Pool, Retry, SaveTo, Tier,
-        Upstream, View, WarmStart, without_password,
+        Breaker, Column, Config, Discovery, Endpoint, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model,
+        Outlier, Pool, Retry, SaveTo, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::Value,
 };
@@ -63,18 +63,23 @@ pub(super) fn tiers(config: &Config) -> Json {
 
 /// The pools.
 pub(super) fn pools(config: &Config) -> Json {
-    config.pools.iter().map(pool).collect()
+    config.pools.iter().map(|each| pool(config, each)).collect()
 }
 
-fn pool(pool: &Pool) -> Json {
+fn pool(config: &Config, pool: &Pool) -> Json {
     let url = |upstream: &Option<Upstream>| upstream.as_ref().map(|upstream| format!("http://{}", upstream.authority));
-    let endpoints =
-        pool.endpoints.iter().map(|endpoint| json!({"http": url(&endpoint.http), "grpc": url(&endpoint.grpc)}));
+    let endpoint = |endpoint: &Endpoint| json!({"http": url(&endpoint.http), "grpc": url(&endpoint.grpc), "zone": endpoint.zone.as_deref()});
+    let endpoints = pool.endpoints.iter().map(endpoint).chain(pool.discovery.iter().map(discovery));
     let mut retry = retry(&pool.retry);
     retry["budget"] = json!(pool.retry_budget);
     json!({
         "name": &*pool.name,
         "endpoints": endpoints.collect::<Json>(),
+        "region": pool.region.as_deref(),
+        "failover": pool.failover.as_ref().map(|to| failover(config, to)),
+        "panic_threshold": pool.balance.panic_threshold,
+        "slow_start": length(pool.balance.slow_start),
+        "outlier": outlier(&pool.balance.outlier),
         "health": {
             "path": &*pool.health.path,
             "interval": length(pool.health.interval),
@@ -87,6 +92,34 @@ fn pool(pool: &Pool) -> Json {
         "connect_timeout": length(pool.connect_timeout),
         "max_in_flight": pool.max_in_flight,
         "limit": pool.limit.is_adaptive().then_some("adaptive"),
+    })
+}
+
+fn discovery(discovery: &Discovery) -> Json {
+    match discovery {
+        Discovery::Dns(dns) => json!({
+            "dns": &*dns.http.authority,
+            "grpc_port": dns.grpc_port,
+            "refresh": length(dns.refresh),
+            "zone": dns.zone.as_deref(),
+        }),
+        Discovery::File(file) => json!({"file": file.path, "zone": file.zone.as_deref()}),
+    }
+}
+
+fn failover(config: &Config, to: &Failover) -> Json {
+    json!({"pool": &*config.pool(to.pool).name, "threshold": to.threshold, "back_after": length(to.back_after)})
+}
+
+fn outlier(outlier: &Outlier) -> Json {
+    json!({
+        "interval": length(outlier.interval),
+        "base_ejection": length(outlier.base_ejection),
+        "max_ejection": length(outlier.max_ejection),
+        "max_ejected": outlier.max_ejected,
+        "latency": outlier.latency,
+        "latency_floor": length(outlier.latency_floor),
+        "failures": outlier.failures,
     })
 }
 

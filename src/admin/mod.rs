@@ -11,7 +11,7 @@ use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -34,6 +34,16 @@ pub trait Readiness: Send + Sync {
 /// A part's state as JSON, at the moment of asking.
 pub type Section = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Whether a region's pools have enough healthy endpoints, as failover by DNS asks.
+pub enum Region {
+    /// All have.
+    Ready,
+    /// What is not, a line a pool.
+    Missing(Vec<String>),
+    /// There is no such region; these there are.
+    Unknown(Vec<String>),
+}
+
 /// What the admin port shows and sets off.
 pub struct Sources {
     /// The config snapshot in force.
@@ -46,6 +56,8 @@ pub struct Sources {
     pub models: Section,
     /// Beside `/admin/v1/pools`.
     pub pools: Section,
+    /// Whether a region's pools could do their work.
+    pub region: Box<dyn Fn(&str) -> Region + Send + Sync>,
     /// Beside `/admin/v1/tiers`.
     pub tiers: Section,
     /// Beside `/admin/v1/features`.
@@ -99,12 +111,37 @@ async fn livez() -> Json<Value> {
     Json(json!({"live": true}))
 }
 
-async fn readyz(State(sources): Shared) -> Response {
+/// What `/readyz` may be asked.
+#[derive(serde::Deserialize)]
+struct Asked {
+    region: Option<String>,
+}
+
+async fn readyz(State(sources): Shared, Query(asked): Query<Asked>) -> Response {
+    if let Some(name) = asked.region {
+        return region(&name, (sources.region)(&name));
+    }
     let missing = sources.readiness.missing().await;
     if missing.is_empty() {
         return Json(json!({"ready": true})).into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"ready": false, "missing": missing}))).into_response()
+}
+
+fn region(name: &str, region: Region) -> Response {
+    let (status, ready, missing) = match region {
+        Region::Ready => (StatusCode::OK, true, None),
+        Region::Missing(missing) => (StatusCode::SERVICE_UNAVAILABLE, false, Some(missing)),
+        Region::Unknown(known) => {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return refuse(StatusCode::NOT_FOUND, &format!("no pool is in region {name:?}; regions: {known}"));
+        }
+    };
+    let mut body = json!({"ready": ready, "region": name});
+    if let Some(missing) = missing {
+        body["missing"] = json!(missing);
+    }
+    (status, Json(body)).into_response()
 }
 
 async fn config(State(sources): Shared) -> Json<Value> {

@@ -40,6 +40,11 @@ impl Admin {
             readiness: Box::new(gaps.clone()),
             models: section("models"),
             pools: section("pools"),
+            region: Box::new(|name| match name {
+                "us-east-1" => Region::Ready,
+                "us-west-2" => Region::Missing(vec!["pool gpu: 0 %".into()]),
+                _ => Region::Unknown(vec!["us-east-1".into(), "us-west-2".into()]),
+            }),
             tiers: section("tiers"),
             features: section("features"),
             drain: Box::new({
@@ -83,6 +88,17 @@ async fn probes_tell_what_is_missing() {
     let expected = json!({"ready": false, "missing": ["pool gpu: no endpoint answered yet"]});
     assert_eq!(admin.get("/readyz").await, (503, expected));
     assert_eq!(admin.get("/livez").await.0, 200, "alive all the same");
+}
+
+#[tokio::test]
+async fn a_region_is_asked_for_by_name() {
+    let admin = Admin::start().await;
+    assert_eq!(admin.get("/readyz?region=us-east-1").await, (200, json!({"ready": true, "region": "us-east-1"})));
+    let expected = json!({"ready": false, "region": "us-west-2", "missing": ["pool gpu: 0 %"]});
+    assert_eq!(admin.get("/readyz?region=us-west-2").await, (503, expected));
+    let (status, body) = admin.get("/readyz?region=mars").await;
+    assert_eq!(status, 404);
+    assert_eq!(body["error"], "no pool is in region \"mars\"; regions: us-east-1, us-west-2");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, readiness::Readiness, registry::Verdict};
+use super::{Tasks, pools, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
@@ -99,13 +99,15 @@ pub(super) fn admin(
     registry: Option<Verdict>,
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
+    let (shown, regions) = (gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
         scrape,
         readiness: Box::new(readiness),
         models: nothing(),
-        pools: nothing(),
+        pools: Box::new(move || pools::states(&shown.load_full().pipeline.predict)),
+        region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
         drain: Box::new(move || drain.cancel()),

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod pools;
 mod readiness;
 mod registry;
 mod tasks;
@@ -112,7 +113,7 @@ impl App {
         };
         let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
-        gateway.load_full().pipeline.predict.check_health(control);
+        gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));

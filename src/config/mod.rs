@@ -6,8 +6,10 @@
 //! so that a knob nobody reads is a compiler warning.
 
 mod de;
+mod endpoints;
 mod explain;
 mod load;
+mod pools;
 mod precomputed;
 mod problems;
 mod raw;
@@ -24,7 +26,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
+pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use load::{Draft, Loaded, Supplied};
+pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
 pub(crate) use tree::without_password;
@@ -109,7 +113,12 @@ pub(crate) struct Tier {
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub(crate) name: Arc<str>,
+    /// Those that the file names; others are found.
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) discovery: Vec<Discovery>,
+    pub(crate) balance: Balance,
+    pub(crate) region: Option<Arc<str>>,
+    pub(crate) failover: Option<Failover>,
     pub(crate) health: Health,
     pub(crate) breaker: Breaker,
     pub(crate) retry: Retry,
@@ -144,11 +153,14 @@ impl Limit {
 /// One server: an address a port.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
+    /// What metrics, logs and errors call it.
+    pub(crate) name: Arc<str>,
     pub(crate) http: Option<Upstream>,
     pub(crate) grpc: Option<Upstream>,
+    pub(crate) zone: Option<Arc<str>>,
 }
 
-/// A plain-text upstream `host:port`; resolved when a connection is made.
+/// A plain-text upstream `host:port`; a host that is a name is resolved when a connection is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     /// As sent in `host` / `:authority`, e.g. `fraud.ml.svc:8080`.

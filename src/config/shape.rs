@@ -38,6 +38,11 @@ impl Shape {
         }
     }
 
+    /// Checks a file that is one value.
+    pub(super) fn check_value(&mut self, root: &mut Node, schema: &Value) {
+        self.node(root, schema, &Path::default());
+    }
+
     fn node(&mut self, node: &mut Node, schema: &Value, path: &Path) -> Verdict {
         node.secret |= kind_of(schema) == "secret";
         self.places.insert(path.clone(), node.position, node.shown());

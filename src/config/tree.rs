@@ -105,8 +105,38 @@ pub(crate) fn without_password(text: &str) -> String {
 /// # Errors
 /// What keeps the file from being read at all: not YAML, empty, more than one document.
 pub(crate) fn read(text: &str, file: &str, problems: &mut Vec<Problem>) -> Result<Node, Problems> {
+    read_as(Whole::Sections, text, file, problems)
+}
+
+/// What a file is made of.
+#[derive(Clone, Copy)]
+pub(crate) enum Whole {
+    /// A configuration.
+    Sections,
+    /// A list of endpoints.
+    Endpoints,
+}
+
+impl Whole {
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Sections => ("a configuration", "a mapping of sections"),
+            Self::Endpoints => ("a list", "a list of endpoints"),
+        }
+    }
+
+    const fn fits(self, kind: &Kind) -> bool {
+        matches!((self, kind), (Self::Sections, Kind::Map(_)) | (Self::Endpoints, Kind::List(_)))
+    }
+}
+
+/// Reads the one document of a file that is such a whole.
+///
+/// # Errors
+/// As [`read`], and where it is another.
+pub(crate) fn read_as(whole: Whole, text: &str, file: &str, problems: &mut Vec<Problem>) -> Result<Node, Problems> {
     let mut reader = Reader { parser: Parser::new_from_str(text), problems, depth: 0 };
-    reader.document().map_err(|Fault { position, text }| Problems::of_file(file, position, text))
+    reader.document(whole).map_err(|Fault { position, text }| Problems::of_file(file, position, text))
 }
 
 struct Fault {
@@ -140,8 +170,9 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn document(&mut self) -> Result<Node, Fault> {
-        let empty = |position| Fault { position, text: "the file is empty; allowed: a mapping of sections".to_owned() };
+    fn document(&mut self, whole: Whole) -> Result<Node, Fault> {
+        let (name, allowed) = whole.words();
+        let empty = |position| Fault { position, text: format!("the file is empty; allowed: {allowed}") };
         let mut root = None;
         loop {
             let (event, position) = self.next()?;
@@ -160,10 +191,10 @@ impl<'a> Reader<'a, '_> {
         }
         let root = root.ok_or_else(|| empty(Position { line: 1, column: 1 }))?;
         match &root.kind {
-            Kind::Map(_) => Ok(root),
+            kind if whole.fits(kind) => Ok(root),
             _ if root.is_null() => Err(empty(root.position)),
             _ => {
-                let text = format!("not a configuration; allowed: a mapping of sections; given: {}", root.shown());
+                let text = format!("not {name}; allowed: {allowed}; given: {}", root.shown());
                 Err(Fault { position: root.position, text })
             }
         }

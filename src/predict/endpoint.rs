@@ -3,8 +3,8 @@
 use std::{
     io,
     sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -12,13 +12,16 @@ use std::{
 use http::HeaderValue;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{classify::Class, http1, http2};
+use super::{classify::Class, http1, http2, pool::Pool};
 use crate::{
     config,
     infer::{Protocol, WorkerId},
     resilience::{
         breaker::{self, Breaker},
         ewma::PeakEwma,
+        latency::Latencies,
+        outlier,
+        ramp::Ramp,
     },
     telemetry::handles::{
         breaker::{BreakerHandles, BreakerState},
@@ -54,35 +57,164 @@ pub(super) enum Health {
 
 /// A server.
 pub(super) struct Endpoint {
+    /// No other endpoint of the pool ever has it.
+    pub(super) number: usize,
+    name: Arc<str>,
     pub(super) http: Option<config::Upstream>,
     pub(super) grpc: Option<config::Upstream>,
+    pub(super) zone: Option<Arc<str>>,
+    /// Whether it is in the gateway's own zone.
+    pub(super) is_own: bool,
     hosts: Hosts,
     pub(super) breaker: Arc<Breaker>,
+    transitions: Arc<Transitions>,
     pub(super) metrics: EndpointHandles,
     load: PeakEwma,
+    ramp: Ramp,
     in_flight: AtomicU32,
     max_in_flight: u32,
     health: AtomicU8,
+    /// When its health checks began to fail.
+    failing_since: Mutex<Option<Instant>>,
+    slow_start: Duration,
+    ejected: AtomicBool,
+    record: Mutex<outlier::Record>,
+    latencies: Latencies,
+    failures: AtomicU32,
     /// Per worker, and one more for health checks.
     idle: Box<[Arc<http1::Idle>]>,
     shared: Box<[http2::Shared]>,
 }
 
+/// In how long an endpoint whose breaker closed has its whole share again. Its probes have shown that it works, so it need not
+/// start as slowly as one that nobody has asked.
+const BACK_WITHIN: Duration = Duration::from_secs(4);
+
 impl Endpoint {
-    pub(super) fn new(endpoint: &config::Endpoint, pool: &config::Pool, workers: usize, now: Instant) -> Self {
+    pub(super) fn new(endpoint: &config::Endpoint, pool: &Pool, number: usize, now: Instant) -> Self {
+        let workers = pool.workers;
+        let balance = &pool.config.balance;
+        let transitions = Arc::new(Transitions::new(&endpoint.name, &pool.name));
         Self {
+            number,
+            name: endpoint.name.clone(),
             http: endpoint.http.clone(),
             grpc: endpoint.grpc.clone(),
+            zone: endpoint.zone.clone(),
+            is_own: endpoint.zone.is_some() && endpoint.zone == balance.own_zone,
             hosts: Hosts::new(endpoint),
-            breaker: guard(endpoint, pool),
-            metrics: EndpointHandles::new(&pool.name, name(endpoint)),
+            breaker: guard(&transitions, &pool.config.breaker),
+            transitions,
+            metrics: EndpointHandles::new(&pool.name, &endpoint.name),
             load: PeakEwma::new(now),
+            ramp: Ramp::new(balance.slow_start, now),
             in_flight: AtomicU32::new(0),
-            max_in_flight: pool.max_in_flight.unwrap_or(u32::MAX),
+            max_in_flight: pool.config.max_in_flight.unwrap_or(u32::MAX),
             health: AtomicU8::new(Health::Unknown as u8),
+            failing_since: Mutex::default(),
+            slow_start: balance.slow_start,
+            ejected: AtomicBool::new(false),
+            record: Mutex::default(),
+            latencies: Latencies::default(),
+            failures: AtomicU32::new(0),
             idle: (0..=workers).map(|_| Arc::default()).collect(),
             shared: (0..=workers).map(|_| http2::Shared::default()).collect(),
         }
+    }
+
+    /// Whether it is what the config, or a source, says there.
+    pub(super) fn is(&self, endpoint: &config::Endpoint) -> bool {
+        let same = |ours: &Option<config::Upstream>, theirs: &Option<config::Upstream>| match (ours, theirs) {
+            (Some(a), Some(b)) => a.authority == b.authority && a.host == b.host && a.port == b.port,
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        };
+        self.name == endpoint.name
+            && self.zone == endpoint.zone
+            && same(&self.http, &endpoint.http)
+            && same(&self.grpc, &endpoint.grpc)
+    }
+
+    /// It is no member of its pool any more. `renewed`: another of its name is, whose series are not touched.
+    pub(super) fn retire(&self, renewed: bool) {
+        // Held so that a check that is under way does not undo it.
+        let _checks = self.checks();
+        self.transitions.retire();
+        if !renewed {
+            self.metrics.gone();
+            self.transitions.metrics.gone();
+        }
+        self.idle.iter().for_each(|idle| idle.clear());
+        self.shared.iter().for_each(http2::Shared::close);
+    }
+
+    /// Lets it start slowly.
+    pub(super) fn begin(&self, now: Instant) {
+        self.ramp.begin(now);
+    }
+
+    /// What share of its turns it takes.
+    pub(super) fn weight(&self, now: Instant) -> f64 {
+        self.ramp.weight(now)
+    }
+
+    /// Neither failing its health checks nor ejected.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.health.load(Ordering::Relaxed) != Health::Failing as u8 && !self.ejected.load(Ordering::Relaxed)
+    }
+
+    /// Healthy, and its breaker would let a request by. One that waits for a probe counts: where nobody asks it, because another
+    /// pool has taken over, nothing else could bring it back.
+    pub(super) fn is_available(&self, now: Instant) -> bool {
+        self.is_healthy() && self.breaker.would_admit(now)
+    }
+
+    /// Lets it back in if its ejection is over; whether that was so.
+    pub(super) fn release(&self, now: Instant) -> bool {
+        if !self.ejected.load(Ordering::Relaxed) || !self.record().release(now) {
+            return false;
+        }
+        self.ramp.begin(now);
+        self.ejected.store(false, Ordering::Relaxed);
+        self.metrics.ejected(false);
+        true
+    }
+
+    /// What it did since this was last asked.
+    pub(super) fn interval(&self) -> outlier::Host {
+        let failures = self.failures.swap(0, Ordering::Relaxed);
+        outlier::Host { record: *self.record(), answers: self.latencies.take(), failures }
+    }
+
+    pub(super) fn set_record(&self, record: outlier::Record) {
+        *self.record() = record;
+        self.ejected.store(record.until().is_some(), Ordering::Relaxed);
+        self.metrics.ejected(record.until().is_some());
+    }
+
+    /// Until when it is ejected.
+    pub(super) fn ejected_until(&self) -> Option<Instant> {
+        self.record().until()
+    }
+
+    /// When its health checks began to fail.
+    fn checks(&self) -> MutexGuard<'_, Option<Instant>> {
+        // An instant is replaced whole.
+        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self) -> MutexGuard<'_, outlier::Record> {
+        // A record is replaced whole.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The requests that are there.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The round trip that is expected, in seconds.
+    pub(super) fn estimate(&self, now: Instant) -> f64 {
+        self.load.estimate(now)
     }
 
     /// The address asked in `protocol`; `None` where the endpoint lacks that port.
@@ -102,8 +234,8 @@ impl Endpoint {
     }
 
     /// How the endpoint is named in errors and metrics.
-    pub(super) fn name(&self) -> &Arc<str> {
-        &self.http.as_ref().or(self.grpc.as_ref()).expect(HAS_A_PORT).authority
+    pub(super) const fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     pub(super) fn idle(&self, worker: WorkerId) -> &Arc<http1::Idle> {
@@ -127,11 +259,26 @@ impl Endpoint {
     }
 
     /// Notes a health check that took `took`.
+    ///
+    /// An endpoint that passes after it failed has changed, so an open breaker need not wait out its time: the next request is
+    /// its probe. One that passed all the while has not, whatever its requests come to: a model that hangs behind a server that
+    /// is well would be probed at every check.
     pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) {
+        let mut failing_since = self.checks();
         self.health.store(health as u8, Ordering::Relaxed);
-        self.metrics.healthy(health == Health::Passing);
-        if health == Health::Passing {
-            self.load.lift(took, now);
+        if !self.transitions.is_retired() {
+            self.metrics.healthy(health == Health::Passing);
+        }
+        if health != Health::Passing {
+            failing_since.get_or_insert(now);
+            return;
+        }
+        self.load.lift(took, now);
+        if let Some(since) = failing_since.take() {
+            if now.saturating_duration_since(since) >= self.slow_start {
+                self.ramp.begin(now);
+            }
+            self.breaker.probe_from(now);
         }
     }
 
@@ -159,46 +306,83 @@ impl Endpoint {
         Some(InFlight(self.clone()))
     }
 
-    /// Notes a probe that succeeded: the endpoint no longer counts as slow.
-    pub(super) fn probed(&self, took: Duration, now: Instant) {
-        self.load.lift(took, now);
-    }
-
     /// Tells the balance that an attempt was given up after `waited`, another having been answered.
     pub(super) fn gave_up(&self, waited: Duration, now: Instant) {
         self.load.outlasted(waited, now);
     }
 
-    /// Tells the balance what an attempt took, and what the endpoint asked for. A failure counts as slow, so that fast
-    /// failures do not draw traffic.
-    pub(super) fn observe(&self, class: Class, took: Duration, asked: Option<Duration>, now: Instant) {
+    /// Tells balance and breaker what an attempt came to, when the endpoint asked to be asked again, and what it took. A failure
+    /// counts as slow, so that fast failures do not draw traffic; a probe that succeeds ends that.
+    pub(super) fn observe(
+        &self,
+        (class, asked): (Class, Option<Duration>),
+        permit: breaker::Permit,
+        took: Duration,
+        now: Instant,
+    ) {
         match class {
             Class::Caller => {}
-            Class::Answered | Class::Refused => self.load.observe(took, now),
+            Class::Answered | Class::Refused => {
+                if permit.is_probe() {
+                    self.load.lift(took, now);
+                }
+                self.load.observe(took, now);
+                self.latencies.note(took);
+            }
             _ => self.load.penalize(asked, now),
+        }
+        let verdict = class.verdict();
+        if verdict == breaker::Outcome::Failure {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        let probe = permit.is_probe();
+        permit.record(verdict, now);
+        if probe && self.breaker.is_closed() {
+            self.ramp.hurry(BACK_WITHIN, now);
         }
     }
 }
 
-const HAS_A_PORT: &str = "validated: an endpoint has a port";
-
-fn name(endpoint: &config::Endpoint) -> &Arc<str> {
-    &endpoint.http.as_ref().or(endpoint.grpc.as_ref()).expect(HAS_A_PORT).authority
+/// A breaker's transitions, told while the endpoint is its pool's.
+struct Transitions {
+    pool: Arc<str>,
+    endpoint: Arc<str>,
+    metrics: BreakerHandles,
+    retired: AtomicBool,
 }
 
-/// The endpoint's breaker; its transitions are logged and counted.
-fn guard(endpoint: &config::Endpoint, pool: &config::Pool) -> Arc<Breaker> {
-    let (pool_name, endpoint) = (pool.name.clone(), name(endpoint).clone());
-    let metrics = BreakerHandles::new(&format!("{pool_name}/{endpoint}"));
-    Breaker::new(breaker::Policy::from(&pool.breaker), move |state| {
+impl Transitions {
+    fn new(endpoint: &Arc<str>, pool: &Arc<str>) -> Self {
+        let metrics = BreakerHandles::new(&format!("{pool}/{endpoint}"));
+        Self { pool: pool.clone(), endpoint: endpoint.clone(), metrics, retired: AtomicBool::new(false) }
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, state: breaker::State) {
+        if self.is_retired() {
+            return;
+        }
         let state = match state {
             breaker::State::Closed => BreakerState::Closed,
             breaker::State::Open => BreakerState::Open,
             breaker::State::HalfOpen => BreakerState::HalfOpen,
         };
-        metrics.moved(state);
-        tracing::warn!(pool = %pool_name, %endpoint, ?state, "circuit breaker moved");
-    })
+        self.metrics.moved(state);
+        tracing::warn!(pool = %self.pool, endpoint = %self.endpoint, ?state, "circuit breaker moved");
+    }
+}
+
+/// The endpoint's breaker; its transitions are logged and counted.
+fn guard(transitions: &Arc<Transitions>, policy: &config::Breaker) -> Arc<Breaker> {
+    let transitions = transitions.clone();
+    Breaker::new(breaker::Policy::from(policy), move |state| transitions.tell(state))
 }
 
 /// One request in flight at an endpoint, until dropped.

@@ -1,5 +1,5 @@
-//! Active health checks: every endpoint is asked at its pool's interval, and when a caller wants to know, over HTTP where it has
-//! that port, else over gRPC.
+//! Active health checks: every endpoint is asked at its pool's interval, when the set changes, and when a caller wants to know, over
+//! HTTP where it has that port, else over gRPC.
 
 use std::sync::Arc;
 
@@ -27,14 +27,18 @@ pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
     let mut tick = tokio::time::interval(pool.config.health.interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = pool.changed.notified() => {}
+        }
         check_all(pool, worker, tasks).await;
     }
 }
 
 /// Checks each endpoint once, all at the same time.
 pub(super) async fn check_all(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
-    let checks = pool.endpoints.iter().map(|endpoint| check(pool, endpoint, worker, tasks));
+    let members = pool.members();
+    let checks = members.iter().map(|endpoint| check(pool, endpoint, worker, tasks));
     futures_util::future::join_all(checks).await;
 }
 

@@ -63,6 +63,13 @@ impl Shared {
         Box::pin(self.connect(upstream, timeout, tasks)).await
     }
 
+    /// Lets go of the connection, which ends with its last stream. One that is just being made ends with the endpoint.
+    pub(super) fn close(&self) {
+        if let Ok(mut slot) = self.0.try_lock() {
+            slot.take();
+        }
+    }
+
     async fn connect(&self, upstream: &Upstream, timeout: Duration, tasks: &Tasks) -> io::Result<Line> {
         let mut slot = self.0.lock().await;
         if let Some(line) = slot.as_ref().filter(|line| !line.is_closed()) {

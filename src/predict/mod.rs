@@ -10,23 +10,32 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 mod attempt;
+mod balance;
 mod body;
 pub(crate) mod classify;
+mod discovery;
 mod endpoint;
+mod failover;
 mod health;
 pub mod http1;
 mod http2;
+mod members;
 mod message;
 mod outgoing;
 mod pool;
 mod race;
+mod state;
+mod survey;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use failover::Region;
+pub(crate) use state::{EndpointState, PoolState};
 
 use attempt::{Attempt, Call, Holding, Reply, Settled};
 use classify::{Advice, Class, Failure};
 use outgoing::{Outgoing, Single};
-use pool::{Choice, Pool};
+use pool::{Choice, Pool, Want};
 
 use crate::{
     admission::Permit,
@@ -51,6 +60,9 @@ const FREE_RESENDS: u32 = 8;
 /// The pools.
 pub struct Predict {
     pools: Vec<Pool>,
+    failovers: failover::Failovers,
+    /// By pool, whether it only stands by for another.
+    standby: Vec<bool>,
     /// By model id.
     models: Vec<Model>,
     tasks: Tasks,
@@ -77,6 +89,8 @@ impl Predict {
     pub fn new(config: &Config, tasks: Tasks, now: Instant) -> Self {
         Self {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
+            failovers: failover::failovers(&config.pools),
+            standby: failover::standby(config),
             models: config.models.iter().map(|model| Model::new(model, config.pool(model.pool), now)).collect(),
             tasks,
         }
@@ -99,7 +113,7 @@ impl Predict {
         plan: &Plan,
         now: Instant,
     ) -> Result<Prediction, Error> {
-        let pool = &self.pools[plan.pool.index()];
+        let pool = self.acting(plan.pool);
         let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
         let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
@@ -114,39 +128,20 @@ impl Predict {
 
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
     pub(crate) fn sweep(&self, worker: WorkerId) {
-        for endpoint in self.pools.iter().flat_map(|pool| &pool.endpoints) {
-            endpoint.sweep(worker);
-        }
-    }
-
-    /// Runs every pool's health checks until the tasks are cancelled.
-    pub(crate) fn check_health(self: &Arc<Self>, worker: WorkerId) {
-        for index in 0..self.pools.len() {
-            let this = self.clone();
-            self.tasks.background(async move { health::watch(&this.pools[index], worker, &this.tasks).await });
+        for pool in &self.pools {
+            pool.members().iter().for_each(|endpoint| endpoint.sweep(worker));
         }
     }
 
     /// Writes the gauges that mirror a state kept here; to be called before each scrape.
     pub(crate) fn show(&self, now: Instant) {
-        self.pools.iter().flat_map(|pool| &pool.endpoints).for_each(|endpoint| endpoint.show(now));
-    }
-
-    /// What keeps this from being ready: pools of which no endpoint has answered.
-    pub(crate) fn missing(&self) -> Vec<String> {
-        let silent = self.pools.iter().filter(|pool| pool.passing() == 0);
-        silent
-            .map(|pool| {
-                let names: Vec<&str> = pool.endpoints.iter().map(|endpoint| &**endpoint.name()).collect();
-                format!("pool {:?}: no endpoint passes its health check ({})", pool.name, names.join(", "))
-            })
-            .collect()
+        self.pools.iter().for_each(|pool| pool.members().iter().for_each(|endpoint| endpoint.show(now)));
     }
 
     /// Whether an endpoint of the pool passes its health check now, and its breaker would let a request by. Returns within the
     /// check's own timeout.
     pub(crate) async fn is_ready(&self, pool: PoolId, worker: WorkerId) -> bool {
-        let pool = &self.pools[pool.index()];
+        let pool = self.acting(pool);
         health::check_all(pool, worker, &self.tasks).await;
         pool.is_ready(Instant::now())
     }
@@ -203,7 +198,9 @@ impl Run<'_> {
         loop {
             let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
             let left = if repeatable { self.plan.attempts.saturating_sub(made).max(1) } else { 1 };
-            let attempt = self.begin(outgoing.protocol, last, left, now)?;
+            // Only a first attempt may be a probe: what a probe loses, the attempts after it must be able to make good.
+            let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
+            let attempt = self.begin(want, left, now)?;
             let settled = match self.hedge_delay(&outgoing, &attempt) {
                 None => self.make(attempt, &outgoing).await,
                 // Boxed: who is not hedged does not carry the room for two attempts.
@@ -218,17 +215,16 @@ impl Run<'_> {
         }
     }
 
-    /// Chooses an endpoint other than `last`, and how long it has where `left` attempts may follow, this one included.
-    fn begin(&self, protocol: Protocol, last: Option<usize>, left: u32, now: Instant) -> Result<Attempt, Error> {
-        let mut last = last;
+    /// Chooses an endpoint, and how long it has where `left` attempts may follow, this one included.
+    fn begin(&self, mut want: Want, left: u32, now: Instant) -> Result<Attempt, Error> {
         loop {
-            let choice = self.pool.pick(protocol, last, now)?;
+            let choice = self.pool.pick(&want, now)?;
             let limit = self.attempt_timeout(now, left)?;
             if let Some(in_flight) = choice.endpoint.enter() {
                 return Ok(Attempt { choice, in_flight, began: now, limit });
             }
             // Somebody took the last place meanwhile.
-            last = Some(choice.index);
+            want.last = Some(choice.index);
         }
     }
 
@@ -280,11 +276,7 @@ impl Run<'_> {
         };
         let ended = Instant::now();
         let Choice { index, endpoint, permit } = choice;
-        endpoint.observe(class, ended - began, advice.asked(), ended);
-        if permit.is_probe() && class.wins() {
-            endpoint.probed(ended - began, ended);
-        }
-        permit.record(class.verdict(), ended);
+        endpoint.observe((class, advice.asked()), permit, ended - began, ended);
         if class == Class::Answered && method == Method::Predict {
             self.model.answered(ended - began, ended);
         }

@@ -1,49 +1,110 @@
-//! A set of endpoints with one policy, and the choice among them: power of two choices on expected wait.
+//! A set of endpoints with one policy: what a request asks for an endpoint, and why there is none.
+//!
+//! The set changes while requests go on (`members`), and what is known of it is looked through in the background (`survey`); the
+//! path loads both.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use arc_swap::ArcSwap;
+use tokio::{sync::Notify, time::Instant};
 
-use super::endpoint::{Endpoint, Health};
+use super::{
+    balance::{Crowd, Group, Place, State},
+    endpoint::{Endpoint, Health},
+    members::Sources,
+    survey::Survey,
+};
 use crate::{
     config,
     infer::{Error, Kind, Protocol},
     resilience::{backoff, breaker, budget::Budget},
-    telemetry::handles::predict::{HedgeDenied, PoolHandles},
+    telemetry::handles::{
+        balance::BalanceHandles,
+        predict::{HedgeDenied, PoolHandles},
+    },
 };
 
 /// A pool at work.
 pub(super) struct Pool {
     pub(super) name: Arc<str>,
-    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    pub(super) members: ArcSwap<Members>,
     pub(super) config: config::Pool,
     pub(super) backoff: backoff::Retry,
     pub(super) budget: Budget,
     /// What hedges may take of it; `None`: nothing is hedged.
     pub(super) hedges: Option<Budget>,
     pub(super) metrics: PoolHandles,
+    pub(super) balance: BalanceHandles,
+    pub(super) workers: usize,
+    pub(super) sources: Mutex<Sources>,
+    pub(super) survey: Mutex<Survey>,
+    /// Told when the set has changed.
+    pub(super) changed: Notify,
+    /// Whether so few are healthy that all are asked.
+    pub(super) panicking: AtomicBool,
+    /// What part of the requests stays in the gateway's own zone, of [`WHOLE`]; [`NO_ZONE`] where it makes no difference.
+    pub(super) own_part: AtomicU32,
+    /// Whether the pool that takes over for this one does.
+    pub(super) failed_over: AtomicBool,
+}
+
+/// All of the requests.
+pub(super) const WHOLE: u32 = 1 << 16;
+pub(super) const NO_ZONE: u32 = u32::MAX;
+
+/// The endpoints at one time.
+pub(super) type Members = Box<[Arc<Endpoint>]>;
+
+/// What an attempt needs.
+pub(super) struct Want {
+    pub(super) protocol: Protocol,
+    /// [`Choice::index`] of the attempt before, which another endpoint is better than.
+    pub(super) last: Option<usize>,
+    /// Whether it may find out how an endpoint is whose breaker was open.
+    pub(super) probing: bool,
 }
 
 /// The endpoint chosen for an attempt, and the breaker's leave to ask it.
 pub(super) struct Choice {
+    /// The endpoint's number in its pool; no other ever has it.
     pub(super) index: usize,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) permit: breaker::Permit,
 }
 
+impl Choice {
+    pub(super) fn new(endpoint: &Arc<Endpoint>, permit: breaker::Permit) -> Self {
+        Self { index: endpoint.number, endpoint: endpoint.clone(), permit }
+    }
+}
+
 impl Pool {
     pub(super) fn new(config: &config::Pool, workers: usize, now: Instant) -> Self {
-        let endpoints =
-            config.endpoints.iter().map(|endpoint| Arc::new(Endpoint::new(endpoint, config, workers, now))).collect();
-        Self {
+        let pool = Self {
             name: config.name.clone(),
-            endpoints,
+            members: ArcSwap::from_pointee(Members::default()),
             backoff: backoff::Retry::from(&config.retry),
             budget: Budget::new(config.retry_budget, now),
             hedges: config.hedge.as_ref().map(|hedge| Budget::strict(hedge.share, now)),
             metrics: PoolHandles::new(&config.name),
+            balance: BalanceHandles::new(&config.name),
+            workers,
+            sources: Mutex::new(Sources::new(config.discovery.len())),
+            survey: Mutex::new(Survey::new(config, now)),
+            changed: Notify::new(),
+            panicking: AtomicBool::new(false),
+            own_part: AtomicU32::new(NO_ZONE),
+            failed_over: AtomicBool::new(false),
             config: config.clone(),
-        }
+        };
+        pool.found(0, config.endpoints.clone(), now);
+        pool
     }
 
     /// Notes a request, which pays its part of the extra load.
@@ -76,99 +137,83 @@ impl Pool {
         self.hedges.iter().for_each(|hedges| hedges.give_back(then));
     }
 
-    /// Chooses an endpoint for the next attempt, another than `last` where there is one.
+    /// The endpoints of now.
+    pub(super) fn members(&self) -> Arc<Members> {
+        self.members.load_full()
+    }
+
+    /// Chooses an endpoint for the next attempt, another than the last one's where there is one.
     ///
-    /// Endpoints whose health check fails are left out, unless all fail. A half-open breaker lets one probe by.
-    pub(super) fn pick(&self, protocol: Protocol, last: Option<usize>, now: Instant) -> Result<Choice, Error> {
-        if self.endpoints.len() == 1 {
-            return self.only(protocol, now);
+    /// An endpoint whose breaker waits for a probe has it first, so that recovery does not wait for luck. Else it is the cheaper
+    /// of two that are healthy, of the gateway's own zone as far as that can take it; where too few are healthy, of all.
+    pub(super) fn pick(&self, want: &Want, now: Instant) -> Result<Choice, Error> {
+        let members = self.members();
+        if let [only] = &**members {
+            return self.only(only, want.protocol, now);
         }
-        let fits = |index: &usize| {
-            let endpoint = &self.endpoints[*index];
-            endpoint.upstream(protocol).is_some() && endpoint.has_room()
-        };
-        let all: smallvec::SmallVec<[usize; 16]> = (0..self.endpoints.len()).filter(fits).collect();
-        let healthy: smallvec::SmallVec<[usize; 16]> =
-            all.iter().copied().filter(|index| self.endpoints[*index].health() != Health::Failing).collect();
-        let mut candidates = if healthy.is_empty() { all } else { healthy };
-        if candidates.len() > 1 {
-            candidates.retain(|index| Some(*index) != last);
+        let crowd = Crowd { members: &members, want, now };
+        let panicking = self.panicking.load(Ordering::Relaxed);
+        let state = if panicking { State::Any } else { State::Healthy };
+        if want.probing
+            && let Some(choice) = crowd.probe(state)
+        {
+            return Ok(choice);
         }
-        if let Some(probe) = self.probe(&candidates, now) {
-            return Ok(probe);
-        }
-        let mut until = None;
-        while !candidates.is_empty() {
-            let position = self.cheaper_of_two(&candidates, now);
-            let index = candidates.swap_remove(position);
-            match self.endpoints[index].breaker.admit(now) {
-                Ok(permit) => return Ok(Choice { index, endpoint: self.endpoints[index].clone(), permit }),
-                Err(refused) => until = [until, refused.until].into_iter().flatten().min(),
-            }
-        }
-        Err(self.nobody(protocol, until, now))
+        let chosen = self.of_zone(&crowd, state);
+        let desperate = || (!panicking && crowd.is_ill()).then(|| self.of_zone(&crowd, State::Any)).flatten();
+        chosen.or_else(desperate).ok_or_else(|| self.nobody(want.protocol, now))
     }
 
-    fn only(&self, protocol: Protocol, now: Instant) -> Result<Choice, Error> {
-        let endpoint = &self.endpoints[0];
+    fn of_zone(&self, crowd: &Crowd<'_>, state: State) -> Option<Choice> {
+        let place = self.place();
+        let near = || crowd.choose(Group { place, state, last: false });
+        let any = || crowd.choose(Group { place: Place::Any, state, last: false });
+        let again = || crowd.choose(Group { place: Place::Any, state, last: true });
+        let chosen = if place == Place::Any { None } else { near() };
+        chosen.or_else(any).or_else(again)
+    }
+
+    fn place(&self) -> Place {
+        match self.own_part.load(Ordering::Relaxed) {
+            NO_ZONE => Place::Any,
+            WHOLE => Place::Own,
+            part if rand::random_range(0..WHOLE) < part => Place::Own,
+            _ => Place::Other,
+        }
+    }
+
+    fn only(&self, endpoint: &Arc<Endpoint>, protocol: Protocol, now: Instant) -> Result<Choice, Error> {
         if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
-            return Err(self.nobody(protocol, None, now));
+            return Err(self.nobody(protocol, now));
         }
-        match endpoint.breaker.admit(now) {
-            Ok(permit) => Ok(Choice { index: 0, endpoint: endpoint.clone(), permit }),
-            Err(refused) => Err(self.nobody(protocol, refused.until, now)),
-        }
-    }
-
-    /// An endpoint whose breaker is due for a probe goes before the balance, which its failures made look for others.
-    fn probe(&self, candidates: &[usize], now: Instant) -> Option<Choice> {
-        let mut tripped = candidates.iter().filter(|index| !self.endpoints[**index].breaker.is_closed());
-        tripped.find_map(|&index| {
-            let endpoint = self.endpoints[index].clone();
-            let permit = endpoint.breaker.admit(now).ok()?;
-            Some(Choice { index, endpoint, permit })
-        })
-    }
-
-    fn cheaper_of_two(&self, candidates: &[usize], now: Instant) -> usize {
-        if candidates.len() == 1 {
-            return 0;
-        }
-        let first = rand::random_range(0..candidates.len());
-        let second = (first + rand::random_range(1..candidates.len())) % candidates.len();
-        let cost = |position: usize| self.endpoints[candidates[position]].cost(now);
-        if cost(first) <= cost(second) { first } else { second }
+        let admitted = endpoint.breaker.admit(now);
+        admitted.map(|permit| Choice::new(endpoint, permit)).map_err(|_| self.nobody(protocol, now))
     }
 
     /// Whether some endpoint could be asked at `at`; it may have changed by then.
     pub(super) fn would_pick(&self, protocol: Protocol, at: Instant) -> bool {
-        self.endpoints.iter().any(|endpoint| {
+        self.members().iter().any(|endpoint| {
             endpoint.upstream(protocol).is_some() && endpoint.has_room() && endpoint.breaker.would_admit(at)
         })
     }
 
-    /// Whether some endpoint can be asked now that does not fail its health check.
+    /// Whether some healthy endpoint can be asked now.
     pub(super) fn may_be_asked(&self, protocol: Protocol, now: Instant) -> bool {
-        self.endpoints.iter().any(|endpoint| {
-            endpoint.upstream(protocol).is_some()
-                && endpoint.health() != Health::Failing
-                && endpoint.has_room()
-                && endpoint.breaker.would_admit(now)
-        })
+        self.members()
+            .iter()
+            .any(|endpoint| endpoint.upstream(protocol).is_some() && endpoint.has_room() && endpoint.is_available(now))
     }
 
-    /// Why no endpoint could be asked; `until`: when the first of the open breakers lets a probe by.
-    fn nobody(&self, protocol: Protocol, until: Option<Instant>, now: Instant) -> Error {
-        let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };
-        let able: Vec<_> = self.endpoints.iter().filter(|endpoint| endpoint.upstream(protocol).is_some()).collect();
+    /// Why no endpoint could be asked.
+    fn nobody(&self, protocol: Protocol, now: Instant) -> Error {
+        let members = self.members();
+        if members.is_empty() {
+            return Error::new(Kind::Unavailable, format!("pool {:?}: no endpoint was found yet", self.name))
+                .with_retry_after(Duration::from_secs(1));
+        }
+        let able: Vec<_> = members.iter().filter(|endpoint| endpoint.upstream(protocol).is_some()).collect();
         if able.is_empty() {
-            let names: Vec<&str> = self.endpoints.iter().map(|endpoint| &**endpoint.name()).collect();
-            let message = format!(
-                "pool {:?} cannot be asked over {port}: its endpoints ({}) have no {port} port configured",
-                self.name,
-                names.join(", ")
-            );
-            return Error::new(Kind::Unimplemented, message);
+            return self.no_port(protocol);
         }
         if able.iter().all(|endpoint| !endpoint.has_room()) {
             let message = format!(
@@ -177,19 +222,49 @@ impl Pool {
             );
             return Error::new(Kind::Shed, message).with_retry_after(Duration::from_secs(1));
         }
+        let until = able.iter().filter_map(|endpoint| endpoint.breaker.until()).min();
         let wait = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         Error::new(Kind::Unavailable, format!("pool {:?}: the circuit breaker of every endpoint is open", self.name))
             .with_retry_after(wait)
     }
 
+    fn no_port(&self, protocol: Protocol) -> Error {
+        let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };
+        let message = format!(
+            "pool {:?} cannot be asked over {port}: its endpoints ({}) have no {port} port configured",
+            self.name,
+            self.names()
+        );
+        Error::new(Kind::Unimplemented, message)
+    }
+
+    /// The endpoints' names, for people.
+    pub(super) fn names(&self) -> String {
+        let members = self.members();
+        if members.is_empty() {
+            return "none was found yet".to_owned();
+        }
+        members.iter().map(|endpoint| &**endpoint.name()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Where its endpoints are to come from, for people; always the same.
+    pub(super) fn described(&self) -> String {
+        let named = self.config.endpoints.iter().map(|endpoint| endpoint.name.to_string());
+        let found = self.config.discovery.iter().map(|discovery| match discovery {
+            config::Discovery::Dns(dns) => format!("dns {}", dns.http.authority),
+            config::Discovery::File(file) => format!("file {}", file.path.display()),
+        });
+        named.chain(found).collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether a request would find an endpoint that passed its last health check.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         let is_ready = |endpoint: &&Arc<Endpoint>| endpoint.health() == Health::Passing;
-        self.endpoints.iter().filter(is_ready).any(|endpoint| endpoint.breaker.would_admit(now))
+        self.members().iter().filter(is_ready).any(|endpoint| endpoint.breaker.would_admit(now))
     }
 
     /// How many endpoints passed their last health check.
     pub(super) fn passing(&self) -> usize {
-        self.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Passing).count()
+        self.members().iter().filter(|endpoint| endpoint.health() == Health::Passing).count()
     }
 }

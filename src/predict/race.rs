@@ -18,6 +18,7 @@ use super::{
     attempt::{Attempt, Settled},
     endpoint::Endpoint,
     outgoing::Outgoing,
+    pool::Want,
 };
 use crate::{
     infer::{Method, Protocol},
@@ -45,7 +46,7 @@ impl Run<'_> {
     pub(super) fn hedge_delay(&self, outgoing: &Outgoing, attempt: &Attempt) -> Option<Duration> {
         let moment = self.model.hedge.as_ref()?;
         let fits = self.pool.hedges.is_some()
-            && self.pool.endpoints.len() > 1
+            && self.pool.members().len() > 1
             && outgoing.method == Method::Predict
             // Its answer decides whether the breaker closes: given up, it would say nothing.
             && !attempt.choice.permit.is_probe()
@@ -89,7 +90,7 @@ impl Run<'_> {
             return Err(HedgeDenied::Deadline);
         }
         self.pool.withdraw_hedge(now)?;
-        let second = self.begin(protocol, Some(slow.index), left, now).ok();
+        let second = self.begin(Want { protocol, last: Some(slow.index), probing: false }, left, now).ok();
         // Where there is no other endpoint, the same one is chosen.
         let second = second.filter(|second| !Arc::ptr_eq(&second.choice.endpoint, &slow.endpoint));
         second.ok_or_else(|| {

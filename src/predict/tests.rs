@@ -75,7 +75,14 @@ fn pool(authorities: &[&str]) -> config::Pool {
     };
     config::Pool {
         name: "p".into(),
-        endpoints: authorities.iter().map(|a| config::Endpoint { http: Some(upstream(a)), grpc: None }).collect(),
+        endpoints: authorities
+            .iter()
+            .map(|a| config::Endpoint { name: (*a).into(), http: Some(upstream(a)), grpc: None, zone: None })
+            .collect(),
+        discovery: Vec::new(),
+        balance: crate::fixture::balance(),
+        region: None,
+        failover: None,
         health: config::Health { path: "/".into(), interval: Duration::from_secs(5), timeout: Duration::from_secs(1) },
         breaker: config::Breaker {
             failure_threshold: 5,
@@ -112,6 +119,8 @@ fn asking(pool: config::Pool, change: impl FnOnce(&mut config::Model)) -> Predic
     let mut model = config::Model { name: "m".into(), upstream: "m".into(), ..lite };
     change(&mut model);
     Predict {
+        failovers: vec![None],
+        standby: vec![false],
         models: vec![Model::new(&model, &pool, now)],
         pools: vec![Pool::new(&pool, 1, now)],
         tasks: Tasks::default(),
@@ -377,7 +386,7 @@ async fn max_in_flight_is_kept() {
     let mut pool = pool(&[&server.authority]);
     pool.max_in_flight = Some(1);
     let predict = predict(pool);
-    let Some(_held) = predict.pools[0].endpoints[0].enter() else { panic!("room for one") };
+    let Some(_held) = predict.pools[0].members()[0].enter() else { panic!("room for one") };
     let error = predict.run(request(), None, &plan(Duration::from_secs(1)), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Shed);
     assert_eq!(server.arrivals(), (0, 0));

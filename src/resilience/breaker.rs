@@ -62,6 +62,7 @@ impl Default for Policy {
             failure_threshold: 5,
             window: Duration::from_secs(10),
             open_for: Duration::from_secs(30),
+            max_open_for: Duration::from_secs(30),
             half_open_requests: 3,
             success_threshold: 3,
         }
@@ -189,6 +190,15 @@ impl Machine {
         match self.phase {
             Phase::Open { until } => until.saturating_duration_since(now),
             Phase::Closed(_) | Phase::HalfOpen { .. } => Duration::ZERO,
+        }
+    }
+
+    /// When an open breaker takes its first probe.
+    #[must_use]
+    pub const fn until(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Open { until } => Some(until),
+            Phase::Closed(_) | Phase::HalfOpen { .. } => None,
         }
     }
 
@@ -352,6 +362,12 @@ impl Breaker {
     #[must_use]
     pub fn state(&self) -> State {
         self.lock().state()
+    }
+
+    /// When it takes its first probe, if it is open.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        if self.is_closed() { None } else { self.lock().until() }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {

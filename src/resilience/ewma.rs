@@ -67,9 +67,13 @@ impl PeakEwma {
     }
 
     /// What one more request would cost here: the estimate times the requests there would be. Lower is better.
+    ///
+    /// One of which nothing is known is free for one request; until that is answered, it is not the place for more.
     #[must_use]
     pub fn load(&self, in_flight: u32, now: Instant) -> f64 {
-        self.estimate(now) * (f64::from(in_flight) + 1.0)
+        let unknown = self.stamp.load(Relaxed) == 0 && self.cost.load(Relaxed) == 0;
+        let estimate = if unknown && in_flight > 0 { PENALTY.as_secs_f64() } else { self.estimate(now) };
+        estimate * (f64::from(in_flight) + 1.0)
     }
 
     /// The estimated round trip in seconds.
@@ -150,6 +154,16 @@ mod tests {
         let ewma = PeakEwma::new(origin);
         ewma.observe(10 * MS, origin);
         assert!((ewma.load(3, origin) - 0.04).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_unknown_endpoint_is_free_for_one_request() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        assert!(ewma.load(0, origin) <= 0.0);
+        assert!(ewma.load(1, origin) >= 5.0);
+        ewma.observe(MS, origin + MS);
+        assert!(ewma.load(1, origin + MS) < 0.01);
     }
 
     #[test]

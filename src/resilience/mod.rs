@@ -1,5 +1,5 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
-//! single flight, early refresh, what is said now and then.
+//! outlier ejection, slow start, spill between zones, failover, single flight, early refresh, what is said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -9,12 +9,17 @@ pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
 pub mod ewma;
+pub mod failover;
 pub mod flight;
 pub mod floor;
 pub mod gradient;
 pub mod hedge;
+pub mod latency;
 pub mod median;
+pub mod outlier;
 pub mod quota;
+pub mod ramp;
 pub mod refresh;
 pub(crate) mod seldom;
+pub mod spill;
 pub mod tally;

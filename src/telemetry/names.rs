@@ -73,6 +73,12 @@ metrics! {
     HEDGES = "weir_hedges_total", Counter, "Second attempts beside slow first ones, by pool and outcome: won (its answer came first), lost (the first attempt's did), failed (neither's).";
     HEDGES_DENIED = "weir_hedges_denied_total", Counter, "Slow attempts that were not hedged, by pool and reason: share, budget, deadline, no_endpoint.";
     ENDPOINT_HEALTHY = "weir_endpoint_healthy", Gauge, "1 while the endpoint's last health check passed, by pool and endpoint.";
+    ENDPOINT_EJECTED = "weir_endpoint_ejected", Gauge, "1 while the endpoint is left out as an outlier, by pool and endpoint.";
+    ENDPOINT_EJECTIONS = "weir_endpoint_ejections_total", Counter, "Endpoints left out as outliers, by pool and reason (failures, success_rate, latency).";
+    ENDPOINTS = "weir_endpoints", Gauge, "Endpoints that a pool has, configured and found.";
+    POOL_PANIC = "weir_pool_panic", Gauge, "1 while so few of the pool's endpoints are healthy that all are asked.";
+    POOL_FAILED_OVER = "weir_pool_failed_over", Gauge, "1 while the pool that takes over for this one does.";
+    DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";

@@ -98,7 +98,7 @@ fn the_fraud_detector_joins_what_its_lookup_file_has() {
     let text = example(
         "fraud.yaml",
         &[
-            ("http://fraud-predictor.ml.svc:8081", address.clone()),
+            ("grpc_port: 8081", format!("grpc_port: {}", bare.rsplit_once(':').expect("it has a port").1)),
             ("fraud-predictor.ml.svc:8080", bare),
             ("http://fraud-lite-predictor.ml.svc:8080", address),
             ("redis.ml.svc:6379", redis.address().to_string()),

@@ -7,6 +7,7 @@ mod support;
 mod world;
 
 mod bad_input;
+mod balance;
 mod breakers;
 mod cli;
 mod examples;

@@ -31,6 +31,9 @@ pub(crate) struct Root {
     /// Worker threads, each with its own connections. Default: the cores the process may use.
     #[schemars(range(min = 1, max = 1024), extend("x-reload" = "restart", "x-unset" = "the cores the process may use"))]
     pub(crate) workers: Option<u32>,
+    /// The zone that the gateway runs in: endpoints of the same zone are preferred.
+    #[schemars(extend("x-reload" = "restart", "x-unset" = "none"))]
+    pub(crate) zone: Option<String>,
     /// The gateway's own concurrency.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) capacity: Capacity,

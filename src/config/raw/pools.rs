@@ -34,14 +34,22 @@ pub(crate) struct Pool {
     /// (Gradient2), between 1 and `capacity.slots`. For pools whose capacity is not known or changes.
     #[schemars(extend("x-unset" = "as many as the tiers' slots"))]
     pub(crate) limit: Option<Limit>,
+    /// The healthy share of its endpoints under which all of them are asked, for few would only fall over too. 0: only once
+    /// none is healthy.
+    pub(crate) panic_threshold: Ratio,
+    /// How long an endpoint that is new, or back after an outage or an ejection, works up to its share of the requests; 0s:
+    /// none is spared.
+    pub(crate) slow_start: Span,
+    /// When an endpoint that is worse than the others is left out for a while.
+    pub(crate) outlier: Outlier,
     /// Zone of its endpoints; the gateway's own zone is preferred.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) zone: Option<String>,
-    /// Region of its endpoints.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    /// Region of its endpoints, as `/readyz?region=` names it.
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) region: Option<String>,
     /// Pool that takes over when this one's healthy share is too small.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) failover: Option<Failover>,
     /// Where GPU memory and queue depth are read.
     #[schemars(extend("x-later" = true, "x-unset" = "not read"))]
@@ -60,6 +68,9 @@ impl Default for Pool {
             connect_timeout: Span::secs(1),
             max_in_flight: None,
             limit: None,
+            panic_threshold: Ratio(0.5),
+            slow_start: Span::secs(10),
+            outlier: Outlier::default(),
             zone: None,
             region: None,
             failover: None,
@@ -84,7 +95,7 @@ pub(crate) enum Endpoint {
     Ports(Ports),
 }
 
-/// A server's ports.
+/// A server's ports, or where servers are found.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Ports {
@@ -94,12 +105,57 @@ pub(crate) struct Ports {
     /// Its gRPC port: `http://host:port`.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) grpc: Option<String>,
-    /// Its HTTP port as `host:port`, resolved whenever a connection is made.
+    /// A name and an HTTP port, as `host:port`. Each address that the name has is an endpoint of its own, as the pods behind a
+    /// headless Service are.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) dns: Option<String>,
+    /// The gRPC port at the addresses of `dns`.
+    #[schemars(range(min = 1, max = 65_535), extend("x-unset" = "none"))]
+    pub(crate) grpc_port: Option<u16>,
+    /// How often `dns` is resolved again. What was found last is kept while it cannot be.
+    #[schemars(extend("x-unset" = "5s"))]
+    pub(crate) refresh: Option<Span>,
+    /// A YAML or JSON file with a list of endpoints, followed as it changes.
+    #[schemars(extend("x-unset" = "none"))]
+    pub(crate) file: Option<String>,
     /// Its zone.
-    #[schemars(extend("x-later" = true, "x-unset" = "the pool's"))]
+    #[schemars(extend("x-unset" = "the pool's"))]
     pub(crate) zone: Option<String>,
+}
+
+/// When an endpoint that is worse than the others is left out for a while.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Outlier {
+    /// How often the endpoints are compared.
+    pub(crate) interval: Span,
+    /// How long one is left out, times how often it was of late.
+    pub(crate) base_ejection: Span,
+    /// How long one is left out at most.
+    pub(crate) max_ejection: Span,
+    /// Share of a pool that may be left out at once; 0: ejection is off.
+    pub(crate) max_ejected: Ratio,
+    /// One whose answers take this many times as long as they usually do in the pool is left out.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(crate) latency: f64,
+    /// By how much they must take longer besides.
+    pub(crate) latency_floor: Span,
+    /// One of whose answers at least this share are failures is left out.
+    pub(crate) failures: Ratio,
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            interval: Span::secs(10),
+            base_ejection: Span::secs(30),
+            max_ejection: Span::secs(300),
+            max_ejected: Ratio(0.5),
+            latency: 3.0,
+            latency_floor: Span::ms(5),
+            failures: Ratio(0.85),
+        }
+    }
 }
 
 /// Active health checks.
@@ -267,11 +323,13 @@ pub(crate) struct FailoverRule {
     pub(crate) pool: Option<String>,
     /// The healthy share under which it does.
     pub(crate) threshold: Ratio,
+    /// How long the share must be back at the threshold before requests go back.
+    pub(crate) back_after: Span,
 }
 
 impl Default for FailoverRule {
     fn default() -> Self {
-        Self { pool: None, threshold: Ratio(0.5) }
+        Self { pool: None, threshold: Ratio(0.5), back_after: Span::secs(10) }
     }
 }
 

@@ -44,12 +44,13 @@ fn unknown_and_duplicate_keys() {
         "worker: 2\nzzz: 1\nlisten: {http: 0.0.0.0:0, http: 0.0.0.0:1}\npools: {p: {endpoint: [http://h:1]}}\n",
         &[
             "worker: unknown key, did you mean `workers`?; allowed: allow_repository, capacity, drain, features, ladder, listen, \
-             metrics, models, pools, spool, tiers, workers; given: worker (weir.yaml:1:1)",
+             metrics, models, pools, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
             "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, spool, \
-             tiers, workers; given: zzz (weir.yaml:2:1)",
+             tiers, workers, zone; given: zzz (weir.yaml:2:1)",
             "listen.http: set twice; allowed: once; first set at line 3 (weir.yaml:3:27)",
             "pools.p.endpoint: unknown key, did you mean `endpoints`?; allowed: attempt_timeout, breaker, connect_timeout, endpoints, \
-             failover, gpu, health, hedge, limit, max_in_flight, region, retry, zone; given: endpoint (weir.yaml:4:13)",
+             failover, gpu, health, hedge, limit, max_in_flight, outlier, panic_threshold, region, retry, slow_start, zone; given: \
+             endpoint (weir.yaml:4:13)",
         ],
     );
 }
@@ -85,9 +86,9 @@ fn what_must_be_given() {
         "pools: {p: {}, q: nope}\nmodels: {m: {features: [{view: v}], inputs: {name: x}, explainer: {}}}\nfeatures: {l3: {}}\n",
         &[
             "pools.p.endpoints: missing; allowed: a list of items that are each text (in quotes where it looks like a number), or a \
-             mapping with dns, grpc, http, zone (weir.yaml:1:12)",
+             mapping with dns, file, grpc, grpc_port, http, refresh, zone (weir.yaml:1:12)",
             "pools.q: not a mapping; allowed: a mapping with attempt_timeout, breaker, connect_timeout, endpoints, failover, gpu, \
-             health, hedge, limit, max_in_flight, region, retry, zone; given: nope (weir.yaml:1:19)",
+             health, hedge, limit, max_in_flight, outlier, panic_threshold, region, retry, slow_start, zone; given: nope (weir.yaml:1:19)",
             "models.m.pool: no pool here, and none at tiers.standard.pool; allowed: p, q (weir.yaml:2:13)",
             "models.m.features[0].join: missing; allowed: a mapping from names (weir.yaml:2:25)",
             "models.m.features[0].view: no such view; allowed: none is declared; given: v (weir.yaml:2:32)",
@@ -133,18 +134,18 @@ fn shares_that_do_not_add_up() {
 fn endpoints_that_cannot_be_reached() {
     says(
         "pools:\n  p:\n    endpoints:\n    - https://h:1\n    - {zone: a}\n    - h:1\n    - http://h:1/v2\n    - http://h:0\n    - {dns: h}\n    \
-         - {http: http://h:1, dns: h:1}\n    - http://h:1\n  q: {endpoints: []}\n",
+         - {http: http://h:1, dns: h:1}\n    - http://h:1\n    - http://h:1\n  q: {endpoints: []}\n",
         &[
             "pools.p.endpoints[0]: https:// is not supported; allowed: http://host:port; given: https://h:1 (weir.yaml:4:7)",
-            "pools.p.endpoints[1]: neither an HTTP nor a gRPC port; allowed: http, grpc or both; or dns; given: a mapping with zone \
-             (weir.yaml:5:7)",
+            "pools.p.endpoints[1]: neither an HTTP nor a gRPC port; allowed: http, grpc or both; or dns; or file; given: a mapping \
+             with zone (weir.yaml:5:7)",
             "pools.p.endpoints[2]: not a URL; allowed: http://host:port; given: h:1 (weir.yaml:6:7)",
             "pools.p.endpoints[3]: a URL with more than a host and a port; allowed: http://host:port; given: http://h:1/v2 (weir.yaml:7:7)",
             "pools.p.endpoints[4]: not a port from 1 to 65535; allowed: http://host:port; given: http://h:0 (weir.yaml:8:7)",
             "pools.p.endpoints[5].dns: no port; allowed: host:port; given: h (weir.yaml:9:13)",
             "pools.p.endpoints[6].dns: both http and dns name the HTTP port; allowed: one of them; given: h:1 (weir.yaml:10:31)",
-            "pools.p.endpoints[7]: h:1 is in this pool already; allowed: each address once; given: http://h:1 (weir.yaml:11:7)",
-            "pools.q.endpoints: no endpoint; allowed: at least one; given: a list of 0 (weir.yaml:12:18)",
+            "pools.p.endpoints[8]: h:1 is in this pool already; allowed: each address once; given: http://h:1 (weir.yaml:12:7)",
+            "pools.q.endpoints: no endpoint; allowed: at least one; given: a list of 0 (weir.yaml:13:18)",
         ],
     );
 }
@@ -175,6 +176,41 @@ fn a_burst_pool_that_serves_nobody() {
         &[
             "capacity.burst_pool: no model would run on it: it serves models on their tier's pool, and none runs on one but this; \
            allowed: a pool beside those of the tiers, whose models name none; given: b (weir.yaml:2:24)",
+        ],
+    );
+}
+
+#[test]
+fn endpoints_that_cannot_be_found() {
+    says(
+        "zone: a b\npools:\n  p:\n    endpoints:\n    - {dns: h:1, grpc: http://i:2}\n    - {http: http://h:1, grpc_port: 2, refresh: 1s}\n    \
+         - {file: e.yaml, dns: h:3}\n    - {dns: h:4, refresh: 0s}\nmodels: {m: }\n",
+        &[
+            "zone: not a zone or region's name; allowed: visible ASCII characters; given: a b (weir.yaml:1:7)",
+            "pools.p.endpoints[0].grpc: another host than dns; allowed: http://h:port, or grpc_port; given: http://i:2 (weir.yaml:5:24)",
+            "pools.p.endpoints[1].grpc_port: there is no dns whose addresses it could belong to; allowed: beside dns; given: 2 (weir.yaml:6:37)",
+            "pools.p.endpoints[1].refresh: there is no dns to resolve; allowed: beside dns; given: 1s (weir.yaml:6:49)",
+            "pools.p.endpoints[2].file: an endpoint's ports stand beside the file; allowed: file and zone, or ports and zone; given: e.yaml \
+             (weir.yaml:7:14)",
+            "pools.p.endpoints[3].refresh: zero; allowed: more than 0s; given: 0s (weir.yaml:8:27)",
+        ],
+    );
+}
+
+#[test]
+fn pools_that_take_over_from_one_another() {
+    let pool = |name: &str, to: &str| format!("  {name}: {{endpoints: [http://h:1], failover: {to}}}\n");
+    says(
+        &format!(
+            "pools:\n{}{}{}  d: {{endpoints: [http://h:1], outlier: {{base_ejection: 1m, max_ejection: 30s}}}}\nmodels: {{m: {{pool: a}}}}\n",
+            pool("a", "{pool: b, threshold: 0.3}"),
+            pool("b", "a"),
+            pool("c", "d"),
+        ),
+        &[
+            "pools.a.failover.pool: it leads back to a; allowed: a pool that does not; given: b (weir.yaml:2:49)",
+            "pools.b.failover: it leads back to b; allowed: a pool that does not; given: a (weir.yaml:3:42)",
+            "pools.d.outlier.max_ejection: less than base_ejection; allowed: at least 1m; given: 30s (weir.yaml:5:75)",
         ],
     );
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{FULL, good, read};
 use crate::{
-    config::{Column, Config, Consistency, HedgeAfter, Inputs, L2, Limit, RedisMode, SaveTo},
+    config::{Column, Config, Consistency, Discovery, HedgeAfter, Inputs, L2, Limit, RedisMode, SaveTo},
     infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
 };
 
@@ -235,17 +235,37 @@ fn every_key_is_explained_and_no_secret_shown() {
 
 #[test]
 fn a_kserve_service_is_named_by_dns() {
+    for grpc in ["grpc: 'http://fraud-predictor.ml.svc:8081'", "grpc_port: 8081"] {
+        let config = good(&format!(
+            "pools: {{p: {{zone: b, endpoints: [{{dns: 'fraud-predictor.ml.svc:8080', {grpc}}}]}}}}\nmodels: {{m: }}"
+        ));
+        let pool = &config.pools[0];
+        let [Discovery::Dns(dns)] = &pool.discovery[..] else { panic!("{pool:?}") };
+        assert_eq!(
+            (&*dns.http.authority, &*dns.http.host, dns.http.port, dns.grpc_port),
+            ("fraud-predictor.ml.svc:8080", "fraud-predictor.ml.svc", 8080, Some(8081))
+        );
+        assert_eq!((dns.refresh, dns.zone.as_deref()), (Duration::from_secs(5), Some("b")));
+        assert!(pool.endpoints.is_empty() && config.notices.is_empty());
+    }
+}
+
+#[test]
+fn zones_regions_and_who_takes_over_are_read() {
     let config = good(
-        "pools: {p: {endpoints: [{dns: 'fraud-predictor.ml.svc:8080', grpc: 'http://[::1]:8081'}]}}\nmodels: {m: }",
+        "zone: '${TOKEN}'\npools:\n  a: {zone: x, region: east, failover: {pool: b, threshold: 0.3}, endpoints: [http://h:1, {http: \
+         'http://h:2', zone: y}, {file: e.yaml}]}\n  b: {endpoints: [http://h:3]}\nmodels: {m: {pool: a}}",
     );
-    let endpoint = &config.pools[0].endpoints[0];
-    let http = endpoint.http.as_ref().unwrap();
-    assert_eq!(
-        (&*http.authority, &*http.host, http.port),
-        ("fraud-predictor.ml.svc:8080", "fraud-predictor.ml.svc", 8080)
-    );
-    let grpc = endpoint.grpc.as_ref().unwrap();
-    assert_eq!((&*grpc.authority, &*grpc.host, grpc.port), ("[::1]:8081", "::1", 8081));
+    let [a, b] = &config.pools[..] else { panic!("{:?}", config.pools) };
+    let zones: Vec<_> = a.endpoints.iter().map(|endpoint| endpoint.zone.as_deref()).collect();
+    assert_eq!((zones, a.region.as_deref()), (vec![Some("x"), Some("y")], Some("east")));
+    assert_eq!(a.balance.own_zone.as_deref(), Some("s3cret"));
+    let failover = a.failover.as_ref().unwrap();
+    assert_eq!((failover.pool, failover.threshold), (PoolId(1), 0.3));
+    assert_eq!(failover.back_after, Duration::from_secs(10));
+    assert!(matches!(&a.discovery[..], [Discovery::File(file)] if file.path.ends_with("e.yaml")));
+    assert_eq!((b.balance.panic_threshold, b.balance.slow_start), (0.5, Duration::from_secs(10)));
+    assert_eq!((b.balance.outlier.latency, b.balance.outlier.max_ejected), (3.0, 0.5));
     assert!(config.notices.is_empty());
 }
 

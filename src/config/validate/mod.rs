@@ -3,6 +3,8 @@
 //! One file a section. Every check records its problem and goes on with a placeholder, so that all problems are found; the
 //! `Config` made that way is only handed out when there was none.
 
+mod balance;
+mod endpoints;
 mod features;
 mod inputs;
 mod joins;
@@ -30,6 +32,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let mut check = Check { raw, places, broken, problems: Vec::new(), views: Views::Known };
     let listen = check.listen();
     let tiers = check.tiers();
+    check.raw.zone.iter().for_each(|zone| drop(check.label(&Path::of("zone"), zone)));
     let pools = check.pools();
     let capacity = check.capacity();
     let features = check.features(registry);
@@ -52,6 +55,18 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     };
     check.burst(&config);
     (config, check.problems)
+}
+
+/// Checks a list of endpoints that stands alone; `zone`: of those that name none.
+pub(super) fn endpoints(
+    raw: &[super::raw::Endpoint],
+    places: &Places,
+    zone: Option<&std::sync::Arc<str>>,
+) -> (endpoints::Found, Vec<Problem>) {
+    let root = Root::default();
+    let mut check = Check { raw: &root, places, broken: &[], problems: Vec::new(), views: Views::Known };
+    let found = check.endpoints(&Path::default(), raw, zone);
+    (found, check.problems)
 }
 
 fn cores() -> usize {
@@ -95,6 +110,8 @@ const MODEL_NAMES: Names = Names {
 const TIER_NAMES: Names = Names { what: "tier", has: |c| c.is_ascii_graphic(), told: "visible ASCII characters" };
 
 const POOL_NAMES: Names = Names { what: "pool", has: |c| c.is_ascii_graphic(), told: "visible ASCII characters" };
+
+const LABELS: Names = Names { what: "zone or region", has: |c| c.is_ascii_graphic(), told: "visible ASCII characters" };
 
 /// What the checks share.
 struct Check<'a> {

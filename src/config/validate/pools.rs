@@ -1,12 +1,12 @@
 //! Pools: endpoints that can be reached, and policies whose numbers hang together.
 
 use crate::config::{
-    Breaker, Endpoint, Health, Hedge, HedgeAfter, Limit, Pool, Retry, Upstream,
+    Breaker, Health, Hedge, HedgeAfter, Limit, Pool, Retry, Upstream,
     problems::Path,
     raw::{self, Profile, Ratio, Span},
 };
 
-use super::{Check, POOL_NAMES, url};
+use super::{Check, POOL_NAMES, endpoints::Found, url};
 
 impl Check<'_> {
     pub(super) fn pools(&mut self) -> Vec<Pool> {
@@ -17,12 +17,17 @@ impl Check<'_> {
     fn pool(&mut self, name: &str, raw: &raw::Pool) -> Pool {
         let path = Path::of("pools").key(name);
         self.name(&path, name, &POOL_NAMES);
-        let endpoints = self.endpoints(&path.key("endpoints"), &raw.endpoints);
+        let zone = raw.zone.as_ref().map(|zone| self.label(&path.key("zone"), zone));
+        let Found { endpoints, discovery } = self.endpoints(&path.key("endpoints"), &raw.endpoints, zone.as_ref());
         self.later(&path, raw);
         let attempt = path.key("attempt_timeout");
         Pool {
             name: name.into(),
             endpoints,
+            discovery,
+            balance: self.balance(&path, raw),
+            region: raw.region.as_ref().map(|region| self.label(&path.key("region"), region)),
+            failover: raw.failover.as_ref().and_then(|failover| self.failover(&path, name, failover)),
             health: self.health(&path.key("health"), &raw.health),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
@@ -35,49 +40,7 @@ impl Check<'_> {
         }
     }
 
-    fn endpoints(&mut self, path: &Path, raw: &[raw::Endpoint]) -> Vec<Endpoint> {
-        if raw.is_empty() {
-            self.wrong(path, "no endpoint", "at least one");
-        }
-        let mut seen: Vec<String> = Vec::new();
-        let mut endpoints = Vec::with_capacity(raw.len());
-        for (i, endpoint) in raw.iter().enumerate() {
-            let path = path.item(i);
-            let endpoint = self.endpoint(&path, endpoint);
-            let ports = [&endpoint.http, &endpoint.grpc].into_iter().flatten();
-            let addresses: Vec<_> = ports.map(|upstream| format!("{}:{}", upstream.host, upstream.port)).collect();
-            if let Some(address) = addresses.iter().find(|address| seen.contains(address)) {
-                self.wrong(&path, format_args!("{address} is in this pool already"), "each address once");
-            }
-            seen.extend(addresses);
-            endpoints.push(endpoint);
-        }
-        endpoints
-    }
-
-    fn endpoint(&mut self, path: &Path, raw: &raw::Endpoint) -> Endpoint {
-        let ports = match raw {
-            raw::Endpoint::Url(text) => return Endpoint { http: self.upstream(path, text), grpc: None },
-            raw::Endpoint::Ports(ports) => ports,
-        };
-        if ports.http.is_some() && ports.dns.is_some() {
-            self.wrong(&path.key("dns"), "both http and dns name the HTTP port", "one of them");
-        }
-        if ports.http.is_none() && ports.dns.is_none() && ports.grpc.is_none() {
-            self.wrong(path, "neither an HTTP nor a gRPC port", "http, grpc or both; or dns");
-        }
-        let dns = path.key("dns");
-        let resolved = ports
-            .dns
-            .as_ref()
-            .and_then(|text| url::host_port(text, None).map_err(|wrong| self.wrong(&dns, wrong, "host:port")).ok());
-        Endpoint {
-            http: ports.http.as_ref().and_then(|text| self.upstream(&path.key("http"), text)).or(resolved),
-            grpc: ports.grpc.as_ref().and_then(|text| self.upstream(&path.key("grpc"), text)),
-        }
-    }
-
-    fn upstream(&mut self, path: &Path, text: &str) -> Option<Upstream> {
+    pub(super) fn upstream(&mut self, path: &Path, text: &str) -> Option<Upstream> {
         url::upstream(text).map_err(|wrong| self.wrong(path, wrong, url::UPSTREAM)).ok()
     }
 
@@ -137,13 +100,6 @@ impl Check<'_> {
 
     /// What is checked though this version does not act upon it.
     fn later(&mut self, path: &Path, raw: &raw::Pool) {
-        if let Some(failover) = &raw.failover {
-            let name = path.key("failover");
-            let name = if matches!(failover, raw::Failover::Rule(_)) { name.key("pool") } else { name };
-            if let Some(pool) = failover.pool() {
-                self.pool_named(&name, pool);
-            }
-        }
         if let Some(metrics) = raw.gpu.as_ref().and_then(|gpu| gpu.metrics.as_ref())
             && metrics
                 .parse::<http::Uri>()

@@ -49,6 +49,12 @@ impl Idle {
         });
     }
 
+    /// Closes all of them.
+    pub(in crate::predict) fn clear(&self) {
+        let connections = std::mem::take(&mut *self.lock());
+        drop(connections);
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Handed>> {
         // A panic while a Vec is pushed or popped leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

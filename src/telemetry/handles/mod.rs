@@ -4,6 +4,7 @@
 //! this module; a model that the config does not have is `other`.
 
 pub mod admission;
+pub mod balance;
 pub mod breaker;
 pub mod feast;
 pub(crate) mod features;

@@ -137,9 +137,10 @@ impl PoolHandles {
     }
 }
 
-/// One endpoint's health, and how long its breaker stays open.
+/// One endpoint's health, whether it is left out, and how long its breaker stays open.
 pub struct EndpointHandles {
     healthy: Gauge,
+    ejected: Gauge,
     open: Gauge,
 }
 
@@ -147,10 +148,11 @@ impl EndpointHandles {
     /// The handles for an endpoint, named by its authority.
     #[must_use]
     pub fn new(pool: &str, endpoint: &str) -> Self {
-        Self {
-            healthy: gauge!(names::ENDPOINT_HEALTHY, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned()),
-            open: gauge!(names::BREAKER_OPEN, "target" => format!("{pool}/{endpoint}")),
-        }
+        let of = |name| gauge!(name, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned());
+        let open = gauge!(names::BREAKER_OPEN, "target" => format!("{pool}/{endpoint}"));
+        let handles = Self { healthy: of(names::ENDPOINT_HEALTHY), ejected: of(names::ENDPOINT_EJECTED), open };
+        handles.ejected(false);
+        handles
     }
 
     /// Shows how long the breaker refuses every call.
@@ -161,6 +163,18 @@ impl EndpointHandles {
     /// Sets what the last check said.
     pub fn healthy(&self, healthy: bool) {
         self.healthy.set(u32::from(healthy));
+    }
+
+    /// Sets whether it is left out as an outlier.
+    pub fn ejected(&self, ejected: bool) {
+        self.ejected.set(u32::from(ejected));
+    }
+
+    /// The endpoint is none any more.
+    pub fn gone(&self) {
+        self.healthy.set(0);
+        self.ejected.set(0);
+        self.open.set(0);
     }
 }
 

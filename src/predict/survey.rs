@@ -1,0 +1,115 @@
+//! What is known of a pool as a whole, looked through twice a second: who is back from an ejection and who is ejected, whether so few
+//! are healthy that all must be asked, and what part of the requests the gateway's own zone can take.
+//!
+//! Only this writes what it finds; requests load it. It is at most half a second old.
+
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::pool::{Members, NO_ZONE, Pool, WHOLE};
+use crate::{
+    config,
+    resilience::{
+        outlier,
+        spill::{Part, own_part},
+    },
+    telemetry::handles::balance::Ejection,
+};
+
+/// How often a pool is looked through.
+pub(super) const EVERY: Duration = Duration::from_millis(500);
+
+/// What one look hands on to the next.
+pub(super) struct Survey {
+    policy: outlier::Policy,
+    /// When the interval ends in which outliers are looked for.
+    judge_at: Instant,
+}
+
+impl Survey {
+    pub(super) fn new(config: &config::Pool, now: Instant) -> Self {
+        let outlier = &config.balance.outlier;
+        let policy = outlier::Policy {
+            base_ejection: outlier.base_ejection,
+            max_ejection: outlier.max_ejection,
+            max_ejected: outlier.max_ejected,
+            latency: outlier.latency,
+            latency_floor: outlier.latency_floor,
+            failures: outlier.failures,
+        };
+        Self { policy, judge_at: now + outlier.interval }
+    }
+}
+
+const fn labelled(reason: outlier::Reason) -> Ejection {
+    match reason {
+        outlier::Reason::Failures => Ejection::Failures,
+        outlier::Reason::SuccessRate => Ejection::SuccessRate,
+        outlier::Reason::Latency => Ejection::Latency,
+    }
+}
+
+impl Pool {
+    /// Looks the endpoints through.
+    pub(super) fn look(&self, now: Instant) {
+        // A look that panicked has judged or has not.
+        let mut survey = self.survey.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members();
+        for endpoint in members.iter().filter(|endpoint| endpoint.release(now)) {
+            tracing::info!(pool = %self.name, endpoint = %endpoint.name(), "endpoint is back from its ejection");
+        }
+        if now >= survey.judge_at {
+            survey.judge_at = now + self.config.balance.outlier.interval;
+            self.judge(&survey.policy, &members, now);
+        }
+        self.note_health(&members);
+        self.own_part.store(self.part_here(&members, now), Ordering::Relaxed);
+    }
+
+    fn judge(&self, policy: &outlier::Policy, members: &Members, now: Instant) {
+        let mut hosts: Vec<_> = members.iter().map(|endpoint| endpoint.interval()).collect();
+        for (at, reason) in policy.judge(&mut hosts, now) {
+            let (name, host) = (members[at].name(), &hosts[at]);
+            self.balance.ejection(labelled(reason));
+            let seconds = host.record.until().map_or(0, |until| (until - now).as_secs());
+            let (answers, failures) = (host.answers.count, host.failures);
+            let median_ms = host.answers.median.as_millis();
+            tracing::warn!(pool = %self.name, endpoint = %name, ?reason, seconds, answers, failures, median_ms, "endpoint ejected");
+        }
+        members.iter().zip(&hosts).for_each(|(endpoint, host)| endpoint.set_record(host.record));
+    }
+
+    fn note_health(&self, members: &Members) {
+        let mut part = Part::default();
+        members.iter().for_each(|endpoint| part.count(endpoint.is_healthy()));
+        let panicking = part.share().is_some_and(|share| share < self.config.balance.panic_threshold);
+        self.balance.panicking(panicking);
+        if self.panicking.swap(panicking, Ordering::Relaxed) != panicking {
+            let (healthy, all) = (part.healthy, part.all);
+            tracing::warn!(pool = %self.name, panicking, healthy, all, "too few healthy endpoints: all are asked, or no longer");
+        }
+    }
+
+    fn part_here(&self, members: &Members, now: Instant) -> u32 {
+        let (mut own, mut others) = (Part::default(), Part::default());
+        for endpoint in members.iter() {
+            let part = if endpoint.is_own { &mut own } else { &mut others };
+            part.count(endpoint.is_available(now));
+        }
+        if own.all == 0 || others.all == 0 {
+            return NO_ZONE;
+        }
+        (own_part(own, others) * f64::from(WHOLE)) as u32
+    }
+
+    /// The share of the endpoints that a request could go to; `None` while none is known.
+    pub(super) fn available(&self, now: Instant) -> Option<f64> {
+        let mut part = Part::default();
+        self.members().iter().for_each(|endpoint| part.count(endpoint.is_available(now)));
+        part.share()
+    }
+}
