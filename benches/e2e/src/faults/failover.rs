@@ -1,10 +1,12 @@
 //! How long Weir takes to see that an endpoint is gone, until every caller is answered again, and until it has its share back.
 //!
-//! Seen is what Weir's metrics say: the endpoint's breaker is open, or its health check fails. It is looked at every 10 ms.
+//! Seen is what Weir's metrics say, which are looked at every 10 ms: the endpoint's breaker is open, or its health check fails, or
+//! no attempt fails any more, since they go elsewhere; whichever is first.
 
 use std::{
     net::SocketAddr,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,10 +16,10 @@ use super::{
     callers::{Call, End, Stream},
     fleet::{self, Endpoint},
     proxies::{self, DEADLINE},
-    scrape,
+    scrape::{self, LOOK},
     trial::{ENDPOINTS, RATE, TAKES, WARM_UP, answers, sleep_until, while_called},
 };
-use crate::{peers::Place, verify};
+use crate::{caller::Caller, peers::Place, verify};
 
 /// How an endpoint goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,10 @@ const WATCHED: Duration = Duration::from_secs(8);
 /// Its share is looked at over this time, in steps.
 const SHARE_OVER: Duration = Duration::from_millis(500);
 const SHARE_STEP: Duration = Duration::from_millis(50);
+/// What it has in the end is looked at over this time.
+const LAST: Duration = Duration::from_secs(2);
+/// No failed attempt for so long, and they go elsewhere: an even share would be eighty.
+const ELSEWHERE: Duration = Duration::from_millis(250);
 /// It has its share back at this much of an even one.
 pub(super) const SHARE: f64 = 0.75;
 
@@ -64,6 +70,8 @@ pub(super) struct Failover {
     pub(super) lost: (usize, usize),
     /// From its return until it had its share of the arrivals.
     pub(super) returned: Option<Duration>,
+    /// Its part of an even share in the end.
+    pub(super) share: f64,
 }
 
 /// Runs it through Weir.
@@ -79,9 +87,10 @@ pub(super) fn run(place: Place<'_>, weir: &Path, loss: Loss) -> Result<Failover>
     let (mut struck, mut detected, mut healed) = (strike, None, strike);
     let calls = while_called(&streams, begin, end - begin, || {
         sleep_until(strike);
+        let before = failures(&scrape::page(&mut Caller::connect(weir.admin)?)?);
         struck = Instant::now();
         loss.strike(&mut fleet[0])?;
-        detected = seen_gone(weir.admin, fleet[0].address, struck + GONE)?;
+        detected = seen_gone(weir.admin, fleet[0].address, before, struck + GONE)?;
         sleep_until(struck + GONE);
         loss.heal(&mut fleet[0])?;
         healed = Instant::now();
@@ -90,31 +99,56 @@ pub(super) fn run(place: Place<'_>, weir: &Path, loss: Loss) -> Result<Failover>
     let gone: Vec<Call> = calls[0].iter().filter(|call| struck <= call.due && call.due < healed).copied().collect();
     let lost: Vec<&Call> = gone.iter().filter(|call| call.end != End::Status(200) || call.took > DEADLINE).collect();
     let last = lost.iter().map(|call| call.due).max();
+    let (own, all) = (fleet[0].arrivals()?, fleet::arrivals(&fleet)?);
     Ok(Failover {
         loss,
         detected: detected.map(|at| at - struck),
         recovered: last.map_or(Duration::ZERO, |last| last - struck),
         lost: (lost.len(), gone.len()),
-        returned: share_back(&fleet[0].arrivals()?, &fleet::arrivals(&fleet)?, healed, end).map(|at| at - healed),
+        returned: share_back(&own, &all, healed, end).map(|at| at - healed),
+        share: share(&own, &all, end - LAST, LAST),
     })
 }
 
-fn seen_gone(admin: SocketAddr, endpoint: SocketAddr, until: Instant) -> Result<Option<Instant>> {
+/// When Weir stopped sending requests to `endpoint`; `before` attempts had failed until then.
+fn seen_gone(admin: SocketAddr, endpoint: SocketAddr, before: f64, until: Instant) -> Result<Option<Instant>> {
     let target = format!("backend/{endpoint}");
     let labels = ["pool=\"backend\"".into(), format!("endpoint=\"{endpoint}\"")];
-    scrape::watch(admin, until, |page| {
-        scrape::is_open(page, &target) || scrape::value(page, "weir_endpoint_healthy", &labels) == Some(0.0)
-    })
+    let (mut admin, mut failed, mut last) = (Caller::connect(admin)?, before, None);
+    while Instant::now() < until {
+        let page = scrape::page(&mut admin)?;
+        let now = Instant::now();
+        let unhealthy = scrape::value(&page, "weir_endpoint_healthy", &labels) == Some(0.0);
+        if unhealthy || scrape::is_open(&page, &target) {
+            return Ok(Some(now));
+        }
+        let failures = failures(&page);
+        if failures > failed {
+            (failed, last) = (failures, Some(now));
+        } else if last.is_some_and(|last| now - last >= ELSEWHERE) {
+            return Ok(last);
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(None)
+}
+
+/// Attempts that brought no answer, so far.
+fn failures(page: &str) -> f64 {
+    let of = |outcome: &str| scrape::value(page, "weir_attempts_total", &[format!("outcome=\"{outcome}\"")]);
+    ["failed", "connect_failed", "timeout"].into_iter().filter_map(of).sum()
 }
 
 /// The end of the first span after `from` in which the endpoint had its share of all arrivals.
 fn share_back(own: &[Instant], all: &[Instant], from: Instant, end: Instant) -> Option<Instant> {
-    let steps = (0..).map(|step| from + SHARE_STEP * step).take_while(|start| *start + SHARE_OVER <= end);
-    let within = |times: &[Instant], start| times.iter().filter(|&&at| start <= at && at < start + SHARE_OVER).count();
-    let mut spans = steps.map(|start| (start, within(own, start) as f64, within(all, start) as f64));
-    spans
-        .find(|(_, own, all)| *own >= SHARE * all / ENDPOINTS as f64 && *all > 0.0)
-        .map(|(start, ..)| start + SHARE_OVER)
+    let mut spans = (0..).map(|step| from + SHARE_STEP * step).take_while(|start| *start + SHARE_OVER <= end);
+    spans.find(|start| share(own, all, *start, SHARE_OVER) >= SHARE).map(|start| start + SHARE_OVER)
+}
+
+/// Its part of an even share of the arrivals from `start` on.
+fn share(own: &[Instant], all: &[Instant], start: Instant, length: Duration) -> f64 {
+    let within = |times: &[Instant]| times.iter().filter(|&&at| start <= at && at < start + length).count() as f64;
+    within(own) * ENDPOINTS as f64 / within(all).max(1.0)
 }
 
 #[cfg(test)]

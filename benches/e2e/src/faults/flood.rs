@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    callers::Stream,
+    callers::{PATIENCE, Stream},
     fleet::Endpoint,
     tally::{Tally, Window},
     trial::{WARM_UP, while_called},
@@ -100,14 +100,15 @@ fn measure(targets: &Targets, length: Duration) -> Result<Flood> {
     let body = verify::plain_body();
     let steady = || Stream { to: targets.steady, rate: STEADY, request: verify::inference(&body) };
     let flood = Stream { to: targets.flood, rate: rate(), request: verify::inference_of("bulk", &body) };
-    let [quiet] = called([steady()], length)?;
-    let [flooded, flood] = called([steady(), flood], length)?;
+    let [quiet] = called([steady()], [DEADLINE], length)?;
+    let [flooded, flood] = called([steady(), flood], [DEADLINE, PATIENCE], length)?;
     Ok(Flood { quiet, flooded, flood })
 }
 
-fn called<const N: usize>(streams: [Stream; N], length: Duration) -> Result<[Tally; N]> {
+/// Each stream's calls, judged by its own deadline.
+fn called<const N: usize>(streams: [Stream; N], deadlines: [Duration; N], length: Duration) -> Result<[Tally; N]> {
     let begin = Instant::now() + Duration::from_millis(100);
     let window = Window { from: begin + WARM_UP, to: begin + WARM_UP + length };
     let calls = while_called(&streams, begin, window.to - begin, || Ok(()))?;
-    Ok(std::array::from_fn(|stream| Tally::of(&calls[stream], &[], window, DEADLINE)))
+    Ok(std::array::from_fn(|stream| Tally::of(&calls[stream], &[], window, deadlines[stream])))
 }

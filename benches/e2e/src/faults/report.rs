@@ -148,10 +148,11 @@ fn failovers(models: &[Failover], cluster: Option<&ClusterFailover>) -> String {
         let (lost, asked) = seen.lost;
         let _ = writeln!(
             text,
-            "| Model endpoint, {fault} | the other endpoints of its pool | {} | {} | {lost} of {asked} | {} |",
+            "| Model endpoint, {fault} | the other endpoints of its pool | {} | {} | {lost} of {asked} | {}; {:.0} % in the end |",
             seconds(seen.detected, "4 s"),
             seconds(Some(seen.recovered), ""),
             seconds(seen.returned, "8 s"),
+            seen.share * 100.0,
         );
     }
     if let Some(seen) = cluster {
@@ -168,7 +169,7 @@ fn failovers(models: &[Failover], cluster: Option<&ClusterFailover>) -> String {
     }
     let _ = writeln!(
         text,
-        "\nAn endpoint is back in use once it has {:.0} % of an even share of the arrivals.\n",
+        "\nAn endpoint is back in use once it has {:.0} % of an even share of the arrivals; what it has in the end is of an even share too.\n",
         failover::SHARE * 100.0
     );
     text

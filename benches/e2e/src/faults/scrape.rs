@@ -1,9 +1,6 @@
 //! Weir's metrics, as somebody who watches it sees them.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -24,18 +21,6 @@ pub(super) fn value(page: &str, name: &str, labels: &[String]) -> Option<f64> {
         let (given, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
         labels.iter().all(|label| given.split(',').any(|given| given == label)).then(|| value.trim().parse().ok())?
     })
-}
-
-/// Looks at Weir's metrics until `seen` says yes or `until` has come; when that was.
-pub(super) fn watch(admin: SocketAddr, until: Instant, seen: impl Fn(&str) -> bool) -> Result<Option<Instant>> {
-    let mut admin = Caller::connect(admin)?;
-    while Instant::now() < until {
-        if seen(&page(&mut admin)?) {
-            return Ok(Some(Instant::now()));
-        }
-        std::thread::sleep(LOOK);
-    }
-    Ok(None)
 }
 
 /// Whether a breaker is open.
