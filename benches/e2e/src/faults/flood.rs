@@ -28,7 +28,7 @@ pub(super) const TAKES: Duration = Duration::from_millis(20);
 /// Requests a second of the high tier.
 pub(super) const STEADY: f64 = 100.0;
 /// The high tier's requests take this long at most, waiting and all.
-const DEADLINE: Duration = Duration::from_millis(200);
+pub(super) const DEADLINE: Duration = Duration::from_millis(200);
 
 /// Requests a second of the flood.
 pub(super) fn rate() -> f64 {

@@ -38,8 +38,9 @@ use crate::{
 /// The flags that this part has beside those that all have.
 pub(crate) const FLAGS: &[&str] = &["--envoy", "--redis", "--weir", "--only"];
 
-/// How many phases long the churn is.
+/// How long the churn is: so many phases, up to a minute.
 const CHURN_PHASES: u32 = 15;
+const LONGEST_CHURN: Duration = Duration::from_secs(60);
 
 /// One proxy under one fault, over all rounds.
 struct Struck {
@@ -88,12 +89,12 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn results(&self) -> Results {
         let mut failures = Vec::new();
-        let phase = self.flags.longest;
         let mut struck = Vec::new();
         for (name, fault) in [("brown-out", Fault::BrownOut), ("crash", Fault::Crash)] {
             struck.extend(self.part(name, &mut failures, || self.strike(fault)).into_iter().flatten());
         }
-        let churn = self.part("churn", &mut failures, || churn::run(self.place, self.weir, phase * CHURN_PHASES));
+        let length = (self.flags.longest * CHURN_PHASES).min(LONGEST_CHURN);
+        let churn = self.part("churn", &mut failures, || churn::run(self.place, self.weir, length));
         let mut failovers = Vec::new();
         for loss in [Loss::Killed, Loss::Stopped] {
             failovers.extend(self.part("failover", &mut failures, || failover::run(self.place, self.weir, loss)));
@@ -145,7 +146,7 @@ impl Bench<'_> {
     fn flood(&self) -> Result<[Flood; 2]> {
         let mut floods = [Flood::new(), Flood::new()];
         for round in 0..self.flags.rounds {
-            let length: Duration = self.flags.longest;
+            let length = self.flags.longest;
             let both = [true, false].map(|through| through ^ (round % 2 == 1));
             for through in both {
                 let flood = if through {

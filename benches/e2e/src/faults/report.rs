@@ -5,7 +5,7 @@
 use std::{fmt::Write, time::Duration};
 
 use super::{
-    CHURN_PHASES, Results, Struck,
+    Results, Struck,
     churn::{self, Churn},
     cluster::{self, ClusterFailover},
     failover::{self, Failover, Loss},
@@ -32,11 +32,10 @@ const FLOOD_CHANGE: f64 = 1.2;
 /// The whole report; `others` is the share of the machine's processor time that others took.
 pub(super) fn markdown(results: &Results, flags: &Flags, others: f64) -> String {
     let mut text = format!(
-        "{}`benches/run.sh faults`: {} rounds, phases of {:?}, {:?} of churn.\n{}.\n\n",
+        "{}`benches/run.sh faults`: {} rounds, phases of {:?}.\n{}.\n\n",
         occasion(others),
         flags.rounds,
         flags.longest,
-        flags.longest * CHURN_PHASES,
         versions(&flags.programs).join(", "),
     );
     for failure in &results.failures {
@@ -177,13 +176,14 @@ fn failovers(models: &[Failover], cluster: Option<&ClusterFailover>) -> String {
 
 fn flooded([through, straight]: &[Flood; 2]) -> String {
     let mut text = format!(
-        "Flood: {:.0} requests/s of the best-effort tier, ten times what the models can do ({} at once, {:?} each), beside {:.0}/s of the high tier.\n\n\
+        "Flood: {:.0} requests/s of the best-effort tier, ten times what the models can do ({} at once, {:?} each), beside {:.0}/s of the high tier, to be answered within {:?}.\n\n\
          | The high tier | p50 / p99 ms, quiet | p50 / p99 ms, flooded | p99, times quiet | Answered in time, flooded | The flood: answered | The flood: not |\n\
          |---|---|---|---|---|---|---|\n",
         flood::rate(),
         flood::SLOTS,
         flood::TAKES,
         flood::STEADY,
+        flood::DEADLINE,
     );
     for (setup, seen) in [("through Weir", through), ("straight to a model, the flood to another", straight)] {
         let _ = writeln!(
@@ -224,11 +224,12 @@ fn beside_envoy(all: &[Struck], fault: Fault) -> Aim {
     let find = |proxy| all.iter().find(|struck| struck.fault == fault && struck.proxy == proxy);
     let seen = find(WEIR).zip(find(ENVOY)).map(|(weir, envoy)| {
         let (weir, envoy) = (weir.through.struck(), envoy.through.struck());
-        let told = |tally: &Tally| format!("{} × {:.3}", percent(tally.share()), tally.load());
-        let met = weir.share() >= envoy.share() && weir.load() <= envoy.load();
+        let told = |tally: &Tally| format!("{} at {:.3}", percent(tally.share()), tally.price());
+        let met = weir.share() >= envoy.share() && weir.price() <= envoy.price();
         (format!("{} beside {}", told(&weir), told(&envoy)), met)
     });
-    (format!("{}, during and after: answered in time ≥ Envoy's share × load ≤ Envoy's", name(fault)), seen)
+    let aim = "answered in time no less than Envoy's, at no more arrivals for each such answer";
+    (format!("{}, during and after: {aim}", name(fault)), seen)
 }
 
 fn under_churn(seen: Option<&Churn>) -> [Aim; 3] {
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_aim_needs_both_the_share_and_the_load() {
+    fn an_aim_needs_both_the_share_and_its_price() {
         let verdict = |weir: (usize, usize)| {
             let all = [struck_by(WEIR, weir.0, weir.1), struck_by(ENVOY, 2, 1010)];
             beside_envoy(&all, Fault::Crash).1.expect("both were measured").1

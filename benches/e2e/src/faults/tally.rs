@@ -87,6 +87,11 @@ impl Tally {
         self.arrivals as f64 / self.asked as f64
     }
 
+    /// Arrivals for each answer in time.
+    pub(super) fn price(&self) -> f64 {
+        self.arrivals as f64 / self.in_time as f64
+    }
+
     /// Milliseconds.
     pub(super) fn quantile(&self, quantile: f64) -> f64 {
         self.took.value_at_quantile(quantile) as f64 / 1e6
