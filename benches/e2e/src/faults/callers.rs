@@ -277,4 +277,17 @@ mod tests {
         let end = arrivals.next + length;
         assert_eq!(calls[0].len(), arrivals.due(end).len());
     }
+    #[test]
+    fn who_is_given_up_was_never_answered() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let streams = [Stream { to: silent.local_addr().unwrap(), rate: 1.0, request: b"abcd".to_vec() }];
+        let now = Instant::now();
+        let mut callers = Callers::new(&streams, now, now).unwrap();
+        callers.send(0, now);
+        callers.lanes[0].backlog.push_back(now);
+        assert!(!callers.are_done());
+        callers.give_up();
+        assert!(callers.are_done());
+        assert_eq!([0, 1].map(|call| callers.lanes[0].calls[call].end), [End::Silent; 2]);
+    }
 }
