@@ -79,6 +79,8 @@ struct Callers<'a> {
     /// By number; what is broken leaves a place.
     connections: Vec<Option<Connection>>,
     outstanding: usize,
+    /// What is read lands here first.
+    chunk: Vec<u8>,
 }
 
 /// One stream at work.
@@ -112,7 +114,8 @@ impl<'a> Callers<'a> {
             calls: Vec::new(),
         };
         let lanes = streams.iter().enumerate().map(lane).collect();
-        let mut callers = Self { epoll, end, lanes, connections: Vec::new(), outstanding: 0 };
+        let mut callers =
+            Self { epoll, end, lanes, connections: Vec::new(), outstanding: 0, chunk: vec![0; 16 * 1024] };
         for lane in 0..streams.len() {
             for _ in 0..READY {
                 let index = callers.connect(lane)?;
@@ -184,9 +187,8 @@ impl<'a> Callers<'a> {
     /// Reads what is there. Of a connection that was closed meanwhile there is nothing.
     fn receive(&mut self, index: usize) -> Result<()> {
         let Some(connection) = &mut self.connections[index] else { return Ok(()) };
-        let mut chunk = [0; 16 * 1024];
-        match connection.socket.read(&mut chunk) {
-            Ok(read) if read > 0 => connection.answer.extend_from_slice(&chunk[..read]),
+        match connection.socket.read(&mut self.chunk) {
+            Ok(read) if read > 0 => connection.answer.extend_from_slice(&self.chunk[..read]),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
             _ => {
                 self.close(index, End::Broken);

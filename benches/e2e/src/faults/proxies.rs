@@ -30,7 +30,8 @@ const FAILURES: u32 = 5;
 const OUT_FOR_S: u32 = 2;
 const CHECK_EVERY_S: u32 = 1;
 
-/// What Weir's pool is told beyond the keys that both proxies share: the place for hedges and for the ejection of outliers.
+/// What Weir's pool is told beyond the keys that both proxies share: the place for hedges and for the ejection of outliers. A key
+/// a line, four spaces before it.
 const WEIR_ALONE: &str = "";
 
 /// Weir in front of `fleet`.
