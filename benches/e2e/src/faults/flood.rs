@@ -15,9 +15,10 @@ use super::{
     callers::{PATIENCE, Stream},
     fleet::Endpoint,
     tally::{Tally, Window},
-    trial::{WARM_UP, while_called},
+    trial::{WARM_UP, answers, while_called},
 };
 use crate::{
+    cpu,
     peers::{self, Place, Weir},
     verify,
 };
@@ -40,17 +41,20 @@ pub(super) struct Flood {
     pub(super) quiet: Tally,
     pub(super) flooded: Tally,
     pub(super) flood: Tally,
+    /// How much of a core the generator took at most, in a run with the flood. Near 1, it is itself what is slow.
+    pub(super) generator: f64,
 }
 
 impl Flood {
     pub(super) fn new() -> Self {
-        Self { quiet: Tally::new(), flooded: Tally::new(), flood: Tally::new() }
+        Self { quiet: Tally::new(), flooded: Tally::new(), flood: Tally::new(), generator: 0.0 }
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         self.quiet.add(&other.quiet);
         self.flooded.add(&other.flooded);
         self.flood.add(&other.flood);
+        self.generator = self.generator.max(other.generator);
     }
 
     /// How much longer the slowest hundredth waits under the flood.
@@ -69,6 +73,7 @@ struct Targets {
 pub(super) fn through(place: Place<'_>, weir: &Path, length: Duration) -> Result<Flood> {
     let model = Endpoint::start(place, TAKES)?;
     let weir = start_weir(place, weir, model.address)?;
+    answers(weir.server.address)?;
     measure(&Targets { steady: weir.server.address, flood: weir.server.address }, length)
 }
 
@@ -101,8 +106,10 @@ fn measure(targets: &Targets, length: Duration) -> Result<Flood> {
     let steady = || Stream { to: targets.steady, rate: STEADY, request: verify::inference(&body) };
     let flood = Stream { to: targets.flood, rate: rate(), request: verify::inference_of("bulk", &body) };
     let [quiet] = called([steady()], [DEADLINE], length)?;
+    let (begun, used) = (Instant::now(), cpu::used_here()?);
     let [flooded, flood] = called([steady(), flood], [DEADLINE, PATIENCE], length)?;
-    Ok(Flood { quiet, flooded, flood })
+    let generator = (cpu::used_here()? - used).as_secs_f64() / begun.elapsed().as_secs_f64();
+    Ok(Flood { quiet, flooded, flood, generator })
 }
 
 /// Each stream's calls, judged by its own deadline.

@@ -177,8 +177,8 @@ fn failovers(models: &[Failover], cluster: Option<&ClusterFailover>) -> String {
 fn flooded([through, straight]: &[Flood; 2]) -> String {
     let mut text = format!(
         "Flood: {:.0} requests/s of the best-effort tier, ten times what the models can do ({} at once, {:?} each), beside {:.0}/s of the high tier, to be answered within {:?}.\n\n\
-         | The high tier | p50 / p99 ms, quiet | p50 / p99 ms, flooded | p99, times quiet | Answered in time, flooded | The flood: answered | The flood: not |\n\
-         |---|---|---|---|---|---|---|\n",
+         | The high tier | p50 / p99 ms, quiet | p50 / p99 ms, flooded | p99, times quiet | Answered in time, flooded | The flood: answered | The flood: not | The generator's part of a core |\n\
+         |---|---|---|---|---|---|---|---|\n",
         flood::rate(),
         flood::SLOTS,
         flood::TAKES,
@@ -188,7 +188,7 @@ fn flooded([through, straight]: &[Flood; 2]) -> String {
     for (setup, seen) in [("through Weir", through), ("straight to a model, the flood to another", straight)] {
         let _ = writeln!(
             text,
-            "| {setup} | {} | {} | {:.2} | {} | {} of {} | {} |",
+            "| {setup} | {} | {} | {:.2} | {} | {} of {} | {} | {:.2} |",
             latency(&seen.quiet),
             latency(&seen.flooded),
             seen.change(),
@@ -196,6 +196,7 @@ fn flooded([through, straight]: &[Flood; 2]) -> String {
             seen.flood.in_time,
             seen.flood.asked,
             seen.flood.losses(),
+            seen.generator,
         );
     }
     text.push('\n');
