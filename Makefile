@@ -20,7 +20,7 @@ test: ## install what the tests need, then run everything that a change has to p
 check: ## the quick part of it: format, lints, unit tests, layers
 	@exec scripts/test.sh quick
 
-bench: ## Weir beside nginx and Envoy on one backend, and beside Feast's server on one Redis; writes docs/benchmarks.md
+bench: ## Weir beside nginx and Envoy on one backend, beside Feast's server on one Redis, and under faults; writes docs/benchmarks.md
 	@exec benches/run.sh
 
 parts: ## only install the real servers and clients that the tests use

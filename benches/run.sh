@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Measures Weir beside what it stands in for, and writes the tables into docs/benchmarks.md:
 #
-#   benches/run.sh            both parts
+#   benches/run.sh            all parts
 #   benches/run.sh proxies    nginx, Envoy, a bare hyper proxy and Weir on one backend
 #   benches/run.sh reads      Feast's server, raw HMGETs and Weir on one Redis
+#   benches/run.sh faults     Envoy and Weir while endpoints are slow, die and come back; a Redis master that dies; a flood
 #
 # With flags after that (--rounds N, --seconds S) it is a trial, and only prints.
 #
@@ -45,7 +46,13 @@ need() { # program, package
 install_proxies() {
   missing=()
   need nginx nginx-light
+  install_envoy
+}
+
+# And the missing packages, its own and those that are listed already.
+install_envoy() {
   need redis-server redis-server
+  need redis-cli redis-tools
   need setpriv util-linux
   need python3 python3
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
@@ -79,11 +86,11 @@ measure() {
     --redis "$(command -v redis-server)" --weir "$target/release/weir" "${flags[@]}"
 }
 
-parts=(proxies reads)
+parts=(proxies reads faults)
 case ${1:-} in
-  proxies | reads) parts=("$1"); shift ;;
+  proxies | reads | faults) parts=("$1"); shift ;;
   --* | '') ;;
-  *) say "there is no part '$1': proxies or reads"; exit 2 ;;
+  *) say "there is no part '$1': proxies, reads or faults"; exit 2 ;;
 esac
 flags=("$@")
 [ $# -gt 0 ] || flags=(--write docs/benchmarks.md)
@@ -93,6 +100,7 @@ for part in "${parts[@]}"; do
   case $part in
     proxies) install_proxies ;;
     reads) install_feast ;;
+    faults) missing=(); install_envoy ;;
   esac
 done
 cargo build --release --locked --bin weir
@@ -106,5 +114,6 @@ for part in "${parts[@]}"; do
   case $part in
     proxies) measure run --nginx "$(command -v nginx)" --envoy "$envoy" ;;
     reads) measure reads --feast "$feast" ;;
+    faults) measure faults --envoy "$envoy" ;;
   esac
 done

@@ -53,7 +53,7 @@ async fn answer(request: Request<Incoming>, last: Arc<Mutex<Bytes>>) -> Result<R
 }
 
 /// The whole body; the usual single frame is not copied. A broken one reads as what had arrived.
-async fn read(mut body: Incoming) -> Bytes {
+pub(crate) async fn read(mut body: Incoming) -> Bytes {
     let mut whole = Bytes::new();
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };

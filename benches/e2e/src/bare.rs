@@ -138,7 +138,8 @@ mod tests {
     use super::*;
     use crate::{
         backend,
-        load::{Load, Pace, Protocol},
+        load::{Load, Protocol},
+        pace::Pace,
         process::free_address,
         verify,
     };

@@ -38,16 +38,15 @@ fn family(root: u32) -> Vec<u32> {
 
 fn ticks(pid: u32) -> Result<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
-    parse_ticks(&stat).with_context(|| format!("cannot read /proc/{pid}/stat"))
+    parse(&stat, 2).with_context(|| format!("cannot read /proc/{pid}/stat"))
 }
 
-/// Fields 14 and 15. The name in field 2 may hold spaces, so they are counted from its closing parenthesis.
-fn parse_ticks(stat: &str) -> Option<u32> {
+/// The sum of `count` fields from 14 on: its own times, then those of children that it waited for. The name in field 2 may hold
+/// spaces, so they are counted from its closing parenthesis.
+fn parse(stat: &str, count: usize) -> Option<u32> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let fields = rest.split_ascii_whitespace().skip(11).take(count);
+    fields.map(|field| field.parse::<u32>().ok()).sum()
 }
 
 fn resident_alone(pid: u32) -> Result<f64> {
@@ -81,6 +80,13 @@ impl Machine {
         Ok(Self { own, busy: total - idle, total })
     }
 
+    /// Now, where the bench's processes are this one and all that it started and waited for; none of them runs.
+    pub(crate) fn at_rest() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        let own = parse(&stat, 4).context("cannot read /proc/self/stat")?;
+        Ok(Self { own: f64::from(own), ..Self::now(&[])? })
+    }
+
     /// The share of the machine that others (and a hypervisor) took between this moment and a later one.
     pub(crate) fn others(self, later: Self) -> f64 {
         let others = (later.busy - self.busy) - (later.own - self.own);
@@ -94,8 +100,8 @@ mod tests {
 
     #[test]
     fn ticks_are_counted_after_the_name() {
-        let stat = "12 (a b) c) S 1 12 12 0 -1 4194560 9 0 0 0 34 8 0 0 20 0 1 0 5 1 2";
-        assert_eq!(parse_ticks(stat), Some(42));
+        let stat = "12 (a b) c) S 1 12 12 0 -1 4194560 9 0 0 0 34 8 5 1 20 0 1 0 5 1 2";
+        assert_eq!((parse(stat, 2), parse(stat, 4)), (Some(42), Some(48)));
     }
 
     #[test]

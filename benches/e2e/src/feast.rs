@@ -43,7 +43,7 @@ pub(crate) fn load(redis: SocketAddr, users: &[i64]) -> Result<()> {
 }
 
 /// The HSET of one row.
-fn row(user: i64, seconds: u64) -> Vec<Vec<u8>> {
+pub(crate) fn row(user: i64, seconds: u64) -> Vec<Vec<u8>> {
     let mut parts = vec![b"HSET".to_vec(), key(ENTITY, user)];
     for index in 0..FEATURES {
         parts.push(field(&format!("{VIEW}:{}", feature(index))));

@@ -21,16 +21,10 @@ use rustix::{
     fd::OwnedFd,
 };
 
-use crate::resp;
-
-/// How the requests are paced.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Pace {
-    /// One outstanding request a connection, always.
-    Closed,
-    /// So many arrivals a second, whatever the answers do.
-    Open(f64),
-}
+use crate::{
+    pace::{Arrivals, Pace, SEED},
+    resp,
+};
 
 /// What is spoken, and so when an answer is whole.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +105,7 @@ impl<'a> Load<'a> {
         let start = Instant::now();
         let mut run = Run {
             end: start + length,
-            arrivals: Arrivals::new(pace, start),
+            arrivals: Arrivals::new(pace, start, SEED),
             backlog: VecDeque::new(),
             idle: (0..self.connections.len()).collect(),
             outcome: Outcome {
@@ -198,11 +192,6 @@ impl<'a> Load<'a> {
     }
 }
 
-/// A signal is no reason to stop measuring.
-fn retry_interrupted(error: rustix::io::Errno) -> rustix::io::Result<usize> {
-    if error == rustix::io::Errno::INTR { Ok(0) } else { Err(error) }
-}
-
 /// The state of one run.
 struct Run {
     end: Instant,
@@ -230,42 +219,7 @@ impl Run {
             }
             _ => Duration::from_secs(1),
         };
-        Timespec { tv_sec: until.as_secs() as i64, tv_nsec: i64::from(until.subsec_nanos()) }
-    }
-}
-
-/// Poisson arrivals from a fixed seed.
-struct Arrivals {
-    pace: Pace,
-    next: Instant,
-    state: u64,
-}
-
-impl Arrivals {
-    fn new(pace: Pace, start: Instant) -> Self {
-        Self { pace, next: start, state: 0x9e37_79b9_7f4a_7c15 }
-    }
-
-    /// The arrivals up to now that are before `end`.
-    fn due(&mut self, end: Instant) -> Vec<Instant> {
-        let Pace::Open(rate) = self.pace else { return Vec::new() };
-        let now = Instant::now().min(end);
-        let mut due = Vec::new();
-        while self.next < now {
-            due.push(self.next);
-            let gap = -self.uniform().ln() / rate;
-            self.next += Duration::from_secs_f64(gap);
-        }
-        due
-    }
-
-    /// In (0, 1]. xorshift64*.
-    fn uniform(&mut self) -> f64 {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        let bits = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11;
-        (bits + 1) as f64 / (1_u64 << 53) as f64
+        timespec(until)
     }
 }
 
@@ -323,15 +277,32 @@ impl Answer {
     }
 }
 
-/// Length of head and body, once the head is whole.
+/// Length of head and body of a 200, once the head is whole.
 fn answer_length(bytes: &[u8]) -> Result<Option<usize>> {
+    let Some((status, length)) = answer_head(bytes)? else { return Ok(None) };
+    ensure!(status == 200, "answered {}", String::from_utf8_lossy(bytes));
+    Ok(Some(length))
+}
+
+/// Status of an answer, and the length of head and body, once the head is whole.
+pub(crate) fn answer_head(bytes: &[u8]) -> Result<Option<(u16, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut answer = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = answer.parse(bytes)? else { return Ok(None) };
-    ensure!(answer.code == Some(200), "answered {}", String::from_utf8_lossy(bytes));
+    let status = answer.code.context("no status")?;
     let length = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     let length = length.with_context(|| format!("no length: {}", String::from_utf8_lossy(bytes)))?;
-    Ok(Some(head + std::str::from_utf8(length.value)?.trim().parse::<usize>()?))
+    Ok(Some((status, head + std::str::from_utf8(length.value)?.trim().parse::<usize>()?)))
+}
+
+/// A signal is no reason to stop measuring.
+pub(crate) fn retry_interrupted(error: rustix::io::Errno) -> rustix::io::Result<usize> {
+    if error == rustix::io::Errno::INTR { Ok(0) } else { Err(error) }
+}
+
+/// A length of time as epoll takes it.
+pub(crate) fn timespec(length: Duration) -> Timespec {
+    Timespec { tv_sec: length.as_secs() as i64, tv_nsec: i64::from(length.subsec_nanos()) }
 }
 
 #[cfg(test)]
@@ -373,13 +344,5 @@ mod tests {
             let outcome = load.run(Pace::Closed, Duration::from_millis(20)).unwrap();
             assert!(outcome.answered >= 2 && outcome.latency.len() == outcome.answered);
         }
-    }
-
-    #[test]
-    fn arrivals_keep_their_rate() {
-        let start = Instant::now() - Duration::from_secs(100);
-        let mut arrivals = Arrivals::new(Pace::Open(1000.0), start);
-        let due = arrivals.due(start + Duration::from_secs(50)).len();
-        assert!((49_000..51_000).contains(&due), "{due}");
     }
 }

@@ -1,15 +1,18 @@
-//! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis.
+//! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis; and beside
+//! Envoy while endpoints are slow, die and come back.
 //!
-//! `weir-e2e run` (the proxies) and `weir-e2e reads` (the feature servers) start everything on loopback, check that every setup
-//! answers alike, measure them in turns and print a Markdown report; `backend` and `bare` are the processes that it starts of itself. How to read the numbers is in
-//! docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
+//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers) and `weir-e2e faults` start everything on loopback, check
+//! that every setup answers alike, measure them in turns and print a Markdown report; `backend`, `endpoint` and `bare` are the
+//! processes that it starts of itself. How to read the numbers is in docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
 
 mod backend;
 mod bare;
 mod caller;
 mod cpu;
+mod faults;
 mod feast;
 mod load;
+mod pace;
 mod peers;
 mod process;
 mod reads;
@@ -18,7 +21,13 @@ mod resp;
 mod rounds;
 mod verify;
 
-use std::{fs, num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -36,12 +45,15 @@ const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--
        weir-e2e reads --feast PYTHON --redis PROGRAM [--weir PROGRAM]
                     [--rounds N] [--seconds S] [--write DOCUMENT]
                     [--before PROGRAM] [--only SETUPS] [--sizes SIZES]
+       weir-e2e faults --weir PROGRAM [--envoy PROGRAM] [--redis PROGRAM]
+                    [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
        weir-e2e backend ADDRESS
+       weir-e2e endpoint ADDRESS MICROSECONDS ARRIVALS
        weir-e2e bare ADDRESS UPSTREAM
 
 The programs that are named are measured; S is the length of the longest of a setup's runs a round.
 --before measures another build of Weir beside this one. SETUPS and SIZES are parts of names with commas between them
-(\"L1\", \"10 × 10,50 × 200\"): the others are left out.";
+(\"L1\", \"10 × 10,50 × 200\"): the others are left out. So are PARTS of the faults (\"crash,churn\").";
 
 /// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
 const OPEN_SHARE: f64 = 0.6;
@@ -62,14 +74,18 @@ fn command() -> Result<()> {
     match words.as_slice() {
         ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
         ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
+        ["endpoint", address, takes, arrivals] => {
+            on_one_thread(faults::endpoint::serve(address.parse()?, takes.parse()?, Path::new(arrivals)))
+        }
         ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (6, 3.0))?),
         ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (4, 1.5))?),
+        ["faults", flags @ ..] => faults::run(&Flags::parse(flags, faults::FLAGS, (2, 4.0))?),
         _ => bail!("{USAGE}"),
     }
 }
 
 fn on_one_thread(serve: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(serve)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve)
 }
 
 struct Flags {

@@ -106,10 +106,14 @@ http {{
     site.place.start("nginx", program, &arguments, address)
 }
 
+/// An address in Envoy's words.
+pub(crate) fn envoy_socket(at: SocketAddr) -> String {
+    format!("{{socket_address: {{address: {}, port_value: {}}}}}", at.ip(), at.port())
+}
+
 /// Envoy with one worker.
 pub(crate) fn envoy(site: Site<'_>, program: &Path) -> Result<Server> {
     let address = free_address()?;
-    let socket = |at: SocketAddr| format!("{{socket_address: {{address: {}, port_value: {}}}}}", at.ip(), at.port());
     let config = format!(
         "static_resources:
   listeners:
@@ -133,8 +137,8 @@ pub(crate) fn envoy(site: Site<'_>, program: &Path) -> Result<Server> {
       cluster_name: backend
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {backend}}}}}]}}]
 ",
-        listen = socket(address),
-        backend = socket(site.backend),
+        listen = envoy_socket(address),
+        backend = envoy_socket(site.backend),
     );
     let path = site.place.write("envoy.yaml", &config)?;
     let arguments = ["-c", &path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
@@ -156,11 +160,16 @@ pub(crate) fn weir(site: Site<'_>, program: &Path) -> Result<Server> {
 
 /// Weir in front of the model `m`, which is sent one user's ten features as a matrix.
 pub(crate) fn weir_joined(site: Site<'_>, program: &Path, redis: SocketAddr) -> Result<Server> {
+    serve_weir(site, program, "weir-joined", &joined("100MiB", &format!("redis: [\"redis://{redis}\"]")))
+}
+
+/// The model `m` with the features of one user; what L1 may hold, and what L2 is told.
+pub(crate) fn joined(l1: &str, l2: &str) -> String {
     let view = feast::VIEW;
     let names: Vec<String> = (0..feast::FEATURES).map(feast::feature).collect();
     let columns: Vec<String> = names.iter().map(|name| format!("\"{view}:{name}\"")).collect();
     let types: Vec<String> = names.iter().map(|name| format!("{name}: {{type: DOUBLE}}")).collect();
-    let config = format!(
+    format!(
         "models:
   m:
     tier: standard
@@ -169,8 +178,8 @@ pub(crate) fn weir_joined(site: Site<'_>, program: &Path, redis: SocketAddr) -> 
     inputs: {{as: matrix, name: input-0, datatype: FP32, columns: [{columns}]}}
 features:
   project: {project}
-  l1: {{capacity: 100MiB, ttl: 1h}}
-  l2: {{redis: [\"redis://{redis}\"]}}
+  l1: {{capacity: {l1}, ttl: 1h}}
+  l2: {{{l2}}}
   views:
     {view}:
       entities: {{{entity}: INT64}}
@@ -182,23 +191,37 @@ features:
         select = names.join(", "),
         columns = columns.join(", "),
         types = types.join(", "),
-    );
-    serve_weir(site, program, "weir-joined", &config)
+    )
 }
 
 fn serve_weir(site: Site<'_>, program: &Path, name: &str, models: &str) -> Result<Server> {
-    let (http, grpc, admin) = (free_address()?, free_address()?, free_address()?);
     let config = format!(
-        "listen: {{http: \"{http}\", grpc: \"{grpc}\", admin: \"{admin}\"}}
-workers: 1
-drain: {{delay: 0s, deadline: 1s}}
-tiers:
+        "tiers:
   standard: {{pool: backend}}
 pools:
   backend: {{endpoints: [\"http://{backend}\"]}}
 {models}",
         backend = site.backend,
     );
-    let path = site.place.write(&format!("{name}.yaml"), &config)?;
-    site.place.start(name, program, &["serve".into(), "-c".into(), path], http)
+    Ok(weir_with(site.place, (name, program), &config)?.server)
+}
+
+/// Weir, and where it tells of itself.
+pub(crate) struct Weir {
+    pub(crate) server: Server,
+    pub(crate) admin: SocketAddr,
+}
+
+/// Weir with one worker, and with what `config` says beside where it listens.
+pub(crate) fn weir_with(place: Place<'_>, (name, program): (&str, &Path), config: &str) -> Result<Weir> {
+    let (http, grpc, admin) = (free_address()?, free_address()?, free_address()?);
+    let config = format!(
+        "listen: {{http: \"{http}\", grpc: \"{grpc}\", admin: \"{admin}\"}}
+workers: 1
+drain: {{delay: 0s, deadline: 1s}}
+{config}"
+    );
+    let path = place.write(&format!("{name}.yaml"), &config)?;
+    let server = place.start(name, program, &["serve".into(), "-c".into(), path], http)?;
+    Ok(Weir { server, admin })
 }

@@ -8,6 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -41,6 +42,19 @@ impl Process {
         self.child.id()
     }
 
+    /// Ends it as a crash would: SIGKILL.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Stops it from doing anything, while its sockets stay open; or lets it go on.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("it has an id")?;
+        kill_process(pid, signal).context("cannot be signalled")
+    }
+
     /// Waits until something listens at `address`.
     pub(crate) fn wait_for(&mut self, address: SocketAddr) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(60);
@@ -59,11 +73,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // It may have ended by itself: then there is nobody to tell.
-            let _ = kill_process(pid, Signal::TERM);
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
         }
+        // It may have ended by itself just now: then there is nobody to tell.
+        let _ = self.signal(Signal::TERM);
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -79,4 +93,19 @@ impl Drop for Process {
 /// A loopback address that is free now.
 pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// A loopback address that is free now, and that no connection is given as its own end: what ended there can begin again.
+///
+/// The system takes those ends from 32768 on. The port ten thousand higher, a Redis Cluster's bus, is none of them either.
+pub(crate) fn steady_address() -> Result<SocketAddr> {
+    const PORTS: u16 = 2700;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Two benches at the same time begin at different ones.
+    let first = (std::process::id() % u32::from(PORTS)) as u16;
+    (0..PORTS)
+        .map(|_| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS)
+        .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .context("no port from 20000 on is free")
 }

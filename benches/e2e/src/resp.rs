@@ -124,6 +124,30 @@ impl Client {
         }
         Ok(bytes)
     }
+
+    /// Asks for one string.
+    pub(crate) fn text(&mut self, words: &[&str]) -> Result<String> {
+        let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        self.stream.write_all(&command(&words))?;
+        let (mut bytes, mut chunk) = (Vec::new(), [0; 64 * 1024]);
+        loop {
+            let read = self.stream.read(&mut chunk).context("no reply")?;
+            ensure!(read > 0, "Redis closed the connection");
+            bytes.extend_from_slice(&chunk[..read]);
+            if let Some(text) = string(&bytes)? {
+                return Ok(text);
+            }
+        }
+    }
+}
+
+/// A reply that is one string, once all of it is there.
+fn string(bytes: &[u8]) -> Result<Option<String>> {
+    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(&bytes[..end])?;
+    let length: usize = head.strip_prefix('$').with_context(|| format!("Redis: {head}"))?.parse()?;
+    let text = bytes.get(end + 2..end + 2 + length);
+    Ok(text.map(|text| String::from_utf8_lossy(text).into_owned()))
 }
 
 #[cfg(test)]
@@ -158,6 +182,13 @@ mod tests {
         ];
         assert_eq!(parts, expected);
         assert_eq!(&PIPELINE[8..11], b"a\r\n");
+    }
+
+    #[test]
+    fn a_string_is_there_once_all_of_it_is() {
+        assert_eq!(string(b"$5\r\na\r").unwrap(), None);
+        assert_eq!(string(b"$3\r\na\nb\r\n").unwrap().as_deref(), Some("a\nb"));
+        assert_eq!(string(b"-ERR no\r\n").unwrap_err().to_string(), "Redis: -ERR no");
     }
 
     #[test]

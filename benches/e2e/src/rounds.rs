@@ -10,7 +10,8 @@ use anyhow::Result;
 
 use crate::{
     cpu,
-    load::{Load, Pace, Protocol},
+    load::{Load, Protocol},
+    pace::Pace,
     peers::Server,
 };
 

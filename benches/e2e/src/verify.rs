@@ -14,14 +14,16 @@ use crate::{
     feast,
 };
 
-/// The model's path.
-const PATH: &str = "/v2/models/m/infer";
-
-/// A whole request that infers with `body`.
+/// A whole request that has the model `m` infer with `body`.
 pub(crate) fn inference(body: &str) -> Vec<u8> {
+    inference_of("m", body)
+}
+
+/// The same of another model.
+pub(crate) fn inference_of(model: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     let head = "host: bench.local\r\nuser-agent: weir-e2e\r\naccept: */*\r\ncontent-type: application/json";
-    format!("POST {PATH} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+    format!("POST /v2/models/{model}/infer HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
 /// What is sent where nothing is joined: one row of ten features.
@@ -94,7 +96,7 @@ fn last_body(backend: SocketAddr) -> Result<Vec<u8>> {
     Ok(Caller::connect(backend)?.call(b"GET /last-body HTTP/1.1\r\nhost: bench.local\r\n\r\n")?.body)
 }
 
-fn ensure_is_the_models(answer: &Answer) -> Result<()> {
+pub(crate) fn ensure_is_the_models(answer: &Answer) -> Result<()> {
     let body = String::from_utf8_lossy(&answer.body);
     ensure!(answer.status == 200, "answered {}: {body}", answer.status);
     ensure!(body == ANSWER, "answered another body than the model's: {body}");

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use super::{
     check::{self, Source},
     data::View,
-    servers::{L1_MIB, Weir},
+    servers::L1_MIB,
 };
-use crate::{caller::Caller, cpu, resp::Client};
+use crate::{caller::Caller, cpu, peers::Weir, resp::Client};
 
 /// The first entity that has no row yet.
 const FIRST: i64 = 1_000_001;

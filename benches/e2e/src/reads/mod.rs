@@ -17,12 +17,13 @@ use self::{
     check::Source,
     data::{NARROW, SIZES, WIDE},
     full::Full,
-    servers::{L1, Repository, Weir},
+    servers::{L1, Repository},
 };
 use crate::{
     Flags, Folder, Only, cpu,
-    load::{Load, Pace, Protocol},
-    peers::{self, Place, Server},
+    load::{Load, Protocol},
+    pace::Pace,
+    peers::{self, Place, Server, Weir},
     rounds::{self, Phase},
 };
 

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::data::{EVENT_SECONDS, View};
 use crate::{
     cpu, feast,
-    peers::{Place, Server},
+    peers::{self, Place, Server, Weir},
     process::free_address,
 };
 
@@ -98,12 +98,6 @@ fn settle(server: &Server) -> Result<()> {
     bail!("it does not come to rest")
 }
 
-/// Weir as a feature server.
-pub(crate) struct Weir {
-    pub(crate) server: Server,
-    pub(crate) admin: SocketAddr,
-}
-
 /// Whether Weir keeps rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum L1 {
@@ -119,17 +113,13 @@ pub(crate) fn weir(
     redis: SocketAddr,
     l1: L1,
 ) -> Result<Weir> {
-    let (http, grpc, admin) = (free_address()?, free_address()?, free_address()?);
     let name = name.replace([' ', ','], "-");
     let capacity = match l1 {
         L1::Off => "0B".to_owned(),
         L1::On => format!("{L1_MIB}MiB"),
     };
     let config = format!(
-        "listen: {{http: \"{http}\", grpc: \"{grpc}\", admin: \"{admin}\"}}
-workers: 1
-drain: {{delay: 0s, deadline: 1s}}
-features:
+        "features:
   registry: \"{registry}\"
   project: {project}
   l1: {{capacity: {capacity}, ttl: 1h}}
@@ -138,7 +128,5 @@ features:
         registry = repository.registry().display(),
         project = feast::PROJECT,
     );
-    let path = place.write(&format!("{name}.yaml"), &config)?;
-    let server = place.start(&name, program, &["serve".into(), "-c".into(), path], http)?;
-    Ok(Weir { server, admin })
+    peers::weir_with(place, (&name, program), &config)
 }

@@ -1,0 +1,260 @@
+//! A Redis Cluster of three masters and three replicas loses a master (`kill -9`): how long until Redis and Weir see it, and
+//! until Weir's answers have that master's rows again.
+//!
+//! Weir reads every row from Redis (no L1, no L3), so that an answer is whole exactly when Redis could be read. Redis is given
+//! five seconds to give up a master, where its own default is fifteen.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    fleet::Endpoint,
+    scrape::{self, LOOK},
+};
+use crate::{
+    caller::Caller,
+    feast,
+    peers::{self, Place, Server, Weir},
+    process::steady_address,
+    resp::{self, Client},
+    verify,
+};
+
+/// When Redis' servers give one of them up.
+pub(super) const NODE_TIMEOUT: Duration = Duration::from_secs(5);
+const MASTERS: usize = 3;
+/// How long the failover is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Answers must stay whole for so long before it counts as over.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What was seen, from the kill on. `None`: not within [`LIMIT`].
+pub(super) struct ClusterFailover {
+    /// Weir's breaker of that server opened.
+    pub(super) weir_saw: Option<Duration>,
+    /// Another server says that it failed.
+    pub(super) redis_saw: Option<Duration>,
+    /// Another server says that a replica is master in its place.
+    pub(super) redis_recovered: Option<Duration>,
+    /// The first answer with its rows, after which none lacked them.
+    pub(super) weir_recovered: Option<Duration>,
+    /// Answers that lacked them, of how many asked.
+    pub(super) degraded: (usize, usize),
+}
+
+/// Starts the cluster, writes the rows, kills a master.
+pub(super) fn run(place: Place<'_>, weir: &Path, redis: &Path) -> Result<ClusterFailover> {
+    let mut nodes = start(place, redis)?;
+    let (victim, users) = load(&nodes)?;
+    let endpoint = Endpoint::start(place, Duration::ZERO)?;
+    let weir = start_weir(place, weir, endpoint.address, &nodes)?;
+    whole_at_first(weir.server.address, &users)?;
+    let (dead, survivor) = (nodes[victim].address, nodes[(victim + 1) % MASTERS].address);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(weir.server.address, &users, &over));
+        thread::sleep(QUIET);
+        let struck = Instant::now();
+        let watched = nodes[victim].process.kill().and_then(|()| watch(weir.admin, dead, survivor, struck));
+        // Weir is asked on for a while, to see that its answers stay whole.
+        thread::sleep(QUIET * 3);
+        over.store(true, Ordering::Relaxed);
+        let answers = asking.join().expect("the caller does not panic")?;
+        let seen = watched?;
+        let after: Vec<_> = answers.into_iter().filter(|answer| answer.at >= struck).collect();
+        let lacking = after.iter().rposition(|answer| !answer.whole);
+        let first_whole = after.get(lacking.map_or(0, |last| last + 1));
+        Ok(ClusterFailover {
+            weir_saw: seen.weir,
+            redis_saw: seen.failed,
+            redis_recovered: seen.replaced,
+            weir_recovered: first_whole.filter(|_| seen.replaced.is_some()).map(|answer| answer.at - struck),
+            degraded: (after.iter().filter(|answer| !answer.whole).count(), after.len()),
+        })
+    })
+}
+
+/// Masters first.
+fn start(place: Place<'_>, redis: &Path) -> Result<Vec<Server>> {
+    let nodes: Vec<Server> = (0..MASTERS * 2).map(|_| node(place, redis)).collect::<Result<_>>()?;
+    let addresses = nodes.iter().map(|node| node.address.to_string());
+    let cli = redis.with_file_name("redis-cli");
+    let mut create = Command::new(&cli);
+    create.args(["--cluster", "create"]).args(addresses).args(["--cluster-replicas", "1", "--cluster-yes"]);
+    let output = create.output().with_context(|| format!("cannot start {}", cli.display()))?;
+    ensure!(output.status.success(), "no cluster: {}", String::from_utf8_lossy(&output.stdout));
+    settle(&nodes)?;
+    Ok(nodes)
+}
+
+fn node(place: Place<'_>, redis: &Path) -> Result<Server> {
+    let address = steady_address()?;
+    let name = format!("redis-{}", address.port());
+    let folder = place.0.join(format!("{name}-data"));
+    fs::create_dir(&folder)?;
+    let timeout = NODE_TIMEOUT.as_millis().to_string();
+    let fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--cluster-enabled", "yes"];
+    let mut arguments: Vec<String> = fixed.map(String::from).into();
+    arguments.extend(["--cluster-node-timeout".into(), timeout, "--dir".into(), folder.display().to_string()]);
+    arguments.extend(["--port".into(), address.port().to_string()]);
+    place.start(&name, redis, &arguments, address)
+}
+
+/// Waits until every server knows all slots, and the replicas follow their masters.
+fn settle(nodes: &[Server]) -> Result<()> {
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
+        let ready = nodes.iter().map(|node| {
+            let mut client = Client::connect(node.address)?;
+            let replica = client.text(&["INFO", "replication"])?.contains("master_link_status:up");
+            Ok((client.text(&["CLUSTER", "INFO"])?.contains("cluster_state:ok"), replica))
+        });
+        let ready: Vec<(bool, bool)> = ready.collect::<Result<_>>()?;
+        if ready.iter().all(|(knows, _)| *knows) && ready.iter().filter(|(_, replica)| *replica).count() == MASTERS {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    bail!("the cluster does not settle")
+}
+
+/// Writes every user's row; a master that has some, and whose rows it has.
+fn load(nodes: &[Server]) -> Result<(usize, Vec<i64>)> {
+    let mut clients: Vec<Client> =
+        nodes[..MASTERS].iter().map(|node| Client::connect(node.address)).collect::<Result<_>>()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let mut owned = vec![Vec::new(); MASTERS];
+    for user in 1001..1101 {
+        let row = resp::command(&feast::row(user, now));
+        // The others answer with an error that names the right one.
+        let owner = clients.iter_mut().position(|client| client.ask(&row, 1).is_ok());
+        owned[owner.with_context(|| format!("nobody took the row of user {user}"))?].push(user);
+    }
+    let users = std::mem::take(&mut owned[0]);
+    ensure!(!users.is_empty(), "the first master has no row");
+    Ok((0, users))
+}
+
+fn start_weir(place: Place<'_>, program: &Path, endpoint: SocketAddr, nodes: &[Server]) -> Result<Weir> {
+    let urls: Vec<String> = nodes.iter().map(|node| format!("\"redis://{}\"", node.address)).collect();
+    let l2 = format!("mode: cluster, redis: [{}]", urls.join(", "));
+    let config = format!(
+        "tiers:
+  standard: {{pool: backend}}
+pools:
+  backend: {{endpoints: [\"http://{endpoint}\"]}}
+{}",
+        peers::joined("0B", &l2)
+    );
+    peers::weir_with(place, ("weir-cluster", program), &config)
+}
+
+/// One answer about a user of the killed master.
+struct Answer {
+    at: Instant,
+    whole: bool,
+}
+
+/// Asks about the users in turn until it is over.
+fn ask(weir: SocketAddr, users: &[i64], over: &AtomicBool) -> Result<Vec<Answer>> {
+    let (mut caller, mut answers) = (Caller::connect(weir)?, Vec::new());
+    let mut users = users.iter().cycle();
+    while !over.load(Ordering::Relaxed) {
+        let user = *users.next().expect("there are users");
+        let whole = is_whole(&mut caller, user)?;
+        answers.push(Answer { at: Instant::now(), whole });
+        thread::sleep(LOOK);
+    }
+    Ok(answers)
+}
+
+fn is_whole(caller: &mut Caller, user: i64) -> Result<bool> {
+    let answer = caller.call(&verify::inference(&verify::joined_body(user)))?;
+    Ok(answer.status == 200 && answer.header("weir-degraded").is_none())
+}
+
+/// Every user's row must be there before anything happens.
+fn whole_at_first(weir: SocketAddr, users: &[i64]) -> Result<()> {
+    let (mut caller, until) = (Caller::connect(weir)?, Instant::now() + Duration::from_secs(10));
+    for &user in users {
+        while !is_whole(&mut caller, user)? {
+            ensure!(Instant::now() < until, "user {user} has no features");
+            thread::sleep(LOOK);
+        }
+    }
+    Ok(())
+}
+
+/// When Weir's breaker opened, a survivor called the dead server failed, and another server was master in its place.
+#[derive(Default)]
+struct Seen {
+    weir: Option<Duration>,
+    failed: Option<Duration>,
+    replaced: Option<Duration>,
+}
+
+fn watch(admin: SocketAddr, dead: SocketAddr, survivor: SocketAddr, struck: Instant) -> Result<Seen> {
+    let (mut admin, mut redis, mut seen) = (Caller::connect(admin)?, Client::connect(survivor)?, Seen::default());
+    let target = format!("redis/{dead}");
+    while struck.elapsed() < LIMIT && seen.replaced.is_none() {
+        let open = scrape::is_open(&scrape::page(&mut admin)?, &target);
+        let nodes = redis.text(&["CLUSTER", "NODES"])?;
+        let now = Some(struck.elapsed());
+        seen.weir = seen.weir.or(now.filter(|_| open));
+        seen.failed = seen.failed.or(now.filter(|_| has_failed(&nodes, dead)));
+        seen.replaced = seen.replaced.or(now.filter(|_| masters(&nodes) == MASTERS));
+        thread::sleep(LOOK);
+    }
+    Ok(seen)
+}
+
+/// `ID ADDRESS FLAGS …` of each server; `fail?` is a suspicion only.
+fn flags(nodes: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    nodes.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        Some((words.next()?, words.next()?.split(',').collect()))
+    })
+}
+
+fn has_failed(nodes: &str, dead: SocketAddr) -> bool {
+    let dead = format!("{dead}@");
+    flags(nodes).any(|(address, flags)| address.starts_with(&dead) && flags.contains(&"fail"))
+}
+
+/// Masters that were not given up. Right after the kill the dead one still is among them, and so is no replica.
+fn masters(nodes: &str) -> usize {
+    let lost = nodes.contains("fail");
+    flags(nodes)
+        .filter(|(_, flags)| lost && flags.contains(&"master") && !flags.contains(&"fail") && !flags.contains(&"fail?"))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspicion_is_no_failure_and_a_replica_no_master() {
+        let text = |first: &str, last: &str| {
+            format!(
+                "a 127.0.0.1:1@11 {first} - 0 0 1 connected\nb 127.0.0.1:2@12 myself,master - 0 0 2 connected\n\
+                     c 127.0.0.1:3@13 master - 0 0 3 connected\nd 127.0.0.1:4@14 {last} a 0 0 1 connected\n"
+            )
+        };
+        let dead: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let seen = |nodes: String| (has_failed(&nodes, dead), masters(&nodes));
+        assert_eq!(seen(text("master", "slave")), (false, 0));
+        assert_eq!(seen(text("master,fail?", "slave")), (false, 2));
+        assert_eq!(seen(text("master,fail", "slave")), (true, 2));
+        assert_eq!(seen(text("master,fail", "master")), (true, 3));
+    }
+}
