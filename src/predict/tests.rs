@@ -295,11 +295,11 @@ fn retry_after_is_that_of_the_endpoint_that_comes_back_first() {
     let (pool, start) = (&predict.pools[0], Instant::now());
     for (index, later) in [(0, 0), (1, 7)] {
         let now = start + Duration::from_secs(later);
-        let breaker = &pool.endpoints[index].breaker;
+        let breaker = pool.members()[index].breaker.clone();
         (0..5).for_each(|_| breaker.admit(now).ok().unwrap().record(Outcome::Failure, now));
     }
     let now = start + Duration::from_millis(8_500);
-    let error = pool.pick(Protocol::V2Json, None, now).err().unwrap();
+    let error = pool.pick(&Want { protocol: Protocol::V2Json, last: None, probing: true }, now).err().unwrap();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert_eq!(error.retry_after(), Some(Duration::from_millis(21_500)));
 }

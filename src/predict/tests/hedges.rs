@@ -50,13 +50,13 @@ async fn a_silent_endpoint_costs_no_answer_and_is_let_go_of() {
         asked += 1;
         assert!(asked < 1_000, "the silent endpoint is never asked first");
     }
-    assert_eq!(predict.pools[0].endpoints[0].enter().map(drop), Some(()));
-    assert!(predict.pools[0].endpoints.iter().all(|endpoint| endpoint.breaker.is_closed()));
+    assert_eq!(predict.pools[0].members()[0].enter().map(drop), Some(()));
+    assert!(predict.pools[0].members().iter().all(|endpoint| endpoint.breaker.is_closed()));
     let text = scrape.render();
     assert!(text.contains("weir_hedges_total{pool=\"p\",outcome=\"won\"} 1\n"), "{text}");
     assert!(text.contains("weir_attempts_total{pool=\"p\",outcome=\"cancelled\"} 1\n"), "{text}");
     let now = Instant::now();
-    let cost = |index: usize| predict.pools[0].endpoints[index].cost(now);
+    let cost = |index: usize| predict.pools[0].members()[index].cost(now);
     assert!(cost(0) > 0.0, "it took at least as long as it was waited for");
 }
 
@@ -129,7 +129,7 @@ async fn without_another_endpoint_nothing_is_paid() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let (predict, scrape) = scratch(|| predict(hedged(&[&silent.authority, &nobody], 1.0)));
     let now = Instant::now();
-    let breaker = &predict.pools[0].endpoints[1].breaker;
+    let breaker = predict.pools[0].members()[1].breaker.clone();
     (0..5).for_each(|_| breaker.admit(now).ok().unwrap().record(Outcome::Failure, now));
     once(&predict, Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(silent.arrivals().1, 1, "not a second time at the same one");
@@ -143,8 +143,9 @@ async fn a_probe_is_waited_for() {
     let mut pool = config::Pool { max_in_flight: Some(1), ..hedged(&[&silent.authority, &full.authority], 1.0) };
     pool.breaker.open_for = Duration::from_nanos(1);
     let (predict, scrape) = scratch(|| predict(pool));
-    let Some(_held) = predict.pools[0].endpoints[1].enter() else { panic!("room for one") };
-    let (now, breaker) = (Instant::now(), &predict.pools[0].endpoints[0].breaker);
+    let busy = predict.pools[0].members()[1].clone();
+    let Some(_held) = busy.enter() else { panic!("room for one") };
+    let (now, breaker) = (Instant::now(), predict.pools[0].members()[0].breaker.clone());
     (0..5).for_each(|_| breaker.admit(now).ok().unwrap().record(Outcome::Failure, now));
     once(&predict, Duration::from_millis(50)).await.unwrap_err();
     let text = scrape.render();
