@@ -323,6 +323,9 @@ impl Shared {
 
     /// In batches: each is one request to a server, and a large lookup must not take all the places that a server has.
     async fn write_back(&self, worker: WorkerId, landed: Vec<(Ask, Arc<Row>)>) {
+        if !self.l2.is_writable() {
+            return;
+        }
         let puts: Vec<Put> = landed.into_iter().map(|(ask, row)| Put { ask, row }).collect();
         for batch in puts.chunks(online::BATCH) {
             let written = self.l2.write(worker, batch, Purpose::WriteBack).await;

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod breaker;
 pub mod feast;
+pub(crate) mod feature_server;
 pub(crate) mod features;
 pub mod ingress;
 pub mod ladder;
