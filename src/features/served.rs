@@ -30,7 +30,7 @@ use super::{
     Row,
     l2::{Ask, Error},
 };
-use crate::{config, infer::WorkerId};
+use crate::{app::Tasks, config, infer::WorkerId};
 
 /// Questions under way for one lookup; more wait their turn.
 const ABREAST: usize = 8;
@@ -48,7 +48,20 @@ pub(crate) struct Served {
 
 impl Served {
     /// Connects to nothing yet.
-    pub(crate) fn open(config: &config::FeatureServers, features: &config::Features, workers: usize) -> Self {
+    pub(crate) fn open(
+        config: &config::FeatureServers,
+        features: &config::Features,
+        workers: usize,
+        tasks: &Tasks,
+    ) -> Self {
+        let served = Self::unwatched(config, features, workers);
+        let fleet = Arc::clone(&served.fleet);
+        tasks.background(async move { fleet.watch().await });
+        served
+    }
+
+    /// One that learns from requests alone.
+    fn unwatched(config: &config::FeatureServers, features: &config::Features, workers: usize) -> Self {
         Self { fleet: Arc::new(Fleet::new(config, &features.breaker, workers)), forms: forms(features) }
     }
 

@@ -140,7 +140,7 @@ impl Store {
                 let redis = Redis::open(redis, features, config.workers, &tasks);
                 L2::Redis(redis.map_err(OpenError::Redis)?)
             }
-            config::L2::FeatureServers(fleet) => L2::Served(Served::open(fleet, features, config.workers)),
+            config::L2::FeatureServers(fleet) => L2::Served(Served::open(fleet, features, config.workers, &tasks)),
             config::L2::Embedded { path, ttl } => {
                 let failed = |source| OpenError::Embedded { path: path.clone(), source: Box::new(source) };
                 L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)

@@ -10,6 +10,7 @@ mod bad_input;
 mod cli;
 mod examples;
 mod feast_server;
+mod feature_tier;
 mod features;
 mod lifecycle;
 mod object_faults;

@@ -4,8 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Check, url};
 use crate::config::{
-    FeatureServers, L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, WarmStart,
-    Upstream,
+    FeatureServers, L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, Upstream, WarmStart,
     problems::Path,
     raw::{self, OneOrMany, Span},
 };

@@ -125,8 +125,7 @@ mod tests {
                 .map(|(name, given)| (&**name, entity(given["type"].as_str().unwrap(), &given["value"])))
                 .collect();
             given.sort_by_key(|(name, _)| *name);
-            let expected: Vec<_> =
-                given.iter().map(|(name, value)| Pair { name, value: read_as(value) }).collect();
+            let expected: Vec<_> = given.iter().map(|(name, value)| Pair { name, value: read_as(value) }).collect();
             assert_eq!(*pairs(&key).unwrap(), *expected, "{vector}");
         }
     }

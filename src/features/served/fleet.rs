@@ -6,16 +6,17 @@
 //!   └──────────────────────────── the others, once ◄───────────────────────┘
 //! ```
 //!
-//! Invariants: a question goes out twice at most, and never twice to one server; a server whose breaker is open is not asked. An
-//! answer that does not come in time leaves no time for another server: that is for the lookup's retries, which a penalty keeps off the
-//! server that failed. What a server says of the request (4xx) is no failure of its.
+//! Invariants: a question goes out twice at most, and to one server only where its connection broke and there is no other; a
+//! server whose breaker is open is not asked. An answer that does not come in time leaves no time for another server: that is for
+//! the lookup's retries, which a penalty keeps off the server that failed. What a server says of the request (4xx) is no failure
+//! of its.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use smallvec::SmallVec;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
     client::Client,
@@ -23,8 +24,8 @@ use super::{
 };
 use crate::{config, features::l2::Error, infer::WorkerId, resilience::breaker::Policy};
 
-/// How long a look at a server's health may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a server that failed is looked at.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// The servers, and each worker's connections to them.
 #[derive(Debug)]
@@ -63,7 +64,12 @@ impl Fleet {
         let first = call.address();
         match call.make(client, (body.clone(), by), &read).await {
             Err(error @ (Error::Unreachable { .. } | Error::Failed { .. })) => {
-                let Ok(call) = self.pick(Some(&first), Instant::now()) else { return Err(error) };
+                let now = Instant::now();
+                // Where there is no other: a server may close an idle connection just when it is used.
+                let broke = matches!(error, Error::Unreachable { .. });
+                let next =
+                    self.pick(Some(&first), now).or_else(|none| if broke { self.pick(None, now) } else { Err(none) });
+                let Ok(call) = next else { return Err(error) };
                 call.make(client, (body, by), &read).await
             }
             answer => answer,
@@ -98,11 +104,17 @@ impl Fleet {
     /// What each server says of its health, over the worker's connections.
     pub(super) async fn health(&self, worker: WorkerId) -> Vec<Result<(), String>> {
         let client = self.client(worker);
-        join_all(self.servers.iter().map(async |server| {
-            let checked = timeout(PATIENCE, server.check(client)).await;
-            checked.unwrap_or_else(|_| Err(format!("{}: no answer within {PATIENCE:?}", server.address())))
-        }))
-        .await
+        join_all(self.servers.iter().map(|server| server.check(client))).await
+    }
+
+    /// Looks at the health of servers that failed, until they are well; never ends.
+    pub(super) async fn watch(&self) {
+        let client = self.client(self.control());
+        loop {
+            sleep(EVERY).await;
+            let suspects = self.servers.iter().filter(|server| server.is_suspect());
+            join_all(suspects.map(|server| server.check(client))).await;
+        }
     }
 
     /// Whose connections readiness checks use.

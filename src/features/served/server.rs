@@ -1,17 +1,21 @@
-//! One feature server, for all workers together: its breaker, its load, its places.
+//! One feature server, for all workers together: its breaker, its load, its places, and what is known of its health.
+//!
+//! Who failed once is avoided, so that requests alone find out late that it is gone, or back: its health is looked at until it is
+//! well again. A check that fails is a failure like any other; one that passes lifts the balance's penalty, and after one that
+//! failed has an open breaker probe at once.
 
 use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{StatusCode, Uri};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Client;
 use crate::{
@@ -29,6 +33,9 @@ use crate::{
     },
 };
 
+/// How long a look at its health may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A feature server.
 pub(super) struct Server {
     address: Arc<str>,
@@ -42,6 +49,10 @@ pub(super) struct Server {
     /// Longest wait for an answer.
     timeout: Duration,
     metrics: Arc<Handles>,
+    /// Whether it failed since it was last found well.
+    suspect: AtomicBool,
+    /// Whether the last check failed.
+    sick: AtomicBool,
     /// When what it refuses was last told.
     refusals: Seldom,
 }
@@ -69,6 +80,8 @@ impl Server {
             most,
             timeout,
             metrics,
+            suspect: AtomicBool::new(false),
+            sick: AtomicBool::new(false),
             refusals: Seldom::new(now),
         }
     }
@@ -111,16 +124,54 @@ impl Server {
         Ok(Call { permit, place })
     }
 
-    /// Asks for its health: around the breaker, which takes its next request for a probe if all is well.
+    /// Whether its health is to be looked at.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Looks at its health, around the breaker.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, in words.
     pub(super) async fn check(&self, client: &Client) -> Result<(), String> {
-        match client.get(&self.health).await {
-            Ok(status) if status.is_success() => {
-                self.breaker.probe_from(Instant::now());
-                Ok(())
+        let began = Instant::now();
+        let told = timeout(PATIENCE, client.get(&self.health)).await;
+        let why = match told {
+            Ok(Ok(status)) if status.is_success() => {
+                self.found_well(began.elapsed(), Instant::now());
+                return Ok(());
             }
-            Ok(status) => Err(format!("{}: /health answered {status}", self.address)),
-            Err(why) => Err(format!("{}: {why}", self.address)),
+            Ok(Ok(status)) => format!("/health answered {status}"),
+            Ok(Err(why)) => why,
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        self.found_sick(Instant::now());
+        Err(format!("{}: {why}", self.address))
+    }
+
+    fn found_well(&self, took: Duration, now: Instant) {
+        self.suspect.store(false, Ordering::Relaxed);
+        self.load.lift(took, now);
+        if self.sick.swap(false, Ordering::Relaxed) {
+            self.breaker.probe_from(now);
         }
+    }
+
+    fn found_sick(&self, now: Instant) {
+        self.sick.store(true, Ordering::Relaxed);
+        self.failed(now);
+        // A check is no probe: it says too little of whether rows would be answered.
+        if self.breaker.is_closed()
+            && let Ok(permit) = self.breaker.admit(now)
+        {
+            permit.record(Outcome::Failure, now);
+        }
+    }
+
+    fn failed(&self, now: Instant) {
+        self.suspect.store(true, Ordering::Relaxed);
+        self.load.penalize(None, now);
     }
 }
 
@@ -209,7 +260,7 @@ impl Call {
             counted::Outcome::Timeout if had < server.timeout / 2 => {}
             counted::Outcome::Timeout | counted::Outcome::Failed | counted::Outcome::Full => {
                 permit.record(Outcome::Failure, now);
-                server.load.penalize(None, now);
+                server.failed(now);
             }
         }
     }

@@ -1,10 +1,6 @@
 //! Rows out of recorded JSON, and which server is asked.
 
-use std::{
-    cell::Cell,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -101,17 +97,17 @@ fn what_does_not_fit_its_type_is_no_value() {
 }
 
 fn typed(name: &str, features: &[(&str, FeatureType)]) -> Arc<View> {
-    let feature = |&(name, kind): &(&str, FeatureType)| Feature {
-        name: name.into(),
-        kind,
-        default: Value::Null,
-        length: None,
-    };
+    let feature =
+        |&(name, kind): &(&str, FeatureType)| Feature { name: name.into(), kind, default: Value::Null, length: None };
     let plain = view(name).build();
     Arc::new(View { features: features.iter().map(feature).collect(), ..View::clone(&plain) })
 }
 
-fn told(view: &View, body: &serde_json::Value, count: usize) -> Result<Vec<Result<Option<Row>, Malformed>>, &'static str> {
+fn told(
+    view: &View,
+    body: &serde_json::Value,
+    count: usize,
+) -> Result<Vec<Result<Option<Row>, Malformed>>, &'static str> {
     answer::rows(view, Form::of(view).names(), body.to_string().as_bytes(), count)
 }
 
@@ -127,7 +123,7 @@ fn a_weir_tells_what_is_null_what_is_not_there_and_what_is_too_old() {
     let view = typed("v", &[("a", FeatureType::Int64), ("b", FeatureType::String)]);
     let body = json!({
         "results": [
-            {"values": [1, 2, 3, 4], "statuses": ["PRESENT"; 4], "event_timestamps": [EPOCH; 4]},
+            {"values": [1, 2, 3, 4], "statuses": vec!["PRESENT"; 4], "event_timestamps": vec![EPOCH; 4]},
             {"values": ["x", null, null, "y"], "statuses": ["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"],
              "event_timestamps": [TIME, TIME, EPOCH, TIME]},
             {"values": [7, null, null, null], "statuses": ["PRESENT", "NOT_FOUND", "NOT_FOUND", "OUTSIDE_MAX_AGE"],
@@ -148,9 +144,7 @@ fn a_weir_tells_what_is_null_what_is_not_there_and_what_is_too_old() {
 #[test]
 fn of_feasts_own_server_a_null_at_the_epoch_was_never_written() {
     let view = typed("v", &[("a", FeatureType::Int64), ("b", FeatureType::Int64)]);
-    let column = |values: serde_json::Value| {
-        json!({"values": values, "statuses": ["PRESENT"; 3], "event_timestamps": [TIME, EPOCH, EPOCH]})
-    };
+    let column = |values: serde_json::Value| json!({"values": values, "statuses": vec!["PRESENT"; 3], "event_timestamps": [TIME, EPOCH, EPOCH]});
     let body = json!({
         "results": [column(json!([1, 2, 3])), column(json!([null, null, 5])), column(json!([7, null, null]))],
         "metadata": {"feature_names": ["user", "v__a", "v__b"]},
@@ -239,18 +233,28 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Servers of the test, and what asks them about `v`.
 async fn fleet<const N: usize>(timeout: Duration) -> ([TcpListener; N], Served) {
+    let listeners = listen().await;
+    let served = asking(&listeners.each_ref(), timeout);
+    (listeners, served)
+}
+
+async fn listen<const N: usize>() -> [TcpListener; N] {
     let mut listeners = Vec::new();
     for _ in 0..N {
         listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
     }
-    let upstream = |listener: &TcpListener| {
+    listeners.try_into().unwrap()
+}
+
+fn asking(listeners: &[&TcpListener], timeout: Duration) -> Served {
+    let upstream = |listener: &&TcpListener| {
         let address = listener.local_addr().unwrap();
         Upstream { authority: address.to_string().into(), host: address.ip().to_string().into(), port: address.port() }
     };
     let servers = listeners.iter().map(upstream).collect();
     let config = crate::config::FeatureServers { servers, timeout, max_in_flight: 8 };
     let features = features("p", &[view("v").build()], L2::FeatureServers(config.clone()), None);
-    (listeners.try_into().unwrap(), Served::open(&config, &features, 1))
+    Served::unwatched(&config, &features, 1)
 }
 
 /// Answers every request the same, and counts them.
@@ -277,6 +281,10 @@ async fn serve(listener: &TcpListener, (status, body): (u16, &str), count: &Cell
     }
 }
 
+async fn always(listener: &TcpListener, answer: (u16, &str)) {
+    serve(listener, answer, &Cell::new(0)).await;
+}
+
 const SEVEN: &str = r#"{"results":[{"values":[7],"statuses":["PRESENT"],"event_timestamps":["1970-01-01T00:00:05Z"]}],"metadata":{"feature_names":["v__f"]}}"#;
 
 async fn read(served: &Served) -> Answer {
@@ -285,10 +293,8 @@ async fn read(served: &Served) -> Answer {
 
 #[tokio::test]
 async fn another_server_is_asked_where_one_fails_at_once_and_the_breaker_opens() {
-    let ((([broken, well], served), _), scrape) = {
-        let (opened, scrape) = scratch(|| futures_util::FutureExt::now_or_never(fleet::<2>(TIMEOUT)).unwrap());
-        ((opened, ()), scrape)
-    };
+    let [broken, well] = &listen().await;
+    let (served, scrape) = scratch(|| asking(&[broken, well], TIMEOUT));
     let (refusals, answers) = (Cell::new(0), Cell::new(0));
     let asks = async {
         for _ in 0..50 {
@@ -297,8 +303,8 @@ async fn another_server_is_asked_where_one_fails_at_once_and_the_breaker_opens()
     };
     tokio::select! {
         () = asks => {}
-        () = serve(&broken, (503, "\"no\""), &refusals) => {}
-        () = serve(&well, (200, SEVEN), &answers) => {}
+        () = serve(broken, (503, "\"no\""), &refusals) => {}
+        () = serve(well, (200, SEVEN), &answers) => {}
     }
     assert_eq!(answers.get(), 50);
     let failed = refusals.get();
@@ -334,7 +340,7 @@ async fn what_a_server_says_of_the_request_is_no_failure() {
         }
         assert!(served.would_ask());
     };
-    tokio::select! { () = asks => {}, () = serve(&server, (404, "\"Feature view v does not exist\""), &Cell::new(0)) => {} }
+    tokio::select! { () = asks => {}, () = always(&server, (404, "\"Feature view v does not exist\"")) => {} }
 }
 
 #[tokio::test]
@@ -346,7 +352,7 @@ async fn bytes_that_are_no_answer_are_a_failure() {
         }
         assert!(!served.would_ask());
     };
-    tokio::select! { () = asks => {}, () = serve(&server, (200, "{}"), &Cell::new(0)) => {} }
+    tokio::select! { () = asks => {}, () = always(&server, (200, "{}")) => {} }
 }
 
 #[tokio::test]
@@ -364,18 +370,45 @@ async fn an_answer_that_does_not_come_ends_the_read_in_time() {
 #[tokio::test]
 async fn one_server_that_is_well_is_enough_to_be_ready() {
     let ([down, up], served) = fleet::<2>(TIMEOUT).await;
-    let address = down.local_addr().unwrap();
     drop(down);
     tokio::select! {
         ready = served.ready() => ready.unwrap(),
-        () = serve(&up, (200, ""), &Cell::new(0)) => {}
+        () = always(&up, (200, "")) => {}
     }
+    // Over connections of its own: those of before are nobody's.
+    let served = asking(&[&up], TIMEOUT);
+    let address = up.local_addr().unwrap();
     tokio::select! {
         ready = served.ready() => {
             let words = ready.unwrap_err();
             assert!(words.starts_with(&format!("feature server {address}: ")), "{words}");
             assert!(words.ends_with("/health answered 503 Service Unavailable"), "{words}");
         }
-        () = serve(&up, (503, ""), &Cell::new(0)) => {}
+        () = always(&up, (503, "")) => {}
     }
+}
+
+#[tokio::test]
+async fn a_check_that_passes_after_one_that_failed_has_the_server_tried_again() {
+    let ([server], served) = fleet::<1>(TIMEOUT).await;
+    let (count, threshold) = (Cell::new(0), breaker().failure_threshold);
+    let sick = async {
+        for _ in 0..threshold {
+            served.ready().await.unwrap_err();
+        }
+        assert!(!served.would_ask(), "checks that fail are failures");
+    };
+    tokio::select! { () = sick => {}, () = serve(&server, (503, ""), &count) => {} }
+    assert_eq!(count.get(), threshold);
+    // The connections are of the last one's serving.
+    let served = &served;
+    let well = async {
+        // An idle connection that nobody serves any more may be met first.
+        while served.ready().await.is_err() {}
+        for _ in 0..breaker().success_threshold {
+            assert!(served.would_ask());
+            assert_eq!(read(served).await.unwrap(), Some(row(5, [int(7)])));
+        }
+    };
+    tokio::select! { () = well => {}, () = always(&server, (200, SEVEN)) => {} }
 }

@@ -32,9 +32,7 @@ impl FeatureServer {
     /// Handles for the server at an address; its breaker is closed.
     pub(crate) fn new(address: &str) -> Self {
         let target = format!("feature_server/{address}");
-        let outcome = |outcome: &'static str| {
-            counter!(names::FEATURE_SERVER_REQUESTS, "target" => target.clone(), "outcome" => outcome)
-        };
+        let outcome = |outcome: &'static str| counter!(names::FEATURE_SERVER_REQUESTS, "target" => target.clone(), "outcome" => outcome);
         Self { breaker: BreakerHandles::new(&target), outcomes: OUTCOMES.map(outcome) }
     }
 
