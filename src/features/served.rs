@@ -22,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+pub use self::answer::read_any;
 use self::{
     fleet::Fleet,
     question::{Form, Question},
@@ -94,7 +95,7 @@ impl Served {
     async fn ask(&self, worker: WorkerId, question: &Question<'_>, by: Instant) -> Vec<Answer> {
         let (view, count) = (question.view, question.places.len());
         let form = &self.forms[view.id.index()];
-        let read = |body: &[u8]| answer::rows(view, form.names(), body, count);
+        let read = |body: &[u8]| answer::rows(form.features(), body, count);
         match self.fleet.ask(worker, (form.body(question).into(), by), read).await {
             Ok(rows) => {
                 let malformed = |source| Error::Malformed { view: Arc::clone(&view.name), source };

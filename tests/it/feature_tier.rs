@@ -24,7 +24,6 @@ use crate::{
         hand::Echo,
         http1::{Http1, Response},
         lookup,
-        metrics::await_metric,
         process::{Folder, START, free_port, wait_until},
         vectors::{self, DUMP, StoredHash},
     },
@@ -256,6 +255,15 @@ impl Load {
     }
 }
 
+/// Waits until a server's breaker is there.
+#[track_caller]
+fn breaker_is(sidecar: &Weir, target: &str, state: &str) {
+    let labels = [("target", target), ("state", state)];
+    wait_until(&format!("{target} to be {state}"), START, || {
+        sidecar.metrics().count("weir_breaker_state", &labels) > 0.0
+    });
+}
+
 #[test]
 fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     let (redis, echo) = (Redis::start(), Echo::listen());
@@ -264,16 +272,13 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     let [mut first, second] = ports.map(|port| server(&redis, port));
     let sidecar = drivers(&ports, &echo, "");
     let targets = ports.map(|port| format!("feature_server/127.0.0.1:{port}"));
-    let state = |state: &'static str| {
-        await_metric(sidecar.admin(), "weir_breaker_state", &[("target", &targets[0]), ("state", state)], |is| is > 0.0)
-    };
-    state("closed");
+    breaker_is(&sidecar, &targets[0], "closed");
     let load = Load::on(&sidecar);
     load.go_on(50);
     assert!(targets.iter().all(|target| answered(&sidecar, target) > 0.0), "both are asked");
 
     first.process().signal("KILL");
-    state("open");
+    breaker_is(&sidecar, &targets[0], "open");
     let before = targets.each_ref().map(|target| answered(&sidecar, target));
     load.go_on(100);
     let after = targets.each_ref().map(|target| answered(&sidecar, target));
@@ -282,10 +287,32 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
 
     drop(first);
     let revived = server(&redis, ports[0]);
-    state("closed");
+    breaker_is(&sidecar, &targets[0], "closed");
     wait_until("the first to be asked again", START, || answered(&sidecar, &targets[0]) > after[0] + 3.0);
     println!("{} answers, none without a row", load.end());
     drop((second, revived));
+}
+
+#[test]
+fn a_server_that_hangs_costs_time_and_no_row() {
+    let (redis, echo) = (Redis::start(), Echo::listen());
+    redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
+    let ports = [free_port(), free_port()];
+    let [mut hung, _other] = ports.map(|port| server(&redis, port));
+    let sidecar = drivers(&ports, &echo, "");
+    let target = format!("feature_server/127.0.0.1:{}", ports[0]);
+    let load = Load::on(&sidecar);
+    load.go_on(20);
+
+    hung.process().signal("STOP");
+    breaker_is(&sidecar, &target, "open");
+    load.go_on(50);
+    let timeout = [("target", &*target), ("outcome", "timeout")];
+    assert!(sidecar.metrics().count("weir_feature_server_requests_total", &timeout) > 0.0);
+
+    hung.process().signal("CONT");
+    breaker_is(&sidecar, &target, "closed");
+    println!("{} answers, none without a row", load.end());
 }
 
 #[test]

@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use super::cell;
 use crate::{
-    config::View,
     features::{Row, feast::Malformed},
     infer::{FeatureType, Value},
 };
@@ -42,17 +41,24 @@ struct Column<'a> {
 
 type Rows = Vec<Result<Option<Row>, Malformed>>;
 
-/// The rows that a body tells, as many as were asked for; `names`: what it calls the view's features, in their order.
+/// A feature: what answers call it, and what its values are.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) name: String,
+    pub(super) kind: FeatureType,
+}
+
+/// The rows that a body tells of a view's features, as many as were asked for.
 ///
 /// # Errors
 ///
 /// What is wrong with the body as a whole.
-pub(super) fn rows(view: &View, names: &[String], body: &[u8], count: usize) -> Result<Rows, &'static str> {
+pub(super) fn rows(features: &[Asked], body: &[u8], count: usize) -> Result<Rows, &'static str> {
     let body: Body<'_> = serde_json::from_slice(body).map_err(|_| "the answer is not Feast's JSON")?;
-    let mut columns = Vec::with_capacity(names.len());
-    for (name, feature) in names.iter().zip(&view.features) {
+    let mut columns = Vec::with_capacity(features.len());
+    for feature in features {
         // Join keys come first, and could have a feature's name.
-        let at = body.metadata.feature_names.iter().rposition(|told| told == name);
+        let at = body.metadata.feature_names.iter().rposition(|told| *told == feature.name);
         let column = at.and_then(|at| body.results.get(at)).ok_or("the answer lacks a feature")?;
         if !column.is_of(count) {
             return Err("the answer has another number of rows than was asked for");
@@ -101,4 +107,14 @@ fn nanos(text: &str) -> Result<i64, Malformed> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| Malformed::Served("an event's time"))?;
     let nanos = i128::from(time.timestamp()) * 1_000_000_000 + i128::from(time.timestamp_subsec_nanos());
     Ok(nanos.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+}
+
+/// Reads any bytes as an answer about two rows of a view with a feature of each type. For fuzzing: whatever the bytes, rows or a
+/// word.
+#[must_use]
+pub fn read_any(bytes: &[u8]) -> String {
+    let feature = |kind: &FeatureType| Asked { name: kind.name().to_owned(), kind: *kind };
+    let features: Vec<_> = FeatureType::ALL.iter().chain([&FeatureType::Opaque]).map(feature).collect();
+    let one_by_one = features.iter().map(|feature| rows(std::slice::from_ref(feature), bytes, 2));
+    format!("{:?} {:?}", rows(&features, bytes, 2), one_by_one.collect::<Vec<_>>())
 }

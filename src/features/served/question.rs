@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Answer, entity};
+use super::{Answer, answer::Asked, entity};
 use crate::{
-    config::View,
+    config::{Feature, View},
     features::{
         feast::Malformed,
         l2::{Ask, Error},
@@ -70,8 +70,8 @@ impl<'a> Question<'a> {
 pub(super) struct Form {
     /// Up to the entities.
     head: Vec<u8>,
-    /// What the answer calls the view's features.
-    names: Box<[String]>,
+    /// The view's features, in their order.
+    features: Box<[Asked]>,
 }
 
 impl Form {
@@ -85,13 +85,13 @@ impl Form {
         }
         head.extend_from_slice(b"],\"full_feature_names\":true,\"entities\":{");
         // One view is asked about at a time, so that no two columns have one name.
-        let names = view.features.iter().map(|feature| format!("{}__{}", view.name, feature.name)).collect();
-        Self { head, names }
+        let asked = |feature: &Feature| Asked { name: format!("{}__{}", view.name, feature.name), kind: feature.kind };
+        Self { head, features: view.features.iter().map(asked).collect() }
     }
 
-    /// What the answer calls the view's features, in their order.
-    pub(super) fn names(&self) -> &[String] {
-        &self.names
+    /// What is asked for, in the order of the view's features.
+    pub(super) fn features(&self) -> &[Asked] {
+        &self.features
     }
 
     /// The body.

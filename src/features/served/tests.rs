@@ -108,7 +108,7 @@ fn told(
     body: &serde_json::Value,
     count: usize,
 ) -> Result<Vec<Result<Option<Row>, Malformed>>, &'static str> {
-    answer::rows(view, Form::of(view).names(), body.to_string().as_bytes(), count)
+    answer::rows(Form::of(view).features(), body.to_string().as_bytes(), count)
 }
 
 const TIME: &str = "2026-11-22T10:00:00.5Z";
@@ -182,7 +182,7 @@ fn an_answer_to_something_else_is_none() {
     assert_eq!(wrong(json!({"results": [], "metadata": names})), "the answer lacks a feature");
     assert_eq!(wrong(json!({"results": [], "metadata": {"feature_names": []}})), "the answer lacks a feature");
     assert_eq!(wrong(json!({"results": {}})), "the answer is not Feast's JSON");
-    assert_eq!(answer::rows(&view, &[], b"\xff", 2), Err("the answer is not Feast's JSON"));
+    assert_eq!(answer::rows(&[], b"\xff", 2), Err("the answer is not Feast's JSON"));
 }
 
 proptest! {
@@ -195,7 +195,7 @@ proptest! {
             }
         }
         let view = typed("v", &[("a", FeatureType::Int64)]);
-        let _ = answer::rows(&view, Form::of(&view).names(), json.as_bytes(), 1);
+        let _ = answer::rows(Form::of(&view).features(), json.as_bytes(), 1);
     }
 }
 
