@@ -136,6 +136,34 @@ fn rows_of_feasts_own_server_are_those_that_redis_holds() {
     assert!(answered(&sidecar, &format!("feature_server/{}", server.address())) >= 3.0);
 }
 
+#[test]
+fn a_view_that_the_servers_do_not_have_is_said_and_opens_no_breaker() {
+    let redis = Redis::start();
+    redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
+    let port = free_port();
+    let _server = server(&redis, port);
+    let mut sidecar = Weir::start(&format!(
+        "features:\n  project: {PROJECT}\n  l1: {{capacity: 0B}}\n  l2: {{feature_server: \"http://127.0.0.1:{port}\", timeout: \
+         5s}}\n  views:\n{}    nope: {{entities: {{driver_id: INT64}}, features: {{x: {{type: INT64}}}}}}\n",
+        lookup::view("")
+    ));
+    let ask = |feature: &str, sidecar: &Weir| {
+        let body = json!({"features": [feature], "entities": {"driver_id": [7]}}).to_string();
+        sidecar.connect().post("/get-online-features", body)
+    };
+    for _ in 0..10 {
+        let refused = ask("nope:x", &sidecar).expect(503).json();
+        assert!(refused.as_str().expect("words").contains("nope"), "{refused}");
+    }
+    let answer = ask("driver_stats:avg_daily_trips", &sidecar).expect(200).json();
+    assert_eq!(columns(&answer)["avg_daily_trips"]["values"], json!([7]));
+    let refused = [("target", &*format!("feature_server/127.0.0.1:{port}")), ("outcome", "refused")];
+    assert!((sidecar.metrics().count("weir_feature_server_requests_total", &refused) - 10.0).abs() < 0.1);
+    let log = sidecar.process().log();
+    assert_eq!(log.matches("feature_server: refused what it was asked").count(), 1, "{log}");
+    assert!(log.contains("Feature view nope does not exist"), "{log}");
+}
+
 const PROJECT: &str = "tier";
 const DRIVERS: i64 = 40;
 const PATH: &str = "/v1/models/drivers:predict";

@@ -63,16 +63,23 @@ impl Fleet {
         let call = self.pick(None, Instant::now())?;
         let first = call.address();
         match call.make(client, (body.clone(), by), &read).await {
-            Err(error @ (Error::Unreachable { .. } | Error::Failed { .. })) => {
-                let now = Instant::now();
-                // Where there is no other: a server may close an idle connection just when it is used.
-                let broke = matches!(error, Error::Unreachable { .. });
-                let next =
-                    self.pick(Some(&first), now).or_else(|none| if broke { self.pick(None, now) } else { Err(none) });
-                let Ok(call) = next else { return Err(error) };
-                call.make(client, (body, by), &read).await
-            }
+            Err(error) => match self.pick_after(&error, &first) {
+                Some(call) => call.make(client, (body, by), &read).await,
+                None => Err(error),
+            },
             answer => answer,
+        }
+    }
+
+    /// Who is asked once more after a failure that came at once.
+    fn pick_after(&self, error: &Error, first: &Arc<str>) -> Option<Call> {
+        let now = Instant::now();
+        let other = || self.pick(Some(first), now).ok();
+        match error {
+            // Where there is no other, the same: it may have closed an idle connection just when that was used.
+            Error::Unreachable { .. } => other().or_else(|| self.pick(None, now).ok()),
+            Error::Failed { .. } => other(),
+            _ => None,
         }
     }
 
@@ -82,7 +89,7 @@ impl Fleet {
         let mut left: SmallVec<[&Arc<Server>; 16]> = self.servers.iter().filter(is_other).collect();
         let mut refusal = None;
         while !left.is_empty() {
-            // Who failed somewhere else is no probe for others.
+            // A second attempt is for who will answer, not for who may.
             let probe = if but.is_none() { left.iter().position(|server| server.wants_probe(now)) } else { None };
             let at = probe.unwrap_or_else(|| cheaper_of_two(&left, now));
             match left.swap_remove(at).admit(now) {

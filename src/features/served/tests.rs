@@ -292,7 +292,7 @@ async fn read(served: &Served) -> Answer {
 }
 
 #[tokio::test]
-async fn another_server_is_asked_where_one_fails_at_once_and_the_breaker_opens() {
+async fn another_server_is_asked_where_one_fails_at_once() {
     let [broken, well] = &listen().await;
     let (served, scrape) = scratch(|| asking(&[broken, well], TIMEOUT));
     let (refusals, answers) = (Cell::new(0), Cell::new(0));
@@ -365,6 +365,34 @@ async fn an_answer_that_does_not_come_ends_the_read_in_time() {
     assert!(matches!(read(&served).await, Err(Error::Open { .. })));
     let many: Vec<Ask> = (0..3000).map(|user| ask(&view("v").build(), user)).collect();
     assert_eq!(served.read(WorkerId(0), &many).await.len(), 3000);
+}
+
+#[tokio::test]
+async fn no_more_requests_are_under_way_than_may_be() {
+    let ([_silent], served) = fleet::<1>(TIMEOUT).await;
+    let eight = join_all((0..8).map(|_| read(&served)));
+    tokio::select! {
+        biased;
+        _ = eight => unreachable!("nobody answers"),
+        ninth = read(&served) => assert!(matches!(ninth, Err(Error::Full { .. })), "{ninth:?}"),
+    }
+    assert!(served.would_ask(), "what was given up says nothing of the server");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_no_answer_and_another_is_made() {
+    let ([server], served) = fleet::<1>(TIMEOUT).await;
+    let serving = async {
+        // The first takes the request and goes away.
+        let mut first = server.accept().await.unwrap().0;
+        assert_ne!(first.read(&mut [0; 1024]).await.unwrap(), 0);
+        drop(first);
+        always(&server, (200, SEVEN)).await;
+    };
+    tokio::select! {
+        row_of = read(&served) => assert_eq!(row_of.unwrap(), Some(row(5, [int(7)]))),
+        () = serving => {}
+    }
 }
 
 #[tokio::test]
