@@ -101,6 +101,9 @@ pub(crate) enum Error {
     /// The server answered that it cannot serve, or what is no answer.
     #[error("{address}: {why}")]
     Failed { address: Arc<str>, why: Arc<str> },
+    /// The store itself could not read the row anew: what it has is from before, this long past its time.
+    #[error("a row of {age:?} ago")]
+    Stale { row: Arc<Row>, age: Duration },
     /// The store takes no rows from here.
     #[error("features.l2.feature_server is read only")]
     ReadOnly,

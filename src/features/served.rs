@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is told of a row (its values, its event's time, what is null and what is not there) is what the server told; whether
-//! it is too old is judged here, as for any other store. Nothing is written: the fleet writes back what it finds in its own L3,
+//! it is too old is judged here, as for any other store. What it served past its time (its own store was down) stays that. Nothing is written: the fleet writes back what it finds in its own L3,
 //! and is pushed to directly. Precomputed vectors are not read; their services are answered from their views.
 
 mod answer;
@@ -19,7 +19,9 @@ mod server;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::Response;
 use tokio::time::Instant;
 
 pub use self::answer::read_any;
@@ -29,9 +31,14 @@ use self::{
 };
 use super::{
     Row,
+    feast::Malformed,
     l2::{Ask, Error},
 };
-use crate::{app::Tasks, config, infer::WorkerId};
+use crate::{
+    app::Tasks,
+    config::{self, View},
+    infer::WorkerId,
+};
 
 /// Questions under way for one lookup; more wait their turn.
 const ABREAST: usize = 8;
@@ -95,12 +102,12 @@ impl Served {
     async fn ask(&self, worker: WorkerId, question: &Question<'_>, by: Instant) -> Vec<Answer> {
         let (view, count) = (question.view, question.places.len());
         let form = &self.forms[view.id.index()];
-        let read = |body: &[u8]| answer::rows(form.features(), body, count);
+        let read = |told: &Response<Bytes>| {
+            let rows = answer::rows(form.features(), told.body(), count)?;
+            Ok((rows, answer::stale(told.headers(), &view.name)))
+        };
         match self.fleet.ask(worker, (form.body(question).into(), by), read).await {
-            Ok(rows) => {
-                let malformed = |source| Error::Malformed { view: Arc::clone(&view.name), source };
-                rows.into_iter().map(|row| row.map_err(malformed)).collect()
-            }
+            Ok((rows, stale)) => rows.into_iter().map(|row| truth(row, stale, view)).collect(),
             Err(error) => vec![error; count].into_iter().map(Err).collect(),
         }
     }
@@ -129,6 +136,15 @@ impl Served {
         }
         let words: Vec<String> = told.into_iter().filter_map(Result::err).collect();
         Err(format!("feature server {}", words.join(", ")))
+    }
+}
+
+/// A row as the server told it. That it had to serve rows past their time is told of all that it served.
+fn truth(row: Result<Option<Row>, Malformed>, stale: Option<Duration>, view: &View) -> Answer {
+    match (row, stale) {
+        (Ok(Some(row)), Some(age)) => Err(Error::Stale { row: Arc::new(row), age }),
+        (Ok(row), _) => Ok(row),
+        (Err(source), _) => Err(Error::Malformed { view: Arc::clone(&view.name), source }),
     }
 }
 

@@ -164,6 +164,37 @@ fn a_view_that_the_servers_do_not_have_is_said_and_opens_no_breaker() {
     assert!(log.contains("Feature view nope does not exist"), "{log}");
 }
 
+#[test]
+fn what_a_server_serves_past_its_time_is_told_as_that() {
+    let redis = Redis::start();
+    redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
+    let weir = |l2: &str, l1: &str| {
+        let views = lookup::view("");
+        Weir::start(&format!(
+            "features:\n  project: {PROJECT}\n  l1: {{{l1}}}\n  l2: {{{l2}, timeout: 5s}}\n  views:\n{views}"
+        ))
+    };
+    let server = weir(&format!("redis: [{}]", redis.url()), "ttl: 1s");
+    let sidecar = weir(&in_front_of(&[&server]), "ttl: 1h");
+    let body = json!({"features": ["driver_stats:avg_daily_trips"], "entities": {"driver_id": [7]}}).to_string();
+    let ask = |weir: &Weir| weir.connect().post("/get-online-features", body.clone()).expect(200);
+    let level = |answer: &Response| answer.header("weir-level").expect("it is told");
+    ask(&server);
+    redis.kill();
+    wait_until("the server's row to be stale", START, || level(&ask(&server)) == "1");
+    // The second finds nothing in L1, where it would pass for fresh.
+    for _ in 0..2 {
+        let answer = ask(&sidecar);
+        assert_eq!(columns(&answer.json())["avg_daily_trips"]["values"], json!([7]));
+        let told = answer.header("weir-degraded").expect("it is told");
+        assert!(told.starts_with("stale;view=driver_stats;age="), "{told}");
+        assert_eq!(level(&answer), "1");
+    }
+    redis.restart();
+    redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
+    wait_until("the row to be fresh", START, || level(&ask(&sidecar)) == "0");
+}
+
 const PROJECT: &str = "tier";
 const DRIVERS: i64 = 40;
 const PATH: &str = "/v1/models/drivers:predict";

@@ -3,7 +3,10 @@
 //! A Weir says what is null and what is not there. Feast's own server says `PRESENT` to everything; there a null whose event
 //! was at the epoch is what was never written. A cell that cannot be read makes its row unreadable, and no other.
 
+use std::time::Duration;
+
 use chrono::DateTime;
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -12,6 +15,9 @@ use crate::{
     features::{Row, feast::Malformed},
     infer::{FeatureType, Value},
 };
+
+/// What was not the best about a Weir's answer.
+const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
 
 /// What stands where there is no time to tell.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
@@ -100,6 +106,21 @@ fn value(kind: FeatureType, raw: &str, (status, timed): (&str, bool)) -> Result<
         }
         _ => Err(Malformed::Served("a cell's status")),
     }
+}
+
+/// How long a Weir has had the oldest of the view's rows that it served past their time, for want of better ones.
+pub(super) fn stale(headers: &HeaderMap, view: &str) -> Option<Duration> {
+    let told = headers.get_all(DEGRADED).iter().filter_map(|value| value.to_str().ok());
+    told.flat_map(|value| value.split(',')).filter_map(|member| stale_age(member, view)).max()
+}
+
+/// The age in `stale;view=V;age=SECONDS`.
+fn stale_age(member: &str, view: &str) -> Option<Duration> {
+    let mut parts = member.split(';').map(str::trim);
+    (parts.next() == Some("stale")).then_some(())?;
+    let parameter = |name: &str| parts.clone().find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    (parameter("view") == Some(view)).then_some(())?;
+    parameter("age")?.parse().ok().map(Duration::from_secs)
 }
 
 /// Nanoseconds since the epoch; times that they cannot tell are the nearest that they can, as those that are stored.

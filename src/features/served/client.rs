@@ -6,7 +6,7 @@
 use std::{error::Error, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, Uri, header};
+use http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -49,16 +49,15 @@ impl Client {
     /// # Errors
     ///
     /// In words: no connection, one that broke, an answer that is too long.
-    pub(super) async fn post(&self, uri: &Uri, json: Bytes, wait: Duration) -> Result<(StatusCode, Bytes), String> {
+    pub(super) async fn post(&self, uri: &Uri, json: Bytes, wait: Duration) -> Result<Response<Bytes>, String> {
         let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
         let request = Request::post(uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(WEIR_TIMEOUT, millis)
             .body(Full::new(json))
             .expect("its parts are checked");
-        let answer = self.0.request(request).await.map_err(|error| chain(&error))?;
-        let status = answer.status();
-        Ok((status, whole(answer.into_body()).await?))
+        let (head, body) = self.0.request(request).await.map_err(|error| chain(&error))?.into_parts();
+        Ok(Response::from_parts(head, whole(body).await?))
     }
 
     /// Asks for nothing but a status.

@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use http::Response;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
@@ -57,7 +58,7 @@ impl Fleet {
         &self,
         worker: WorkerId,
         (body, by): (Bytes, Instant),
-        read: impl Fn(&[u8]) -> Result<T, &'static str>,
+        read: impl Fn(&Response<Bytes>) -> Result<T, &'static str>,
     ) -> Result<T, Error> {
         let client = self.client(worker);
         let call = self.pick(None, Instant::now())?;

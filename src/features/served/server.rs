@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, Uri};
+use http::{Response, StatusCode, Uri};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Client;
@@ -225,7 +225,7 @@ impl Call {
         self,
         client: &Client,
         (body, by): (Bytes, Instant),
-        read: impl Fn(&[u8]) -> Result<T, &'static str>,
+        read: impl Fn(&Response<Bytes>) -> Result<T, &'static str>,
     ) -> Result<T, Error> {
         let server = &*self.place.0;
         let began = Instant::now();
@@ -235,7 +235,7 @@ impl Call {
         let answer = match told {
             Err(_) => Err(Error::TimedOut(server.timeout)),
             Ok(Err(why)) => Err(Error::Unreachable { address: Arc::clone(&server.address), why: why.into() }),
-            Ok(Ok((status, body))) => server.judge(status, &body, read),
+            Ok(Ok(told)) => server.judge(&told, read),
         };
         let outcome = outcome(answer.as_ref().err());
         server.metrics.ended(outcome);
@@ -279,15 +279,14 @@ impl Server {
     /// What an answer is: rows, a failure (5xx, bytes that are no answer), or a word about the request.
     fn judge<T>(
         &self,
-        status: StatusCode,
-        body: &[u8],
-        read: impl Fn(&[u8]) -> Result<T, &'static str>,
+        told: &Response<Bytes>,
+        read: impl Fn(&Response<Bytes>) -> Result<T, &'static str>,
     ) -> Result<T, Error> {
-        let address = Arc::clone(&self.address);
+        let (address, status) = (Arc::clone(&self.address), told.status());
         if status.is_success() {
-            return read(body).map_err(|why| Error::Failed { address, why: why.into() });
+            return read(told).map_err(|why| Error::Failed { address, why: why.into() });
         }
-        let why = words(status, body);
+        let why = words(status, told.body());
         if status.is_server_error() {
             return Err(Error::Failed { address, why: why.into() });
         }

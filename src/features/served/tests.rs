@@ -185,6 +185,22 @@ fn an_answer_to_something_else_is_none() {
     assert_eq!(answer::rows(&[], b"\xff", 2), Err("the answer is not Feast's JSON"));
 }
 
+#[test]
+fn what_a_weir_served_past_its_time_is_known_by_its_view() {
+    let age = |told: &[&str]| {
+        let mut headers = http::HeaderMap::new();
+        for told in told {
+            headers.append("weir-degraded", told.parse().unwrap());
+        }
+        answer::stale(&headers, "v").map(|age| age.as_secs())
+    };
+    assert_eq!(age(&[]), None);
+    assert_eq!(age(&["default;view=v;reason=unavailable"]), None);
+    assert_eq!(age(&["stale;view=vv;age=5, stale; age=7; view=v"]), Some(7));
+    assert_eq!(age(&["stale;view=v;age=5", "stale;view=v;age=9"]), Some(9));
+    assert_eq!(age(&["stale;view=v;age=x, stale;view=v, stale"]), None);
+}
+
 proptest! {
     #[test]
     fn no_json_breaks_the_reader(json in prop_oneof![".{0,40}", "[\\[\\]{}\",:0-9a-z.-]{0,40}"], at in 0..16_usize) {

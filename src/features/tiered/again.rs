@@ -41,6 +41,8 @@ pub(super) fn may_help(error: &Error) -> bool {
             .any(|code| why.starts_with(code)),
         // A full server is not helped by more requests.
         Error::Open { .. } | Error::Full { .. } | Error::Malformed { .. } => false,
+        // Whoever had a better one would have said it.
+        Error::Stale { .. } => false,
         Error::ReadOnly | Error::Embedded(_) => false,
     }
 }
