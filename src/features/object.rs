@@ -8,15 +8,18 @@
 //! Opening never fails because the object store is down: a view's lookups fail until its manifest could be read. A view without a
 //! manifest has no rows, which is not an error. Nothing is retried here: the feature stage has the budget for that.
 
+mod guard;
+
 use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{Semaphore, oneshot, watch},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
+use self::guard::Guard;
 use super::{
     Row,
     lookup::{
@@ -29,6 +32,7 @@ use super::{
 use crate::{
     config::{self, View},
     infer::EntityKey,
+    resilience::breaker::Policy,
 };
 
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
@@ -54,6 +58,9 @@ pub enum Error {
     /// The answer did not come within `l3.timeout`. May pass.
     #[error("the object store did not answer within {0:?}")]
     Timeout(Duration),
+    /// The store failed lately, and is left alone for a while.
+    #[error("the object store's circuit breaker is open")]
+    Open,
     /// As many reads as allowed are under way.
     #[error("{READS_IN_FLIGHT} reads of lookup files are under way already")]
     Busy,
@@ -71,6 +78,7 @@ pub struct Store {
     views: HashMap<Arc<str>, Arc<Current>>,
     timeout: Duration,
     permits: Arc<Semaphore>,
+    guard: Guard,
     /// Shared by all snapshots, as what it runs is.
     thread: Arc<Thread>,
     place: Place,
@@ -83,17 +91,28 @@ impl Store {
     ///
     /// # Errors
     /// The URL cannot be understood; never because the object store does not answer.
-    pub(crate) async fn open(config: &config::L3, project: &str, views: &[Arc<View>]) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        config: &config::L3,
+        breaker: Policy,
+        project: &str,
+        views: &[Arc<View>],
+    ) -> Result<Self, Error> {
         let patience = Patience { timeout: Patience::REQUEST.timeout.max(config.timeout), ..Patience::REQUEST };
         let location = Location::open(&config.url, patience).map_err(|error| Error::Url(error.into()))?;
-        Self::open_at(location, config.timeout, project, views).await
+        Self::open_at(location, (config.timeout, breaker), project, views).await
     }
 
-    async fn open_at(location: Location, timeout: Duration, project: &str, views: &[Arc<View>]) -> Result<Self, Error> {
+    async fn open_at(
+        location: Location,
+        (timeout, breaker): (Duration, Policy),
+        project: &str,
+        views: &[Arc<View>],
+    ) -> Result<Self, Error> {
         let store = Self {
             views: HashMap::new(),
             timeout,
             permits: Arc::new(Semaphore::new(READS_IN_FLIGHT)),
+            guard: Guard::new(breaker),
             thread: Arc::new(Thread::start().map_err(Error::Thread)?),
             place: Place { store: location.store, root: location.path, url: location.url, project: project.into() },
             pages: file::pages(PAGE_BYTES),
@@ -118,7 +137,8 @@ impl Store {
         // Late ones stay `Unread`: their lookups fail until the manifest came.
         let _ = tokio::time::timeout(OPEN_WITHIN, futures_util::future::join_all(read)).await;
         let (thread, permits) = (Arc::clone(&self.thread), Arc::clone(&self.permits));
-        Self { views: known, timeout: self.timeout, permits, thread, place, pages: self.pages.clone() }
+        let (guard, pages) = (self.guard.clone(), self.pages.clone());
+        Self { views: known, timeout: self.timeout, permits, guard, thread, place, pages }
     }
 
     /// The row of `key`, with values in the order of `view`'s features; `None`: the file has none.
@@ -151,6 +171,7 @@ impl Store {
     }
 
     async fn read(&self, current: &Arc<Current>, file: &Arc<DataFile>, hash: u64) -> Result<Bytes, Error> {
+        let pass = self.guard.admit().ok_or(Error::Open)?;
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let (current, file) = (current.clone(), file.clone());
         let read = self.thread.handle.spawn(async move {
@@ -164,7 +185,7 @@ impl Store {
             }
             bucket
         });
-        let bucket = timeout(self.timeout, read).await.map_err(|_| Error::Timeout(self.timeout))?;
+        let bucket = pass.watch(read, self.timeout).await.ok_or(Error::Timeout(self.timeout))?;
         let bucket = bucket.map_err(|error| Error::Unavailable(error.to_string().into()))?;
         Ok(bucket?)
     }
@@ -192,6 +213,7 @@ impl Error {
         match self {
             Self::Url(_) | Self::Thread(_) | Self::Unavailable(_) => metrics.unavailable.increment(1),
             Self::Timeout(_) => metrics.timeout.increment(1),
+            Self::Open => metrics.open.increment(1),
             Self::Busy => metrics.busy.increment(1),
             Self::Damaged(_) => metrics.damaged.increment(1),
             Self::Mismatch(_) => metrics.mismatch.increment(1),

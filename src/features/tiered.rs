@@ -51,7 +51,7 @@ use crate::{
     app::Tasks,
     config::{self, Compat, Config, L1Mode, View},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
-    resilience::{backoff::Retry, flight::Flights},
+    resilience::{backoff::Retry, breaker::Policy, flight::Flights},
     telemetry::handles::features::{Features as Handles, Layer},
 };
 
@@ -310,7 +310,8 @@ pub struct Sizes {
 
 impl L3 {
     async fn open(config: &config::L3, features: &config::Features) -> Result<Self, OpenError> {
-        let store = object::Store::open(config, &features.project, &features.views).await;
+        let breaker = Policy::from(&features.breaker);
+        let store = object::Store::open(config, breaker, &features.project, &features.views).await;
         let store = store.map_err(OpenError::Lookup)?;
         Ok(Self::new(Source::Objects(store), config.timeout))
     }

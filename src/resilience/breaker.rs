@@ -51,6 +51,18 @@ pub struct Policy {
     pub success_threshold: u32,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            failure_threshold: 5,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(30),
+            half_open_requests: 3,
+            success_threshold: 3,
+        }
+    }
+}
+
 impl From<&config::Breaker> for Policy {
     fn from(breaker: &config::Breaker) -> Self {
         Self {

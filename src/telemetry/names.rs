@@ -81,5 +81,5 @@ metrics! {
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
     REGISTRY_REFRESHES = "weir_registry_refreshes_total", Counter, "Looks at Feast's registry after the first, by outcome: unchanged, changed, refused (what it has become is no registry, or does not fit the models; the one before serves on), unreachable.";
     OBJECT_READS = "weir_object_reads_total", Counter, "Reads of lookup files on the object store, by view and kind (manifest, directory, bucket).";
-    OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, busy, damaged, mismatch).";
+    OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, open: its circuit breaker is, busy, damaged, mismatch).";
 }

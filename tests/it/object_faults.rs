@@ -126,6 +126,7 @@ models:
     inputs: {{as: columns, columns: ["driver_stats:avg_daily_trips"]}}
 features:
   project: {PROJECT}
+  breaker: {{open_for: 100ms}}
   l1: {{ttl: 1s}}
   l2: {{redis: ["{}"], timeout: 5s}}
   l3: {l3}
@@ -181,7 +182,14 @@ fn survives(fault: Fault, outcome: &str, reason: &str, l3_timeout: &str) {
     assert_eq!(told.len(), 1, "once a minute, however often: {log}");
     assert!(told[0].contains("view=driver_stats") && told[0].contains(&**LOOKUP), "{}", told[0]);
 
+    // Failures open the store's breaker, which asks nobody for a while.
+    let open = [("target", "l3"), ("to", "open")];
+    wait_until("the breaker to open", START, || {
+        world.infer(14, &[]);
+        world.weir.metrics().count("weir_breaker_transitions_total", &open) > 0.0
+    });
     world.store.spoil(Fault::None);
+    wait_until("the store to be found well", START, || predicted(&world.infer(14, &[])) != -1);
     [11, 12, 1, 13].into_iter().for_each(|driver| found(&world, driver));
 }
 

@@ -11,6 +11,7 @@ use crate::{
     config::{Consistency, Feature, L3, View},
     features::object::Store,
     infer::{EntityKey, EntityType, EntityValue, FeatureType, Value, ViewId},
+    resilience::breaker::Policy,
 };
 
 const PROJECT: &str = "bench";
@@ -72,7 +73,7 @@ pub struct Cost {
 pub async fn point_reads(to: &str, users: impl IntoIterator<Item = i64>) -> anyhow::Result<Cost> {
     let view = Arc::new(view());
     let config = L3 { url: to.into(), timeout: Duration::from_secs(10) };
-    let store = Store::open(&config, PROJECT, std::slice::from_ref(&view)).await?;
+    let store = Store::open(&config, Policy::default(), PROJECT, std::slice::from_ref(&view)).await?;
     let mut cost = Cost { found: 0, most: 0, pages: 0, buckets: 0, times: Vec::new() };
     for user in users {
         let key = EntityKey::new([("user_id", &EntityValue::Int64(user))].into_iter());

@@ -14,6 +14,7 @@ use crate::{
         object::Store,
     },
     infer::{EntityKey, EntityType, EntityValue, FeatureType, Value},
+    resilience::breaker::Policy,
 };
 
 /// A temporary folder with an input and an output.
@@ -63,7 +64,7 @@ impl Case {
         let url = format!("file://{}", self.path("out"));
         let config = config::L3 { url, timeout: Duration::from_secs(60) };
         let view = Arc::new(self.view.clone());
-        Store::open(&config, "shop", &[view]).await.unwrap().get(&self.view, key).await.unwrap()
+        Store::open(&config, Policy::default(), "shop", &[view]).await.unwrap().get(&self.view, key).await.unwrap()
     }
 }
 

@@ -37,8 +37,8 @@ pub(crate) struct Features {
     /// room for the wait, another `l2.timeout`, and L3 after that; never at a server whose breaker is open.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) retry: FeatureRetry,
-    /// When a Redis or feature server is left alone, and how it comes back. Having no connection and no answer in time are
-    /// failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
+    /// When a Redis server, a feature server or the object store is left alone, and how it comes back. Having no connection and no
+    /// answer in time are failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
     #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]

@@ -16,7 +16,7 @@ use crate::infer::{EntityType, FeatureType};
 const LONG: Duration = Duration::from_secs(60);
 
 async fn open(store: &Arc<Watched>) -> Store {
-    Store::open_at(store.location(), LONG, "shop", &[Arc::new(users())]).await.unwrap()
+    Store::open_at(store.location(), (LONG, Policy::default()), "shop", &[Arc::new(users())]).await.unwrap()
 }
 
 fn is_ready(store: &Store) -> bool {
@@ -94,7 +94,8 @@ async fn the_caller_waits_no_longer_than_the_timeout() {
     write_users(&files.location(), 0..10, 0).await;
     files.stuck.store(true, SeqCst);
     let short = Duration::from_millis(20);
-    let store = Store::open_at(files.location(), short, "shop", &[Arc::new(users())]).await.unwrap();
+    let store =
+        Store::open_at(files.location(), (short, Policy::default()), "shop", &[Arc::new(users())]).await.unwrap();
     assert!(matches!(store.get(&users(), &user(1)).await, Err(Error::Timeout(limit)) if limit == short));
 }
 
@@ -108,6 +109,43 @@ async fn reads_in_flight_are_bounded_also_those_nobody_waits_for() {
         assert!(store.get(&users(), &user(1)).now_or_never().is_none());
     }
     assert!(matches!(store.get(&users(), &user(1)).await, Err(Error::Busy)));
+}
+
+/// What a test sees of the breaker: what it counts, and how often the store was asked.
+#[tokio::test]
+async fn a_store_that_keeps_failing_is_left_alone_and_found_again() {
+    let files = Watched::in_memory();
+    write_users(&files.location(), 0..10, 0).await;
+    let policy = Policy { open_for: Duration::from_millis(50), ..Policy::default() };
+    let views = [Arc::new(users())];
+    let store = Store::open_at(files.location(), (LONG, policy), "shop", &views).await.unwrap();
+    files.down.store(true, SeqCst);
+    for _ in 0..policy.failure_threshold {
+        assert!(matches!(store.get(&users(), &user(1)).await, Err(Error::Unavailable(_))));
+    }
+    let asked = store.reads("user_stats");
+    assert!(matches!(store.get(&users(), &user(1)).await, Err(Error::Open)));
+    assert_eq!(store.reads("user_stats"), asked, "an open breaker asks nobody");
+    files.down.store(false, SeqCst);
+    until(async || store.get(&users(), &user(1)).await.is_ok()).await;
+    for _ in 1..policy.success_threshold {
+        assert_eq!(store.get(&users(), &user(1)).await.unwrap(), Some(user_row(1, 0)));
+    }
+    let next = store.next("shop", &views).await;
+    assert_eq!(format!("{:?}", next.guard), "Guard(Closed)");
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_or_gone_is_not_the_store_s_failure() {
+    let files = Watched::in_memory();
+    let manifest = write_users(&files.location(), 0..10, 0).await;
+    let store = open(&files).await;
+    let file = files.location().path.join("shop").join(users().name.to_string()).join(manifest.data);
+    files.location().store.delete(&file).await.unwrap();
+    for _ in 0..20 {
+        let error = store.get(&users(), &user(1)).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    }
 }
 
 #[test]
@@ -185,10 +223,10 @@ async fn a_local_folder_is_opened_by_its_url() {
     let names: Vec<_> = std::fs::read_dir(folder.path().join("shop/user_stats")).unwrap().collect();
     assert_eq!(names.len(), 2, "a manifest and a data file: {names:?}");
     let config = config::L3 { url, timeout: LONG };
-    let store = Store::open(&config, "shop", &[Arc::new(users())]).await.unwrap();
+    let store = Store::open(&config, Policy::default(), "shop", &[Arc::new(users())]).await.unwrap();
     assert_eq!(store.get(&users(), &user(9)).await.unwrap(), Some(user_row(9, 0)));
     let wrong = config::L3 { url: "ftp://x/y".into(), timeout: LONG };
-    assert!(matches!(Store::open(&wrong, "shop", &[]).await, Err(Error::Url(_))));
+    assert!(matches!(Store::open(&wrong, Policy::default(), "shop", &[]).await, Err(Error::Url(_))));
 }
 
 /// A folder with 1,000 users, served as S3 does.
@@ -203,7 +241,7 @@ async fn served() -> (tempfile::TempDir, S3) {
 #[tokio::test]
 async fn over_http_a_lookup_is_two_requests_on_a_kept_connection() {
     let (_folder, s3) = served().await;
-    let store = Store::open_at(s3.location(), LONG, "shop", &[Arc::new(users())]).await.unwrap();
+    let store = Store::open_at(s3.location(), (LONG, Policy::default()), "shop", &[Arc::new(users())]).await.unwrap();
     assert_eq!(s3.seen(), (1, 1), "the manifest");
     store.get(&users(), &user(1)).await.unwrap().unwrap();
     assert_eq!(s3.seen().1, 3, "a page and a bucket");
@@ -221,7 +259,7 @@ fn over_http_runtimes_come_and_go() {
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     let (_folder, s3) = runtime().block_on(served());
     let views = [Arc::new(users())];
-    let open = Store::open_at(s3.location(), LONG, "shop", &views);
+    let open = Store::open_at(s3.location(), (LONG, Policy::default()), "shop", &views);
     let store = runtime().block_on(open).unwrap();
     thread::scope(|scope| {
         for worker in 0..4 {
@@ -239,7 +277,7 @@ fn over_http_runtimes_come_and_go() {
 #[tokio::test]
 async fn over_http_a_server_that_hangs_up_is_an_error_and_passes() {
     let (_folder, s3) = served().await;
-    let store = Store::open_at(s3.location(), LONG, "shop", &[Arc::new(users())]).await.unwrap();
+    let store = Store::open_at(s3.location(), (LONG, Policy::default()), "shop", &[Arc::new(users())]).await.unwrap();
     s3.hang_up(true);
     for _ in 0..3 {
         let error = store.get(&users(), &user(1)).await.unwrap_err();
