@@ -187,6 +187,10 @@ pub(super) fn features(config: &Config) -> Json {
             "ttl": length(redis.ttl),
             "timeout": length(redis.timeout),
         }),
+        L2::FeatureServers(fleet) => json!({
+            "feature_server": fleet.servers.iter().map(|server| json!(format!("http://{}", server.authority))).collect::<Json>(),
+            "timeout": length(fleet.timeout),
+        }),
         L2::Embedded { path, ttl } => json!({"embedded": path, "ttl": length(*ttl)}),
     };
     json!({

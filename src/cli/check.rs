@@ -186,12 +186,15 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_there_is() {
-        let config =
-            Config::parse("pools: {a: {endpoints: [http://h:1], hedge: {}}}\nmodels: {m: , n: }", "t").unwrap();
+        let config = Config::parse(
+            "pools: {a: {endpoints: [http://h:1], gpu: {metrics: 'http://h/m'}}}\nmodels: {m: , n: }",
+            "t",
+        )
+        .unwrap();
         assert_eq!(
             summary(&config),
             "ok: 2 models (m, n), 1 pool (a), no views\n\
-             notice: pools.a.hedge: accepted, not acted upon by this version\n"
+             notice: pools.a.gpu: accepted, not acted upon by this version\n"
         );
     }
 }

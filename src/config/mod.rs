@@ -470,6 +470,8 @@ pub(crate) enum SaveTo {
 pub(crate) enum L2 {
     /// Feast's Redis.
     Redis(Redis),
+    /// Feature servers of the same project, which have the rows.
+    FeatureServers(FeatureServers),
     /// A store of this process's own; `None`: in memory.
     Embedded {
         /// The database file.
@@ -477,6 +479,17 @@ pub(crate) enum L2 {
         /// How long a row that Weir wrote back lives.
         ttl: Duration,
     },
+}
+
+/// How feature servers are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct FeatureServers {
+    /// At least one, each once.
+    pub(crate) servers: Vec<Upstream>,
+    /// Longest wait for one round trip.
+    pub(crate) timeout: Duration,
+    /// Most requests under way at one server.
+    pub(crate) max_in_flight: u32,
 }
 
 /// How Redis is reached.

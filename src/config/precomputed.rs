@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Compat, Consistency, Feature, Features, View};
+use super::{Compat, Consistency, Feature, Features, L2, View};
 use crate::infer::{FeatureType, Value, ViewId};
 
 /// What Feast prefixes a service's name with.
@@ -15,7 +15,9 @@ impl Features {
     /// The views that the store has: those of the config, then one a precomputed service whose vectors are read.
     pub(crate) fn stored_views(&self) -> Vec<Arc<View>> {
         let mut views = self.views.clone();
-        if self.compat == Compat::FeastPython {
+        // A feature server answers for a service's vectors; it does not give them away.
+        let stored_here = !matches!(self.l2, L2::FeatureServers(_));
+        if self.compat == Compat::FeastPython && stored_here {
             for service in self.services.iter().filter(|service| service.precomputed) {
                 let id = ViewId(u32::try_from(views.len()).unwrap_or(u32::MAX));
                 let parts = service.projections.iter().map(|projection| &self.views[projection.view.index()]);

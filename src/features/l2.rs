@@ -1,11 +1,12 @@
-//! L2: the store behind the in-process cache. Feast's Redis, or one of this process's own; the same contract.
+//! L2: the store behind the in-process cache. Feast's Redis, feature servers in front of it, or one of this process's own; the
+//! same contract.
 //!
 //! A read takes all keys of a request at once, whatever views they are of. A write never replaces a newer row and never
-//! shortens the life of a hash that was there before.
+//! shortens the life of a hash that was there before. Feature servers are read only.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis};
+use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis, served::Served};
 use crate::{
     config::{Features, View},
     infer::{EntityKey, WorkerId},
@@ -97,6 +98,15 @@ pub(crate) enum Error {
     /// What is stored is not a row.
     #[error("the stored row of {view} cannot be read")]
     Malformed { view: Arc<str>, source: Malformed },
+    /// The server answered that it cannot serve, or what is no answer.
+    #[error("{address}: {why}")]
+    Failed { address: Arc<str>, why: Arc<str> },
+    /// The store itself could not read the row anew: what it has is from before, this long past its time.
+    #[error("a row of {age:?} ago")]
+    Stale { row: Arc<Row>, age: Duration },
+    /// The store takes no rows from here.
+    #[error("features.l2.feature_server is read only")]
+    ReadOnly,
     /// The embedded store failed, or has too much to write.
     #[error("embedded store: {0}")]
     Embedded(Arc<str>),
@@ -117,6 +127,7 @@ impl Error {
 #[derive(Debug)]
 pub(crate) enum L2 {
     Redis(Redis),
+    Served(Served),
     Embedded(Embedded),
 }
 
@@ -125,6 +136,7 @@ impl L2 {
     pub(crate) fn next(&self, features: &Features) -> Self {
         match self {
             Self::Redis(redis) => Self::Redis(redis.next(features)),
+            Self::Served(served) => Self::Served(served.next(features)),
             Self::Embedded(embedded) => Self::Embedded(embedded.next(features)),
         }
     }
@@ -133,14 +145,21 @@ impl L2 {
     pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
         match self {
             Self::Redis(redis) => redis.read(worker, asks).await,
+            Self::Served(served) => served.read(worker, asks).await,
             Self::Embedded(embedded) => embedded.read(asks),
         }
+    }
+
+    /// Whether it takes rows: feature servers write back and are pushed to themselves.
+    pub(crate) const fn is_writable(&self) -> bool {
+        !matches!(self, Self::Served(_))
     }
 
     /// What Weir itself keeps in the store under a name.
     pub(crate) async fn read_own(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::Redis(redis) => redis.read_own(name).await,
+            Self::Served(_) => Err(Error::ReadOnly),
             Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
         }
     }
@@ -149,6 +168,7 @@ impl L2 {
     pub(crate) async fn write_own(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         match self {
             Self::Redis(redis) => redis.write_own(name, bytes).await,
+            Self::Served(_) => Err(Error::ReadOnly),
             Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
         }
     }
@@ -157,6 +177,7 @@ impl L2 {
     pub(crate) fn timeout(&self) -> Duration {
         match self {
             Self::Redis(redis) => redis.timeout(),
+            Self::Served(served) => served.timeout(),
             Self::Embedded(_) => Duration::ZERO,
         }
     }
@@ -165,6 +186,7 @@ impl L2 {
     pub(crate) fn would_ask(&self, worker: WorkerId, ask: &Ask) -> bool {
         match self {
             Self::Redis(redis) => redis.would_ask(worker, ask),
+            Self::Served(served) => served.would_ask(),
             Self::Embedded(_) => true,
         }
     }
@@ -173,14 +195,17 @@ impl L2 {
     pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
         match self {
             Self::Redis(redis) => redis.write(worker, puts, purpose).await,
+            Self::Served(_) => puts.iter().map(|_| Err(Error::ReadOnly)).collect(),
             Self::Embedded(embedded) => embedded.write(puts, purpose).await,
         }
     }
 
     /// Opens the connections of a worker before its first request needs them.
     pub(crate) async fn connect(&self, worker: WorkerId) {
-        if let Self::Redis(redis) = self {
-            redis.connect(worker).await;
+        match self {
+            Self::Redis(redis) => redis.connect(worker).await,
+            Self::Served(served) => served.connect(worker).await,
+            Self::Embedded(_) => {}
         }
     }
 
@@ -188,6 +213,7 @@ impl L2 {
     pub(crate) async fn ready(&self) -> Result<(), String> {
         match self {
             Self::Redis(redis) => redis.ready().await,
+            Self::Served(served) => served.ready().await,
             Self::Embedded(_) => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! Stage 2: the rows of the entities a request names, from the nearest layer that has them.
 //!
 //! ```text
-//! tiered ─► memory (L1) ─► l2: redis (single, cluster) | embedded ─► object (L3)
+//! tiered ─► memory (L1) ─► l2: redis (single, cluster) | served | embedded ─► object (L3)
 //!                              └── feast: its keys, fields, values
 //! ```
 //!
@@ -17,12 +17,14 @@ pub mod object;
 mod redis;
 pub(crate) mod registry;
 pub mod row;
+mod served;
 pub mod set;
 pub mod tiered;
 pub mod warm;
 
 pub use redis::read_any as read_any_replies;
 pub use row::Row;
+pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;
 pub use tiered::Store;
 pub(crate) use tiered::online;

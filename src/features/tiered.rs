@@ -45,6 +45,7 @@ use super::{
     memory::Memory,
     object,
     redis::Redis,
+    served::Served,
 };
 use crate::{
     app::Tasks,
@@ -139,6 +140,7 @@ impl Store {
                 let redis = Redis::open(redis, features, config.workers, &tasks);
                 L2::Redis(redis.map_err(OpenError::Redis)?)
             }
+            config::L2::FeatureServers(fleet) => L2::Served(Served::open(fleet, features, config.workers, &tasks)),
             config::L2::Embedded { path, ttl } => {
                 let failed = |source| OpenError::Embedded { path: path.clone(), source: Box::new(source) };
                 L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)
@@ -344,7 +346,7 @@ impl Store {
     pub(crate) fn embedded(&self) -> &Embedded {
         match &self.shared.l2 {
             L2::Embedded(embedded) => embedded,
-            L2::Redis(_) => panic!("the store is Redis"),
+            L2::Redis(_) | L2::Served(_) => panic!("the store is elsewhere"),
         }
     }
 }

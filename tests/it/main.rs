@@ -13,6 +13,7 @@ mod cli;
 mod examples;
 mod faults;
 mod feast_server;
+mod feature_tier;
 mod features;
 mod hedges;
 mod lifecycle;

@@ -1,10 +1,13 @@
 //! Real Feast: a repository whose views hold every type, materialized from parquet into a given Redis.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf, process::Command};
 
 use serde_json::Value;
 
-use super::{client, parts, process::Folder};
+use super::{
+    client, http1, parts,
+    process::{Folder, Spawned, free_port, loopback},
+};
 
 /// A materialized repository.
 pub(crate) struct Feast {
@@ -47,5 +50,32 @@ impl Feast {
     /// The parquet file that a view was materialized from.
     pub(crate) fn parquet(&self, view: &str) -> PathBuf {
         self.folder.path().join(format!("{view}.parquet"))
+    }
+}
+
+/// Feast's own Python server on a materialized repository.
+pub(crate) struct FeastServer {
+    port: u16,
+    _process: Spawned,
+    _folder: Folder,
+}
+
+impl FeastServer {
+    /// Starts it on the repository's Redis, named `host:port`.
+    #[track_caller]
+    pub(crate) fn start(feast: &Feast, redis: &str) -> Self {
+        let (folder, port) = (Folder::new("feast-server"), free_port());
+        let mut command = Command::new(parts::python("feast"));
+        command.arg(parts::support_file("feature_server.py")).arg(folder.path()).arg(Feast::PROJECT);
+        command.arg(feast.registry()).args([redis, &port.to_string()]);
+        command.env("FEAST_USAGE", "False").env("HOME", folder.path());
+        let mut process = Spawned::start("feast-server", &mut command, folder.path());
+        process.ready("/health to say 200", |_| (http1::try_get(loopback(port), "/health")? == 200).then_some(()));
+        Self { port, _process: process, _folder: folder }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        loopback(self.port)
     }
 }

@@ -22,7 +22,7 @@ pub(crate) mod triton;
 pub(crate) mod vectors;
 pub(crate) mod weir;
 
-pub(crate) use feast::Feast;
+pub(crate) use feast::{Feast, FeastServer};
 pub(crate) use kserve::KServe;
 pub(crate) use redis::{Redis, RedisCluster};
 pub(crate) use seaweed::SeaweedFs;

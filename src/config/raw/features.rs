@@ -28,7 +28,7 @@ pub(crate) struct Features {
     /// The cache in this process.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) l1: L1,
-    /// The online store: Redis in Feast's layout, or a store of this process's own.
+    /// The online store: Redis in Feast's layout, feature servers in front of it, or a store of this process's own.
     pub(crate) l2: L2,
     /// Lookup files on an object store.
     #[schemars(extend("x-unset" = "none"))]
@@ -37,8 +37,8 @@ pub(crate) struct Features {
     /// room for the wait, another `l2.timeout`, and L3 after that; never at a server whose breaker is open.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) retry: FeatureRetry,
-    /// When a Redis server or the object store is left alone, and how it comes back. Having no connection and no answer in time are
-    /// failures, and so are LOADING, CLUSTERDOWN and MASTERDOWN.
+    /// When a Redis server, a feature server or the object store is left alone, and how it comes back. Having no connection and no
+    /// answer in time are failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
     #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
@@ -143,7 +143,7 @@ impl Default for L1 {
     }
 }
 
-/// The online store. With `redis` absent it is embedded.
+/// The online store. With neither `redis` nor `feature_server` it is embedded.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct L2 {
@@ -166,20 +166,22 @@ pub(crate) struct L2 {
     /// is set only where Weir creates the hash. Rows that Feast writes into that hash later expire with it, unless Feast's
     /// `key_ttl_seconds` renews its life at every write.
     pub(crate) ttl: Span,
-    /// Longest wait for one round trip.
-    pub(crate) timeout: Span,
+    /// Longest wait for one round trip. A feature server reads further stores in that time, its L3 among them.
+    #[schemars(extend("x-unset" = "20ms; 200ms with feature_server"))]
+    pub(crate) timeout: Option<Span>,
     /// Connections of each worker to each Redis server. Small requests share the first; one that finds much under way takes the
     /// next, so that a large answer holds up few others.
     #[schemars(range(min = 1, max = 64))]
     pub(crate) connections: u32,
-    /// Requests under way at one Redis server, of all workers; more fail at once.
+    /// Requests under way at one Redis or feature server, of all workers; more fail at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) max_in_flight: u32,
     /// File of the embedded store.
     #[schemars(extend("x-unset" = "in memory"))]
     pub(crate) path: Option<String>,
-    /// URL of a Feast feature server, or a list of them, instead of Redis.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    /// `http://host:port` of a Feast feature server (a Weir, or Feast's own), or a list of servers of the same project, instead of
+    /// Redis. Rows are read through them and never written.
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) feature_server: Option<OneOrMany>,
     /// The Redis that takes over when this one is lost.
     #[schemars(extend("x-later" = true, "x-unset" = "none"))]
@@ -195,7 +197,7 @@ impl Default for L2 {
             ca: None,
             read_from: ReadFrom::Primary,
             ttl: Span::secs(86_400),
-            timeout: Span::ms(20),
+            timeout: None,
             connections: 2,
             max_in_flight: 1024,
             path: None,

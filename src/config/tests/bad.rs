@@ -570,3 +570,26 @@ fn a_hedge_is_part_of_the_retry_budget_and_comes_at_a_time() {
         super::good(&pool(&format!("after: {after}")));
     }
 }
+
+#[test]
+fn feature_servers_are_plain_different_and_alone() {
+    says(
+        "features:\n  l1: {warm_start: {save_to: l2}}\n  l2: {feature_server: ['https://a:1', http://b:1, 'http://b:1/', \
+         http://c/x], path: p}\n",
+        &[
+            "features.l1.warm_start.save_to: there is no `l2.redis`; allowed: the path of a file; given: l2 (weir.yaml:2:30)",
+            "features.l2.feature_server[0]: https:// is not supported; allowed: http://host:port; given: \"https://a:1\" \
+             (weir.yaml:3:25)",
+            "features.l2.feature_server[2]: the same server twice; allowed: each once; given: \"http://b:1/\" (weir.yaml:3:52)",
+            "features.l2.feature_server[3]: a URL with more than a host and a port; allowed: http://host:port; given: \
+             http://c/x (weir.yaml:3:67)",
+            "features.l2.path: beside `feature_server`; allowed: one online store; given: p (weir.yaml:3:86)",
+        ],
+    );
+    let both = bad("features: {project: p, l2: {redis: 'redis://r', feature_server: 'http://b:1'}}\n");
+    let told =
+        "features.l2.feature_server: beside `redis`; allowed: one online store; given: \"http://b:1\" (weir.yaml:1:65)";
+    assert_eq!(both, [told]);
+    let none = bad("features: {l2: {feature_server: []}}\n");
+    assert!(none[0].starts_with("features.l2.feature_server: no URL; allowed: http://host:port"), "{none:?}");
+}

@@ -129,6 +129,21 @@ fn a_pools_limit_is_learnt_where_it_says_so() {
 }
 
 #[test]
+fn feature_servers_are_an_online_store() {
+    let config = good(
+        "features: {l2: {feature_server: [http://a:1, 'http://b/'], max_in_flight: 7}, views: {v: {entities: {id: STRING}, \
+         features: {x: {type: BOOL}}}}}",
+    );
+    let L2::FeatureServers(fleet) = &config.features.l2 else { panic!("{:?}", config.features.l2) };
+    let servers: Vec<_> = fleet.servers.iter().map(|server| (&*server.authority, server.port)).collect();
+    assert_eq!((servers, fleet.max_in_flight), (vec![("a:1", 1), ("b", 80)], 7));
+    assert_eq!(fleet.timeout, Duration::from_millis(200), "it reads from further stores");
+    assert!(config.notices.is_empty(), "{:?}", config.notices);
+    let one = good("features: {l2: {feature_server: http://a:1, timeout: 1s}}");
+    assert!(matches!(one.features.l2, L2::FeatureServers(fleet) if fleet.timeout == Duration::from_secs(1)));
+}
+
+#[test]
 fn a_feature_server_needs_no_models() {
     let config =
         good("models:\npools: {}\nfeatures: {views: {v: {entities: {id: STRING}, features: {x: {type: BOOL}}}}}");

@@ -4,9 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Check, url};
 use crate::config::{
-    L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, WarmStart,
+    FeatureServers, L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, Upstream, WarmStart,
     problems::Path,
-    raw::{self, OneOrMany},
+    raw::{self, OneOrMany, Span},
 };
 
 /// How often L1's keys may be saved.
@@ -57,10 +57,9 @@ impl Check<'_> {
 
     pub(super) fn l2(&mut self, path: &Path, raw: &raw::L2) -> L2 {
         let ttl = self.positive(&path.key("ttl"), raw.ttl);
-        let timeout = self.positive(&path.key("timeout"), raw.timeout);
-        if let Some(servers) = &raw.feature_server {
-            self.feature_servers(&path.key("feature_server"), servers);
-        }
+        let usual = Span::ms(if raw.feature_server.is_some() { 200 } else { 20 });
+        let timeout = self.positive(&path.key("timeout"), raw.timeout.unwrap_or(usual));
+        let servers = raw.feature_server.as_ref().map(|urls| self.feature_servers(&path.key("feature_server"), urls));
         if let Some(redis) = raw.dr.as_ref().and_then(|dr| dr.redis.as_ref()) {
             self.redis_urls(&path.key("dr").key("redis"), redis, raw.mode);
         }
@@ -68,7 +67,8 @@ impl Check<'_> {
             if raw.mode != raw::RedisMode::Single {
                 self.wrong(&path.key("mode"), "a mode without a Redis", "mode beside `redis` only");
             }
-            return L2::Embedded { path: raw.path.as_ref().map(Into::into), ttl };
+            let embedded = L2::Embedded { path: raw.path.as_ref().map(Into::into), ttl };
+            return servers.map_or(embedded, |servers| self.served(path, raw, (servers, timeout)));
         };
         self.redis_urls(&path.key("redis"), redis, raw.mode);
         for (key, set) in [("path", raw.path.is_some()), ("feature_server", raw.feature_server.is_some())] {
@@ -140,8 +140,28 @@ impl Check<'_> {
         self.each(path, urls, check, url::REDIS);
     }
 
-    fn feature_servers(&mut self, path: &Path, urls: &OneOrMany) {
+    /// The servers of URLs that are right, each once: a server's breaker and metrics are its own.
+    fn feature_servers(&mut self, path: &Path, urls: &OneOrMany) -> Vec<Upstream> {
         self.each(path, urls, |url| url::upstream(url).map(|_| ()), url::UPSTREAM);
+        let mut servers = Vec::<Upstream>::new();
+        for (i, url) in urls.as_slice().iter().enumerate() {
+            let Ok(server) = url::upstream(url) else { continue };
+            if servers.iter().any(|known| known.host == server.host && known.port == server.port) {
+                self.wrong(&path.item(i), "the same server twice", "each once");
+            } else {
+                servers.push(server);
+            }
+        }
+        servers
+    }
+
+    fn served(&mut self, path: &Path, raw: &raw::L2, (servers, timeout): (Vec<Upstream>, Duration)) -> L2 {
+        for (key, set) in [("path", raw.path.is_some()), ("dr", raw.dr.is_some())] {
+            if set {
+                self.wrong(&path.key(key), "beside `feature_server`", "one online store");
+            }
+        }
+        L2::FeatureServers(FeatureServers { servers, timeout, max_in_flight: raw.max_in_flight })
     }
 
     fn each(&mut self, path: &Path, urls: &OneOrMany, check: impl Fn(&str) -> Result<(), String>, allowed: &str) {

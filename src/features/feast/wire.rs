@@ -23,6 +23,9 @@ pub enum Malformed {
     /// It is no string of bytes at all.
     #[error("neither bytes nor a null")]
     Cell,
+    /// A feature server's cell is not what its column is.
+    #[error("{0} of a feature server cannot be read")]
+    Served(&'static str),
 }
 
 /// A field's content.

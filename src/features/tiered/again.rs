@@ -35,12 +35,15 @@ impl Retries {
 /// Whether another attempt may say more.
 pub(super) fn may_help(error: &Error) -> bool {
     match error {
-        Error::Unreachable { .. } | Error::TimedOut(_) => true,
+        Error::Unreachable { .. } | Error::TimedOut(_) | Error::Failed { .. } => true,
         Error::Refused { why, .. } => ["LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MOVED", "ASK"]
             .iter()
             .any(|code| why.starts_with(code)),
         // A full server is not helped by more requests.
-        Error::Open { .. } | Error::Full { .. } | Error::Malformed { .. } | Error::Embedded(_) => false,
+        Error::Open { .. } | Error::Full { .. } | Error::Malformed { .. } => false,
+        // Whoever had a better one would have said it.
+        Error::Stale { .. } => false,
+        Error::ReadOnly | Error::Embedded(_) => false,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! at L2 ──row──────────────────────► done: L1 keeps it
+//!   ├─row that it has past its time ─► done: told as stale, kept nowhere
 //!   ├─none── at L3 ──row───────────► done: L1 keeps it, L2 gets it back
 //!   │          └─none──────────────► done: L1 keeps the absence for a moment
 //!   ├─failed, and a retry fits ────► at L2 again
@@ -88,6 +89,8 @@ pub(super) enum At {
 #[derive(Clone, Debug)]
 pub(super) enum Done {
     Row(Arc<Row>, At),
+    /// A row that L2 itself had past its time, and for how long.
+    Stale(Arc<Row>, Duration),
     Absent(At),
     Failed(At),
     /// No layer has a row, and one of them has something that is none.
@@ -218,6 +221,11 @@ impl Flight {
                     continue;
                 }
                 Ok(None) => Behind::Absence,
+                // L1 does not keep it: there it would pass for fresh.
+                Err(l2::Error::Stale { row, age }) => {
+                    ended.push((lead, Progress::Done(Done::Stale(row, age))));
+                    continue;
+                }
                 Err(error) => {
                     tracing::debug!(view = %ask.view.name, %error, "row not read from L2");
                     if wait.is_some() && may_help(&error) && shared.l2.would_ask(worker, &ask) {
@@ -323,6 +331,9 @@ impl Shared {
 
     /// In batches: each is one request to a server, and a large lookup must not take all the places that a server has.
     async fn write_back(&self, worker: WorkerId, landed: Vec<(Ask, Arc<Row>)>) {
+        if !self.l2.is_writable() {
+            return;
+        }
         let puts: Vec<Put> = landed.into_iter().map(|(ask, row)| Put { ask, row }).collect();
         for batch in puts.chunks(online::BATCH) {
             let written = self.l2.write(worker, batch, Purpose::WriteBack).await;
@@ -367,7 +378,9 @@ impl Shared {
 
     /// Counts what L2 said.
     fn count(&self, answers: &[Result<Option<Row>, l2::Error>]) {
-        for counted in [Outcome::Hit, Outcome::Miss, Outcome::Error, Outcome::Timeout, Outcome::Unreadable] {
+        for counted in
+            [Outcome::Hit, Outcome::StaleHit, Outcome::Miss, Outcome::Error, Outcome::Timeout, Outcome::Unreadable]
+        {
             let count = answers.iter().filter(|answer| outcome(answer) == counted).count();
             if count > 0 {
                 self.metrics.looked_up(Layer::L2, counted, count as u64);
@@ -415,6 +428,7 @@ fn outcome(answer: &Result<Option<Row>, l2::Error>) -> Outcome {
         Err(error) if error.is_about_the_row() => Outcome::Unreadable,
         Ok(Some(_)) => Outcome::Hit,
         Ok(None) => Outcome::Miss,
+        Err(l2::Error::Stale { .. }) => Outcome::StaleHit,
         Err(l2::Error::TimedOut(_)) => Outcome::Timeout,
         Err(_) => Outcome::Error,
     }
@@ -433,6 +447,7 @@ impl Lookup {
     fn reached(&mut self, shared: &Shared, (join, want): (usize, usize), reached: Progress) {
         let (at, found) = match reached {
             Progress::Done(Done::Row(row, at)) => (at, Some(State::Row(row))),
+            Progress::Done(Done::Stale(row, age)) => (At::L2, Some(State::Stale(row, age))),
             Progress::Done(Done::Absent(at)) => (at, Some(State::Absent)),
             Progress::Done(Done::Failed(at)) => (at, None),
             Progress::Done(Done::Unreadable(at)) => (at, Some(State::Unreadable)),
@@ -440,7 +455,7 @@ impl Lookup {
             Progress::AtL2 | Progress::AtL2Again => (At::L2, None),
         };
         let outcome = match &found {
-            Some(State::Row(_)) => CacheOutcome::Hit,
+            Some(State::Row(_) | State::Stale(..)) => CacheOutcome::Hit,
             Some(State::Absent) => CacheOutcome::Miss,
             _ => CacheOutcome::Unavailable,
         };

@@ -122,6 +122,9 @@ pub(crate) enum PushError {
     /// The store refused or did not answer.
     #[error("the online store did not take the rows")]
     Store(#[from] l2::Error),
+    /// The store takes no rows from here: nothing was written.
+    #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
+    ReadOnly,
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]
     Late,
@@ -217,6 +220,9 @@ impl Store {
         let mut push = Pushing { metrics: &self.shared.metrics, rows: rows.len() as u64, pushed: Pushed::default() };
         self.shared.tell_ahead(view, &rows);
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
+        if !self.shared.l2.is_writable() {
+            return Err(PushError::ReadOnly);
+        }
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));

@@ -125,6 +125,10 @@ impl Api<'_> {
     /// What the store said is for the log: it names servers.
     fn not_pushed(self, view: ViewId, error: PushError) -> Refusal {
         let view = &self.catalog.by_id(view).name;
+        if matches!(error, PushError::ReadOnly) {
+            let message = format!("view {view}: weir wrote nothing: {error}");
+            return Error::new(Kind::Unimplemented, message).into();
+        }
         let kind = if matches!(error, PushError::Late) { Kind::DeadlineExceeded } else { Kind::Unavailable };
         let message =
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod balance;
 pub mod breaker;
 pub mod feast;
+pub(crate) mod feature_server;
 pub(crate) mod features;
 pub mod ingress;
 pub mod ladder;
