@@ -76,9 +76,10 @@ impl Crowd<'_> {
         None
     }
 
-    /// Whether none that speaks the protocol is healthy.
+    /// Whether none that speaks the protocol is healthy and lets requests by, be it full.
     pub(super) fn is_ill(&self) -> bool {
-        !self.members.iter().any(|endpoint| endpoint.is_healthy() && endpoint.upstream(self.want.protocol).is_some())
+        let speaks = |endpoint: &Endpoint| endpoint.upstream(self.want.protocol).is_some();
+        !self.members.iter().any(|endpoint| endpoint.is_available(self.now) && speaks(endpoint))
     }
 
     /// Two that fit, at random; twice the same where only one does.

@@ -115,6 +115,8 @@ pub(crate) enum Class {
     Broken,
     /// No answer in time.
     TimedOut,
+    /// No answer in a time in which there could hardly be one: others used it, and the endpoint is not to blame.
+    Hurried,
     /// The caller's own body broke off or was too long: says nothing of the endpoint.
     Caller,
 }
@@ -128,7 +130,7 @@ impl Class {
             Self::Overloaded => AttemptOutcome::Overloaded,
             Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
             Self::Connect => AttemptOutcome::ConnectFailed,
-            Self::TimedOut => AttemptOutcome::Timeout,
+            Self::TimedOut | Self::Hurried => AttemptOutcome::Timeout,
             Self::Caller => AttemptOutcome::Cancelled,
         }
     }
@@ -188,21 +190,26 @@ impl Class {
             Self::ServerError => 4,
             Self::Overloaded => 3,
             Self::Broken => 2,
-            Self::TimedOut => 1,
+            Self::TimedOut | Self::Hurried => 1,
             Self::Connect | Self::Caller => 0,
         }
     }
 
     /// Whether another attempt may bring a better answer.
     pub(super) const fn retryable(self) -> bool {
-        matches!(self, Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut)
+        match self {
+            Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut | Self::Hurried => {
+                true
+            }
+            Self::Answered | Self::Refused | Self::ModelError | Self::Caller => false,
+        }
     }
 
     /// What it tells the endpoint's breaker. No 4xx is a failure; being busy or a caller gone says nothing.
     pub(super) const fn verdict(self) -> Outcome {
         match self {
             Self::Answered | Self::Refused => Outcome::Success,
-            Self::Overloaded | Self::Caller => Outcome::Neutral,
+            Self::Overloaded | Self::Caller | Self::Hurried => Outcome::Neutral,
             Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
         }
     }

@@ -157,6 +157,11 @@ impl Endpoint {
         self.ramp.weight(now)
     }
 
+    /// Failing its health checks, or not asked for what its requests came to.
+    pub(super) fn is_out(&self) -> bool {
+        self.health() == Health::Failing || !self.breaker.is_closed()
+    }
+
     /// Neither failing its health checks nor ejected.
     pub(super) fn is_healthy(&self) -> bool {
         self.health.load(Ordering::Relaxed) != Health::Failing as u8 && !self.ejected.load(Ordering::Relaxed)
@@ -321,8 +326,15 @@ impl Endpoint {
         now: Instant,
     ) {
         match class {
-            Class::Caller => {}
-            Class::Answered | Class::Refused => {
+            Class::Caller | Class::Hurried => {}
+            // What is refused at once is no sign of speed: a server that lacks the model must not draw its requests.
+            Class::Refused => {
+                if permit.is_probe() {
+                    self.load.lift(took, now);
+                }
+                self.load.outlasted(took, now);
+            }
+            Class::Answered => {
                 if permit.is_probe() {
                     self.load.lift(took, now);
                 }

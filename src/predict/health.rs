@@ -1,11 +1,12 @@
 //! Active health checks: every endpoint is asked at its pool's interval, when the set changes, and when a caller wants to know, over
-//! HTTP where it has that port, else over gRPC.
+//! HTTP where it has that port, else over gRPC. One that failed, or whose breaker is open, is asked ten times as often: as long as
+//! it is not known to be back, it serves nobody.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::{
     body::{AnswerStream, Held, RequestBody, Source},
@@ -22,23 +23,36 @@ use crate::{
 /// Longest health answer that is read.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
+/// Checks of an endpoint that is out of use, in one interval.
+const SICK_CHECKS: u32 = 10;
+
 /// Checks the pool's endpoints for ever.
 pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
-    let mut tick = tokio::time::interval(pool.config.health.interval);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = every(pool.config.health.interval);
+    let mut sick = every(pool.config.health.interval / SICK_CHECKS);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
-            () = pool.changed.notified() => {}
+            _ = tick.tick() => check_all(pool, worker, tasks).await,
+            () = pool.changed.notified() => check_all(pool, worker, tasks).await,
+            _ = sick.tick() => check_those(pool, Endpoint::is_out, worker, tasks).await,
         }
-        check_all(pool, worker, tasks).await;
     }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut tick = interval(period.max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }
 
 /// Checks each endpoint once, all at the same time.
 pub(super) async fn check_all(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
+    check_those(pool, |_| true, worker, tasks).await;
+}
+
+async fn check_those(pool: &Pool, which: impl Fn(&Endpoint) -> bool, worker: WorkerId, tasks: &Tasks) {
     let members = pool.members();
-    let checks = members.iter().map(|endpoint| check(pool, endpoint, worker, tasks));
+    let checks = members.iter().filter(|endpoint| which(endpoint)).map(|endpoint| check(pool, endpoint, worker, tasks));
     futures_util::future::join_all(checks).await;
 }
 

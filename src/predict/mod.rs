@@ -56,6 +56,8 @@ const HOLD_UP_TO: usize = 64 * 1024;
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often a request that was never sent goes out again for free: idle connections that the server closed.
 const FREE_RESENDS: u32 = 8;
+/// A shorter time without an answer says nothing of an endpoint whose answers' times are not known.
+const FAIR: Duration = Duration::from_millis(5);
 
 /// The pools.
 pub struct Predict {
@@ -113,17 +115,25 @@ impl Predict {
         plan: &Plan,
         now: Instant,
     ) -> Result<Prediction, Error> {
-        let pool = self.acting(plan.pool);
         let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
         let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
+        let pool = self.able(plan.pool, outgoing.protocol, now);
         let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: now };
         run.attempts(outgoing, permit).await
     }
 
+    /// The pool that does this one's work now; the one behind it, while it has nobody to ask and its failover is not decided.
+    fn able(&self, pool: PoolId, protocol: Protocol, now: Instant) -> &Pool {
+        let pool = self.acting(pool);
+        let Some(failover) = &pool.config.failover else { return pool };
+        let behind = self.acting(failover.pool);
+        if !pool.may_be_asked(protocol, now) && behind.may_be_asked(protocol, now) { behind } else { pool }
+    }
+
     /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
     pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
-        self.pools[pool.index()].may_be_asked(protocol, now)
+        self.acting(pool).may_be_asked(protocol, now)
     }
 
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
@@ -156,8 +166,10 @@ struct Model {
     idempotent: bool,
     /// The least that its predictions take.
     floor: Floor,
-    /// When a slow prediction is asked for a second time; `None`: never.
+    /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
     hedge: Option<Moment>,
+    /// Its own pool's name.
+    pool: Arc<str>,
 }
 
 impl Model {
@@ -169,6 +181,7 @@ impl Model {
             idempotent: model.idempotent,
             floor: Floor::new(now),
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
+            pool: pool.name.clone(),
         }
     }
 
@@ -194,13 +207,10 @@ struct Run<'a> {
 impl Run<'_> {
     async fn attempts(&self, outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.deposit(self.started);
-        let (mut made, mut now, mut last) = (0, self.started, None);
+        let mut made = 0;
+        let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
-            let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
-            let left = if repeatable { self.plan.attempts.saturating_sub(made).max(1) } else { 1 };
-            // Only a first attempt may be a probe: what a probe loses, the attempts after it must be able to make good.
-            let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
-            let attempt = self.begin(want, left, now)?;
+            let left = self.left(&outgoing, made);
             let settled = match self.hedge_delay(&outgoing, &attempt) {
                 None => self.make(attempt, &outgoing).await,
                 // Boxed: who is not hedged does not carry the room for two attempts.
@@ -210,13 +220,40 @@ impl Run<'_> {
             if !self.again(made, &settled, &outgoing).await {
                 return self.conclude(settled, made, permit);
             }
-            last = Some(settled.index);
-            now = Instant::now();
+            let now = Instant::now();
+            match self.begin(&outgoing, (made, Some(settled.index)), now) {
+                Ok(next) => attempt = next,
+                // Meanwhile nobody can be asked any more: the answer at hand says more than that.
+                Err(_) => {
+                    self.pool.budget.give_back(now);
+                    self.pool.metrics.denied(RetryDenied::NoEndpoint);
+                    return self.conclude(settled, made, permit);
+                }
+            }
+            self.pool.metrics.retry();
         }
     }
 
+    /// How many attempts may be made after `made`.
+    fn left(&self, outgoing: &Outgoing, made: u32) -> u32 {
+        let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
+        if repeatable { self.plan.attempts.saturating_sub(made).max(1) } else { 1 }
+    }
+
+    /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
+    /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes holds up no other.
+    fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
+        let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
+        let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
+        let attempt = self.choose(want, self.left(outgoing, made), now)?;
+        if !outgoing.is_held() {
+            attempt.choice.permit.yield_place();
+        }
+        Ok(attempt)
+    }
+
     /// Chooses an endpoint, and how long it has where `left` attempts may follow, this one included.
-    fn begin(&self, mut want: Want, left: u32, now: Instant) -> Result<Attempt, Error> {
+    fn choose(&self, mut want: Want, left: u32, now: Instant) -> Result<Attempt, Error> {
         loop {
             let choice = self.pool.pick(&want, now)?;
             let limit = self.attempt_timeout(now, left)?;
@@ -268,6 +305,14 @@ impl Run<'_> {
         if method == Method::Predict { self.model.floor.least(now) } else { Duration::ZERO }
     }
 
+    /// Whether the attempt timed out and had less time than an answer can be expected in. What the config gives is enough.
+    fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, now: Instant) -> bool {
+        let Err(Failure::TimedOut(had)) = outcome else { return false };
+        let least = self.least(method, now);
+        let fair = if least.is_zero() { FAIR } else { 2 * least };
+        *had < fair && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
+    }
+
     /// Tells everybody how the attempt ended.
     fn settle(&self, outcome: Result<Reply, Failure>, choice: Choice, method: Method, began: Instant) -> Settled {
         let (class, advice) = match &outcome {
@@ -275,6 +320,7 @@ impl Run<'_> {
             Err(failure) => (Class::of_failure(failure), Advice::None),
         };
         let ended = Instant::now();
+        let class = if self.was_hurried(&outcome, method, ended) { Class::Hurried } else { class };
         let Choice { index, endpoint, permit } = choice;
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
         if class == Class::Answered && method == Method::Predict {
@@ -291,7 +337,6 @@ impl Run<'_> {
         }
         match self.delay(made, settled, outgoing, Instant::now()) {
             Ok(delay) => {
-                self.pool.metrics.retry();
                 tokio::time::sleep(delay).await;
                 true
             }

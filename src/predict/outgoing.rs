@@ -113,6 +113,11 @@ impl Outgoing {
         }
     }
 
+    /// Whether sending it takes no longer than the endpoint likes: its body is here, and its end too.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.body, Replay::Whole(_)) && self.method != Method::Stream
+    }
+
     /// How the caller's body failed, if it did.
     pub(super) fn fault(&self) -> Option<BodyFault> {
         self.fault.noted()

@@ -215,9 +215,9 @@ impl Pool {
         if able.is_empty() {
             return self.no_port(protocol);
         }
-        if able.iter().all(|endpoint| !endpoint.has_room()) {
+        if able.iter().any(|endpoint| endpoint.is_available(now) && !endpoint.has_room()) {
             let message = format!(
-                "pool {:?}: every endpoint has max_in_flight ({:?}) requests",
+                "pool {:?}: every endpoint that can be asked has max_in_flight ({:?}) requests",
                 self.name, self.config.max_in_flight
             );
             return Error::new(Kind::Shed, message).with_retry_after(Duration::from_secs(1));

@@ -46,6 +46,8 @@ impl Run<'_> {
     pub(super) fn hedge_delay(&self, outgoing: &Outgoing, attempt: &Attempt) -> Option<Duration> {
         let moment = self.model.hedge.as_ref()?;
         let fits = self.pool.hedges.is_some()
+            // The moment is learned from what answers of the model's own pool take.
+            && self.pool.name == self.model.pool
             && self.pool.members().len() > 1
             && outgoing.method == Method::Predict
             // Its answer decides whether the breaker closes: given up, it would say nothing.
@@ -90,7 +92,7 @@ impl Run<'_> {
             return Err(HedgeDenied::Deadline);
         }
         self.pool.withdraw_hedge(now)?;
-        let second = self.begin(Want { protocol, last: Some(slow.index), probing: false }, left, now).ok();
+        let second = self.choose(Want { protocol, last: Some(slow.index), probing: false }, left, now).ok();
         // Where there is no other endpoint, the same one is chosen.
         let second = second.filter(|second| !Arc::ptr_eq(&second.choice.endpoint, &slow.endpoint));
         second.ok_or_else(|| {

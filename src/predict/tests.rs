@@ -394,3 +394,46 @@ async fn max_in_flight_is_kept() {
 
 mod grpc;
 mod hedges;
+
+#[tokio::test]
+async fn an_endpoint_is_not_to_blame_that_it_had_hardly_any_time() {
+    let server = Server::start(&[""]).await;
+    let predict = predict(pool(&[&server.authority]));
+    for _ in 0..10 {
+        let error = predict.run(request(), None, &plan(Duration::from_millis(3)), Instant::now()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+    }
+    let members = predict.pools[0].members();
+    assert!(members[0].breaker.is_closed() && members[0].estimate(Instant::now()) < 1.0);
+}
+
+#[tokio::test]
+async fn where_nobody_is_left_for_a_retry_the_answer_at_hand_is_told() {
+    const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let server = Server::start(&[BUSY]).await;
+    let mut pool = config::Pool { max_in_flight: Some(1), ..pool(&[&server.authority]) };
+    pool.retry.initial_delay = Duration::from_millis(300);
+    pool.retry.max_delay = Duration::from_millis(300);
+    let (predict, scrape) = scratch(|| predict(pool));
+    let endpoint = predict.pools[0].members()[0].clone();
+    let taken = async {
+        while server.arrivals().1 == 0 {
+            tokio::task::yield_now().await;
+        }
+        loop {
+            // Free again while the retry is waited for.
+            if let Some(place) = endpoint.enter() {
+                break place;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (answer, _place) = tokio::join!(ask(&predict), taken);
+    assert_eq!(answer.unwrap(), (503, b"busy".to_vec()));
+    assert_eq!(server.arrivals().1, 1);
+    let text = scrape.render();
+    assert!(text.contains("weir_retries_total{pool=\"p\"} 0\n"), "{text}");
+    let now = Instant::now();
+    let all = predict.pools[0].budget.available(now);
+    assert!(predict.pools[0].budget.withdraw(now) && all >= 100, "{all}");
+}

@@ -408,6 +408,13 @@ impl Permit {
         self.call.is_some_and(|call| call.probe)
     }
 
+    /// Lets the next probe go though this one has not ended: it may take as long as its caller likes. How it ends still counts.
+    pub fn yield_place(&self) {
+        if let Some(call) = self.call.filter(|call| call.probe) {
+            self.breaker.with(|machine| machine.record(call, Outcome::Neutral, Instant::now()));
+        }
+    }
+
     /// Says how the call ended.
     pub fn record(mut self, outcome: Outcome, now: Instant) {
         if let Some(call) = self.call.take() {

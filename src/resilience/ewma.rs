@@ -28,13 +28,21 @@ pub struct PeakEwma {
     /// Nanoseconds since `origin` of the last feed.
     stamp: AtomicU64,
     penalized: AtomicBool,
+    /// The cost before the penalty.
+    before: AtomicU64,
 }
 
 impl PeakEwma {
     /// An estimate that knows nothing yet: the endpoint looks free.
     #[must_use]
     pub fn new(origin: Instant) -> Self {
-        Self { origin, cost: AtomicU64::new(0), stamp: AtomicU64::new(0), penalized: AtomicBool::new(false) }
+        Self {
+            origin,
+            cost: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
+            penalized: AtomicBool::new(false),
+            before: AtomicU64::new(0),
+        }
     }
 
     /// Feeds a round trip that ended at `now`.
@@ -54,15 +62,21 @@ impl PeakEwma {
 
     /// Feeds a failure: it counts as `retry_after`, at least 5 s.
     pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
+        let before = self.estimate(now).to_bits();
+        if !self.penalized.swap(true, Relaxed) {
+            self.before.store(before, Relaxed);
+        }
         self.observe(retry_after.unwrap_or_default().max(PENALTY), now);
-        self.penalized.store(true, Relaxed);
     }
 
-    /// Ends a penalty: a probe or a health check took `round_trip` and succeeded. Without a penalty it changes nothing.
+    /// Ends a penalty: a probe or a health check took `round_trip` and succeeded. What was expected before the penalty is again:
+    /// a check that was late, or is faster than any request, says nothing of them. Where nothing was known, `round_trip` is what
+    /// is. Without a penalty it changes nothing.
     pub fn lift(&self, round_trip: Duration, now: Instant) {
         if self.penalized.swap(false, Relaxed) {
             self.advance(now);
-            self.update(|_| round_trip.as_secs_f64());
+            let before = f64::from_bits(self.before.load(Relaxed));
+            self.update(|_| if before > 0.0 { before } else { round_trip.as_secs_f64() });
         }
     }
 
@@ -183,9 +197,13 @@ mod tests {
         ewma.observe(100 * MS, origin);
         ewma.lift(MS, origin);
         assert!((ewma.estimate(origin) - 0.1).abs() < 1e-9, "no penalty, nothing to lift");
-        ewma.penalize(None, origin);
+        (0..3).for_each(|_| ewma.penalize(None, origin));
         ewma.lift(MS, origin);
-        assert!((ewma.estimate(origin) - 0.001).abs() < 1e-9);
+        assert!((ewma.estimate(origin) - 0.1).abs() < 1e-9, "as before");
+        let unknown = PeakEwma::new(origin);
+        unknown.penalize(None, origin);
+        unknown.lift(MS, origin);
+        assert!((unknown.estimate(origin) - 0.001).abs() < 1e-9);
     }
 
     proptest! {

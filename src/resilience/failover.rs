@@ -4,7 +4,8 @@
 //!             primary's share < threshold, and the backup's is larger
 //!   primary ──────────────────────────────────────────────────────────► backup
 //!      ▲                                                                  │
-//!      └── primary's share ≥ threshold for `back_after` without a break ──┘
+//!      ├── primary's share ≥ threshold for `back_after` without a break ──┤
+//!      └── the backup has nobody, the primary has somebody ───────────────┘
 //! ```
 //!
 //! It goes over at once and comes back late, so that one that comes and goes does not take the work along. It is looked at now
@@ -37,7 +38,8 @@ impl Failover {
         let well = primary >= self.threshold;
         self.well_since = if well { self.well_since.or(Some(now)) } else { None };
         let long = self.well_since.is_some_and(|since| now.saturating_duration_since(since) >= self.back_after);
-        self.over = if self.over { !long } else { !well && backup > primary };
+        let deserted = backup <= 0.0 && primary > 0.0;
+        self.over = if self.over { !long && !deserted } else { !well && backup > primary };
         self.over
     }
 }
@@ -74,6 +76,15 @@ mod tests {
         assert!(!failover.look(Some(0.0), Some(0.0), now));
         assert!(!failover.look(None, Some(1.0), now));
         assert!(failover.look(Some(0.0), None, now));
+    }
+
+    #[test]
+    fn a_backup_that_is_gone_keeps_no_work() {
+        let (now, mut failover) = (Instant::now(), Failover::new(0.5, 10 * SECOND));
+        assert!(failover.look(Some(0.4), Some(1.0), now));
+        assert!(!failover.look(Some(0.4), Some(0.0), now + SECOND), "a part of the primary is better than nobody");
+        assert!(failover.look(Some(0.0), Some(1.0), now + 2 * SECOND));
+        assert!(failover.look(Some(0.0), Some(0.0), now + 3 * SECOND), "neither is better");
     }
 
     proptest! {

@@ -105,8 +105,9 @@ impl Moment {
     /// Allocates nothing; whoever closes a window, once in ten seconds, looks through all counters.
     pub fn record(&self, took: Duration, now: Instant) {
         let After::Quantile(quantile) = self.after else { return };
-        self.buckets[bucket(took)].fetch_add(1, Relaxed);
+        // Counted first: who closes the window takes off what the buckets hold, which is never more.
         let count = self.count.fetch_add(1, Relaxed) + 1;
+        self.buckets[bucket(took)].fetch_add(1, Relaxed);
         let (began, now) = (self.began.load(Relaxed), self.nanos(now));
         let age = Duration::from_nanos(now.saturating_sub(began));
         let enough = count >= enough(quantile);

@@ -100,9 +100,10 @@ impl Server {
         self.breaker.would_admit(now)
     }
 
-    /// Whether it is to be tried again: probes do not wait until it is the cheaper one.
+    /// Whether it is to be tried again: probes do not wait until it is the cheaper one. One that fails its checks is not worth a
+    /// question.
     pub(super) fn wants_probe(&self, now: Instant) -> bool {
-        !self.breaker.is_closed() && self.breaker.would_admit(now)
+        !self.breaker.is_closed() && !self.sick.load(Ordering::Relaxed) && self.breaker.would_admit(now)
     }
 
     /// Asks to send a request.

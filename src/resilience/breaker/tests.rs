@@ -351,3 +351,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_probe_that_may_take_for_ever_holds_up_no_other_and_still_counts() {
+    let (policy, now) = (Policy { open_for: Duration::ZERO, success_threshold: 2, ..POLICY }, Instant::now());
+    let breaker = Breaker::new(policy, |_| {});
+    (0..5).for_each(|_| breaker.admit(now).unwrap().record(Outcome::Failure, now));
+    let stream = breaker.admit(now).unwrap();
+    assert!(breaker.admit(now).is_err(), "one probe at a time");
+    stream.yield_place();
+    breaker.admit(now).unwrap().record(Outcome::Success, now);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    stream.record(Outcome::Success, now);
+    assert_eq!(breaker.state(), State::Closed);
+}
