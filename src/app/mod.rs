@@ -75,7 +75,7 @@ impl App {
     ///
     /// An address that cannot be bound, a thread or a runtime that cannot be started, a store that cannot be opened at all.
     pub async fn start(configured: Configured, scrape: crate::telemetry::Scrape) -> anyhow::Result<Self> {
-        let sockets = Sockets::bind(&configured.config).await?;
+        let sockets = Sockets::bind(&configured.config)?;
         Self::start_on(sockets, configured, scrape).await
     }
 
@@ -275,13 +275,13 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let http = server::bind("http", config.listen.http).await?;
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let http = server::bind("http", config.listen.http)?;
         let grpc = match config.listen.grpc {
-            Some(address) => Some(server::bind("grpc", address).await?),
+            Some(address) => Some(server::bind("grpc", address)?),
             None => None,
         };
-        let admin = server::bind("admin", config.listen.admin).await?;
+        let admin = server::bind("admin", config.listen.admin)?;
         Ok(Self { http, grpc, admin })
     }
 

@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
@@ -367,7 +367,34 @@ impl Body for Guarded {
 /// # Errors
 ///
 /// The address is taken or not this machine's.
-pub(crate) async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     use anyhow::Context as _;
-    TcpListener::bind(address).await.with_context(|| format!("listen.{name}: cannot listen on {address}"))
+    listen(address).with_context(|| format!("listen.{name}: cannot listen on {address}"))
+}
+
+/// Connections that may wait to be accepted, as far as the system allows (`net.core.somaxconn`). One that finds no place is tried
+/// again by its caller's system after a second: a burst must find one, however busy the cores are.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart finds its port free though connections of before are not all gone.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_connections_waits_to_be_accepted() {
+        let listener = bind("http", ([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Twice what the standard library lets wait. Nobody accepts: those without a place would try on in vain.
+        let patience = Duration::from_secs(20);
+        let connect = |_| std::net::TcpStream::connect_timeout(&address, patience);
+        assert!((0..256).map(connect).collect::<Result<Vec<_>, _>>().is_ok());
+    }
 }

@@ -90,7 +90,11 @@ impl Pool {
         self.balance.panicking(panicking);
         if self.panicking.swap(panicking, Ordering::Relaxed) != panicking {
             let (healthy, all) = (part.healthy, part.all);
-            tracing::warn!(pool = %self.name, panicking, healthy, all, "too few healthy endpoints: all are asked, or no longer");
+            if panicking {
+                tracing::warn!(pool = %self.name, healthy, all, "too few healthy endpoints: all are asked");
+            } else {
+                tracing::info!(pool = %self.name, healthy, all, "enough healthy endpoints again: only those are asked");
+            }
         }
     }
 
