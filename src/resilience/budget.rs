@@ -14,6 +14,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::slot;
+
 /// How long a deposit or a withdrawal counts, in seconds; one slot each.
 const TTL_SECONDS: u32 = 10;
 
@@ -111,11 +113,12 @@ impl Budget {
 }
 
 const fn pack(second: u32, balance: i32) -> u64 {
-    (second as u64) << 32 | balance.cast_unsigned() as u64
+    slot::pack(second, balance.cast_unsigned())
 }
 
-const fn unpack(slot: u64) -> (u32, i32) {
-    ((slot >> 32) as u32, (slot as u32).cast_signed())
+const fn unpack(word: u64) -> (u32, i32) {
+    let (second, balance) = slot::unpack(word);
+    (second, balance.cast_signed())
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::slot::{pack, unpack};
+
 /// How long a window is, in seconds.
 const WINDOW: u64 = 10;
 
@@ -56,14 +58,6 @@ impl Floor {
         let number = now.saturating_duration_since(self.origin).as_secs() / WINDOW;
         u32::try_from(number).unwrap_or(u32::MAX - 2) + 1
     }
-}
-
-const fn pack(window: u32, micros: u32) -> u64 {
-    (window as u64) << 32 | micros as u64
-}
-
-const fn unpack(slot: u64) -> (u32, u32) {
-    ((slot >> 32) as u32, slot as u32)
 }
 
 #[cfg(test)]

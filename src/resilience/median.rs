@@ -12,6 +12,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::slot::{pack, unpack};
+
 /// Odd, so that there is a middle one.
 const KEPT: usize = 63;
 
@@ -81,14 +83,6 @@ impl Median {
         let since = now.saturating_duration_since(self.origin).as_nanos() / TICK.as_nanos();
         u32::try_from(since).unwrap_or(u32::MAX - 1) + 1
     }
-}
-
-const fn pack(at: u32, micros: u32) -> u64 {
-    (at as u64) << 32 | micros as u64
-}
-
-const fn unpack(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, word as u32)
 }
 
 #[cfg(test)]

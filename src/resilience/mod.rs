@@ -21,5 +21,6 @@ pub mod quota;
 pub mod ramp;
 pub mod refresh;
 pub(crate) mod seldom;
+mod slot;
 pub mod spill;
 pub mod tally;

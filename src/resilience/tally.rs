@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::slot::{pack, unpack};
+
 /// Spans in the ring, the one under way among them.
 const SPANS: u32 = 10;
 
@@ -57,14 +59,6 @@ impl Tally {
         let spans = now.saturating_duration_since(self.origin).as_nanos() / self.span.as_nanos().max(1);
         u32::try_from(spans).unwrap_or(u32::MAX - SPANS - 1) + 1
     }
-}
-
-const fn pack(number: u32, sum: u32) -> u64 {
-    (number as u64) << 32 | sum as u64
-}
-
-const fn unpack(slot: u64) -> (u32, u32) {
-    ((slot >> 32) as u32, slot as u32)
 }
 
 #[cfg(test)]

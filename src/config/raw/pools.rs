@@ -164,7 +164,7 @@ impl Default for Outlier {
 pub(crate) struct Health {
     /// Path that answers 200 while the server is ready.
     pub(crate) path: String,
-    /// Time between checks.
+    /// Time between checks. An endpoint that failed its last one, or whose breaker is open, is checked ten times as often.
     pub(crate) interval: Span,
     /// Longest time of one check.
     pub(crate) timeout: Span,
