@@ -32,4 +32,5 @@ pub mod pipeline;
 pub mod predict;
 pub mod proto;
 pub mod resilience;
+pub mod spool;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 
 mod access;
 mod describe;
+mod spool;
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -20,7 +21,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::{config::Config, telemetry::Scrape};
+use crate::{config::Config, spool::Spool, telemetry::Scrape};
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -62,6 +63,8 @@ pub struct Sources {
     pub tiers: Section,
     /// Beside `/admin/v1/features`.
     pub features: Section,
+    /// Requests kept for later.
+    pub(crate) spool: Arc<Spool>,
     /// Begins to drain the process; returns at once, may be called again.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
@@ -75,6 +78,9 @@ pub fn router(sources: Sources) -> Router {
         .route("/admin/v1/pools", get(pools))
         .route("/admin/v1/tiers", get(tiers))
         .route("/admin/v1/features", get(features))
+        .route("/admin/v1/spool", get(spool::list))
+        .route("/admin/v1/spool/{id}", get(spool::show).delete(spool::forget))
+        .route("/admin/v1/spool/{id}/replay", post(spool::replay))
         .route("/admin/v1/drain", post(drain))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&sources), access::operators_only));
     Router::new()
@@ -176,7 +182,7 @@ async fn drain(State(sources): Shared) -> Response {
 async fn not_found() -> Response {
     refuse(
         StatusCode::NOT_FOUND,
-        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,drain}",
+        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,spool,drain}",
     )
 }
 

@@ -47,6 +47,7 @@ impl Admin {
             }),
             tiers: section("tiers"),
             features: section("features"),
+            spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
             drain: Box::new({
                 let drains = Arc::clone(&drains);
                 move || {

@@ -19,6 +19,7 @@ use crate::{
     pipeline::Pipeline,
     predict::Predict,
     proto,
+    spool::Spool,
     telemetry::{Scrape, access, handles::path::PathHandles},
 };
 
@@ -45,6 +46,7 @@ where
     };
     Ok(Gateway {
         pipeline,
+        spool: Arc::new(Spool::open(&config.spool).context("cannot open the spool")?),
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         feast: feast::Server::new(&config),
         services: services(health)?,
@@ -69,6 +71,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         pipeline,
         records: gateway.records.next(&config),
         feast: gateway.feast.next(&config),
+        spool: Arc::clone(&gateway.spool),
         services: gateway.services.clone(),
         readiness: Arc::clone(&gateway.readiness),
     }
@@ -110,6 +113,7 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
+        spool: Arc::clone(&gateway.load_full().spool),
         drain: Box::new(move || drain.cancel()),
     })
 }

@@ -24,6 +24,7 @@ mod build;
 mod pools;
 mod readiness;
 mod registry;
+mod replay;
 mod tasks;
 mod warm;
 
@@ -118,6 +119,11 @@ impl App {
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
+        let replayer = replay::Replayer::new(gateway.clone(), control);
+        // Not in the background: a drain waits until claims are given back.
+        tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
+        let spool = gateway.load_full().spool.clone();
+        tasks.background(async move { spool.log_all().await });
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let predict = gateway.load_full().pipeline.predict.clone();

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod offline;
 mod schema;
 pub mod serve;
+mod spool;
 
 use std::{
     io::{self, Write},
@@ -41,6 +42,7 @@ fn run(command: args::Command) -> anyhow::Result<()> {
         args::Command::Check { file, explain } => check::run(&file.config, explain.into()),
         args::Command::Schema => schema::run(),
         args::Command::Demo(args) => demo::run(args),
+        args::Command::Spool(command) => spool::run(&read(&command.file().config)?, &command),
         args::Command::Offline(args::Offline::Build { file, build }) => offline::build(&read(&file.config)?, &build),
     }
 }

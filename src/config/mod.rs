@@ -16,6 +16,7 @@ mod raw;
 mod registry;
 mod schema;
 mod shape;
+mod spool;
 mod substitute;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
 pub(crate) use schema::document as json_schema;
+pub(crate) use spool::{Spool, SpoolStore};
 pub(crate) use tree::without_password;
 
 /// The join key of views without one, as Feast stores their only row: text, and empty.
@@ -49,6 +51,7 @@ pub struct Config {
     pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
     pub(crate) features: Features,
     pub(crate) drain: Drain,
+    pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,
     /// Whether model repository load and unload are passed on; refused otherwise.
     pub(crate) allow_repository: bool,
@@ -235,6 +238,8 @@ pub(crate) struct Model {
     pub(crate) explainer: Option<PoolId>,
     /// Least share of the deadline kept for the fallback.
     pub(crate) reserve: f64,
+    /// Whether a request that nothing can answer is queued although its caller did not ask for it.
+    pub(crate) queue_on_reject: bool,
 }
 
 /// One view joined to a model's requests.

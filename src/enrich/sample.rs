@@ -66,6 +66,7 @@ pub(crate) fn model(view: &View, upstream: &str, inputs: Option<Inputs>) -> Mode
         inputs,
         explainer: None,
         reserve: 0.0,
+        queue_on_reject: false,
     }
 }
 

@@ -30,4 +30,4 @@ pub use tiered::Store;
 pub(crate) use tiered::online;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -159,7 +159,7 @@ pub(super) fn retry_after(after: std::time::Duration) -> HeaderValue {
 /// The level of a refusal: 4 where nothing was left to answer with, 0 where the ladder has no say.
 pub(super) fn level_of(error: &Error) -> Level {
     match error.kind() {
-        Kind::Unavailable => Level::Reject,
+        Kind::Unavailable | Kind::SpoolFull => Level::Reject,
         _ => Level::Full,
     }
 }
@@ -189,7 +189,7 @@ fn grpc_error(code: u8, message: &str) -> Response<ResponseBody> {
 }
 
 /// **Source:** gRPC over HTTP/2, "Trailers-Only" and "Percent-Encoded".
-fn grpc_status(code: u8, message: &str) -> HeaderMap {
+pub(super) fn grpc_status(code: u8, message: &str) -> HeaderMap {
     const RESERVED: &AsciiSet = &CONTROLS.add(b'%');
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -11,6 +11,7 @@ use super::{
     context::Told,
     decode, encode,
     hops::{self, Hop},
+    later::{self, Wish},
     receive::{Extent, Received, receive},
     service::{Arrival, Gateway},
 };
@@ -31,10 +32,11 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
     let protocol = ask.protocol;
     let model = gateway.pipeline.config.model_id(&ask.model);
     let mut call = gateway.records.begin(model, protocol, began);
-    let outcome = match prepare(gateway, arrival, &ask, (id.clone(), began)).await {
+    let wish = Wish::by(&arrival.told);
+    let outcome = match prepare(gateway, arrival, (&ask, &wish), (id.clone(), began)).await {
         Ok(request) => {
             call.runs_under(request.tier);
-            gateway.pipeline.infer(request).await
+            later::infer(gateway, request, wish).await
         }
         Err(error) => Err(error),
     };
@@ -46,7 +48,9 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
 pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>) -> Response<ResponseBody> {
     let id = arrival.told.request_id();
     let protocol = ask.protocol;
-    let outcome = match prepare(gateway, arrival, &ask, (id.clone(), Instant::now())).await {
+    // Nothing that is no inference is kept for later.
+    let asked = (&ask, &Wish::default());
+    let outcome = match prepare(gateway, arrival, asked, (id.clone(), Instant::now())).await {
         Ok(request) => gateway.pipeline.forward(request).await,
         Err(error) => Err(error),
     };
@@ -72,7 +76,7 @@ pub(super) fn finish(
 async fn prepare(
     gateway: &Gateway,
     arrival: Arrival,
-    ask: &Ask<'_>,
+    (ask, wish): (&Ask<'_>, &Wish),
     (id, began): (RequestId, Instant),
 ) -> Result<Box<InferRequest>, Error> {
     let Arrival { worker, request, told } = arrival;
@@ -87,7 +91,8 @@ async fn prepare(
     let tier = told.tier(config, model)?;
     let json_length = json_length(&told, ask.protocol)?;
     let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
-    let extent = if joins { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
+    let whole = joins || wish.may_queue(model) && matches!(ask.method, Method::Predict | Method::Explain);
+    let extent = if whole { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
     let limit = config.listen.max_body;
     let mut headers = parts.headers;
     let payload = match receive(body, extent, limit, deadline).await? {

@@ -14,7 +14,9 @@ use super::{
     context::Told,
     decode, encode, grpc,
     hops::{self, Hop},
-    infer as infer_http, local,
+    infer as infer_http,
+    later::{self, Wish},
+    local,
     receive::{Extent, Received, first_message, read_message, read_on, receive},
     service::{Arrival, Gateway},
 };
@@ -102,14 +104,15 @@ async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Respo
     let addressed = address(gateway, arrival, Asks::PREDICT, began).await;
     let model = addressed.as_ref().ok().map(|addressed| addressed.model);
     let mut call = gateway.records.begin(model, Protocol::Grpc, began);
+    let wish = addressed.as_ref().map_or_else(|_| Wish::default(), |addressed| Wish::by(&addressed.told));
     let prepared = match addressed {
-        Ok(addressed) => addressed.prepare(gateway, id.clone(), Method::Predict).await,
+        Ok(addressed) => addressed.prepare(gateway, id.clone(), (Method::Predict, &wish)).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
         Ok(request) => {
             call.runs_under(request.tier);
-            gateway.pipeline.infer(request).await
+            later::infer(gateway, request, wish).await
         }
         Err(error) => Err(error),
     };
@@ -124,7 +127,7 @@ async fn about_model(
     (id, asks): (RequestId, Asks),
 ) -> Response<ResponseBody> {
     let prepared = match address(gateway, arrival, asks, Instant::now()).await {
-        Ok(addressed) => addressed.prepare(gateway, id.clone(), asks.method).await,
+        Ok(addressed) => addressed.prepare(gateway, id.clone(), (asks.method, &Wish::default())).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
@@ -254,7 +257,12 @@ fn grpc_encoding(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Error> {
 }
 
 impl Addressed {
-    async fn prepare(self, gateway: &Gateway, id: RequestId, method: Method) -> Result<Box<InferRequest>, Error> {
+    async fn prepare(
+        self,
+        gateway: &Gateway,
+        id: RequestId,
+        (method, wish): (Method, &Wish),
+    ) -> Result<Box<InferRequest>, Error> {
         let config = &gateway.pipeline.config;
         let model = config.model(self.model);
         let limit = config.listen.max_body;
@@ -271,6 +279,9 @@ impl Addressed {
         } else {
             match self.received {
                 Received::Whole(framed) => Payload::Retained(framed),
+                Received::Longer(head, rest) if method == Method::Predict && wish.may_queue(model) => {
+                    Payload::Retained(read_on(head, rest, limit, self.deadline).await?)
+                }
                 Received::Longer(head, rest) => Payload::Stream { head, rest },
             }
         };
@@ -296,7 +307,7 @@ impl Addressed {
 }
 
 /// The bare message; what goes out is not compressed again.
-fn unframed(headers: &mut HeaderMap, framed: Bytes, limit: u64) -> Result<Bytes, Error> {
+pub(super) fn unframed(headers: &mut HeaderMap, framed: Bytes, limit: u64) -> Result<Bytes, Error> {
     let message = grpc::unframe(framed, grpc_encoding(headers)?.as_deref(), limit)?;
     headers.remove("grpc-encoding");
     headers.remove(header::CONTENT_ENCODING);

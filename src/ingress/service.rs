@@ -9,13 +9,14 @@ use hyper::body::Incoming;
 use super::{
     body::ResponseBody,
     context::Told,
-    encode, feast, infer as infer_http, local,
+    encode, feast, infer as infer_http, later, local,
     route::{Route, route},
     rpc,
 };
 use crate::{
     infer::{Error, Kind, Method, Protocol, WorkerId},
     pipeline::Pipeline,
+    spool::Spool,
 };
 
 /// Everything a request needs; one per config snapshot, shared by the workers.
@@ -23,6 +24,8 @@ pub(crate) struct Gateway {
     pub(crate) pipeline: Pipeline,
     pub(crate) records: super::record::Records,
     pub(crate) feast: feast::Server,
+    /// Requests kept for later.
+    pub(crate) spool: Arc<Spool>,
     /// `grpc.health.v1` and reflection.
     pub(crate) services: tonic::service::Routes,
     /// Whether this gateway would answer `/readyz` with 200.
@@ -90,6 +93,7 @@ async fn dispatch(gateway: &Arc<Gateway>, arrival: Arrival) -> Response<Response
         Route::V2ModelReady(model) => {
             return Box::pin(local::model_ready(gateway, arrival, model)).await;
         }
+        Route::V1Async(id) => return Box::pin(later::result(gateway, &arrival, id)).await,
         Route::V1Model(name) => return Box::pin(local::v1_model(gateway, &arrival, &name)).await,
         Route::Feast(endpoint) => return Box::pin(feast::serve(gateway, arrival, endpoint)).await,
         Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),

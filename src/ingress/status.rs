@@ -31,6 +31,9 @@ pub(crate) const fn of(kind: Kind) -> Status {
         Kind::Unimplemented => (StatusCode::NOT_IMPLEMENTED, 12),
         // Nobody reads it; logs and metrics say 499.
         Kind::Cancelled => (CLIENT_CLOSED_REQUEST, 1),
+        // **Source:** draft-ietf-httpapi-idempotency-key-header, "Error Handling".
+        Kind::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, 3),
+        Kind::SpoolFull => (StatusCode::INSUFFICIENT_STORAGE, 8),
         Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 13),
     };
     Status { http, grpc }

@@ -91,7 +91,7 @@ fn the_documented_store_is_read_as_written() {
 #[test]
 fn what_is_not_acted_upon_is_said() {
     let notices = good(FULL).notices;
-    for key in ["models.fraud-detector.cache", "models.fraud-detector.fallback.rule", "ladder.mode", "spool.retry"] {
+    for key in ["models.fraud-detector.cache", "models.fraud-detector.fallback.rule", "ladder.mode"] {
         assert!(notices.contains(&format!("{key}: accepted, not acted upon by this version")), "{key}: {notices:#?}");
     }
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));

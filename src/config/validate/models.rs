@@ -39,6 +39,7 @@ impl Check<'_> {
             inputs,
             explainer: raw.explainer.as_ref().and_then(|raw| self.pool_named(&explainer, &raw.pool)),
             reserve: raw.fallback.as_ref().map_or(0.0, |fallback| fallback.reserve.0),
+            queue_on_reject: raw.queue_on_reject,
         }
     }
 

@@ -99,6 +99,7 @@ fn model(views: &[Arc<View>], optional: bool) -> Model {
         inputs: None,
         explainer: None,
         reserve: 0.3,
+        queue_on_reject: false,
     }
 }
 

@@ -16,4 +16,5 @@ pub mod path;
 pub mod predict;
 pub(crate) mod redis;
 pub(crate) mod registry;
+pub(crate) mod spool;
 pub(crate) mod warm;
