@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{feast, record::Records, service::Gateway},
+    ingress::{decode, feast, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
@@ -40,6 +40,7 @@ where
         features: Arc::new(store),
         enricher: Enricher::new(&config),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
+        decode: decode::held,
         handles: handles.clone(),
         config: config.clone(),
     };
@@ -57,11 +58,12 @@ where
 pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
     let pipeline = &gateway.pipeline;
     let pipeline = Pipeline {
-        ladder: Ladder::new(&config),
+        ladder: pipeline.ladder.next(&config),
         admission: pipeline.admission.clone(),
         features: Arc::new(pipeline.features.next(&config).await),
         enricher: Enricher::new(&config),
         predict: Arc::clone(&pipeline.predict),
+        decode: pipeline.decode,
         handles: Arc::clone(&pipeline.handles),
         config: config.clone(),
     };
