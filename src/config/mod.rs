@@ -32,6 +32,7 @@ pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Ou
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
+pub(crate) use raw::duration;
 pub(crate) use schema::document as json_schema;
 pub(crate) use tree::without_password;
 
