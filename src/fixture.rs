@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::{
     config::{
         Balance, Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health,
-        Inputs, Join, L1, L1Mode, L2, L3, Limit, Listen, Model, Outlier, Pool, PushSource, Redis, RedisMode, Retry,
-        Secret, Spool, SpoolStore, Tier, Times, Upstream, View,
+        Inputs, Join, L1, L1Mode, L2, L3, Ladder, LadderMode, Limit, Listen, Model, Outlier, Pool, PushSource, Redis,
+        RedisMode, Retry, Secret, Spool, SpoolStore, Tier, Times, Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -31,6 +31,7 @@ pub(crate) fn config() -> Config {
         models: vec![fraud(), lite()],
         model_ids: [("fraud".into(), ModelId(0)), ("lite".into(), ModelId(1))].into(),
         features: features(),
+        ladder: ladder(),
         drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
         spool: Spool {
             store: SpoolStore::Embedded { path: None },
@@ -66,6 +67,17 @@ pub(crate) fn request(model: u32, tier: u32, timeout: Duration) -> InferRequest 
         headers: HeaderMap::new(),
         json_length: None,
         payload: Payload::Retained(Bytes::from_static(b"{}")),
+    }
+}
+
+/// As documented.
+pub(crate) fn ladder() -> Ladder {
+    Ladder {
+        mode: LadderMode::Act,
+        feature_p99: Duration::from_millis(100),
+        gpu_memory: 0.9,
+        enter_after: Duration::from_secs(1),
+        exit_after: Duration::from_secs(10),
     }
 }
 
@@ -117,6 +129,7 @@ fn pool(name: &str, max_retries: u32) -> Pool {
         connect_timeout: Duration::from_secs(1),
         max_in_flight: Some(64),
         limit: Limit::None,
+        gpu: None,
     }
 }
 
@@ -180,8 +193,11 @@ fn fraud() -> Model {
             columns: vec![Column::Request("amount".into()), Column::Feature { join: 0, select: 0 }],
         }),
         explainer: Some(PoolId(1)),
-        reserve: 0.0,
+        fallback: None,
+        cache: None,
+        ensemble: None,
         queue_on_reject: false,
+        low_priority: false,
     }
 }
 

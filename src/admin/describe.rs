@@ -139,7 +139,7 @@ fn model(config: &Config, model: &Model) -> Json {
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
-        "fallback": {"reserve": model.reserve},
+        "fallback": model.fallback.as_ref().map(|fallback| json!({"reserve": fallback.reserve})),
     })
 }
 

@@ -46,6 +46,8 @@ impl Admin {
                 _ => Region::Unknown(vec!["us-east-1".into(), "us-west-2".into()]),
             }),
             tiers: section("tiers"),
+            levels: section("levels"),
+            drill: Box::new(|model, level, time| (model == "m").then(|| json!([level as u8, time.as_secs()]))),
             features: section("features"),
             spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
             drain: Box::new({

@@ -28,7 +28,7 @@ use self::{
 pub use self::{permit::Permit, tier::TierState};
 use crate::{
     config::{self, Config},
-    infer::{Deadline, Error, InferRequest, Method, ModelId, Plan, PoolId, TierId},
+    infer::{Deadline, Error, InferRequest, Method, ModelId, Plan, PoolId, Queue, TierId},
     resilience::bulkhead::{Bulkhead, TooWide},
     telemetry::handles::admission::{Aliases, QueueDepth, ShedReason},
 };
@@ -81,7 +81,8 @@ impl Door {
         if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
             return Err(house.refuse(asked, ShedReason::QueueFull, now));
         }
-        Ok(Ticket { inside: Inside::new(Arc::clone(house), asked), deadline: plan.deadline })
+        let inside = Inside::new(Arc::clone(house), asked);
+        Ok(Ticket { inside, deadline: plan.deadline, queue: plan.queue })
     }
 
     /// Learns that a model's answer took `took`, at the plan's pool, and was there at `now`.
@@ -127,6 +128,7 @@ impl Door {
 pub struct Ticket {
     inside: Inside,
     deadline: Deadline,
+    queue: Queue,
 }
 
 /// Who asks for what.
@@ -139,7 +141,7 @@ struct Asked {
 
 impl Ticket {
     /// Takes a slot of the ticket's tier, in turn, waiting no longer than the tier's `queue_timeout` and than the deadline
-    /// leaves time for the model. Where a slot is free and nobody waits, this is one compare-and-swap, allocates nothing and
+    /// leaves time for the model; without waiting where the plan says so. Where a slot is free and nobody waits, this is one compare-and-swap, allocates nothing and
     /// looks at no clock.
     ///
     /// # Errors
@@ -150,11 +152,14 @@ impl Ticket {
     ///
     /// Dropping the future leaves the queue; a slot that was just given goes to the next in turn.
     pub async fn slot(self, now: Instant) -> Result<Permit, Error> {
-        let Self { inside, deadline } = self;
+        let Self { inside, deadline, queue } = self;
         let (house, asked) = (&inside.house, inside.asked);
         house.in_time(asked, deadline, now)?;
         if house.gate.acquire(asked.tier) {
             return Ok(Permit::new(inside, None));
+        }
+        if queue == Queue::Skips {
+            return Err(house.refuse(asked, ShedReason::QueueFull, now));
         }
         house.wait(asked, deadline, now).await?;
         Ok(Permit::new(inside, Some(Instant::now())))

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future::join_all, poll};
 use super::*;
 use crate::{
     fixture,
-    infer::{Kind, Level, plan::Stale},
+    infer::Kind,
     telemetry::{Scrape, scratch},
 };
 
@@ -25,18 +25,7 @@ fn enter(door: &Door, tier: u32, timeout: Duration) -> Result<Ticket, Error> {
 }
 
 fn plan(request: &InferRequest) -> Plan {
-    Plan {
-        level: Level::Full,
-        model: request.model,
-        pool: crate::infer::PoolId(0),
-        tier: request.tier,
-        deadline: request.deadline,
-        features_by: request.deadline,
-        model_by: request.deadline,
-        stale: Stale::Refused,
-        attempts: 1,
-        attempt_timeout: None,
-    }
+    Plan::full(request.model, crate::infer::PoolId(0), request.tier, request.deadline)
 }
 
 /// Asks for the ticket's slot now.

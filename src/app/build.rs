@@ -7,14 +7,14 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, pools, readiness::Readiness, registry::Verdict};
+use super::{Tasks, levels, pools, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{feast, record::Records, service::Gateway},
+    ingress::{decode, feast, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
@@ -41,6 +41,7 @@ where
         features: Arc::new(store),
         enricher: Enricher::new(&config),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
+        decode: decode::held,
         handles: handles.clone(),
         config: config.clone(),
     };
@@ -59,11 +60,12 @@ where
 pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
     let pipeline = &gateway.pipeline;
     let pipeline = Pipeline {
-        ladder: Ladder::new(&config),
+        ladder: pipeline.ladder.next(&config),
         admission: pipeline.admission.clone(),
         features: Arc::new(pipeline.features.next(&config).await),
         enricher: Enricher::new(&config),
         predict: Arc::clone(&pipeline.predict),
+        decode: pipeline.decode,
         handles: Arc::clone(&pipeline.handles),
         config: config.clone(),
     };
@@ -103,6 +105,7 @@ pub(super) fn admin(
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
+    let (levels, drilled) = (gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -114,6 +117,8 @@ pub(super) fn admin(
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
         spool: Arc::clone(&gateway.load_full().spool),
+        levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
+        drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
         drain: Box::new(move || drain.cancel()),
     })
 }

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod levels;
 mod pools;
 mod readiness;
 mod registry;
@@ -116,6 +117,7 @@ impl App {
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
+        tasks.background(levels::watch(gateway.clone()));
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));

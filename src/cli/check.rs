@@ -187,14 +187,14 @@ mod tests {
     #[test]
     fn the_summary_names_what_there_is() {
         let config = Config::parse(
-            "pools: {a: {endpoints: [http://h:1], gpu: {metrics: 'http://h/m'}}}\nmodels: {m: , n: }",
+            "pools: {a: {endpoints: [http://h:1]}}\nmodels: {m: , n: }\nfeatures: {l2: {dr: {redis: 'redis://h'}}}",
             "t",
         )
         .unwrap();
         assert_eq!(
             summary(&config),
             "ok: 2 models (m, n), 1 pool (a), no views\n\
-             notice: pools.a.gpu: accepted, not acted upon by this version\n"
+             notice: features.l2.dr: accepted, not acted upon by this version\n"
         );
     }
 }

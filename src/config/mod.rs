@@ -8,6 +8,7 @@
 mod de;
 mod endpoints;
 mod explain;
+mod ladder;
 mod load;
 mod pools;
 mod precomputed;
@@ -28,9 +29,11 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
+pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Output, PredictionCache};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
+pub(crate) use raw::duration;
 pub(crate) use schema::document as json_schema;
 pub(crate) use spool::{Spool, SpoolStore};
 pub(crate) use tree::without_password;
@@ -50,6 +53,7 @@ pub struct Config {
     pub(crate) models: Vec<Model>,
     pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
     pub(crate) features: Features,
+    pub(crate) ladder: Ladder,
     pub(crate) drain: Drain,
     pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,
@@ -135,6 +139,8 @@ pub(crate) struct Pool {
     /// Requests an endpoint may have in flight; `None`: no limit.
     pub(crate) max_in_flight: Option<u32>,
     pub(crate) limit: Limit,
+    /// Where its GPU memory is read; `None`: nowhere.
+    pub(crate) gpu: Option<Gpu>,
 }
 
 /// How many requests a pool may have at once, whatever the tiers' slots.
@@ -236,10 +242,13 @@ pub(crate) struct Model {
     /// What the model receives; `None` where nothing is joined.
     pub(crate) inputs: Option<Inputs>,
     pub(crate) explainer: Option<PoolId>,
-    /// Least share of the deadline kept for the fallback.
-    pub(crate) reserve: f64,
-    /// Whether a request that nothing can answer is queued although its caller did not ask for it.
+    pub(crate) fallback: Option<Fallback>,
+    pub(crate) cache: Option<PredictionCache>,
+    pub(crate) ensemble: Option<Ensemble>,
+    /// Whether what cannot be answered is queued although the caller did not ask for it.
     pub(crate) queue_on_reject: bool,
+    /// Whether it makes room for others where its pool's GPU memory is short.
+    pub(crate) low_priority: bool,
 }
 
 /// One view joined to a model's requests.
@@ -567,6 +576,13 @@ impl Tier {
     pub(crate) fn most_slots(&self, capacity: &Capacity) -> u32 {
         let up = (self.max * f64::from(capacity.slots) - ALMOST).ceil() as u32;
         up.max(capacity.slots_in(self.reserved))
+    }
+}
+
+impl Model {
+    /// Whether its requests are held whole, so that something else can answer them.
+    pub(crate) const fn is_held_whole(&self) -> bool {
+        self.fallback.is_some() || self.cache.is_some() || self.ensemble.is_some()
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{
     config::{Column, Consistency, Feature, Inputs, Join, Model, View},
     features::FeatureSet,
     infer::{
-        Datatype, Deadline, Decoded, EntityType, Error, FeatureType, InferRequest, Level, Method, ModelId, Payload,
-        Plan, PoolId, Protocol, RequestId, TierId, Value, ViewId, WorkerId, plan::Stale, request::Caching,
+        Datatype, Deadline, Decoded, EntityType, Error, FeatureType, InferRequest, Method, ModelId, Payload, Plan,
+        PoolId, Protocol, RequestId, TierId, Value, ViewId, WorkerId, request::Caching,
     },
 };
 
@@ -65,8 +65,11 @@ pub(crate) fn model(view: &View, upstream: &str, inputs: Option<Inputs>) -> Mode
         joins: if inputs.is_some() { vec![join] } else { Vec::new() },
         inputs,
         explainer: None,
-        reserve: 0.0,
+        fallback: None,
+        cache: None,
+        ensemble: None,
         queue_on_reject: false,
+        low_priority: false,
     }
 }
 
@@ -112,18 +115,7 @@ pub(crate) fn request(protocol: Protocol, json_length: Option<usize>, payload: P
 /// A plan that asks the first model.
 pub(crate) fn plan() -> Plan {
     let deadline = Deadline::after(Instant::now(), Duration::from_secs(5));
-    Plan {
-        level: Level::Full,
-        model: ModelId(0),
-        pool: PoolId(0),
-        tier: TierId(0),
-        deadline,
-        features_by: deadline,
-        model_by: deadline,
-        stale: Stale::Refused,
-        attempts: 1,
-        attempt_timeout: None,
-    }
+    Plan::full(ModelId(0), PoolId(0), TierId(0), deadline)
 }
 
 impl Sample {
@@ -153,7 +145,7 @@ impl Sample {
     /// As [`Enricher::enrich`].
     pub fn body(&self, protocol: Protocol, decoded: Decoded) -> Result<(Bytes, Option<usize>), Error> {
         let enriched = self.enricher.enrich(
-            Box::new(request(protocol, None, Payload::Decoded(decoded))),
+            Box::new(request(protocol, None, Payload::Decoded(Arc::new(decoded)))),
             &self.features,
             &self.plan,
         )?;

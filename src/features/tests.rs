@@ -148,6 +148,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         tiers: Vec::new(),
         pools: Vec::new(),
         models,
+        ladder: crate::fixture::ladder(),
         model_ids: std::collections::HashMap::new(),
         drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },
         spool: config::Spool {

@@ -18,6 +18,8 @@ pub struct Answer {
     pub body: AnswerBody,
     /// gRPC trailers, once the body is held whole.
     pub trailers: Option<HeaderMap>,
+    /// Whether it is what was asked for.
+    pub verdict: Verdict,
     /// The level that answered.
     pub level: Level,
     /// What was not the best about it.
@@ -45,6 +47,15 @@ impl std::fmt::Debug for AnswerBody {
     }
 }
 
+/// What an answer is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// What was asked for, or a word about the request that the caller needs to hear (4xx).
+    Good,
+    /// The backend's failure, told by itself: a lower level may have something better.
+    Failed,
+}
+
 /// One member of `weir-degraded`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Degradation {
@@ -62,6 +73,89 @@ pub enum Degradation {
         /// Why.
         reason: Reason,
     },
+    /// Another model answered: `model;used=fraud-lite;reason=timeout`.
+    Model {
+        /// Which.
+        used: std::sync::Arc<str>,
+        /// Why.
+        cause: Cause,
+    },
+    /// The rule answered: `rule;reason=timeout`.
+    Rule {
+        /// Why.
+        cause: Cause,
+    },
+    /// A member of the ensemble is not in the answer: `member;model=fraud-b;reason=timeout`.
+    Member {
+        /// Which.
+        model: std::sync::Arc<str>,
+        /// Why.
+        cause: Cause,
+    },
+    /// A prediction that was kept answered: `cached;age=12`, and `;of=entity` where it is another request's about the same entity.
+    Cached {
+        /// How old it is.
+        age: Duration,
+        /// Whose it is.
+        of: CachedOf,
+        /// Why.
+        cause: Cause,
+    },
+    /// The model's default outputs answered: `default;reason=unavailable`.
+    Outputs {
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// Whose prediction was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CachedOf {
+    /// The same request's.
+    Request,
+    /// Another request's about the same entity.
+    Entity,
+}
+
+/// Why an answer is not the full model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Feature lookups are slow.
+    FeaturesSlow,
+    /// The feature store is unavailable.
+    FeaturesUnavailable,
+    /// The pool's GPUs are full.
+    GpuMemory,
+    /// Too many of the model's attempts time out.
+    Timeouts,
+    /// It did not answer in time.
+    Timeout,
+    /// It failed.
+    Failed,
+    /// Nobody could be asked.
+    Unavailable,
+    /// Its tier or its pool takes no more.
+    Shed,
+    /// A drill.
+    Drill,
+}
+
+impl Cause {
+    /// The token in `weir-degraded`, metrics and logs.
+    #[must_use]
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::FeaturesSlow => "features_slow",
+            Self::FeaturesUnavailable => "features_unavailable",
+            Self::GpuMemory => "gpu_memory",
+            Self::Timeouts => "timeouts",
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+            Self::Unavailable => "unavailable",
+            Self::Shed => "shed",
+            Self::Drill => "drill",
+        }
+    }
 }
 
 /// Why defaults stood in for stored features.

@@ -15,14 +15,16 @@ pub mod request;
 pub mod tensor;
 pub mod value;
 
-pub use answer::{Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Reason, Timings};
+pub use answer::{
+    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Cause, Degradation, Reason, Timings, Verdict,
+};
 pub use deadline::Deadline;
 pub use decoded::{Decoded, EntityColumn};
 pub(crate) use entity::EntityKeys;
 pub use entity::{EntityKey, EntityType, EntityValue};
 pub use error::{Error, Kind};
 pub use level::Level;
-pub use plan::{Plan, Stale};
+pub use plan::{Members, Optional, Plan, Queue, Source, Stale};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };

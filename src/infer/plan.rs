@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use super::{Deadline, Level, ModelId, PoolId, TierId};
+use super::{Cause, Deadline, Level, ModelId, PoolId, TierId};
 
 /// How one walk of the path is to be done.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The level this walk aims at.
     pub level: Level,
-    /// The model that is asked: the one named, or its fallback.
+    /// The model that the caller named.
+    pub named: ModelId,
+    /// The model that is asked: the one named, its fallback, or a member of it.
     pub model: ModelId,
+    /// Where the answer comes from.
+    pub source: Source,
+    /// Why it does not come from the model named, or not from all of it; `None`: it does.
+    pub cause: Option<Cause>,
     /// The pool that serves it.
     pub pool: PoolId,
     /// The tier whose slot it takes.
@@ -23,10 +29,41 @@ pub struct Plan {
     pub model_by: Deadline,
     /// Whether rows past their `ttl`, up to `stale_for`, may be used.
     pub stale: Stale,
+    /// Whether optional views are joined.
+    pub optional: Optional,
+    /// Which members of an ensemble are asked.
+    pub members: Members,
+    /// Whether it may wait for a slot.
+    pub queue: Queue,
     /// How many attempts may be made (retries + 1).
     pub attempts: u32,
     /// How long one attempt may take; never past `model_by`.
     pub attempt_timeout: Option<Duration>,
+}
+
+impl Plan {
+    /// The full answer of a model, in one attempt until `deadline`.
+    #[must_use]
+    pub const fn full(model: ModelId, pool: PoolId, tier: TierId, deadline: Deadline) -> Self {
+        Self {
+            level: Level::Full,
+            named: model,
+            model,
+            source: Source::Model,
+            cause: None,
+            pool,
+            tier,
+            deadline,
+            features_by: deadline,
+            model_by: deadline,
+            stale: Stale::Refused,
+            optional: Optional::Joined,
+            members: Members::All,
+            queue: Queue::Waits,
+            attempts: 1,
+            attempt_timeout: None,
+        }
+    }
 }
 
 /// Whether stale rows may be used.
@@ -36,4 +73,44 @@ pub enum Stale {
     Refused,
     /// Rows past their `ttl` are used up to `stale_for`.
     Allowed,
+}
+
+/// Where an answer comes from, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A model.
+    Model,
+    /// A rule over inputs and features.
+    Rule,
+    /// A prediction that is kept: the same request's, else the same entity's.
+    Cached,
+    /// The model's default outputs.
+    Default,
+}
+
+/// Whether views that a model can do without are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optional {
+    /// They are.
+    Joined,
+    /// Defaults stand in for them.
+    Skipped,
+}
+
+/// Which members of an ensemble are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// All, at once.
+    All,
+    /// The first.
+    First,
+}
+
+/// Whether a request may wait for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// In its tier's queue.
+    Waits,
+    /// It takes one that is free, or none: it has waited once already.
+    Skips,
 }

@@ -1,6 +1,6 @@
 //! A request as the path sees it: who is asked, by when, and the body in the least decoded form the model needs.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
@@ -98,7 +98,19 @@ pub enum Payload {
     /// Held whole, not decoded: may be sent more than once.
     Retained(Bytes),
     /// Decoded as far as joins need: byte ranges over the held body.
-    Decoded(Decoded),
+    Decoded(Arc<Decoded>),
+}
+
+impl Payload {
+    /// The same again; `None` where it passes but once.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Stream { .. } => None,
+            Self::Retained(bytes) => Some(Self::Retained(bytes.clone())),
+            Self::Decoded(decoded) => Some(Self::Decoded(Arc::clone(decoded))),
+        }
+    }
 }
 
 impl fmt::Debug for Payload {
@@ -142,6 +154,29 @@ pub struct InferRequest {
     pub json_length: Option<usize>,
     /// The body.
     pub payload: Payload,
+}
+
+impl InferRequest {
+    /// The same request again, for another walk; `None` where its body passes but once.
+    #[must_use]
+    pub fn again(&self) -> Option<Box<Self>> {
+        Some(Box::new(Self {
+            id: self.id.clone(),
+            worker: self.worker,
+            protocol: self.protocol,
+            method: self.method,
+            verb: self.verb.clone(),
+            path: self.path.clone(),
+            model: self.model,
+            version: self.version.clone(),
+            tier: self.tier,
+            deadline: self.deadline,
+            caching: self.caching,
+            headers: self.headers.clone(),
+            json_length: self.json_length,
+            payload: self.payload.again()?,
+        }))
+    }
 }
 
 /// Whether caches may answer a request.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{binary, grpc, v1, v2};
 use crate::infer::{
-    Datatype, Decoded, Error, Kind, Protocol,
+    Datatype, Decoded, Error, InferRequest, Kind, Payload, Protocol,
     decoded::{Text, inflate, shown},
 };
 
@@ -28,6 +28,27 @@ pub fn decode(protocol: Protocol, body: Bytes, json_length: Option<usize>) -> Re
         Protocol::V2Binary => binary::decode(body, json_length),
         Protocol::Grpc => grpc::decode(body),
     }
+}
+
+/// Decodes the body of a request that is held, but was not decoded because its model joins nothing.
+///
+/// # Errors
+/// As [`decode`]; a body that passes but once, or whose encoding is not known.
+pub fn held(request: &InferRequest, limit: u64) -> Result<Decoded, Error> {
+    let Payload::Retained(body) = &request.payload else {
+        return Err(Error::new(Kind::Internal, "the body is not held, or was decoded before"));
+    };
+    let text = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let body = match (request.protocol, text("content-encoding")) {
+        (Protocol::Grpc, _) => grpc::unframe(body.clone(), text("grpc-encoding"), limit)?,
+        (_, None | Some("identity")) => body.clone(),
+        (_, Some("gzip" | "x-gzip")) => gunzip(body.clone(), limit)?,
+        (_, Some(encoding)) => {
+            let message = format!("content-encoding {encoding:?} cannot be read; allowed: gzip, identity");
+            return Err(Error::new(Kind::UnsupportedMediaType, message));
+        }
+    };
+    decode(request.protocol, body, request.json_length)
 }
 
 /// Decompresses a gzip body, stopping at `limit` bytes.

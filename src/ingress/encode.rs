@@ -14,8 +14,8 @@ use super::{
     status,
 };
 use crate::infer::{
-    Answer, AnswerBody, CacheEvent, CacheOutcome, Degradation, Error, Kind, Level, Protocol, RequestId, Timings,
-    headers::REQUEST_ID,
+    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Kind, Level, Protocol, RequestId,
+    Timings, headers::REQUEST_ID,
 };
 
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
@@ -34,7 +34,7 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
     if protocol == Protocol::Grpc {
         answer = in_grpc(answer);
     }
-    let Answer { status, mut headers, body, trailers, level, degraded, caches, timings } = answer;
+    let Answer { status, mut headers, body, trailers, level, degraded, caches, timings, verdict: _ } = answer;
     settle_length(
         &mut headers,
         match &body {
@@ -210,6 +210,14 @@ pub(super) fn degraded_text(degraded: &[Degradation]) -> String {
         let _ = match member {
             Degradation::Stale { view, age } => write!(text, "stale;view={view};age={}", age.as_secs()),
             Degradation::Default { view, reason } => write!(text, "default;view={view};reason={}", reason.token()),
+            Degradation::Model { used, cause } => write!(text, "model;used={used};reason={}", cause.token()),
+            Degradation::Rule { cause } => write!(text, "rule;reason={}", cause.token()),
+            Degradation::Member { model, cause } => write!(text, "member;model={model};reason={}", cause.token()),
+            Degradation::Cached { age, of, cause } => {
+                let of = if *of == CachedOf::Entity { ";of=entity" } else { "" };
+                write!(text, "cached;age={}{of};reason={}", age.as_secs(), cause.token())
+            }
+            Degradation::Outputs { cause } => write!(text, "default;reason={}", cause.token()),
         };
     }
     text
@@ -305,6 +313,7 @@ mod tests {
             headers: HeaderMap::new(),
             body: AnswerBody::Whole(Bytes::from_static(b"<html>")),
             trailers,
+            verdict: crate::infer::Verdict::Good,
             level: Level::Full,
             degraded: Vec::new(),
             caches: Vec::new(),

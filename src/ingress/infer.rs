@@ -91,14 +91,14 @@ async fn prepare(
     let tier = told.tier(config, model)?;
     let json_length = json_length(&told, ask.protocol)?;
     let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
-    let whole = joins || wish.may_queue(model) && matches!(ask.method, Method::Predict | Method::Explain);
-    let extent = if whole { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
+    let held = (model.is_held_whole() || wish.may_queue(model)) && ask.method == Method::Predict;
+    let extent = if joins || held { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
     let limit = config.listen.max_body;
     let mut headers = parts.headers;
     let payload = match receive(body, extent, limit, deadline).await? {
         Received::Whole(bytes) if joins => {
             let bytes = inflated(&mut headers, bytes, limit)?;
-            Payload::Decoded(decode::decode(ask.protocol, bytes, json_length)?)
+            Payload::Decoded(Arc::new(decode::decode(ask.protocol, bytes, json_length)?))
         }
         Received::Whole(bytes) => Payload::Retained(bytes),
         Received::Longer(head, rest) => Payload::Stream { head, rest },

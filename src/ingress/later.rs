@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::Model,
-    infer::{Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings},
+    infer::{Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict},
     spool::{self, Entry, Kept, Millis, New, Put, Standing, State, Why},
 };
 
@@ -321,7 +321,7 @@ fn plain(
     level: Level,
 ) -> Answer {
     let (degraded, caches, timings) = (Vec::new(), Vec::new(), Timings::default());
-    Answer { status, headers, body, trailers, level, degraded, caches, timings }
+    Answer { status, headers, body, trailers, verdict: Verdict::Good, level, degraded, caches, timings }
 }
 
 fn visible(text: &str) -> HeaderValue {

@@ -3,7 +3,7 @@
 //! It runs under the lowest tier, due after its model's timeout, and only the full model's answer is its result: one that the ladder
 //! lowered is none. A refusal that asking again does not change is its result, too, as its caller would have had it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -153,5 +153,5 @@ fn payload(config: &Config, model: &Model, kept: &Request, headers: &mut HeaderM
         Protocol::Grpc => rpc::unframed(headers, body, limit)?,
         _ => infer_http::inflated(headers, body, limit)?,
     };
-    Ok(Payload::Decoded(decode::decode(kept.protocol, plain, kept.json_length)?))
+    Ok(Payload::Decoded(Arc::new(decode::decode(kept.protocol, plain, kept.json_length)?)))
 }

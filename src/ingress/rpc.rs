@@ -269,18 +269,19 @@ impl Addressed {
         let mut headers = self.head.headers;
         let tier = self.told.tier(config, model)?;
         let joins = !model.joins.is_empty() && method == Method::Predict;
+        let held = (model.is_held_whole() || wish.may_queue(model)) && method == Method::Predict;
         let payload = if joins {
             let framed = match self.received {
                 Received::Whole(framed) => framed,
                 Received::Longer(framed, rest) => read_on(framed, rest, limit, self.deadline).await?,
             };
             let message = unframed(&mut headers, framed, limit)?;
-            Payload::Decoded(decode::decode(Protocol::Grpc, message, None)?)
+            Payload::Decoded(Arc::new(decode::decode(Protocol::Grpc, message, None)?))
         } else {
             match self.received {
                 Received::Whole(framed) => Payload::Retained(framed),
-                Received::Longer(head, rest) if method == Method::Predict && wish.may_queue(model) => {
-                    Payload::Retained(read_on(head, rest, limit, self.deadline).await?)
+                Received::Longer(framed, rest) if held => {
+                    Payload::Retained(read_on(framed, rest, limit, self.deadline).await?)
                 }
                 Received::Longer(head, rest) => Payload::Stream { head, rest },
             }

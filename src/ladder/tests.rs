@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::*;
 use crate::{
     fixture,
-    infer::{AnswerBody, TierId, answer::Timings},
+    infer::{AnswerBody, Stale, Timings},
 };
 
 const FRAUD: u32 = 0;
@@ -21,7 +21,7 @@ fn request(model: u32, method: Method) -> InferRequest {
 }
 
 fn plan(level: Level) -> Plan {
-    Plan { level, ..ladder().plan(&request(FRAUD, Method::Predict), Instant::now()) }
+    Plan { level, ..ladder().plan(&request(FRAUD, Method::Predict), Instant::now()).unwrap() }
 }
 
 fn answer(level: Level) -> Answer {
@@ -30,6 +30,7 @@ fn answer(level: Level) -> Answer {
         headers: HeaderMap::new(),
         body: AnswerBody::Whole(Bytes::new()),
         trailers: None,
+        verdict: Verdict::Good,
         level,
         degraded: Vec::new(),
         caches: Vec::new(),
@@ -45,7 +46,7 @@ fn explanations_go_to_the_explainer_where_there_is_one() {
         (LITE, Method::Predict, 0, 3),
         (LITE, Method::Explain, 0, 3),
     ] {
-        let plan = ladder().plan(&request(model, method), Instant::now());
+        let plan = ladder().plan(&request(model, method), Instant::now()).unwrap();
         assert_eq!((plan.pool, plan.attempts), (PoolId(pool), attempts), "{model} {method:?}");
     }
 }
@@ -54,7 +55,7 @@ fn explanations_go_to_the_explainer_where_there_is_one() {
 async fn a_plan_keeps_half_of_what_is_left_for_the_model() {
     let request = request(FRAUD, Method::Predict);
     let now = Instant::now() + Duration::from_millis(40);
-    let plan = ladder().plan(&request, now);
+    let plan = ladder().plan(&request, now).unwrap();
     assert_eq!(plan.deadline, request.deadline);
     assert_eq!(plan.features_by, Deadline::after(now, Duration::from_millis(80)));
     assert_eq!((plan.level, plan.stale), (Level::Full, Stale::Refused));
@@ -66,7 +67,7 @@ async fn a_plan_keeps_half_of_what_is_left_for_the_model() {
 async fn a_passed_deadline_leaves_no_time_for_features() {
     let request = request(FRAUD, Method::Predict);
     let now = Instant::now() + Duration::from_secs(1);
-    assert_eq!(ladder().plan(&request, now).features_by, Deadline::after(now, Duration::ZERO));
+    assert_eq!(ladder().plan(&request, now).unwrap().features_by, Deadline::after(now, Duration::ZERO));
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn only_models_on_their_tiers_pool_burst_and_under_the_burst_pools_policy() {
     config.capacity.burst_pool = Some(PoolId(1));
     config.tiers[0].pool = Some(PoolId(0));
     let ladder = Ladder::new(&config);
-    let plan = |model, method| ladder.plan(&request(model, method), Instant::now());
+    let plan = |model, method| ladder.plan(&request(model, method), Instant::now()).unwrap();
     assert_eq!(ladder.burst(&plan(FRAUD, Method::Predict)), Some(PoolId(1)));
     assert_eq!(ladder.burst(&plan(FRAUD, Method::Explain)), None, "it runs on its explainer");
     assert_eq!(ladder.burst(&plan(LITE, Method::Predict)), None, "its pool is its own, not its tier's");
@@ -91,14 +92,14 @@ fn an_answer_has_the_lowest_level_it_needed() {
         (Level::SimplifiedModel, Level::Full, Level::SimplifiedModel),
         (Level::ReducedFeatures, Level::SimplifiedModel, Level::SimplifiedModel),
     ] {
-        let answer = ladder().settle(&plan(planned), Ok(answer(needed))).unwrap();
+        let answer = ladder().conclude(&plan(planned), Ok(answer(needed))).unwrap();
         assert_eq!(answer.level, settled, "{planned} {needed}");
     }
 }
 
 #[test]
 fn an_outage_says_when_to_try_again() {
-    let settle = |error| ladder().settle(&plan(Level::Full), Err(error)).unwrap_err();
+    let settle = |error| ladder().conclude(&plan(Level::Full), Err(error)).unwrap_err();
     let interval = Some(Duration::from_secs(5));
     assert_eq!(settle(Error::new(Kind::Unavailable, "down")).retry_after(), interval);
     let known = Error::new(Kind::Unavailable, "down").with_retry_after(Duration::from_secs(9));

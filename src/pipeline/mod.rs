@@ -9,17 +9,42 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::{
-    admission::{Door, Permit, Slot},
+    admission::{Door, Permit, Slot, Ticket},
     config::Config,
     enrich::{self, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Error, InferRequest, Kind, Level, Method, Plan, Protocol, Timings, headers::JSON_LENGTH,
+        Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Plan, Protocol, Source, Timings,
+        headers::JSON_LENGTH,
     },
-    ladder::Ladder,
+    ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
     telemetry::handles::path::{PathHandles, Stage},
 };
+
+mod stand_in;
+
+/// How a held body is decoded: the decoders are the wire's.
+pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
+
+/// How a walk went, and what it found on the way.
+struct Walked {
+    outcome: Result<Answer, Error>,
+    /// For a way down that asks no model.
+    features: features::FeatureSet,
+}
+
+impl Walked {
+    fn without_features(error: Error) -> Self {
+        Self { outcome: Err(error), features: features::FeatureSet::default() }
+    }
+}
+
+/// A request that may have to walk more than once.
+struct Descent {
+    request: Box<InferRequest>,
+    again: Box<InferRequest>,
+}
 
 /// The stages, built from one config snapshot.
 pub struct Pipeline {
@@ -35,6 +60,8 @@ pub struct Pipeline {
     pub(crate) enricher: Enricher,
     /// 6: asks the model.
     pub(crate) predict: Arc<Predict>,
+    /// Reads a held body as far as joins, rules and defaults need.
+    pub(crate) decode: Decode,
     /// What each stage takes.
     pub(crate) handles: Arc<PathHandles>,
 }
@@ -51,19 +78,63 @@ impl Pipeline {
     /// Dropped, it gives back its slot and cancels upstream.
     pub async fn infer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
-        let plan = self.ladder.plan(&request, now);
-        let outcome = self.compute(request, &plan, now).await;
-        self.ladder.settle(&plan, outcome)
+        let plan = self.ladder.plan(&request, now)?;
+        if self.ladder.has_ways_down(&plan, request.method)
+            && let Some(again) = request.again()
+        {
+            // Boxed: who has nothing below the model does not carry the room for it.
+            return Box::pin(self.descend(Descent { request, again }, plan, now)).await;
+        }
+        let Walked { outcome, .. } = self.compute(request, &plan, now).await;
+        self.ladder.conclude(&plan, outcome)
     }
 
-    async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Result<Answer, Error> {
-        let ticket = self.admission.enter(&request, plan, began)?;
-        let mut features = self.features.fetch(&request, plan).await?;
+    /// Walks, and as long as nobody answers walks again one way down.
+    async fn descend(&self, descent: Descent, mut plan: Plan, began: Instant) -> Result<Answer, Error> {
+        let Descent { request, again } = descent;
+        let (mut next, mut found) = (Some(request), None);
+        let mut now = began;
+        loop {
+            let walked = match (plan.source, next.take().or_else(|| again.again())) {
+                (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
+                _ => self.stand_in(&again, found, &plan).await,
+            };
+            now = Instant::now();
+            plan = match self.ladder.settle(&plan, walked.outcome, now) {
+                Settled::Answer(answer) => return Ok(answer),
+                Settled::Error(error) => return Err(error),
+                Settled::Next(next) => next,
+            };
+            found = Some(walked.features);
+        }
+    }
+
+    async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Walked {
+        let ticket = match self.admission.enter(&request, plan, began) {
+            Ok(ticket) => ticket,
+            Err(error) => return Walked::without_features(error),
+        };
+        let mut features = match self.features.fetch(&request, plan).await {
+            Ok(features) => features,
+            Err(error) => return Walked::without_features(error),
+        };
+        let outcome = self.ask(request, &mut features, (ticket, plan), began).await;
+        Walked { outcome, features }
+    }
+
+    async fn ask(
+        &self,
+        request: Box<InferRequest>,
+        features: &mut features::FeatureSet,
+        (ticket, plan): (Ticket, &Plan),
+        began: Instant,
+    ) -> Result<Answer, Error> {
         // Where nothing is joined, no time passed.
-        let now = || if features.rows().is_some() { Instant::now() } else { began };
+        let joined = features.rows().is_some();
+        let now = || if joined { Instant::now() } else { began };
         let fetched = now();
         let (protocol, method) = (request.protocol, request.method);
-        let enriched = self.enricher.enrich(request, &features, plan)?;
+        let enriched = self.enricher.enrich(request, features, plan)?;
         let enriched_at = now();
         let mut permit = ticket.slot(enriched_at).await?;
         let queued_until = permit.waited_until().unwrap_or(enriched_at);
@@ -74,13 +145,14 @@ impl Pipeline {
         self.learn((plan, method), &outcome, queued_until);
         let mut prediction = outcome?;
         let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
-        self.observe(&timings, enriched_at - fetched, &features);
+        self.observe(&timings, enriched_at - fetched, features);
         self.rename_back(protocol, &mut prediction, plan);
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
             body: prediction.body,
             trailers: prediction.trailers,
+            verdict: prediction.verdict,
             level: features.level(),
             degraded: features.take_degraded(),
             caches: features.caches().to_vec(),
@@ -118,7 +190,7 @@ impl Pipeline {
     /// As [`Predict::run`].
     pub async fn forward(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
-        let plan = self.ladder.plan(&request, now);
+        let plan = self.ladder.plan(&request, now)?;
         let protocol = request.protocol;
         let enriched = self.enricher.enrich(request, &features::FeatureSet::default(), &plan)?;
         let mut prediction = self.predict.run(enriched, None, &plan, now).await?;
@@ -129,6 +201,7 @@ impl Pipeline {
             headers: prediction.headers,
             body: prediction.body,
             trailers: prediction.trailers,
+            verdict: prediction.verdict,
             level: Level::Full,
             degraded: Vec::new(),
             caches: Vec::new(),

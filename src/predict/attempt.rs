@@ -186,6 +186,13 @@ impl Reply {
                 (AnswerBody::Stream(stream.boxed_unsync()), None)
             }
         };
-        Prediction { status: self.status, headers: self.headers, body, trailers, took }
+        Prediction {
+            status: self.status,
+            headers: self.headers,
+            body,
+            trailers,
+            verdict: self.class.for_caller(),
+            took,
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     outgoing::Outgoing,
 };
 use crate::{
-    infer::{Error, Kind, Protocol},
+    infer::{Error, Kind, Protocol, Verdict},
     resilience::breaker::Outcome,
     telemetry::handles::predict::AttemptOutcome,
 };
@@ -122,6 +122,20 @@ pub(crate) enum Class {
 }
 
 impl Class {
+    /// What an answer of the class is worth to the caller.
+    pub(super) const fn for_caller(self) -> Verdict {
+        match self {
+            Self::Answered | Self::Refused | Self::Caller => Verdict::Good,
+            Self::Overloaded
+            | Self::ServerError
+            | Self::ModelError
+            | Self::Connect
+            | Self::Broken
+            | Self::TimedOut
+            | Self::Hurried => Verdict::Failed,
+        }
+    }
+
     /// How the attempt is counted.
     pub(super) const fn counted_as(self) -> AttemptOutcome {
         match self {

@@ -42,7 +42,7 @@ use crate::{
     app::Tasks,
     config::{self, Config},
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, WorkerId},
+    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
@@ -81,6 +81,8 @@ pub struct Prediction {
     pub(crate) body: AnswerBody,
     /// gRPC trailers of a body held whole.
     pub(crate) trailers: Option<HeaderMap>,
+    /// What it is worth.
+    pub(crate) verdict: Verdict,
     /// From the first attempt's start to the answer.
     pub(crate) took: Duration,
 }

@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     config,
     enrich::Body,
-    infer::{Caching, Deadline, InferRequest, Level, Method, ModelId, Payload, Protocol, RequestId, Stale, TierId},
+    infer::{Caching, Deadline, InferRequest, Method, ModelId, Payload, Protocol, RequestId, TierId},
     resilience::breaker::Outcome,
     telemetry::scratch,
 };
@@ -83,6 +83,7 @@ fn pool(authorities: &[&str]) -> config::Pool {
         balance: crate::fixture::balance(),
         region: None,
         failover: None,
+        gpu: None,
         health: config::Health { path: "/".into(), interval: Duration::from_secs(5), timeout: Duration::from_secs(1) },
         breaker: config::Breaker {
             failure_threshold: 5,
@@ -150,18 +151,7 @@ fn request() -> Enriched {
 
 fn plan(timeout: Duration) -> Plan {
     let deadline = Deadline::after(Instant::now(), timeout);
-    Plan {
-        level: Level::Full,
-        model: ModelId(0),
-        pool: PoolId(0),
-        tier: TierId(0),
-        deadline,
-        features_by: deadline,
-        model_by: deadline,
-        stale: Stale::Refused,
-        attempts: 3,
-        attempt_timeout: None,
-    }
+    Plan { attempts: 3, ..Plan::full(ModelId(0), PoolId(0), TierId(0), deadline) }
 }
 
 async fn ask(predict: &Predict) -> Result<(u16, Vec<u8>), Error> {

@@ -1,5 +1,6 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
-//! outlier ejection, slow start, spill between zones, failover, single flight, early refresh, what is said now and then.
+//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, what is
+//! said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -14,11 +15,13 @@ pub mod flight;
 pub mod floor;
 pub mod gradient;
 pub mod hedge;
+pub mod hysteresis;
 pub mod latency;
 pub mod median;
 pub mod outlier;
 pub mod quota;
 pub mod ramp;
+pub mod ratio;
 pub mod refresh;
 pub(crate) mod seldom;
 mod slot;

@@ -81,6 +81,9 @@ metrics! {
     POOL_FAILED_OVER = "weir_pool_failed_over", Gauge, "1 while the pool that takes over for this one does.";
     DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
+    LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that the triggers say, also where ladder.mode is observe and nothing is lowered.";
+    LADDER_TRANSITIONS = "weir_ladder_transitions_total", Counter, "Moves of the model's standing level, by model and the level moved to.";
+    LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
     SHED = "weir_requests_shed_total", Counter, "Requests refused, by tier and reason: queue_full, queue_timeout, deadline (less of it was left than half of the model's answers take), limit (the pool takes no more).";

@@ -152,7 +152,6 @@ pub(crate) struct Tier {
     #[schemars(extend("x-unset" = "by the tier's name"))]
     pub(crate) queue_timeout: Option<Span>,
     /// Whether its models are the first to be turned off when GPU memory is short.
-    #[schemars(extend("x-later" = true))]
     pub(crate) low_priority: bool,
 }
 
@@ -161,19 +160,14 @@ pub(crate) struct Tier {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Ladder {
     /// Whether levels are changed, or only what would be changed is reported.
-    #[schemars(extend("x-later" = true))]
     pub(crate) mode: LadderMode,
     /// P99 of feature lookups over which stale rows are allowed and optional views skipped.
-    #[schemars(extend("x-later" = true))]
     pub(crate) feature_p99: Span,
     /// Share of GPU memory over which low-priority models fall back.
-    #[schemars(extend("x-later" = true))]
     pub(crate) gpu_memory: Ratio,
     /// How long a trigger must last before it acts.
-    #[schemars(extend("x-later" = true))]
     pub(crate) enter_after: Span,
     /// How long it must be quiet before it stops acting.
-    #[schemars(extend("x-later" = true))]
     pub(crate) exit_after: Span,
 }
 

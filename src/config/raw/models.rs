@@ -29,13 +29,13 @@ pub(crate) struct Model {
     #[schemars(extend("x-unset" = "every selected feature as a tensor of its name"))]
     pub(crate) inputs: Option<Inputs>,
     /// The prediction cache.
-    #[schemars(extend("x-later" = true, "x-unset" = "off"))]
+    #[schemars(extend("x-unset" = "off"))]
     pub(crate) cache: Option<PredictionCache>,
     /// Who answers V1 `:explain`.
     #[schemars(extend("x-unset" = "none, :explain answers 501"))]
     pub(crate) explainer: Option<Explainer>,
     /// Models that answer together.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) ensemble: Option<Ensemble>,
     /// Whether a request that cannot be answered is queued (202) although the caller did not ask for it with
     /// `prefer: respond-async`.
@@ -43,6 +43,9 @@ pub(crate) struct Model {
     /// What answers when the model does not.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) fallback: Option<Fallback>,
+    /// Whether it makes room where its pool's GPU memory is short: its fallback's model or rule answers, else nobody does.
+    #[schemars(extend("x-unset" = "its tier's"))]
+    pub(crate) low_priority: Option<bool>,
 }
 
 impl Default for Model {
@@ -60,6 +63,7 @@ impl Default for Model {
             ensemble: None,
             queue_on_reject: false,
             fallback: None,
+            low_priority: None,
         }
     }
 }
@@ -193,6 +197,9 @@ pub(crate) struct Ensemble {
     pub(crate) members: Vec<String>,
     /// How their answers become one.
     pub(crate) combine: Combine,
+    /// With `combine: weighted`, what each member counts.
+    #[schemars(extend("x-unset" = "required with combine: weighted"))]
+    pub(crate) weights: Vec<f64>,
 }
 
 /// How members' answers become one.
@@ -210,16 +217,15 @@ pub(crate) enum Combine {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Fallback {
     /// A simpler model, a key of `models`.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) model: Option<String>,
     /// A CEL expression over inputs and features, evaluated once a row; it fills the first output of `default`.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) rule: Option<String>,
-    /// Share of the deadline kept for the fallback.
-    #[schemars(extend("x-later" = true))]
+    /// Share of the deadline kept for the fallback's model; where there is none, at most 10 ms of it is kept for the rest.
     pub(crate) reserve: Ratio,
     /// What is answered when nothing else can.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) default: Option<DefaultAnswer>,
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct Pool {
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) failover: Option<Failover>,
     /// Where GPU memory and queue depth are read.
-    #[schemars(extend("x-later" = true, "x-unset" = "not read"))]
+    #[schemars(extend("x-unset" = "not read"))]
     pub(crate) gpu: Option<Gpu>,
 }
 
@@ -334,10 +334,18 @@ impl Default for FailoverRule {
 }
 
 /// Where a pool's GPU figures come from.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Gpu {
     /// URL of a metrics page: the DCGM exporter's, vLLM's or Triton's.
     #[schemars(extend("x-required" = true))]
     pub(crate) metrics: Option<String>,
+    /// How often it is read. What is older than three of these counts as unknown.
+    pub(crate) interval: Span,
+}
+
+impl Default for Gpu {
+    fn default() -> Self {
+        Self { metrics: None, interval: Span::secs(5) }
+    }
 }

@@ -47,7 +47,10 @@ fn the_documented_model_is_joined_as_written() {
     let config = good(FULL);
     let model = config.model(config.model_id("fraud-detector").unwrap());
     assert_eq!((model.tier, model.pool, model.explainer), (TierId(0), PoolId(0), Some(PoolId(1))));
-    assert_eq!((model.timeout, model.reserve), (Duration::from_millis(200), 0.3));
+    assert_eq!(
+        (model.timeout, model.fallback.as_ref().map(|fallback| fallback.reserve)),
+        (Duration::from_millis(200), Some(0.3))
+    );
     assert_eq!(model.joins[0].select, [0, 1]);
     assert_eq!(model.joins[1].sources, [Arc::from("merchant_id")]);
     assert!(!model.joins[0].optional && model.joins[1].optional);
@@ -64,7 +67,10 @@ fn the_documented_model_is_joined_as_written() {
         ]
     );
     let lite = config.model(config.model_id("fraud-lite").unwrap());
-    assert_eq!((lite.tier, lite.pool, &*lite.upstream, lite.reserve), (TierId(1), PoolId(1), "fraud-lite", 0.0));
+    assert_eq!(
+        (lite.tier, lite.pool, &*lite.upstream, lite.fallback.is_none()),
+        (TierId(1), PoolId(1), "fraud-lite", true)
+    );
     assert!(lite.joins.is_empty() && lite.inputs.is_none());
     assert_eq!(config.model_id("other"), None);
 }
@@ -91,7 +97,7 @@ fn the_documented_store_is_read_as_written() {
 #[test]
 fn what_is_not_acted_upon_is_said() {
     let notices = good(FULL).notices;
-    for key in ["models.fraud-detector.cache", "models.fraud-detector.fallback.rule", "ladder.mode"] {
+    for key in ["features.hot_keys"] {
         assert!(notices.contains(&format!("{key}: accepted, not acted upon by this version")), "{key}: {notices:#?}");
     }
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));

@@ -5,6 +5,7 @@
 
 mod balance;
 mod endpoints;
+mod fallbacks;
 mod features;
 mod inputs;
 mod joins;
@@ -20,9 +21,9 @@ mod url;
 use std::collections::HashMap;
 
 use super::{
-    Config, Drain, Supplied,
+    Config, Drain, Ladder, LadderMode, Supplied,
     problems::{Path, Places, Problem},
-    raw::Root,
+    raw::{self, Root},
     shape::nearest,
 };
 
@@ -38,7 +39,6 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let capacity = check.capacity();
     let features = check.features(registry);
     let models = check.models(&tiers, &features);
-    check.fallbacks();
     let spool = check.spool(&features);
     let config = Config {
         listen,
@@ -49,6 +49,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         pools,
         models,
         features,
+        ladder: check.ladder(&raw.ladder),
         drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
         spool,
         metrics_aliases: raw.metrics.aliases,
@@ -182,6 +183,20 @@ impl Check<'_> {
     fn name(&mut self, path: &Path, name: &str, allowed: &Names) {
         if !allowed.fits(name) {
             self.wrong(path, format_args!("not a {}'s name", allowed.what), allowed.told);
+        }
+    }
+
+    fn ladder(&mut self, raw: &raw::Ladder) -> Ladder {
+        let path = Path::of("ladder");
+        Ladder {
+            mode: match raw.mode {
+                raw::LadderMode::Act => LadderMode::Act,
+                raw::LadderMode::Observe => LadderMode::Observe,
+            },
+            feature_p99: self.positive(&path.key("feature_p99"), raw.feature_p99),
+            gpu_memory: raw.gpu_memory.0,
+            enter_after: raw.enter_after.0,
+            exit_after: raw.exit_after.0,
         }
     }
 

@@ -1,11 +1,7 @@
 //! Models: tiers, pools, joins and fallbacks that exist.
 
 use crate::{
-    config::{
-        Features, Model, Tier,
-        problems::Path,
-        raw::{self, Loose},
-    },
+    config::{Features, Model, Tier, problems::Path, raw},
     infer::{Datatype, PoolId, TierId},
 };
 
@@ -38,8 +34,11 @@ impl Check<'_> {
             joins,
             inputs,
             explainer: raw.explainer.as_ref().and_then(|raw| self.pool_named(&explainer, &raw.pool)),
-            reserve: raw.fallback.as_ref().map_or(0.0, |fallback| fallback.reserve.0),
+            fallback: self.fallback(&path.key("fallback"), name, raw),
+            cache: self.cache(&path.key("cache"), raw),
+            ensemble: self.ensemble(&path.key("ensemble"), name, raw),
             queue_on_reject: raw.queue_on_reject,
+            low_priority: raw.low_priority.unwrap_or(tiers[tier.index()].low_priority),
         }
     }
 
@@ -71,107 +70,11 @@ impl Check<'_> {
         pool.unwrap_or(PoolId(0))
     }
 
-    /// What fallbacks, ensembles and caches name, and what they would answer.
-    pub(super) fn fallbacks(&mut self) {
-        let raw = self.raw;
-        for (name, model) in raw.models.iter() {
-            let path = Path::of("models").key(name);
-            self.ensemble(&path.key("ensemble").key("members"), name, model);
-            let Some(fallback) = &model.fallback else { continue };
-            let path = path.key("fallback");
-            self.fallback_model(&path.key("model"), name, fallback);
-            if fallback.rule.as_ref().is_some_and(|rule| rule.trim().is_empty()) {
-                self.wrong(&path.key("rule"), "empty", "a CEL expression");
-            }
-            let outputs = fallback.default.as_ref().map_or(&[][..], |default| &default.outputs);
-            if fallback.rule.is_some() && outputs.is_empty() {
-                self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
-            }
-            for (i, output) in outputs.iter().enumerate() {
-                let at = path.key("default").key("outputs").item(i);
-                self.output(&at, output);
-                if outputs[..i].iter().any(|other| other.name == output.name) {
-                    self.wrong(&at.key("name"), "two tensors of one name", "each name once");
-                }
-            }
-        }
-    }
-
-    fn fallback_model(&mut self, path: &Path, name: &str, fallback: &raw::Fallback) {
-        let Some(next) = fallback.model.as_deref() else { return };
-        let raw = self.raw;
-        let names: Vec<_> = raw.models.names().collect();
-        if self.find(path, "model", next, names.iter().copied()).is_none() {
-            return;
-        }
-        // Walks the chain once: a model that meets itself would fall back for ever.
-        let mut at = next;
-        for _ in 0..names.len() {
-            if at == name {
-                return self.wrong(path, "falls back to itself in the end", "a model whose fallbacks end elsewhere");
-            }
-            let following = raw.models.get(at).and_then(|m| m.fallback.as_ref()).and_then(|f| f.model.as_deref());
-            let Some(following) = following else { return };
-            at = following;
-        }
-    }
-
-    fn ensemble(&mut self, path: &Path, name: &str, model: &raw::Model) {
-        let Some(ensemble) = &model.ensemble else { return };
-        if ensemble.members.is_empty() {
-            self.wrong(path, "no member", "at least one model");
-        }
-        let names: Vec<_> = self.raw.models.names().filter(|other| *other != name).collect();
-        for (i, member) in ensemble.members.iter().enumerate() {
-            self.find(&path.item(i), "other model", member, names.iter().copied());
-        }
-    }
-
-    fn output(&mut self, path: &Path, output: &raw::Output) {
-        let Some(datatype) = self.datatype(&path.key("datatype"), &output.datatype) else { return };
-        let count = output.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d as usize));
-        if count != Some(output.data.len()) {
-            let shape: Vec<_> = output.shape.iter().map(u32::to_string).collect();
-            let wrong = format!("{} elements for shape [{}]", output.data.len(), shape.join(", "));
-            self.wrong(&path.key("data"), wrong, "as many as the shape's dimensions multiply to");
-        }
-        for (i, element) in output.data.iter().enumerate() {
-            if !holds(datatype, element) {
-                self.wrong(&path.key("data").item(i), format_args!("does not fit {datatype}"), kind_of(datatype));
-            }
-        }
-    }
-
     pub(super) fn datatype(&mut self, path: &Path, text: &str) -> Option<Datatype> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
             self.wrong(path, "not a datatype", one_of(Datatype::ALL.iter().map(|datatype| datatype.name())));
         }
         parsed
-    }
-}
-
-fn holds(datatype: Datatype, element: &Loose) -> bool {
-    match (datatype, element) {
-        (Datatype::Bool, Loose::Bool(_)) | (Datatype::Bytes, Loose::Text(_)) => true,
-        (Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64, Loose::Int(_) | Loose::Float(_)) => true,
-        (Datatype::Uint8, Loose::Int(v)) => u8::try_from(*v).is_ok(),
-        (Datatype::Uint16, Loose::Int(v)) => u16::try_from(*v).is_ok(),
-        (Datatype::Uint32, Loose::Int(v)) => u32::try_from(*v).is_ok(),
-        (Datatype::Uint64, Loose::Int(v)) => u64::try_from(*v).is_ok(),
-        (Datatype::Int8, Loose::Int(v)) => i8::try_from(*v).is_ok(),
-        (Datatype::Int16, Loose::Int(v)) => i16::try_from(*v).is_ok(),
-        (Datatype::Int32, Loose::Int(v)) => i32::try_from(*v).is_ok(),
-        (Datatype::Int64, Loose::Int(_)) => true,
-        _ => false,
-    }
-}
-
-fn kind_of(datatype: Datatype) -> &'static str {
-    match datatype {
-        Datatype::Bool => "true, false",
-        Datatype::Bytes => "text",
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => "a number",
-        _ => "a whole number that the datatype holds",
     }
 }

@@ -1,7 +1,7 @@
 //! Pools: endpoints that can be reached, and policies whose numbers hang together.
 
 use crate::config::{
-    Breaker, Health, Hedge, HedgeAfter, Limit, Pool, Retry, Upstream,
+    Breaker, Gpu, Health, Hedge, HedgeAfter, Limit, Pool, Retry, Upstream,
     problems::Path,
     raw::{self, Profile, Ratio, Span},
 };
@@ -19,7 +19,6 @@ impl Check<'_> {
         self.name(&path, name, &POOL_NAMES);
         let zone = raw.zone.as_ref().map(|zone| self.label(&path.key("zone"), zone));
         let Found { endpoints, discovery } = self.endpoints(&path.key("endpoints"), &raw.endpoints, zone.as_ref());
-        self.later(&path, raw);
         let attempt = path.key("attempt_timeout");
         Pool {
             name: name.into(),
@@ -37,6 +36,7 @@ impl Check<'_> {
             connect_timeout: self.positive(&path.key("connect_timeout"), raw.connect_timeout),
             max_in_flight: raw.max_in_flight,
             limit: raw.limit.map_or(Limit::None, |raw::Limit::Adaptive| Limit::Adaptive),
+            gpu: raw.gpu.as_ref().and_then(|gpu| self.gpu(&path.key("gpu"), gpu)),
         }
     }
 
@@ -98,16 +98,20 @@ impl Check<'_> {
         Some(Hedge { after: after?, share: raw.share.0 })
     }
 
-    /// What is checked though this version does not act upon it.
-    fn later(&mut self, path: &Path, raw: &raw::Pool) {
-        if let Some(metrics) = raw.gpu.as_ref().and_then(|gpu| gpu.metrics.as_ref())
-            && metrics
-                .parse::<http::Uri>()
-                .ok()
-                .is_none_or(|uri| uri.scheme_str() != Some("http") || uri.host().is_none())
-        {
-            self.wrong(&path.key("gpu").key("metrics"), "not a URL", "http://host:port/path");
+    fn gpu(&mut self, path: &Path, raw: &raw::Gpu) -> Option<Gpu> {
+        let (at, text) = (path.key("metrics"), raw.metrics.as_deref()?);
+        let uri = text.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http"));
+        let server =
+            uri.as_ref().and_then(http::Uri::authority).and_then(|at| url::host_port(at.as_str(), Some(80)).ok());
+        if server.is_none() {
+            self.wrong(&at, "not a URL", "http://host:port/path");
         }
+        let path_of = |uri: http::Uri| uri.path_and_query().map_or_else(|| "/".into(), |path| path.as_str().into());
+        Some(Gpu {
+            server: server?,
+            path: uri.map(path_of)?,
+            interval: self.positive(&path.key("interval"), raw.interval),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         memory::{Cached, Memory},
     },
     infer::{
-        CacheEvent, Deadline, EntityColumn, EntityKey, EntityType, Error, InferRequest, Level, Plan, WorkerId,
+        CacheEvent, Deadline, EntityColumn, EntityKey, EntityType, Error, InferRequest, Optional, Plan, WorkerId,
         answer::CacheOutcome, plan::Stale, request::Caching,
     },
     telemetry::handles::features::{Features as Handles, Layer, OUTCOMES, Outcome},
@@ -24,15 +24,15 @@ use crate::{
 pub(super) struct How {
     pub(super) worker: WorkerId,
     pub(super) caching: Caching,
-    pub(super) level: Level,
+    pub(super) optional: Optional,
     pub(super) stale: Stale,
     pub(super) by: Deadline,
 }
 
 impl How {
     pub(super) const fn of(request: &InferRequest, plan: &Plan) -> Self {
-        let Plan { level, stale, features_by: by, .. } = *plan;
-        Self { worker: request.worker, caching: request.caching, level, stale, by }
+        let Plan { optional, stale, features_by: by, .. } = *plan;
+        Self { worker: request.worker, caching: request.caching, optional, stale, by }
     }
 }
 
@@ -135,11 +135,11 @@ impl Lookup {
         Self { joins, asked: Asked::default(), counts: [0; OUTCOMES] }
     }
 
-    /// What L1 has. From level 1 on, optional views are left out.
+    /// What L1 has. Optional views may be left out.
     pub(super) fn ask_l1(&mut self, l1: &Memory, how: &How, now: Instant) {
         let bypass = how.caching == Caching::Bypassed;
         for join in &mut self.joins {
-            let left_out = join.optional && how.level >= Level::ReducedFeatures;
+            let left_out = join.optional && how.optional == Optional::Skipped;
             for want in &mut join.wants {
                 if left_out {
                     want.state = State::Unavailable;

@@ -12,7 +12,7 @@ use crate::{
         Row,
         memory::{Cached, Memory},
     },
-    infer::{Level, request::Caching},
+    infer::{Optional, request::Caching},
     telemetry::handles::features::{Features as Handles, Observed},
 };
 
@@ -36,7 +36,7 @@ impl Lookup {
         let mut observations = Vec::new();
         let mut misses = 0;
         for (j, join) in self.joins.iter_mut().enumerate() {
-            let left_out = join.optional && how.level >= Level::ReducedFeatures;
+            let left_out = join.optional && how.optional == Optional::Skipped;
             for (w, want) in join.wants.iter_mut().enumerate() {
                 if left_out {
                     want.state = State::Unavailable;

@@ -25,7 +25,7 @@ use crate::{
         l2::{Ask, Order, Purpose, Put, Written},
     },
     infer::{
-        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Reason, Value, ViewId, WorkerId,
+        CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Optional, Reason, Value, ViewId, WorkerId,
         plan::Stale, request::Caching,
     },
     telemetry::{
@@ -189,7 +189,7 @@ impl Store {
     /// As [`Store::fetch`].
     pub(crate) async fn read(&self, rows: usize, wishes: &[Wish<'_>], terms: Terms) -> Reading {
         let Terms { worker, caching, by } = terms;
-        let how = How { worker, caching, level: Level::Full, stale: Stale::Refused, by };
+        let how = How { worker, caching, optional: Optional::Joined, stale: Stale::Refused, by };
         let join = |wish: &Wish<'_>| {
             let view = Arc::clone(&self.shared.views[wish.view.index()]);
             let joins::Keys { distinct: wants, rows } = joins::keys(&view, rows, wish.columns);

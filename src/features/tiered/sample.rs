@@ -20,7 +20,7 @@ use crate::{
         memory::{Cached, Memory},
     },
     infer::{
-        Deadline, EntityColumn, EntityKeys, EntityType, EntityValue, FeatureType, Level, Value, ViewId, WorkerId,
+        Deadline, EntityColumn, EntityKeys, EntityType, EntityValue, FeatureType, Optional, Value, ViewId, WorkerId,
         plan::Stale, request::Caching,
     },
     telemetry::handles::features::Features as Handles,
@@ -58,7 +58,7 @@ impl Filled {
             how: How {
                 worker: WorkerId(0),
                 caching: Caching::Allowed,
-                level: Level::Full,
+                optional: Optional::Joined,
                 stale: Stale::Refused,
                 by: Deadline::after(now, hour),
             },

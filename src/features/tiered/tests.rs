@@ -27,7 +27,7 @@ use crate::{
     fixture,
     infer::{
         CacheEvent, Datatype, Deadline, Decoded, Degradation, EntityColumn, EntityValue, Level, Method, ModelId,
-        PoolId, Protocol, Reason, RequestId, TierId, Value, ViewId,
+        Optional, PoolId, Protocol, Reason, RequestId, TierId, Value, ViewId,
         answer::CacheOutcome,
         decoded::{self, Data, Parameter, Present, Span, Tensor, Text},
         plan::Stale,
@@ -98,8 +98,11 @@ fn model(views: &[Arc<View>], optional: bool) -> Model {
         joins: views.iter().map(join).collect(),
         inputs: None,
         explainer: None,
-        reserve: 0.3,
+        fallback: None,
+        cache: None,
+        ensemble: None,
         queue_on_reject: false,
+        low_priority: false,
     }
 }
 
@@ -142,7 +145,7 @@ fn how() -> How {
     How {
         worker: WorkerId(0),
         caching: Caching::Allowed,
-        level: Level::Full,
+        optional: Optional::Joined,
         stale: Stale::Refused,
         by: Deadline::after(Instant::now(), LONG),
     }
@@ -169,7 +172,7 @@ fn caches(set: &FeatureSet) -> String {
 fn reasons(set: &FeatureSet) -> Vec<Reason> {
     let reason = |degradation: &Degradation| match degradation {
         Degradation::Default { reason, .. } => Some(*reason),
-        Degradation::Stale { .. } => None,
+        _ => None,
     };
     set.degraded.iter().filter_map(reason).collect()
 }
@@ -633,10 +636,10 @@ async fn optional_views_are_left_out_from_level_one_on() {
     let v = view("v").build();
     put(&server, &v, 1, &row(100, [int(7)]));
     let store = open(from_ref(&v), redis(&server, LONG), None).await;
-    let set = store.ask_model(1, &[1], |how| how.level = Level::ReducedFeatures).await;
+    let set = store.ask_model(1, &[1], |how| how.optional = Optional::Skipped).await;
     assert_eq!((values(&set), &*caches(&set), set.level()), (vec![-1], "", Level::ReducedFeatures));
     assert_eq!(server.calls("hmget"), 0);
-    let set = store.ask_model(0, &[1], |how| how.level = Level::ReducedFeatures).await;
+    let set = store.ask_model(0, &[1], |how| how.optional = Optional::Skipped).await;
     assert_eq!(values(&set), [7]);
 }
 
@@ -762,18 +765,7 @@ fn request(model: u32) -> (InferRequest, Plan) {
         json_length: None,
         payload: Payload::Retained(bytes::Bytes::from_static(b"{}")),
     };
-    let plan = Plan {
-        level: Level::Full,
-        model: ModelId(model),
-        pool: PoolId(0),
-        tier: TierId(0),
-        deadline,
-        features_by: deadline,
-        model_by: deadline,
-        stale: Stale::Refused,
-        attempts: 1,
-        attempt_timeout: None,
-    };
+    let plan = Plan::full(ModelId(model), PoolId(0), TierId(0), deadline);
     (request, plan)
 }
 
@@ -802,7 +794,7 @@ fn rows_of_one_user(rows: i64) -> Payload {
         data: Data::Elsewhere,
     };
     let parameter = Parameter { key: text(2, 6), span: Span::new(1, 10), value: Span::new(9, 10) };
-    Payload::Decoded(Decoded {
+    Payload::Decoded(Arc::new(Decoded {
         protocol: Protocol::V2Json,
         body: body.as_slice().into(),
         tensors: vec![tensor],
@@ -813,7 +805,7 @@ fn rows_of_one_user(rows: i64) -> Payload {
             present: Present::Yes,
             parameters: Some(Span::new(0, body.len())),
         },
-    })
+    }))
 }
 
 #[tokio::test]

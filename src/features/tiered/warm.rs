@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{SaveTo, WarmStart},
     features::warm::{self, Error, Keys, file},
-    infer::{Deadline, EntityKey, Level, ViewId, WorkerId, plan::Stale, request::Caching},
+    infer::{Deadline, EntityKey, Optional, ViewId, WorkerId, plan::Stale, request::Caching},
 };
 
 /// What the list is called in L2. With its layout's version: during an upgrade each has its own.
@@ -126,7 +126,7 @@ impl Store {
         by: Deadline,
         told: impl Fn(Warmed),
     ) -> Warmed {
-        let how = How { worker, caching: Caching::Allowed, level: Level::Full, stale: Stale::Refused, by };
+        let how = How { worker, caching: Caching::Allowed, optional: Optional::Joined, stale: Stale::Refused, by };
         let mut warmed = Warmed::default();
         for batch in keys.chunks(BATCH) {
             if by.remaining(Instant::now()).is_zero() {

@@ -21,7 +21,9 @@ use crate::{
         Store,
         online::{PushError, Reading, Terms, ViewRows, Wish},
     },
-    infer::{Answer, AnswerBody, EntityColumn, EntityValue, Error, Kind, Protocol, RequestId, Timings, ViewId},
+    infer::{
+        Answer, AnswerBody, EntityColumn, EntityValue, Error, Kind, Protocol, RequestId, Timings, Verdict, ViewId,
+    },
     ingress::{body::ResponseBody, encode},
     telemetry::handles::feast::Endpoint,
 };
@@ -207,6 +209,7 @@ fn dressed(body: Vec<u8>, reading: Reading, took: Duration, id: &RequestId) -> R
         headers,
         body: AnswerBody::Whole(body.into()),
         trailers: None,
+        verdict: Verdict::Good,
         level: reading.level,
         degraded: reading.degraded,
         caches: reading.caches,

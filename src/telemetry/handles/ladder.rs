@@ -1,26 +1,62 @@
-//! A model's standing level.
+//! A model's standing level: where it is, how often it moved, how long it was where.
 
-use metrics::{Gauge, gauge};
+use std::{sync::Mutex, sync::PoisonError, time::Duration};
+
+use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::{infer::Level, telemetry::names};
 
-/// One model's handle.
+/// One model's handles.
 pub struct LadderHandles {
     level: Gauge,
+    would_be: Gauge,
+    moves: [Counter; Level::ALL.len()],
+    seconds: [Counter; Level::ALL.len()],
+    /// What was not counted yet, of less than a second.
+    rest: Mutex<[Duration; Level::ALL.len()]>,
 }
 
 impl LadderHandles {
-    /// The handle for the model of that name, at level 0.
+    /// The handles for the model of that name, at level 0.
     #[must_use]
     pub fn new(model: &str) -> Self {
-        let handles = Self { level: gauge!(names::LADDER_LEVEL, "model" => model.to_owned()) };
+        let name = model.to_owned();
+        let handles = Self {
+            level: gauge!(names::LADDER_LEVEL, "model" => name.clone()),
+            would_be: gauge!(names::LADDER_OBSERVED_LEVEL, "model" => name.clone()),
+            moves: Level::ALL
+                .map(|level| counter!(names::LADDER_TRANSITIONS, "model" => name.clone(), "level" => level.name())),
+            seconds: Level::ALL
+                .map(|level| counter!(names::LADDER_SECONDS, "model" => name.clone(), "level" => level.name())),
+            rest: Mutex::default(),
+        };
         handles.level(Level::Full);
+        handles.would_be(Level::Full);
         handles
     }
 
     /// Shows the level the model stands at.
     pub fn level(&self, level: Level) {
         self.level.set(level as u32);
+    }
+
+    /// Shows the level that the triggers say, whether it is acted upon or not.
+    pub fn would_be(&self, level: Level) {
+        self.would_be.set(level as u32);
+    }
+
+    /// Counts a move to `level`.
+    pub fn moved(&self, level: Level) {
+        self.moves[level as usize].increment(1);
+    }
+
+    /// Counts time spent at `level`.
+    pub fn stood(&self, level: Level, time: Duration) {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = &mut rest[level as usize];
+        *rest += time;
+        self.seconds[level as usize].increment(rest.as_secs());
+        *rest -= Duration::from_secs(rest.as_secs());
     }
 }
 
@@ -35,5 +71,13 @@ mod tests {
         assert!(scrape.render().contains("weir_ladder_level{model=\"m\"} 0\n"));
         handles.level(Level::SimplifiedModel);
         assert!(scrape.render().contains("weir_ladder_level{model=\"m\"} 2\n"));
+    }
+
+    #[test]
+    fn parts_of_seconds_add_up() {
+        let (handles, scrape) = scratch(|| LadderHandles::new("m"));
+        (0..25).for_each(|_| handles.stood(Level::SimplifiedModel, Duration::from_millis(100)));
+        let line = "weir_ladder_level_seconds_total{model=\"m\",level=\"simplified_model\"} 2\n";
+        assert!(scrape.render().contains(line), "{}", scrape.render());
     }
 }

@@ -1,0 +1,94 @@
+//! How service is lowered: when the ladder moves, and what a model has below its full answer.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Upstream, raw};
+use crate::infer::{Datatype, ModelId};
+
+/// When and how standing levels move.
+#[derive(Clone, Debug)]
+pub(crate) struct Ladder {
+    pub(crate) mode: LadderMode,
+    /// P99 of feature lookups over which stale rows are allowed.
+    pub(crate) feature_p99: Duration,
+    /// Share of GPU memory over which low-priority models fall back.
+    pub(crate) gpu_memory: f64,
+    /// How long a trigger lasts before it acts.
+    pub(crate) enter_after: Duration,
+    /// How long it is quiet before it stops acting.
+    pub(crate) exit_after: Duration,
+}
+
+/// Whether the ladder acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LadderMode {
+    /// It does.
+    Act,
+    /// It tells what it would do.
+    Observe,
+}
+
+/// What answers when the model does not, in this order.
+#[derive(Clone, Debug)]
+pub(crate) struct Fallback {
+    /// A simpler model. Validated: going from one to the next leads to an end.
+    pub(crate) model: Option<ModelId>,
+    /// A CEL expression, evaluated once a row; it fills the first output of `default`.
+    pub(crate) rule: Option<Arc<str>>,
+    /// Share of the deadline kept for the fallback.
+    pub(crate) reserve: f64,
+    /// What is answered when nothing else can; empty: nothing is.
+    pub(crate) default: Vec<Output>,
+}
+
+/// A tensor of a default answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    pub(crate) name: Arc<str>,
+    pub(crate) datatype: Datatype,
+    /// Outermost dimension first.
+    pub(crate) shape: Vec<u32>,
+    /// Row-major; as many as the shape's dimensions multiply to, each fits the datatype.
+    pub(crate) data: Vec<raw::Loose>,
+}
+
+/// How a model's predictions are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct PredictionCache {
+    /// How long one answers the same request.
+    pub(crate) ttl: Duration,
+    /// How long it may answer at level 3; at least `ttl`.
+    pub(crate) keep_for: Duration,
+    /// Which input names the entity.
+    pub(crate) entity: Option<Arc<str>>,
+}
+
+/// Models that answer together.
+#[derive(Clone, Debug)]
+pub(crate) struct Ensemble {
+    /// At least one, none an ensemble itself.
+    pub(crate) members: Vec<ModelId>,
+    /// A weight a member, all positive; equal ones unless `combine` is weighted.
+    pub(crate) weights: Vec<f64>,
+    pub(crate) combine: Combine,
+}
+
+/// How members' answers become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Combine {
+    /// The (weighted) mean of each element.
+    Mean,
+    /// The value that most members give, each element on its own; of equals, the earlier member's.
+    Vote,
+}
+
+/// Where a pool's GPU memory is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Gpu {
+    /// The metrics page's server.
+    pub(crate) server: Upstream,
+    /// Its path.
+    pub(crate) path: Arc<str>,
+    /// How often it is read.
+    pub(crate) interval: Duration,
+}

@@ -1,0 +1,160 @@
+//! What a model has below its full answer: fallbacks, ensembles and prediction caches that name what exists and end somewhere.
+
+use crate::{
+    config::{
+        Combine, Ensemble, Fallback, Output, PredictionCache,
+        problems::Path,
+        raw::{self, Loose},
+    },
+    infer::{Datatype, ModelId},
+};
+
+use super::{Check, index};
+
+impl Check<'_> {
+    pub(super) fn fallback(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Fallback> {
+        let raw = model.fallback.as_ref()?;
+        if raw.rule.as_ref().is_some_and(|rule| rule.trim().is_empty()) {
+            self.wrong(&path.key("rule"), "empty", "a CEL expression");
+        }
+        let outputs = raw.default.as_ref().map_or(&[][..], |default| &default.outputs);
+        if raw.rule.is_some() && outputs.is_empty() {
+            self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
+        }
+        Some(Fallback {
+            model: self.fallback_model(&path.key("model"), name, raw),
+            rule: raw.rule.as_deref().map(Into::into),
+            reserve: raw.reserve.0,
+            default: self.outputs(&path.key("default").key("outputs"), outputs),
+        })
+    }
+
+    fn outputs(&mut self, path: &Path, raw: &[raw::Output]) -> Vec<Output> {
+        let mut outputs = Vec::with_capacity(raw.len());
+        for (i, output) in raw.iter().enumerate() {
+            let at = path.item(i);
+            outputs.extend(self.output(&at, output));
+            if raw[..i].iter().any(|other| other.name == output.name) {
+                self.wrong(&at.key("name"), "two tensors of one name", "each name once");
+            }
+        }
+        outputs
+    }
+
+    fn fallback_model(&mut self, path: &Path, name: &str, fallback: &raw::Fallback) -> Option<ModelId> {
+        let next = fallback.model.as_deref()?;
+        let raw = self.raw;
+        let names: Vec<_> = raw.models.names().collect();
+        let found = self.find(path, "model", next, names.iter().copied())?;
+        // Walks the chain once: a model that meets itself would fall back for ever.
+        let mut at = next;
+        for _ in 0..names.len() {
+            if at == name {
+                self.wrong(path, "falls back to itself in the end", "a model whose fallbacks end elsewhere");
+                return None;
+            }
+            let following = raw.models.get(at).and_then(|m| m.fallback.as_ref()).and_then(|f| f.model.as_deref());
+            let Some(following) = following else { break };
+            at = following;
+        }
+        Some(ModelId(index(found)))
+    }
+
+    pub(super) fn cache(&mut self, path: &Path, model: &raw::Model) -> Option<PredictionCache> {
+        let raw = model.cache.as_ref()?;
+        if raw.keep_for < raw.ttl {
+            let wrong = format!("less than ttl ({})", raw.ttl);
+            self.wrong(&path.key("keep_for"), wrong, format_args!("at least {}", raw.ttl));
+        }
+        Some(PredictionCache {
+            ttl: self.positive(&path.key("ttl"), raw.ttl),
+            keep_for: raw.keep_for.0,
+            entity: raw.entity.as_deref().map(Into::into),
+        })
+    }
+
+    pub(super) fn ensemble(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Ensemble> {
+        let raw = model.ensemble.as_ref()?;
+        let at = path.key("members");
+        if raw.members.is_empty() {
+            self.wrong(&at, "no member", "at least one model");
+        }
+        let others: Vec<_> = self.raw.models.names().filter(|other| *other != name).collect();
+        let mut members = Vec::with_capacity(raw.members.len());
+        for (i, member) in raw.members.iter().enumerate() {
+            let found = self.find(&at.item(i), "other model", member, others.iter().copied());
+            if found.is_some() && self.raw.models.get(member).is_some_and(|member| member.ensemble.is_some()) {
+                self.wrong(&at.item(i), "an ensemble itself", "a model that is none");
+            }
+            members.extend(self.raw.models.names().position(|other| other == member).map(|at| ModelId(index(at))));
+        }
+        Some(Ensemble { members, weights: self.weights(path, raw), combine: combined(raw.combine) })
+    }
+
+    fn weights(&mut self, path: &Path, raw: &raw::Ensemble) -> Vec<f64> {
+        let (at, members) = (path.key("weights"), raw.members.len());
+        let weighted = matches!(raw.combine, raw::Combine::Weighted);
+        if weighted && raw.weights.len() != members {
+            let wrong = format!("{} weights for {members} members", raw.weights.len());
+            self.wrong(&at, wrong, "one a member, with combine: weighted");
+        }
+        if !weighted && !raw.weights.is_empty() {
+            self.wrong(&at, "weights that combine does not use", "combine: weighted, or no weights");
+        }
+        for (i, weight) in raw.weights.iter().enumerate() {
+            if !(weight.is_finite() && *weight > 0.0) {
+                self.wrong(&at.item(i), "not a weight", "a number above 0");
+            }
+        }
+        if weighted { raw.weights.clone() } else { vec![1.0; members] }
+    }
+
+    fn output(&mut self, path: &Path, output: &raw::Output) -> Option<Output> {
+        let datatype = self.datatype(&path.key("datatype"), &output.datatype)?;
+        let count = output.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d as usize));
+        if count != Some(output.data.len()) {
+            let shape: Vec<_> = output.shape.iter().map(u32::to_string).collect();
+            let wrong = format!("{} elements for shape [{}]", output.data.len(), shape.join(", "));
+            self.wrong(&path.key("data"), wrong, "as many as the shape's dimensions multiply to");
+        }
+        for (i, element) in output.data.iter().enumerate() {
+            if !holds(datatype, element) {
+                self.wrong(&path.key("data").item(i), format_args!("does not fit {datatype}"), kind_of(datatype));
+            }
+        }
+        let (shape, data) = (output.shape.clone(), output.data.clone());
+        Some(Output { name: output.name.as_str().into(), datatype, shape, data })
+    }
+}
+
+const fn combined(raw: raw::Combine) -> Combine {
+    match raw {
+        raw::Combine::Mean | raw::Combine::Weighted => Combine::Mean,
+        raw::Combine::Vote => Combine::Vote,
+    }
+}
+
+fn holds(datatype: Datatype, element: &Loose) -> bool {
+    match (datatype, element) {
+        (Datatype::Bool, Loose::Bool(_)) | (Datatype::Bytes, Loose::Text(_)) => true,
+        (Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64, Loose::Int(_) | Loose::Float(_)) => true,
+        (Datatype::Uint8, Loose::Int(v)) => u8::try_from(*v).is_ok(),
+        (Datatype::Uint16, Loose::Int(v)) => u16::try_from(*v).is_ok(),
+        (Datatype::Uint32, Loose::Int(v)) => u32::try_from(*v).is_ok(),
+        (Datatype::Uint64, Loose::Int(v)) => u64::try_from(*v).is_ok(),
+        (Datatype::Int8, Loose::Int(v)) => i8::try_from(*v).is_ok(),
+        (Datatype::Int16, Loose::Int(v)) => i16::try_from(*v).is_ok(),
+        (Datatype::Int32, Loose::Int(v)) => i32::try_from(*v).is_ok(),
+        (Datatype::Int64, Loose::Int(_)) => true,
+        _ => false,
+    }
+}
+
+fn kind_of(datatype: Datatype) -> &'static str {
+    match datatype {
+        Datatype::Bool => "true, false",
+        Datatype::Bytes => "text",
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => "a number",
+        _ => "a whole number that the datatype holds",
+    }
+}

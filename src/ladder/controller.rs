@@ -1,0 +1,198 @@
+//! Moves models between levels 0 and 2, and holds them where a drill says.
+//!
+//! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops
+//! after `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more
+//! than once. No fact depends on a level's own effect but the timeouts, of which some requests keep telling (`standing`): a level
+//! never keeps itself. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all the same.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::standing::{Shown, Standing, Trigger};
+use crate::{
+    config::{self, Config, LadderMode},
+    infer::{Level, ModelId},
+    resilience::hysteresis::Hysteresis,
+    telemetry::handles::ladder::LadderHandles,
+};
+
+/// What the stages report, gathered in the background.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// More than one in a hundred feature lookups takes longer than `ladder.feature_p99`.
+    pub features_slow: bool,
+    /// No server of the feature store may be asked.
+    pub features_unavailable: bool,
+    /// By model.
+    pub models: Vec<ModelFacts>,
+}
+
+/// What is reported of a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelFacts {
+    /// Too many of its attempts time out.
+    pub timeouts: bool,
+    /// The share of its pool's GPU memory that is in use, where that is known.
+    pub gpu_memory: Option<f64>,
+}
+
+/// How a model stands, for people.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The level it stands at.
+    pub level: Level,
+    /// Why, worst first in nothing but the first: the triggers in force and a drill.
+    pub causes: Vec<&'static str>,
+    /// How long a drill has left.
+    pub drill_left: Option<Duration>,
+    /// Whether it acts.
+    pub acts: bool,
+}
+
+/// All models'; outlives the snapshot it was made for.
+pub(super) struct Standings {
+    mode: LadderMode,
+    gpu_memory: f64,
+    models: Box<[Model]>,
+}
+
+struct Model {
+    name: Arc<str>,
+    low_priority: bool,
+    joins: bool,
+    shown: Shown,
+    machine: Mutex<Machine>,
+    handles: LadderHandles,
+}
+
+struct Machine {
+    triggers: [Hysteresis; Trigger::ALL.len()],
+    drill: Option<(Level, Instant)>,
+    standing: Standing,
+    looked: Instant,
+}
+
+impl Standings {
+    pub(super) fn new(config: &Config, now: Instant) -> Self {
+        let ladder = &config.ladder;
+        Self {
+            mode: ladder.mode,
+            gpu_memory: ladder.gpu_memory,
+            models: config.models.iter().map(|model| Model::new(model, ladder, now)).collect(),
+        }
+    }
+
+    pub(super) fn shown(&self, model: ModelId) -> &Shown {
+        &self.models[model.index()].shown
+    }
+
+    pub(super) fn look(&self, facts: &Facts, now: Instant) {
+        for (model, of_model) in self.models.iter().zip(&facts.models) {
+            let full = of_model.gpu_memory.is_some_and(|share| share > self.gpu_memory);
+            let active = [
+                model.joins && facts.features_slow,
+                model.joins && facts.features_unavailable,
+                model.low_priority && full,
+                of_model.timeouts,
+            ];
+            model.look(active, self.mode, now);
+        }
+    }
+
+    /// Holds a model at a level until then; level 0 ends a drill.
+    pub(super) fn drill(&self, model: ModelId, level: Level, until: Instant, now: Instant) {
+        let model = &self.models[model.index()];
+        {
+            let mut machine = model.lock();
+            machine.drill = (level > Level::Full && until > now).then_some((level, until));
+        }
+        model.settle(self.mode, now);
+    }
+
+    pub(super) fn state(&self, model: ModelId, now: Instant) -> State {
+        let machine = self.models[model.index()].lock();
+        let in_force = Trigger::ALL.into_iter().filter(|trigger| machine.standing.has(*trigger));
+        let mut causes: Vec<_> = in_force.map(|trigger| trigger.cause().token()).collect();
+        causes.extend(machine.drill.map(|_| crate::infer::Cause::Drill.token()));
+        State {
+            level: machine.standing.level(),
+            causes,
+            drill_left: machine.drill.map(|(_, until)| until.saturating_duration_since(now)),
+            acts: self.mode == LadderMode::Act || machine.drill.is_some(),
+        }
+    }
+}
+
+impl Model {
+    fn new(model: &config::Model, ladder: &config::Ladder, now: Instant) -> Self {
+        let hysteresis = Hysteresis::new(ladder.enter_after, ladder.exit_after);
+        Self {
+            name: model.name.clone(),
+            low_priority: model.low_priority,
+            joins: !model.joins.is_empty(),
+            shown: Shown::default(),
+            machine: Mutex::new(Machine {
+                triggers: std::array::from_fn(|_| hysteresis.clone()),
+                drill: None,
+                standing: Standing::default(),
+                looked: now,
+            }),
+            handles: LadderHandles::new(&model.name),
+        }
+    }
+
+    fn look(&self, active: [bool; Trigger::ALL.len()], mode: LadderMode, now: Instant) {
+        {
+            let mut machine = self.lock();
+            for (trigger, active) in machine.triggers.iter_mut().zip(active) {
+                trigger.look(active, now);
+            }
+        }
+        self.settle(mode, now);
+    }
+
+    /// Shows what the machine has come to.
+    fn settle(&self, mode: LadderMode, now: Instant) {
+        let mut machine = self.lock();
+        machine.drill = machine.drill.filter(|(_, until)| *until > now);
+        let drill = machine.drill.map(|(level, _)| level);
+        let in_force = Trigger::ALL.into_iter().zip(&machine.triggers).filter(|(_, trigger)| trigger.in_force());
+        let standing = Standing::new(in_force.map(|(trigger, _)| trigger), drill);
+        self.handles.stood(machine.standing.level(), now.saturating_duration_since(machine.looked));
+        machine.looked = now;
+        let before = std::mem::replace(&mut machine.standing, standing);
+        self.shown.store(match mode {
+            LadderMode::Act => standing,
+            LadderMode::Observe => Standing::new([], drill),
+        });
+        if before != standing {
+            self.tell(before, standing, mode);
+        }
+    }
+
+    fn tell(&self, before: Standing, standing: Standing, mode: LadderMode) {
+        let level = standing.level();
+        let acts = mode == LadderMode::Act;
+        self.handles.level(if acts { level } else { standing.drill() });
+        self.handles.would_be(level);
+        if before.level() == level {
+            return;
+        }
+        self.handles.moved(level);
+        let (model, reason) = (&self.name, standing.worst().map_or("quiet", |(_, cause)| cause.token()));
+        if level > before.level() {
+            tracing::warn!(%model, %level, from = %before.level(), reason, acts, "model stands lower");
+        } else {
+            tracing::info!(%model, %level, from = %before.level(), reason, acts, "model stands higher");
+        }
+    }
+
+    /// Held for a few comparisons; its state is whole between them.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,14 @@
+//! Answers that no model gives: a rule's, one that was kept, the model's default outputs.
+
+use super::{Pipeline, Walked};
+use crate::{
+    features::FeatureSet,
+    infer::{Error, InferRequest, Kind, Plan},
+};
+
+impl Pipeline {
+    pub(super) async fn stand_in(&self, request: &InferRequest, features: Option<FeatureSet>, plan: &Plan) -> Walked {
+        let _ = (self.decode, request, &features, plan);
+        Walked::without_features(Error::new(Kind::Unavailable, "nothing stands in"))
+    }
+}
