@@ -28,7 +28,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Output, PredictionCache};
+pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;

@@ -97,15 +97,18 @@ impl Pipeline {
         loop {
             let walked = match (plan.source, next.take().or_else(|| again.again())) {
                 (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
-                _ => self.stand_in(&again, found, &plan).await,
+                _ => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
+            let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, now) {
                 Settled::Answer(answer) => return Ok(answer),
                 Settled::Error(error) => return Err(error),
                 Settled::Next(next) => next,
             };
-            found = Some(walked.features);
+            if walked_of == plan.named {
+                found = Some(walked.features);
+            }
         }
     }
 
