@@ -42,6 +42,7 @@ pub(super) fn config(config: &Config) -> Json {
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
         "metrics": {"aliases": config.metrics_aliases},
         "notices": config.notices,
+        "warnings": config.warnings,
     })
 }
 

@@ -21,6 +21,7 @@ mod substitute;
 mod tests;
 mod tree;
 mod validate;
+mod warnings;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub(crate) allow_repository: bool,
     /// What the file sets and this version accepts without acting on it yet, as `path.to.key: words`.
     pub(crate) notices: Vec<String>,
+    /// What will not do what it seems to, as `path.to.key: what; why it matters; what to do`.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Where Weir listens. All of it takes a restart to change.

@@ -151,8 +151,9 @@ pub(crate) struct Tier {
     /// How long one may wait. Default: high 50ms, standard 100ms, best-effort 250ms, others 100ms.
     #[schemars(extend("x-unset" = "by the tier's name"))]
     pub(crate) queue_timeout: Option<Span>,
-    /// Whether its models are the first to be turned off when GPU memory is short.
-    #[schemars(extend("x-later" = true))]
+    /// Whether its models are the first to be turned off when GPU memory is short. A start does not wait for a pool that only
+    /// such models run on.
+    #[schemars(extend("x-later" = ", but that /readyz does not wait for pools that only such tiers' models run on"))]
     pub(crate) low_priority: bool,
 }
 
