@@ -31,6 +31,7 @@ pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
+pub(crate) use raw::{Size, Span};
 pub(crate) use schema::document as json_schema;
 pub(crate) use tree::without_password;
 

@@ -161,7 +161,8 @@ impl Fault {
         let after = if self.text.ends_with("found a tab") { here + 1 } else { here };
         let at = [here, here - 1, after].iter().find_map(indented);
         // Behind a colon, of which the parser tells what follows the tab.
-        let is_tab = |column: &usize| file.lines().nth(here - 1)?.chars().nth(column.checked_sub(1)?).filter(|c| *c == '\t');
+        let is_tab =
+            |column: &usize| file.lines().nth(here - 1)?.chars().nth(column.checked_sub(1)?).filter(|c| *c == '\t');
         let behind = || [column, column - 1].into_iter().find(|at| is_tab(at).is_some());
         let at = at.or_else(|| behind().map(|column| Position { line: here, column }));
         at.map_or(self, |position| Self {

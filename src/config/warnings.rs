@@ -79,7 +79,10 @@ mod tests {
             ("pools: {p: {endpoints: [{http: 'http://h:1', zone: a}]}}\nmodels: {m: }", &["pools.p"]),
             ("pools: {p: {endpoints: [{dns: 'h:1', zone: a}]}}\nmodels: {m: }", &["pools.p"]),
             ("zone: a\npools: {p: {zone: a, endpoints: [http://h:1]}}\nmodels: {m: }", &[]),
-            ("pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2]}}\nmodels: {m: {pool: p}}", &["pools.q"]),
+            (
+                "pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2]}}\nmodels: {m: {pool: p}}",
+                &["pools.q"],
+            ),
             // Whoever would take over for a pool that nobody uses is not used either.
             (
                 "pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2], failover: r}, r: {endpoints: [http://h:3]}}\n\

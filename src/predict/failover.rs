@@ -145,7 +145,10 @@ fn lacking(pool: &Pool, now: Instant) -> Option<String> {
     let is_lacking = share < least || share <= 0.0;
     is_lacking.then(|| {
         let troubles = troubles(pool, now);
-        format!("pool {:?}: the healthy share of its endpoints is {share:.2}; enough is {least:.2} ({troubles})", pool.name)
+        format!(
+            "pool {:?}: the healthy share of its endpoints is {share:.2}; enough is {least:.2} ({troubles})",
+            pool.name
+        )
     })
 }
 
@@ -178,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_start_waits_for_pools_that_models_run_on() {
-        let high = "capacity: {burst_pool: burst}\ntiers:\n  high: {pool: a}\n  best-effort: {pool: b, low_priority: true}\n";
+        let high =
+            "capacity: {burst_pool: burst}\ntiers:\n  high: {pool: a}\n  best-effort: {pool: b, low_priority: true}\n";
         for (models, expected) in [
             ("m: {tier: high, explainer: {pool: e}}", "a"),
             // Nobody else is served.

@@ -57,7 +57,9 @@ async fn what_was_found_last_is_kept() {
     let mut follower = Follower::new(&pool, 1);
     let mut look = async |answer: io::Result<Vec<SocketAddr>>| {
         let answer = std::sync::Mutex::new(Some(answer));
-        let found = Question::default().resolve(&dns("fraud:8080", None), async |_, _| answer.lock().unwrap().take().unwrap()).await;
+        let found = Question::default()
+            .resolve(&dns("fraud:8080", None), async |_, _| answer.lock().unwrap().take().unwrap())
+            .await;
         metrics::with_local_recorder(&metrics::NoopRecorder, || follower.take(found, Instant::now()));
         names(&pool)
     };
