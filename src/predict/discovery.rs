@@ -112,14 +112,17 @@ impl<'a> Follower<'a> {
 /// What the resolver was asked, until it has answered. Nothing is asked beside it, so that a resolver that hangs holds one thread
 /// a name and not one more at every look.
 #[derive(Default)]
-struct Question<'a>(Option<Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>>);
+struct Question<'a>(Option<Pin<Box<dyn Future<Output = Answered> + Send + 'a>>>);
+
+/// A resolver's word.
+type Answered = io::Result<Vec<SocketAddr>>;
 
 impl<'a> Question<'a> {
     /// The addresses of a name.
     async fn resolve<R, F>(&mut self, dns: &Dns, resolver: R) -> Found
     where
         R: FnOnce(Arc<str>, u16) -> F,
-        F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a,
+        F: Future<Output = Answered> + Send + 'a,
     {
         let Upstream { authority, host, port } = &dns.http;
         let patience = patience_of(dns.refresh);
@@ -142,7 +145,7 @@ fn patience_of(refresh: Duration) -> Duration {
     refresh.clamp(LEAST_PATIENCE, MOST_PATIENCE)
 }
 
-async fn system(host: Arc<str>, port: u16) -> io::Result<Vec<SocketAddr>> {
+async fn system(host: Arc<str>, port: u16) -> Answered {
     Ok(tokio::net::lookup_host((&*host, port)).await?.collect())
 }
 
