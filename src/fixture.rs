@@ -35,6 +35,7 @@ pub(crate) fn config() -> Config {
         drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
         metrics_aliases: true,
         notices: vec!["pools.gpu.hedge: not acted on yet".into()],
+        warnings: Vec::new(),
     }
 }
 

@@ -127,7 +127,7 @@ fn tier_states(door: &Door) -> serde_json::Value {
             "in_use": tier.in_use,
             "borrowed": tier.borrowed,
             "waiting": tier.waiting,
-            "mean_wait": tier.mean_wait.map(|wait| format!("{wait:?}")),
+            "mean_wait_seconds": tier.mean_wait.map(|wait| wait.as_secs_f64()),
         });
         (tier.name.to_owned(), now)
     };

@@ -154,5 +154,6 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },
         metrics_aliases: false,
         notices: Vec::new(),
+        warnings: Vec::new(),
     }
 }
