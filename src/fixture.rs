@@ -47,6 +47,7 @@ pub(crate) fn config() -> Config {
         },
         metrics_aliases: true,
         notices: vec!["pools.gpu.hedge: not acted on yet".into()],
+        warnings: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{decode, feast, record::Records, service::Gateway},
+    ingress::{decode, feast, later, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
@@ -34,6 +34,7 @@ where
     H: tonic_health::pb::health_server::Health,
 {
     let store = features::Store::open(&config, tasks.clone()).await.context("cannot open the feature store")?;
+    let spool = Arc::new(Spool::open(&config.spool).context("cannot open the spool")?);
     let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),
@@ -42,12 +43,13 @@ where
         enricher: Enricher::new(&config),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
         decode: decode::held,
+        log: Arc::new(later::logging(&spool)),
         handles: handles.clone(),
         config: config.clone(),
     };
     Ok(Gateway {
         pipeline,
-        spool: Arc::new(Spool::open(&config.spool).context("cannot open the spool")?),
+        spool,
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         feast: feast::Server::new(&config),
         services: services(health)?,
@@ -66,6 +68,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         enricher: Enricher::new(&config),
         predict: Arc::clone(&pipeline.predict),
         decode: pipeline.decode,
+        log: Arc::clone(&pipeline.log),
         handles: Arc::clone(&pipeline.handles),
         config: config.clone(),
     };
@@ -131,7 +134,7 @@ fn tier_states(door: &Door) -> serde_json::Value {
             "in_use": tier.in_use,
             "borrowed": tier.borrowed,
             "waiting": tier.waiting,
-            "mean_wait": tier.mean_wait.map(|wait| format!("{wait:?}")),
+            "mean_wait_seconds": tier.mean_wait.map(|wait| wait.as_secs_f64()),
         });
         (tier.name.to_owned(), now)
     };

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    infer::{ModelId, Protocol, WorkerId},
+    infer::{Level, ModelId, Protocol, WorkerId},
     ingress::{
         replay::{self, Came},
         service::Gateway,
@@ -233,7 +233,12 @@ fn well(gateway: &Gateway, turn: u64) -> (Vec<Arc<str>>, Duration) {
     let config = &pipeline.config;
     let is_well = |id: &u32| {
         let pool = config.model(ModelId(*id)).pool;
-        [Protocol::V2Json, Protocol::Grpc].into_iter().any(|protocol| pipeline.predict.may_ask(pool, protocol, now))
+        let stands = pipeline.ladder.state(ModelId(*id), now);
+        let is_full = stands.level == Level::Full || !stands.acts;
+        is_full
+            && [Protocol::V2Json, Protocol::Grpc]
+                .into_iter()
+                .any(|protocol| pipeline.predict.may_ask(pool, protocol, now))
     };
     let mut ids: Vec<u32> = (0..config.models.len() as u32).filter(is_well).collect();
     if !ids.is_empty() {

@@ -23,17 +23,18 @@ mod substitute;
 mod tests;
 mod tree;
 mod validate;
+mod warnings;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Output, PredictionCache};
+pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
-pub(crate) use raw::duration;
+pub(crate) use raw::{Size, Span, duration};
 pub(crate) use schema::document as json_schema;
 pub(crate) use spool::{Spool, SpoolStore};
 pub(crate) use tree::without_password;
@@ -61,6 +62,8 @@ pub struct Config {
     pub(crate) allow_repository: bool,
     /// What the file sets and this version accepts without acting on it yet, as `path.to.key: words`.
     pub(crate) notices: Vec<String>,
+    /// What will not do what it seems to, as `path.to.key: what; why it matters; what to do`.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Where Weir listens. All of it takes a restart to change.

@@ -160,5 +160,6 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         features,
         metrics_aliases: false,
         notices: Vec::new(),
+        warnings: Vec::new(),
     }
 }

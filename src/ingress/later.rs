@@ -26,9 +26,9 @@ use super::{
     service::{Arrival, Gateway, method_not_allowed},
 };
 use crate::{
-    config::Model,
+    config::{Config, Model},
     infer::{Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict},
-    spool::{self, Entry, Kept, Millis, New, Put, Standing, State, Why},
+    spool::{self, Entry, Kept, Millis, New, Put, Spool, Standing, State, Why},
 };
 
 /// Where results are.
@@ -90,8 +90,8 @@ pub(super) async fn infer(gateway: &Gateway, request: Box<InferRequest>, wish: W
 
 async fn queueable(gateway: &Gateway, request: Box<InferRequest>, wish: Wish) -> Result<Answer, Error> {
     let key = wish.key()?;
-    let Some(kept) = kept(gateway, &request) else { return gateway.pipeline.infer(request).await };
-    let (protocol, deadline) = (request.protocol, request.deadline);
+    let Some(kept) = kept(&gateway.pipeline.config, &request) else { return gateway.pipeline.infer(request).await };
+    let (protocol, deadline, model) = (request.protocol, request.deadline, request.model);
     let patience = || deadline.remaining(Instant::now()).max(LEAST_PATIENCE);
     if let Some(key) = &key
         && let Some(answer) = known(gateway, (key, &kept), patience() / 4).await?
@@ -99,12 +99,22 @@ async fn queueable(gateway: &Gateway, request: Box<InferRequest>, wish: Wish) ->
         return Ok(answer);
     }
     match gateway.pipeline.infer(request).await {
-        Err(error) if encode::level_of(&error) == Level::Reject => {
+        Err(error) if may_wait(&error, gateway.pipeline.config.model(model)) => {
             let id = spool::new_id();
             let new = New { key: key.unwrap_or_else(|| Arc::clone(&id)), id, why: Why::Queued, request: kept };
             queue(gateway, &new, (error, patience()), protocol).await
         }
         outcome => outcome,
+    }
+}
+
+/// Whether a request that ended so may be answered later. One that may have reached a model which must not be asked twice stays
+/// unanswered: only its caller knows what to do about that.
+fn may_wait(error: &Error, model: &Model) -> bool {
+    match error.kind() {
+        Kind::Unavailable | Kind::Shed => true,
+        Kind::BackendFailed | Kind::DeadlineExceeded => model.idempotent,
+        _ => false,
     }
 }
 
@@ -183,9 +193,19 @@ fn refused(error: spool::Error, instead: Option<Error>) -> Error {
     }
 }
 
+/// What logs requests that were answered at level 3.
+pub(crate) fn logging(spool: &Arc<Spool>) -> Box<dyn Fn(&Config, &InferRequest) + Send + Sync> {
+    let spool = Arc::clone(spool);
+    Box::new(move |config, request| {
+        if let Some(request) = kept(config, request) {
+            let id = spool::new_id();
+            spool.log(New { key: Arc::clone(&id), id, why: Why::Logged, request });
+        }
+    })
+}
+
 /// What is kept of a request; `None`: its body passes by and cannot be kept.
-pub(super) fn kept(gateway: &Gateway, request: &InferRequest) -> Option<spool::Request> {
-    let config = &gateway.pipeline.config;
+fn kept(config: &Config, request: &InferRequest) -> Option<spool::Request> {
     let body = match &request.payload {
         Payload::Stream { .. } => return None,
         Payload::Retained(body) => body.clone(),

@@ -14,7 +14,7 @@ mod encode;
 pub mod feast;
 mod hops;
 mod infer;
-mod later;
+pub(crate) mod later;
 mod linger;
 mod local;
 mod receive;

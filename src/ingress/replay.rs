@@ -1,7 +1,7 @@
 //! A kept request, asked again as it came, and what that came to.
 //!
-//! It runs under the lowest tier, due after its model's timeout, and only the full model's answer is its result: one that the ladder
-//! lowered is none. A refusal that asking again does not change is its result, too, as its caller would have had it.
+//! It runs under the lowest tier, due after its model's timeout, and only the full model's answer is its result: nothing stands in for
+//! it, and one from stale or default features is none. A refusal that asking again does not change is its result, too, as its caller would have had it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ const LEFT_ALONE: Duration = Duration::from_secs(1);
 pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -> Came {
     let limit = gateway.pipeline.config.listen.max_body;
     let outcome = match request(&gateway.pipeline.config, kept, worker) {
-        Ok(request) => gateway.pipeline.infer(request).await,
+        Ok(request) => gateway.pipeline.infer_in_full(request).await,
         Err(error) => Err(error),
     };
     match outcome {

@@ -122,6 +122,17 @@ impl Endpoint {
         }
     }
 
+    /// Why no request would go to it now, or whether none should; `None`: nothing is known against it.
+    pub(super) fn trouble(&self, now: Instant) -> Option<&'static str> {
+        match self.health() {
+            Health::Failing => Some("fails its health check"),
+            _ if self.ejected.load(Ordering::Relaxed) => Some("ejected"),
+            _ if !self.breaker.would_admit(now) => Some("circuit breaker open"),
+            Health::Unknown => Some("not checked yet"),
+            Health::Passing => None,
+        }
+    }
+
     /// Whether it is what the config, or a source, says there.
     pub(super) fn is(&self, endpoint: &config::Endpoint) -> bool {
         let same = |ours: &Option<config::Upstream>, theirs: &Option<config::Upstream>| match (ours, theirs) {
@@ -180,7 +191,7 @@ impl Endpoint {
         }
         self.ramp.begin(now);
         self.ejected.store(false, Ordering::Relaxed);
-        self.metrics.ejected(false);
+        self.tell(|metrics| metrics.ejected(false));
         true
     }
 
@@ -193,7 +204,15 @@ impl Endpoint {
     pub(super) fn set_record(&self, record: outlier::Record) {
         *self.record() = record;
         self.ejected.store(record.until().is_some(), Ordering::Relaxed);
-        self.metrics.ejected(record.until().is_some());
+        self.tell(|metrics| metrics.ejected(record.until().is_some()));
+    }
+
+    /// Sets gauges, while it is one of its pool: those of one that is gone stay out of sight.
+    fn tell(&self, set: impl FnOnce(&EndpointHandles)) {
+        let _checks = self.checks();
+        if !self.transitions.is_retired() {
+            set(&self.metrics);
+        }
     }
 
     /// Until when it is ejected.
@@ -201,7 +220,7 @@ impl Endpoint {
         self.record().until()
     }
 
-    /// When its health checks began to fail.
+    /// When its health checks began to fail. Held while gauges are set that a retirement hides.
     fn checks(&self) -> MutexGuard<'_, Option<Instant>> {
         // An instant is replaced whole.
         self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
@@ -289,7 +308,7 @@ impl Endpoint {
 
     /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
     pub(super) fn show(&self, now: Instant) {
-        self.metrics.open_for(self.breaker.time_left(now));
+        self.tell(|metrics| metrics.open_for(self.breaker.time_left(now)));
     }
 
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.

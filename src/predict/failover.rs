@@ -97,10 +97,10 @@ impl Predict {
         pool
     }
 
-    /// What keeps this from being ready: pools of which no endpoint has answered, nor one of the pool that takes over. One that only
-    /// stands by for another is not waited for. A pool's words are always the same.
+    /// What keeps this from being ready: awaited pools of which no endpoint has answered, nor one of the pool that takes over. A
+    /// pool's words are always the same.
     pub(crate) fn missing(&self) -> Vec<String> {
-        let silent = self.pools.iter().zip(&self.standby).filter(|(pool, standby)| !**standby && self.is_silent(pool));
+        let silent = self.pools.iter().zip(&self.awaited).filter(|(pool, awaited)| **awaited && self.is_silent(pool));
         silent
             .map(|(pool, _)| {
                 format!("pool {:?}: no endpoint passes its health check ({})", pool.name, pool.described())
@@ -128,25 +128,72 @@ impl Predict {
     }
 }
 
+/// What keeps each endpoint from counting as healthy, where something does.
+fn troubles(pool: &Pool, now: Instant) -> String {
+    let members = pool.members();
+    if members.is_empty() {
+        return pool.names();
+    }
+    let told = members.iter().filter_map(|each| Some(format!("{}: {}", each.name(), each.trouble(now)?)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// What a pool lacks; `None`: nothing.
 fn lacking(pool: &Pool, now: Instant) -> Option<String> {
     let share = if pool.passing() == 0 { 0.0 } else { pool.available(now).unwrap_or_default() };
     let least = pool.config.failover.as_ref().map_or(ENOUGH, |failover| failover.threshold);
-    let reason = format!(
-        "pool {:?}: {:.0} % of its endpoints are healthy; enough are {:.0} % ({})",
-        pool.name,
-        share * 100.0,
-        least * 100.0,
-        pool.names()
-    );
-    (share < least || share <= 0.0).then_some(reason)
+    let is_lacking = share < least || share <= 0.0;
+    is_lacking.then(|| {
+        let troubles = troubles(pool, now);
+        format!(
+            "pool {:?}: the healthy share of its endpoints is {share:.2}; enough is {least:.2} ({troubles})",
+            pool.name
+        )
+    })
 }
 
-/// By pool, whether all that it is for is to take over for another.
-pub(super) fn standby(config: &config::Config) -> Vec<bool> {
-    let id = |index: usize| u32::try_from(index).map(PoolId);
-    let used = |pool: PoolId| config.models.iter().any(|model| model.pool == pool || model.explainer == Some(pool));
-    let stands_by =
-        |pool: PoolId| config.pools.iter().any(|each| each.failover.as_ref().is_some_and(|to| to.pool == pool));
-    (0..config.pools.len()).map(|index| id(index).is_ok_and(|pool| stands_by(pool) && !used(pool))).collect()
+/// By pool, whether a start waits for it: models run on it, not all of them of low priority. Pools that help out (burst, failover),
+/// explain, or serve nobody may be scaled to nothing, and must not keep the others from serving.
+pub(super) fn awaited(config: &config::Config) -> Vec<bool> {
+    let is_low = |model: &config::Model| config.tiers[model.tier.index()].low_priority;
+    // Where there are no others, those of low priority are what it is there for.
+    let all_low = config.models.iter().all(is_low);
+    let mut awaited = vec![false; config.pools.len()];
+    for model in config.models.iter().filter(|model| all_low || !is_low(model)) {
+        awaited[model.pool.index()] = true;
+    }
+    awaited
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn awaited_of(text: &str) -> String {
+        let config = config::Config::parse(text, "t").unwrap();
+        let pools = config.pools.iter().zip(awaited(&config)).filter(|(_, awaited)| *awaited);
+        pools.map(|(pool, _)| &*pool.name).collect::<Vec<_>>().join(" ")
+    }
+
+    const POOLS: &str = "pools:\n  a: {endpoints: [http://h:1], failover: dr}\n  b: {endpoints: [http://h:2]}\n  \
+                         dr: {endpoints: [http://h:3]}\n  burst: {endpoints: [http://h:4]}\n  e: {endpoints: [http://h:5]}\n  \
+                         idle: {endpoints: [http://h:6]}\n";
+
+    #[test]
+    fn a_start_waits_for_pools_that_models_run_on() {
+        let high =
+            "capacity: {burst_pool: burst}\ntiers:\n  high: {pool: a}\n  best-effort: {pool: b, low_priority: true}\n";
+        for (models, expected) in [
+            ("m: {tier: high, explainer: {pool: e}}", "a"),
+            // Nobody else is served.
+            ("m: {tier: best-effort}", "b"),
+            ("m: {tier: high}, n: {tier: best-effort}", "a"),
+            ("m: {tier: high}, n: {tier: high, pool: b}", "a b"),
+            // It takes over for another, and has models of its own.
+            ("m: {tier: high}, n: {tier: high, pool: dr}", "a dr"),
+            ("", ""),
+        ] {
+            assert_eq!(awaited_of(&format!("{POOLS}{high}models: {{{models}}}")), expected, "{models}");
+        }
+    }
 }

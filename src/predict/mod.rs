@@ -30,7 +30,7 @@ mod survey;
 mod tests;
 
 pub(crate) use failover::Region;
-pub(crate) use state::{EndpointState, PoolState};
+pub(crate) use state::{DiscoveryState, EndpointState, PoolState};
 
 use attempt::{Attempt, Call, Holding, Reply, Settled};
 use classify::{Advice, Class, Failure};
@@ -63,8 +63,8 @@ const FAIR: Duration = Duration::from_millis(5);
 pub struct Predict {
     pools: Vec<Pool>,
     failovers: failover::Failovers,
-    /// By pool, whether it only stands by for another.
-    standby: Vec<bool>,
+    /// By pool, whether a start waits for it.
+    awaited: Vec<bool>,
     /// By model id.
     models: Vec<Model>,
     tasks: Tasks,
@@ -94,7 +94,7 @@ impl Predict {
         Self {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
             failovers: failover::failovers(&config.pools),
-            standby: failover::standby(config),
+            awaited: failover::awaited(config),
             models: config.models.iter().map(|model| Model::new(model, config.pool(model.pool), now)).collect(),
             tasks,
         }

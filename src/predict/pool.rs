@@ -95,7 +95,7 @@ impl Pool {
             metrics: PoolHandles::new(&config.name),
             balance: BalanceHandles::new(&config.name),
             workers,
-            sources: Mutex::new(Sources::new(config.discovery.len())),
+            sources: Mutex::new(Sources::new(config.discovery.len(), now)),
             survey: Mutex::new(Survey::new(config, now)),
             changed: Notify::new(),
             panicking: AtomicBool::new(false),
@@ -250,10 +250,7 @@ impl Pool {
     /// Where its endpoints are to come from, for people; always the same.
     pub(super) fn described(&self) -> String {
         let named = self.config.endpoints.iter().map(|endpoint| endpoint.name.to_string());
-        let found = self.config.discovery.iter().map(|discovery| match discovery {
-            config::Discovery::Dns(dns) => format!("dns {}", dns.http.authority),
-            config::Discovery::File(file) => format!("file {}", file.path.display()),
-        });
+        let found = self.config.discovery.iter().map(ToString::to_string);
         named.chain(found).collect::<Vec<_>>().join(", ")
     }
 

@@ -121,7 +121,7 @@ fn asking(pool: config::Pool, change: impl FnOnce(&mut config::Model)) -> Predic
     change(&mut model);
     Predict {
         failovers: vec![None],
-        standby: vec![false],
+        awaited: vec![true],
         models: vec![Model::new(&model, &pool, now)],
         pools: vec![Pool::new(&pool, 1, now)],
         tasks: Tasks::default(),

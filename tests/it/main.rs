@@ -24,6 +24,7 @@ mod pools;
 mod redis_faults;
 mod registry;
 mod row_faults;
+mod spool;
 mod telemetry;
 mod tiers;
 mod warm_start;

@@ -185,7 +185,7 @@ fn a_borrowed_slot_runs_on_the_burst_pool() {
     let tiers = http1::get(weir.admin(), "/admin/v1/tiers").expect(200).json();
     assert_eq!(
         tiers["state"]["high"],
-        json!({"slots": 5, "reserved": 4, "in_use": 5, "borrowed": 1, "waiting": 0, "mean_wait": null})
+        json!({"slots": 5, "reserved": 4, "in_use": 5, "borrowed": 1, "waiting": 0, "mean_wait_seconds": null})
     );
     expect_shed(ask(&mut weir.connect(), "m", &[]));
     // One of its own ends: the slot given back is the shared one, and the place at its own pool is the tier's again.

@@ -151,7 +151,8 @@ pub(crate) struct Tier {
     /// How long one may wait. Default: high 50ms, standard 100ms, best-effort 250ms, others 100ms.
     #[schemars(extend("x-unset" = "by the tier's name"))]
     pub(crate) queue_timeout: Option<Span>,
-    /// Whether its models are the first to be turned off when GPU memory is short.
+    /// Whether its models are the first to be turned off when GPU memory is short. A start does not wait for a pool that only
+    /// such models run on.
     pub(crate) low_priority: bool,
 }
 

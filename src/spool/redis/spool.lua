@@ -74,10 +74,10 @@ end
 local function keep_until(id, model, key, expires)
   redis.call('ZADD', P .. ':kept', expires, id)
   redis.call('HSET', entry(id), 'expires', expires)
-  -- Where no gateway is left to sweep.
-  local last = string.format('%.0f', tonumber(expires) + 3600000)
-  redis.call('PEXPIREAT', entry(id), last)
-  redis.call('PEXPIREAT', P .. ':key:' .. model .. ':' .. key, last)
+  -- Where no gateway is left to sweep: an hour later, by Redis's own clock.
+  local life = string.format('%.0f', tonumber(expires) - tonumber(now) + 3600000)
+  redis.call('PEXPIRE', entry(id), life)
+  redis.call('PEXPIRE', P .. ':key:' .. model .. ':' .. key, life)
 end
 
 -- The messages of a stream that nobody has, made `by`'s.
