@@ -53,6 +53,8 @@ pub struct App {
     stop_accepting: CancellationToken,
     /// Asks every connection to end after what it has in flight.
     end_connections: CancellationToken,
+    /// Says that no request is left to be logged.
+    stop_logging: CancellationToken,
     /// Set by `POST /admin/v1/drain`.
     asked_to_drain: CancellationToken,
     acceptors: Workers,
@@ -109,6 +111,7 @@ impl App {
             tasks: tasks.clone(),
             stop_accepting: CancellationToken::new(),
             end_connections: CancellationToken::new(),
+            stop_logging: CancellationToken::new(),
             asked_to_drain: CancellationToken::new(),
             acceptors,
             threads: Vec::new(),
@@ -124,8 +127,8 @@ impl App {
         let replayer = replay::Replayer::new(gateway.clone(), control);
         // Not in the background: a drain waits until claims are given back.
         tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
-        let spool = gateway.load_full().spool.clone();
-        tasks.background(async move { spool.log_all().await });
+        let (spool, end) = (gateway.load_full().spool.clone(), app.stop_logging.clone());
+        tasks.spawn(async move { spool.log_all(end).await });
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let predict = gateway.load_full().pipeline.predict.clone();
@@ -167,6 +170,7 @@ impl App {
         if tokio::time::timeout(self.drain.deadline, workers).await.is_err() {
             tracing::warn!("requests were still in flight at the end of drain.deadline");
         }
+        self.stop_logging.cancel();
         self.tasks.finish().await;
         tracing::info!("stopped");
     }

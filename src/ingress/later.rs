@@ -347,3 +347,111 @@ fn plain(
 fn visible(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("ids are hex digits, keys came in a header")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: State) -> Entry {
+        Entry {
+            id: "0a".into(),
+            key: "k".into(),
+            model: "fraud".into(),
+            why: Why::Queued,
+            digest: 0,
+            received: 1000,
+            expires: 9000,
+            attempts: 2,
+            claims: 2,
+            state,
+        }
+    }
+
+    fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+        answer.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn a_caller_is_told_where_and_when_to_look() {
+        for (state, told, after) in [
+            (State::Waiting { due: 31_000 }, "waiting", Some("30")),
+            (State::Waiting { due: 500 }, "waiting", Some("1")),
+            (State::Running { by: "g".into(), until: 90_000 }, "running", Some("1")),
+            (State::Parked { at: 1000, reason: "no luck".into() }, "parked", None),
+        ] {
+            for protocol in [Protocol::V1, Protocol::Grpc] {
+                let answer = accepted(&entry(state.clone()), protocol, 1000);
+                assert_eq!(header(&answer, "location"), Some("/v1/async/0a"));
+                assert_eq!(header(&answer, "idempotency-key"), Some("k"));
+                assert_eq!((header(&answer, "weir-async"), header(&answer, "retry-after")), (Some(told), after));
+                let is_grpc = protocol == Protocol::Grpc;
+                assert_eq!(answer.status, if is_grpc { StatusCode::OK } else { StatusCode::ACCEPTED });
+                assert_eq!(header(&answer, "grpc-status"), is_grpc.then_some("14"));
+                assert_eq!(header(&answer, "grpc-retry-pushback-ms"), is_grpc.then_some("-1"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_have_reached_a_model_that_must_not_be_asked_twice_is_not_queued() {
+        let mut model = crate::fixture::config().models.remove(1);
+        for (kind, once, twice) in [
+            (Kind::Unavailable, true, true),
+            (Kind::Shed, true, true),
+            (Kind::BackendFailed, false, true),
+            (Kind::DeadlineExceeded, false, true),
+            (Kind::InvalidRequest, false, false),
+            (Kind::Internal, false, false),
+            (Kind::Cancelled, false, false),
+        ] {
+            for (idempotent, expected) in [(false, once), (true, twice)] {
+                model.idempotent = idempotent;
+                assert_eq!(may_wait(&Error::new(kind, ""), &model), expected, "{kind:?}, {idempotent}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_visible_and_short() {
+        let key = |text: &[u8]| Wish { asked: true, key: Some(HeaderValue::from_bytes(text).unwrap()) }.key();
+        assert_eq!(key(b"order-1").unwrap().as_deref(), Some("order-1"));
+        assert!(Wish::default().key().unwrap().is_none());
+        for text in [&b""[..], &[b'x'; LONGEST_KEY + 1], "é".as_bytes()] {
+            assert!(key(text).unwrap_err().to_string().starts_with("header idempotency-key: "), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_tells_why_the_request_was_to_be_kept_and_why_it_is_not() {
+        let instead = || Error::new(Kind::Unavailable, "no endpoint").with_retry_after(Duration::from_secs(7));
+        let full = refused(spool::Error::Full(9), Some(instead()));
+        assert_eq!((full.kind(), full.retry_after()), (Kind::SpoolFull, Some(Duration::from_secs(7))));
+        assert!(full.to_string().starts_with("no endpoint; and it cannot be queued: the spool is full"), "{full}");
+        let other = refused(spool::Error::OtherRequest("k".into()), Some(instead()));
+        assert_eq!(other.kind(), Kind::KeyReused);
+        let away = refused(spool::Error::Unreachable("refused".into()), None);
+        assert_eq!((away.kind(), away.retry_after()), (Kind::Unavailable, Some(COME_BACK)));
+    }
+
+    #[test]
+    fn a_grpc_answer_is_told_over_http() {
+        let reply = |trailers: &[(&'static str, &'static str)], body: Bytes| spool::Reply {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body,
+            trailers: Some(
+                trailers
+                    .iter()
+                    .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                    .collect(),
+            ),
+        };
+        let good = unframed(reply(&[("grpc-status", "0")], grpc::frame(b"message")));
+        assert_eq!((good.status, &*good.body), (StatusCode::OK, &b"message"[..]));
+        let bad = unframed(reply(&[("grpc-status", "3"), ("grpc-message", "no%20shape")], Bytes::new()));
+        assert_eq!((bad.status, &*bad.body), (StatusCode::BAD_REQUEST, &br#"{"error":"no shape"}"#[..]));
+        let broken = unframed(reply(&[("grpc-status", "0")], Bytes::from_static(b"\0\0")));
+        assert_eq!(broken.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(unframed(reply(&[], Bytes::new())).status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

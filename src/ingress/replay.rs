@@ -155,3 +155,92 @@ fn payload(config: &Config, model: &Model, kept: &Request, headers: &mut HeaderM
     };
     Ok(Payload::Decoded(Arc::new(decode::decode(kept.protocol, plain, kept.json_length)?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::uri::PathAndQuery;
+
+    use super::*;
+    use crate::{
+        fixture,
+        infer::{Timings, Verdict},
+    };
+
+    fn kept(model: &str, protocol: Protocol, body: &'static [u8]) -> Request {
+        Request {
+            model: model.into(),
+            version: None,
+            protocol,
+            method: Method::Predict,
+            verb: http::Method::POST,
+            path: PathAndQuery::from_static("/v2/models/fraud/infer"),
+            tier: "high".into(),
+            headers: HeaderMap::new(),
+            json_length: None,
+            body: Bytes::from_static(body),
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_as_it_came_under_the_lowest_tier() {
+        let config = fixture::config();
+        let request = |kept: &Request| request(&config, kept, WorkerId(0));
+        let lite = request(&kept("lite", Protocol::V2Json, b"any bytes")).unwrap();
+        assert_eq!(lite.tier, TierId(1));
+        assert!(matches!(&lite.payload, Payload::Retained(body) if &**body == b"any bytes"));
+        let fraud = request(&kept("fraud", Protocol::V2Json, br#"{"inputs":[]}"#)).unwrap();
+        assert!(
+            matches!(fraud.payload, Payload::Decoded(_)) && fraud.tier == TierId(1),
+            "the tier is `standard`, not `high`"
+        );
+        assert_eq!(request(&kept("gone", Protocol::V1, b"")).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(request(&kept("fraud", Protocol::V1, b"no JSON")).unwrap_err().kind(), Kind::InvalidRequest);
+    }
+
+    #[test]
+    fn what_asking_again_may_mend_is_no_result() {
+        let came = |kind| failed(&Error::new(kind, "so"), Protocol::V2Json);
+        for kind in [Kind::Shed, Kind::Unavailable] {
+            assert!(matches!(came(kind), Came::NoFurther(_)), "{kind:?}");
+        }
+        for kind in [Kind::BackendFailed, Kind::DeadlineExceeded, Kind::Internal] {
+            assert!(matches!(came(kind), Came::ToNothing(_)), "{kind:?}");
+        }
+        for (kind, status) in [(Kind::InvalidRequest, 400), (Kind::NotFound, 404), (Kind::Unimplemented, 501)] {
+            let Came::To(reply) = came(kind) else { panic!("{kind:?} is a result") };
+            assert_eq!((reply.status.as_u16(), &*reply.body), (status, &br#"{"error":"so"}"#[..]));
+        }
+        let Came::To(reply) = failed(&Error::invalid("so"), Protocol::Grpc) else { panic!("a result") };
+        assert_eq!(reply.headers["grpc-status"], "3");
+        for (status, passes) in
+            [(200, false), (400, false), (404, false), (501, false), (429, true), (408, true), (500, true), (503, true)]
+        {
+            assert_eq!(is_passing(StatusCode::from_u16(status).unwrap()), passes, "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_streamed_answer_is_kept_whole_up_to_a_limit() {
+        let answer = || {
+            let frames =
+                ["one ", "two"].map(|part| Ok::<_, Error>(http_body::Frame::data(Bytes::from_static(part.as_bytes()))));
+            let trailers =
+                http_body::Frame::trailers(HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static("t"))]));
+            let frames = futures_util::stream::iter(frames.into_iter().chain([Ok(trailers)]));
+            Answer {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: AnswerBody::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()),
+                trailers: None,
+                verdict: Verdict::Good,
+                level: Level::Full,
+                degraded: Vec::new(),
+                caches: Vec::new(),
+                timings: Timings::default(),
+            }
+        };
+        let whole = reply(answer(), 7).await.unwrap();
+        assert_eq!((&*whole.body, whole.trailers.unwrap().len()), (&b"one two"[..], 1));
+        assert!(matches!(reply(answer(), 6).await, Err(Came::ToNoUse(why)) if why.contains("longer than the 6 bytes")));
+    }
+}

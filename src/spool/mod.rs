@@ -22,6 +22,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     entry::{Entry, Failed, Finished, Held, Millis, Replayed, Standing, State, Why, millis},
@@ -210,13 +211,17 @@ impl Spool {
         }
     }
 
-    /// Puts what [`Spool::log`] was given, one after the other, until it is dropped.
-    pub(crate) async fn log_all(&self) {
+    /// Puts what [`Spool::log`] was given, one after the other, until `end`; then what is still there, as long as the store takes it.
+    pub(crate) async fn log_all(&self, end: CancellationToken) {
         let logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut logged) = logged else { return };
-        while let Some(new) = logged.recv().await {
-            if let Err(error) = self.put(&new, now()).await {
-                tracing::debug!(id = %new.id, %error, "a request that was answered at level 3 is not kept");
+        while let Some(Some(new)) = end.run_until_cancelled(logged.recv()).await {
+            // A full spool, or one that is away, is counted; what was to be logged was answered.
+            let _ = self.put(&new, now()).await;
+        }
+        while let Ok(new) = logged.try_recv() {
+            if self.put(&new, now()).await.is_err() {
+                return;
             }
         }
     }

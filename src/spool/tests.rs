@@ -225,6 +225,22 @@ async fn what_is_on_disk_outlives_the_process_and_what_was_being_tried_waits_aga
 }
 
 #[tokio::test]
+async fn what_is_logged_is_kept_and_at_the_end_all_of_it() {
+    let terms = Terms { max_entries: 10_000, ..terms() };
+    for (kind, spool) in all(terms) {
+        // Nobody takes them yet: those beyond the room there is are dropped.
+        for key in 0..LOGGED + 5 {
+            spool.log(New { why: Why::Logged, ..new("m", &key.to_string(), "") });
+        }
+        let end = CancellationToken::new();
+        end.cancel();
+        spool.log_all(end).await;
+        assert_eq!(spool.depth().await.unwrap().entries, [LOGGED as u64, 0, 0, 0], "{kind}");
+        assert_eq!(spool.list(None, 1).await.unwrap()[0].why, Why::Logged, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_killed_connection_is_made_again() {
     let spool = shared(&single(), terms());
     spool.put(&new("m", "1", ""), 0).await.unwrap();
