@@ -204,17 +204,27 @@ struct Run<'a> {
     started: Instant,
 }
 
+/// Which of a request's attempts one is.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Those before it.
+    made: u32,
+    /// Those that may be made yet, itself included.
+    left: u32,
+    /// What each of them needs.
+    fair: Duration,
+}
+
 impl Run<'_> {
     async fn attempts(&self, outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.deposit(self.started);
         let mut made = 0;
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
-            let left = self.left(&outgoing, made);
             let settled = match self.hedge_delay(&outgoing, &attempt) {
                 None => self.make(attempt, &outgoing).await,
                 // Boxed: who is not hedged does not carry the room for two attempts.
-                Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, left)).await,
+                Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, made)).await,
             };
             made += 1;
             if !self.again(made, &settled, &outgoing).await {
@@ -240,23 +250,28 @@ impl Run<'_> {
         if repeatable { self.plan.attempts.saturating_sub(made).max(1) } else { 1 }
     }
 
+    /// The attempt after `made`.
+    fn turn(&self, outgoing: &Outgoing, made: u32, now: Instant) -> Turn {
+        Turn { made, left: self.left(outgoing, made), fair: self.fair(outgoing.method, now) }
+    }
+
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
     /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes holds up no other.
     fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
         let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
         let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
-        let attempt = self.choose(want, self.left(outgoing, made), now)?;
+        let attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
         if !outgoing.is_held() {
             attempt.choice.permit.yield_place();
         }
         Ok(attempt)
     }
 
-    /// Chooses an endpoint, and how long it has where `left` attempts may follow, this one included.
-    fn choose(&self, mut want: Want, left: u32, now: Instant) -> Result<Attempt, Error> {
+    /// Chooses an endpoint, and how long it has.
+    fn choose(&self, mut want: Want, turn: Turn, now: Instant) -> Result<Attempt, Error> {
         loop {
             let choice = self.pool.pick(&want, now)?;
-            let limit = self.attempt_timeout(now, left)?;
+            let limit = self.attempt_timeout(turn, now)?;
             if let Some(in_flight) = choice.endpoint.enter() {
                 return Ok(Attempt { choice, in_flight, began: now, limit });
             }
@@ -289,15 +304,22 @@ impl Run<'_> {
 
     /// An attempt's share of what is left; an error once nothing is.
     ///
-    /// Recomputed for every attempt. The first one is made however little is left, since what answers take is learned from it;
-    /// extra ones ask [`Self::least`] before.
-    fn attempt_timeout(&self, now: Instant, attempts_left: u32) -> Result<Duration, Error> {
+    /// Recomputed for every attempt, with the waits that the ones after it would cost. The first one is made however little is
+    /// left, since what answers take is learned from it; extra ones ask [`Self::least`] before.
+    fn attempt_timeout(&self, turn: Turn, now: Instant) -> Result<Duration, Error> {
         let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
             let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
             return Err(Error::new(Kind::DeadlineExceeded, message));
         }
-        Ok(self.plan.attempt_timeout.unwrap_or(left / attempts_left).min(left))
+        let share = || self.pool.backoff.share(left, (turn.made, turn.left), turn.fair);
+        Ok(self.plan.attempt_timeout.map_or_else(share, |timeout| timeout.min(left)))
+    }
+
+    /// A time in which an answer can be expected.
+    fn fair(&self, method: Method, now: Instant) -> Duration {
+        let least = self.least(method, now);
+        if least.is_zero() { FAIR } else { 2 * least }
     }
 
     /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
@@ -308,9 +330,7 @@ impl Run<'_> {
     /// Whether the attempt timed out and had less time than an answer can be expected in. What the config gives is enough.
     fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, now: Instant) -> bool {
         let Err(Failure::TimedOut(had)) = outcome else { return false };
-        let least = self.least(method, now);
-        let fair = if least.is_zero() { FAIR } else { 2 * least };
-        *had < fair && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
+        *had < self.fair(method, now) && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
     }
 
     /// Tells everybody how the attempt ended.

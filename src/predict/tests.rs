@@ -407,6 +407,39 @@ async fn an_endpoint_is_not_to_blame_that_it_had_hardly_any_time() {
     assert!(members[0].breaker.is_closed() && members[0].estimate(Instant::now()) < 1.0);
 }
 
+/// With default retries, whose waits are of 100 and 200 ms: attempts that could never be made are not planned for.
+#[tokio::test]
+async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
+    let retry = config::Retry {
+        initial_delay: Duration::from_millis(100),
+        max_delay: Duration::from_secs(1),
+        ..pool(&[]).retry
+    };
+    let predict = predict(config::Pool { retry, ..pool(&["127.0.0.1:1"]) });
+    let now = Instant::now();
+    let outgoing = Outgoing::new(request(), "m", "m");
+    let limit = |predict: &Predict, millis: u64, made: u32| {
+        let deadline = Deadline::after(now, Duration::from_millis(millis));
+        let plan = Plan { deadline, model_by: deadline, ..plan(Duration::ZERO) };
+        let run = Run {
+            pool: &predict.pools[0],
+            model: &predict.models[0],
+            worker: WorkerId(0),
+            plan: &plan,
+            tasks: &predict.tasks,
+            started: now,
+        };
+        run.begin(&outgoing, (made, None), now).ok().unwrap().limit
+    };
+    for (left, made, millis) in [(200, 0, 50), (900, 0, 200), (500, 1, 150), (100, 1, 100), (100, 2, 100)] {
+        assert_eq!(limit(&predict, left, made), Duration::from_millis(millis), "{left} ms after {made}");
+    }
+    // Nothing was answered in less than 80 ms of late: two of 50 ms would bring no answer.
+    predict.models[0].answered(Duration::from_millis(80), now);
+    assert_eq!(limit(&predict, 200, 0), Duration::from_millis(200));
+    assert_eq!(limit(&predict, 900, 0), Duration::from_millis(200));
+}
+
 #[tokio::test]
 async fn where_nobody_is_left_for_a_retry_the_answer_at_hand_is_told() {
     const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
