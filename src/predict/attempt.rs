@@ -43,10 +43,16 @@ pub(super) struct Settled {
     pub(super) class: Class,
     pub(super) index: usize,
     pub(super) endpoint: Arc<Endpoint>,
+    pub(super) began: Instant,
     pub(super) ended: Instant,
 }
 
 impl Settled {
+    /// Its own time, without that of others and the waits between them.
+    pub(super) fn took(&self) -> Duration {
+        self.ended - self.began
+    }
+
     /// What the endpoint said of asking it again.
     pub(super) fn advice(&self) -> Advice {
         self.outcome.as_ref().map_or(Advice::None, |reply| reply.advice)
@@ -114,7 +120,7 @@ impl Call<'_> {
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
             let shared = self.endpoint.shared(worker);
-            let mut line = shared.line(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
+            let mut line = shared.line(upstream, timeout, &self.run.predict.tasks).await.map_err(Failure::Connect)?;
             let left = self.left(Instant::now());
             let request = outgoing.http2(self.endpoint, left).ok_or(Failure::Spent)?;
             let sent = http2::send(&mut line, request).await;
@@ -176,8 +182,14 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 impl Reply {
+    /// Whether what it took says how fast the endpoint is: how long a stream takes says nothing of load, and nor does a refusal,
+    /// be it told in trailers.
+    pub(super) fn is_lesson(&self) -> bool {
+        self.class == Class::Answered && self.status.is_success() && matches!(self.body, Held::Whole(..))
+    }
+
     /// Hands the answer on; a long body takes the permit with it.
-    pub(super) fn into_prediction(self, permit: Option<Permit>, took: Duration, deadline: Deadline) -> Prediction {
+    pub(super) fn into_prediction(self, permit: Option<Permit>, deadline: Deadline) -> Prediction {
         let (body, trailers) = match self.body {
             Held::Whole(bytes, trailers) => (AnswerBody::Whole(bytes), trailers),
             Held::Longer(mut stream) => {
@@ -186,6 +198,7 @@ impl Reply {
                 (AnswerBody::Stream(stream.boxed_unsync()), None)
             }
         };
-        Prediction { status: self.status, headers: self.headers, body, trailers, took }
+        let (took, answered_in) = (Duration::ZERO, None);
+        Prediction { status: self.status, headers: self.headers, body, trailers, took, answered_in }
     }
 }

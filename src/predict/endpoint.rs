@@ -301,6 +301,11 @@ impl Endpoint {
         self.in_flight.load(Ordering::Relaxed) < self.max_in_flight
     }
 
+    /// Whether only its `max_in_flight` keeps requests away.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.is_available(now) && !self.has_room()
+    }
+
     /// Counts one more request in flight; `None` at `max_in_flight`.
     pub(super) fn enter(self: &Arc<Self>) -> Option<InFlight> {
         // Counted first and taken back, so that two callers cannot both take the last place.

@@ -35,7 +35,7 @@ pub(crate) use state::{EndpointState, PoolState};
 use attempt::{Attempt, Call, Holding, Reply, Settled};
 use classify::{Advice, Class, Failure};
 use outgoing::{Outgoing, Single};
-use pool::{Choice, Pool, Want};
+use pool::{Choice, Nobody, Pool, Want};
 
 use crate::{
     admission::Permit,
@@ -83,6 +83,8 @@ pub struct Prediction {
     pub(crate) trailers: Option<HeaderMap>,
     /// From the first attempt's start to the answer.
     pub(crate) took: Duration,
+    /// What the attempt that answered took, where that says how fast the pool is: the answer is a success and was held whole.
+    pub(crate) answered_in: Option<Duration>,
 }
 
 impl Predict {
@@ -98,7 +100,8 @@ impl Predict {
         }
     }
 
-    /// Asks the model, within the plan's deadline and number of attempts. `permit` is held until the answer's last byte.
+    /// Asks the model at the plan's pool, which does `home`'s work, within the plan's deadline and number of attempts. `permit` is
+    /// held until the answer's last byte.
     ///
     /// # Errors
     ///
@@ -113,27 +116,14 @@ impl Predict {
         enriched: Enriched,
         permit: Option<Permit>,
         plan: &Plan,
+        home: PoolId,
         now: Instant,
     ) -> Result<Prediction, Error> {
         let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
         let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
-        let pool = self.able(plan.pool, outgoing.protocol, now);
-        let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: now };
+        let run = Run { predict: self, pool: &self.pools[plan.pool.index()], home, model, worker, plan, started: now };
         run.attempts(outgoing, permit).await
-    }
-
-    /// The pool that does this one's work now; the one behind it, while it has nobody to ask and its failover is not decided.
-    fn able(&self, pool: PoolId, protocol: Protocol, now: Instant) -> &Pool {
-        let pool = self.acting(pool);
-        let Some(failover) = &pool.config.failover else { return pool };
-        let behind = self.acting(failover.pool);
-        if !pool.may_be_asked(protocol, now) && behind.may_be_asked(protocol, now) { behind } else { pool }
-    }
-
-    /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
-    pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
-        self.acting(pool).may_be_asked(protocol, now)
     }
 
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
@@ -151,7 +141,7 @@ impl Predict {
     /// Whether an endpoint of the pool passes its health check now, and its breaker would let a request by. Returns within the
     /// check's own timeout.
     pub(crate) async fn is_ready(&self, pool: PoolId, worker: WorkerId) -> bool {
-        let pool = self.acting(pool);
+        let pool = &self.pools[self.acting(pool).index()];
         health::check_all(pool, worker, &self.tasks).await;
         pool.is_ready(Instant::now())
     }
@@ -196,11 +186,14 @@ impl Model {
 
 /// One request's way through its pool.
 struct Run<'a> {
+    predict: &'a Predict,
+    /// The one that is asked.
     pool: &'a Pool,
+    /// The one whose work it does.
+    home: PoolId,
     model: &'a Model,
     worker: WorkerId,
     plan: &'a Plan,
-    tasks: &'a Tasks,
     started: Instant,
 }
 
@@ -218,7 +211,7 @@ struct Turn {
 impl Run<'_> {
     async fn attempts(&self, outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.deposit(self.started);
-        let mut made = 0;
+        let (mut made, mut asked) = (0, Duration::ZERO);
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
             let settled = match self.hedge_delay(&outgoing, &attempt) {
@@ -227,8 +220,9 @@ impl Run<'_> {
                 Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, made)).await,
             };
             made += 1;
+            asked += settled.took();
             if !self.again(made, &settled, &outgoing).await {
-                return self.conclude(settled, made, permit);
+                return self.conclude(settled, (made, asked), permit);
             }
             let now = Instant::now();
             match self.begin(&outgoing, (made, Some(settled.index)), now) {
@@ -237,7 +231,7 @@ impl Run<'_> {
                 Err(_) => {
                     self.pool.budget.give_back(now);
                     self.pool.metrics.denied(RetryDenied::NoEndpoint);
-                    return self.conclude(settled, made, permit);
+                    return self.conclude(settled, (made, asked), permit);
                 }
             }
             self.pool.metrics.retry();
@@ -270,7 +264,7 @@ impl Run<'_> {
     /// Chooses an endpoint, and how long it has.
     fn choose(&self, mut want: Want, turn: Turn, now: Instant) -> Result<Attempt, Error> {
         loop {
-            let choice = self.pool.pick(&want, now)?;
+            let choice = self.pool.pick(&want, now).map_err(|nobody| self.nobody(nobody, want.protocol, now))?;
             let limit = self.attempt_timeout(turn, now)?;
             if let Some(in_flight) = choice.endpoint.enter() {
                 return Ok(Attempt { choice, in_flight, began: now, limit });
@@ -299,6 +293,20 @@ impl Run<'_> {
                 Err(_) => Err(Failure::TimedOut(attempt.limit)),
             };
             self.settle(outcome, attempt.choice, outgoing.method, attempt.began)
+        }
+    }
+
+    /// Tells the caller why nobody can be asked. It may come again once one of the pools that could do the work can.
+    fn nobody(&self, nobody: Nobody, protocol: Protocol, now: Instant) -> Error {
+        let (asked, home) = (&self.pool.name, &self.predict.pools[self.home.index()].name);
+        let instead = if asked == home { String::new() } else { format!(" (failover of {home:?})") };
+        let message = format!("model {:?}: pool {asked:?}{instead}: {}", self.model.name, nobody.why);
+        let soonest = || self.predict.back_in(self.home, protocol, now);
+        let wait = if nobody.kind == Kind::Unavailable { soonest() } else { nobody.wait };
+        let error = Error::new(nobody.kind, message);
+        match wait {
+            Some(wait) => error.with_retry_after(wait),
+            None => error,
         }
     }
 
@@ -347,7 +355,7 @@ impl Run<'_> {
             self.model.answered(ended - began, ended);
         }
         self.pool.metrics.attempt(class.counted_as());
-        Settled { outcome, class, index, endpoint, ended }
+        Settled { outcome, class, index, endpoint, began, ended }
     }
 
     /// Waits for the next attempt, if there is to be one. What is not made leaves the outcome at hand to be told.
@@ -384,10 +392,24 @@ impl Run<'_> {
         if self.pool.budget.withdraw(now) { Ok(delay) } else { Err(RetryDenied::Budget) }
     }
 
-    fn conclude(&self, settled: Settled, made: u32, permit: Option<Permit>) -> Result<Prediction, Error> {
+    /// The outcome as the caller is told it, after `made` attempts that took `asked` together.
+    fn conclude(
+        &self,
+        settled: Settled,
+        (made, asked): (u32, Duration),
+        permit: Option<Permit>,
+    ) -> Result<Prediction, Error> {
+        let (took, class) = (settled.took(), settled.class);
         match settled.outcome {
-            Ok(reply) => Ok(reply.into_prediction(permit, settled.ended - self.started, self.plan.deadline)),
-            Err(failure) => Err(failure.into_error(&self.model.name, settled.endpoint.name(), made)),
+            Ok(reply) => {
+                let answered_in = reply.is_lesson().then_some(took);
+                let took = settled.ended - self.started;
+                Ok(Prediction { took, answered_in, ..reply.into_prediction(permit, self.plan.deadline) })
+            }
+            Err(failure) => {
+                let error = failure.into_error(&self.model.name, settled.endpoint.name(), made);
+                Err(if class == Class::TimedOut { error.with_waited(asked) } else { error })
+            }
         }
     }
 }

@@ -267,7 +267,7 @@ fn a_full_endpoint_is_passed_over_and_all_full_is_said() {
     (0..50).for_each(|_| assert_eq!(pool.pick(&WANT, now).ok().unwrap().index, 2));
     let second = pool.members()[1].enter();
     assert!(first.is_some() && second.is_some());
-    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind(), crate::infer::Kind::Shed);
+    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind, crate::infer::Kind::Shed);
 }
 
 /// Two endpoints in the gateway's own zone, two in another.

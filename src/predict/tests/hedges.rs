@@ -37,7 +37,7 @@ async fn held(told: Arc<Notify>) -> (String, Arc<AtomicUsize>) {
 
 async fn once(predict: &Predict, timeout: Duration) -> Result<u16, Error> {
     let plan = Plan { attempts: 1, ..plan(timeout) };
-    Ok(predict.run(request(), None, &plan, Instant::now()).await?.status.as_u16())
+    Ok(predict.run(request(), None, &plan, PoolId(0), Instant::now()).await?.status.as_u16())
 }
 
 #[tokio::test]
@@ -164,5 +164,5 @@ async fn a_model_that_is_not_idempotent_never_gets_a_second() {
 }
 
 async fn ask_within(predict: &Predict, timeout: Duration) -> Result<Prediction, Error> {
-    predict.run(request(), None, &plan(timeout), Instant::now()).await
+    predict.run(request(), None, &plan(timeout), PoolId(0), Instant::now()).await
 }
