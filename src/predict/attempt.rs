@@ -1,6 +1,13 @@
 //! One attempt: one request to one endpoint, and its answer as far as it is held.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -27,6 +34,8 @@ pub(super) struct Call<'a> {
     pub(super) protocol: Protocol,
     pub(super) holding: Holding,
     pub(super) began: Instant,
+    /// Whether there is a connection for it: until then, nothing was sent.
+    pub(super) connected: AtomicBool,
 }
 
 /// An attempt about to be made: where, in whose name, and for how long.
@@ -51,6 +60,11 @@ impl Settled {
     /// Its own time, without that of others and the waits between them.
     pub(super) fn took(&self) -> Duration {
         self.ended - self.began
+    }
+
+    /// Whether there was no connection, so that nothing can have been carried out.
+    pub(super) fn is_unsent(&self) -> bool {
+        matches!(self.outcome, Err(Failure::Unsent(_) | Failure::Connect(_) | Failure::Unconnected(_)))
     }
 
     /// What the endpoint said of asking it again.
@@ -103,6 +117,7 @@ impl Call<'_> {
                 match self.ask(outgoing).await {
                     Err(Failure::Unsent(body)) if resends < FREE_RESENDS => {
                         resends += 1;
+                        self.connected.store(false, Relaxed);
                         outgoing.restore(*body);
                     }
                     asked => break asked?,
@@ -121,6 +136,7 @@ impl Call<'_> {
         if self.protocol == Protocol::Grpc {
             let shared = self.endpoint.shared(worker);
             let mut line = shared.line(upstream, timeout, &self.run.predict.tasks).await.map_err(Failure::Connect)?;
+            self.connected.store(true, Relaxed);
             let left = self.left(Instant::now());
             let request = outgoing.http2(self.endpoint, left).ok_or(Failure::Spent)?;
             let sent = http2::send(&mut line, request).await;
@@ -129,6 +145,7 @@ impl Call<'_> {
             return Ok((head.status, head.headers, Source::Http2(incoming)));
         }
         let mut lease = http1::lease(self.endpoint.idle(worker), upstream, timeout).await.map_err(Failure::Connect)?;
+        self.connected.store(true, Relaxed);
         let is_new = lease.is_new();
         let left = self.left(if is_new { Instant::now() } else { self.began });
         let body = outgoing.body().ok_or(Failure::Spent)?;

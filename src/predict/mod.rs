@@ -4,7 +4,13 @@
 //! that a broken one can still be asked for again; a slow one may get a second beside it (`race`). Outcomes are classified once (`classify`); breaker, balance, budget and
 //! metrics read that class.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
@@ -283,14 +289,16 @@ impl Run<'_> {
     fn make<'a>(&'a self, attempt: Attempt, outgoing: &'a Outgoing) -> impl Future<Output = Settled> + Send + 'a {
         async move {
             let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
-            let call = Call { run: self, endpoint: &attempt.choice.endpoint, protocol, holding, began: attempt.began };
+            let (endpoint, began, connected) = (&attempt.choice.endpoint, attempt.began, AtomicBool::new(false));
+            let call = Call { run: self, endpoint, protocol, holding, began, connected };
             let until = attempt.began + attempt.limit;
             let outcome = match tokio::time::timeout_at(until, call.send(outgoing, attempt.in_flight)).await {
                 Ok(Err(Failure::Broken(error))) => {
                     Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
                 }
                 Ok(outcome) => outcome,
-                Err(_) => Err(Failure::TimedOut(attempt.limit)),
+                Err(_) if call.connected.load(Relaxed) => Err(Failure::TimedOut(attempt.limit)),
+                Err(_) => Err(Failure::Unconnected(attempt.limit)),
             };
             self.settle(outcome, attempt.choice, outgoing.method, attempt.began)
         }
@@ -337,7 +345,7 @@ impl Run<'_> {
 
     /// Whether the attempt timed out and had less time than an answer can be expected in. What the config gives is enough.
     fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, now: Instant) -> bool {
-        let Err(Failure::TimedOut(had)) = outcome else { return false };
+        let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return false };
         *had < self.fair(method, now) && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
     }
 
@@ -376,8 +384,7 @@ impl Run<'_> {
     }
 
     fn delay(&self, made: u32, settled: &Settled, outgoing: &Outgoing, now: Instant) -> Result<Duration, RetryDenied> {
-        // Without a connection nothing was sent.
-        if settled.class != Class::Connect {
+        if !settled.is_unsent() {
             outgoing.repeatable(self.model.idempotent)?;
         }
         let delay = self.pool.backoff.delay(made - 1, rand::random());

@@ -264,6 +264,45 @@ async fn what_never_reached_an_endpoint_is_asked_again_of_any_model() {
     assert_eq!(server.arrivals().1, 8);
 }
 
+/// A server whose queue is full takes no connection and refuses none.
+#[tokio::test]
+async fn an_attempt_that_found_no_connection_in_its_time_was_never_sent() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let full = listener.local_addr().unwrap();
+    let _queue = [TcpStream::connect(full).await.unwrap(), TcpStream::connect(full).await.unwrap()];
+    let server = Server::start(&[OK]).await;
+    let settings = pool(&[&full.to_string(), &server.authority]);
+    let (predict, scrape) = scratch(|| asking(settings, |model| model.idempotent = false));
+    let plan = || Plan { attempt_timeout: Some(Duration::from_millis(500)), ..plan(Duration::from_secs(20)) };
+    let failed = "weir_attempts_total{pool=\"p\",outcome=\"connect_failed\"} 0\n";
+    while scrape.render().contains(failed) {
+        let prediction = predict.run(request(), None, &plan(), PoolId(0), Instant::now()).await.unwrap();
+        assert_eq!(prediction.status.as_u16(), 200);
+    }
+}
+
+/// All of it is there, but nobody read it in time.
+#[tokio::test]
+async fn no_part_of_an_answer_is_handed_on_after_its_deadline() {
+    let long: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n{}", "x".repeat(200_000)).into_boxed_str());
+    let server = Server::start(Box::leak(Box::new([long]))).await;
+    let predict = predict(pool(&[&server.authority]));
+    let plan = plan(Duration::from_secs(2));
+    let prediction = predict.run(request(), None, &plan, PoolId(0), Instant::now()).await.unwrap();
+    let AnswerBody::Stream(mut body) = prediction.body else { panic!("it is longer than what is held") };
+    tokio::time::sleep_until(plan.deadline.instant() + Duration::from_millis(2)).await;
+    let late = loop {
+        match body.frame().await.expect("it does not end well") {
+            Ok(frame) => drop(frame),
+            Err(late) => break late,
+        }
+    };
+    assert_eq!(late.kind(), Kind::DeadlineExceeded);
+}
+
 #[tokio::test]
 async fn no_retry_is_begun_that_could_not_be_answered() {
     let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";

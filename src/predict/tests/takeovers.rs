@@ -60,6 +60,50 @@ async fn a_sick_backup_is_as_well_as_its_own_and_what_went_over_comes_back_to_wh
     assert_eq!(able(&predict, later), P, "it waits for a probe: better than nobody");
 }
 
+/// The lines that are logged meanwhile.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_outage_costs_a_line_and_its_end_another() {
+    let (predict, then) = (three(), Instant::now());
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let after = |seconds: u64| then + Duration::from_secs(seconds);
+    tracing::subscriber::with_default(log, || {
+        predict.look(then);
+        trip(&predict, R, then);
+        // Half an hour of probes that fail.
+        for seconds in (0..1_800).step_by(10) {
+            if let Ok(probe) = predict.pools[2].members()[0].breaker.admit(after(seconds)) {
+                predict.look(after(seconds));
+                probe.record(Outcome::Failure, after(seconds));
+            }
+            predict.look(after(seconds));
+        }
+        for _ in 0..3 {
+            admit(&predict, R, after(2_000)).record(Outcome::Success, after(2_000));
+            predict.look(after(2_000));
+        }
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let told: Vec<_> = text.lines().filter(|line| line.contains("outage")).collect();
+    assert!(matches!(&told[..], [out, back] if out.contains("WARN") && back.contains("INFO")), "{told:#?}");
+    assert!(told.iter().all(|line| line.contains("pool=r")), "{told:#?}");
+}
+
 #[tokio::test]
 async fn an_outage_is_told_of_model_and_pool_with_the_time_of_whoever_is_back_first() {
     let (predict, then) = (three(), Instant::now());
