@@ -14,8 +14,8 @@ use super::{
     status,
 };
 use crate::infer::{
-    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId,
-    Timings, headers::REQUEST_ID,
+    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId, Timings,
+    headers::REQUEST_ID,
 };
 
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");

@@ -4,13 +4,16 @@
 //! Only this writes what it finds; requests load it. It is at most half a second old.
 
 use std::{
-    sync::{PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::pool::{Members, NO_ZONE, Pool, WHOLE};
+use super::{
+    endpoint::Endpoint,
+    pool::{Members, NO_ZONE, Pool, WHOLE},
+};
 use crate::{
     config,
     resilience::{
@@ -28,6 +31,10 @@ pub(super) struct Survey {
     policy: outlier::Policy,
     /// When the interval ends in which outliers are looked for.
     judge_at: Instant,
+    /// Whether it ever had an endpoint.
+    known: bool,
+    /// Whether nobody can be asked.
+    out: bool,
 }
 
 impl Survey {
@@ -41,7 +48,7 @@ impl Survey {
             latency_floor: outlier.latency_floor,
             failures: outlier.failures,
         };
-        Self { policy, judge_at: now + outlier.interval }
+        Self { policy, judge_at: now + outlier.interval, known: false, out: false }
     }
 }
 
@@ -67,6 +74,7 @@ impl Pool {
             self.judge(&survey.policy, &members, now);
         }
         self.note_health(&members);
+        self.note_outage(&mut survey, &members, now);
         self.own_part.store(self.part_here(&members, now), Ordering::Relaxed);
     }
 
@@ -95,6 +103,25 @@ impl Pool {
             } else {
                 tracing::info!(pool = %self.name, healthy, all, "enough healthy endpoints again: only those are asked");
             }
+        }
+    }
+
+    /// Tells once that none is left that is well, and once that one is again: a breaker that only lets a probe by is neither.
+    fn note_outage(&self, survey: &mut Survey, members: &Members, now: Instant) {
+        survey.known |= !members.is_empty();
+        let well = |endpoint: &Arc<Endpoint>| {
+            endpoint.is_healthy()
+                && if survey.out { endpoint.breaker.is_closed() } else { endpoint.breaker.would_admit(now) }
+        };
+        let out = survey.known && !members.iter().any(well);
+        if std::mem::replace(&mut survey.out, out) == out {
+            return;
+        }
+        let all = members.len();
+        if out {
+            tracing::warn!(pool = %self.name, all, "outage: no endpoint of the pool passes its checks and lets requests by");
+        } else {
+            tracing::info!(pool = %self.name, all, "outage over: an endpoint of the pool takes requests again");
         }
     }
 
