@@ -77,10 +77,14 @@ pub(crate) struct Listen {
     pub(crate) max_body: u64,
     /// Longest body that is held to be sent again, default 64 KiB; longer ones are passed on as they come.
     pub(crate) hold_body: usize,
+    /// Most bytes of bodies held over all requests, default four times `max_body`.
+    pub(crate) hold_bodies: u64,
     /// Most rows of a request whose model joins features, default 10000; over it is 400.
     pub(crate) max_rows: usize,
     /// A connection without a request for this long is closed, be it idle or slow to send a head; default 60 s.
     pub(crate) idle_timeout: Duration,
+    /// A streamed answer of which its caller takes nothing for this long is broken off; default 60 s.
+    pub(crate) send_timeout: Duration,
     /// A connection older than this is asked to close, default 10 min; evens out long-lived HTTP/2 connections.
     pub(crate) max_connection_age: Duration,
 }

@@ -18,7 +18,7 @@ use crate::{
     config,
     resilience::{
         outlier,
-        spill::{Part, own_part},
+        spill::{Hosts, own_part},
     },
     telemetry::handles::balance::Ejection,
 };
@@ -92,12 +92,12 @@ impl Pool {
     }
 
     fn note_health(&self, members: &Members) {
-        let mut part = Part::default();
-        members.iter().for_each(|endpoint| part.count(endpoint.is_healthy()));
-        let panicking = part.share().is_some_and(|share| share < self.config.balance.panic_threshold);
+        let mut hosts = Hosts::default();
+        members.iter().for_each(|endpoint| hosts.count(endpoint.is_healthy()));
+        let panicking = hosts.share().is_some_and(|share| share < self.config.balance.panic_threshold);
         self.balance.panicking(panicking);
         if self.panicking.swap(panicking, Ordering::Relaxed) != panicking {
-            let (healthy, all) = (part.healthy, part.all);
+            let (healthy, all) = (hosts.healthy, hosts.all);
             if panicking {
                 tracing::warn!(pool = %self.name, healthy, all, "too few healthy endpoints: all are asked");
             } else {
@@ -126,10 +126,10 @@ impl Pool {
     }
 
     fn part_here(&self, members: &Members, now: Instant) -> u32 {
-        let (mut own, mut others) = (Part::default(), Part::default());
+        let (mut own, mut others) = (Hosts::default(), Hosts::default());
         for endpoint in members.iter() {
-            let part = if endpoint.is_own { &mut own } else { &mut others };
-            part.count(endpoint.is_available(now));
+            let side = if endpoint.is_own { &mut own } else { &mut others };
+            side.count(endpoint.is_available(now));
         }
         if own.all == 0 || others.all == 0 {
             return NO_ZONE;
@@ -139,8 +139,8 @@ impl Pool {
 
     /// The share of the endpoints that a request could go to; `None` while none is known.
     pub(super) fn available(&self, now: Instant) -> Option<f64> {
-        let mut part = Part::default();
-        self.members().iter().for_each(|endpoint| part.count(endpoint.is_available(now)));
-        part.share()
+        let mut hosts = Hosts::default();
+        self.members().iter().for_each(|endpoint| hosts.count(endpoint.is_available(now)));
+        hosts.share()
     }
 }

@@ -93,6 +93,9 @@ metrics! {
     QUEUE_DEPTH_ALIAS = "kserve_inference_queue_depth", Gauge, "weir_inference_queue_depth under the name KServe autoscalers ask for.";
     ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
+    HELD_BODY_BYTES = "weir_held_body_bytes", Gauge, "Bytes of requests' bodies held to be decoded or sent again; listen.hold_bodies is the most.";
+    BODIES_NOT_HELD = "weir_bodies_not_held_total", Counter, "Requests' bodies that found no room in listen.hold_bodies, by outcome: streamed (passed on as it came, so that it cannot be sent again), refused (it had to be decoded).";
+    STALLED_ANSWERS = "weir_stalled_answers_total", Counter, "Streamed answers broken off because their caller took nothing of them for listen.send_timeout.";
     REGISTRY_REFRESHES = "weir_registry_refreshes_total", Counter, "Looks at Feast's registry after the first, by outcome: unchanged, changed, refused (what it has become is no registry, or does not fit the models; the one before serves on), unreachable.";
     OBJECT_READS = "weir_object_reads_total", Counter, "Reads of lookup files on the object store, by view and kind (manifest, directory, bucket).";
     OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, open: its circuit breaker is, busy, damaged, mismatch).";
