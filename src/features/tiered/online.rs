@@ -200,6 +200,15 @@ impl Store {
         lookup.tell(&self.shared.metrics, SystemTime::now())
     }
 
+    /// Whether rows can be pushed here at all.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::ReadOnly`].
+    pub(crate) fn accepts_pushes(&self) -> Result<(), PushError> {
+        if self.shared.l2.is_writable() { Ok(()) } else { Err(PushError::ReadOnly) }
+    }
+
     /// Stores rows of a view, by `by`; only the features that a row has are set. Returns once they are stored and this process
     /// serves nothing older.
     ///
@@ -220,9 +229,7 @@ impl Store {
         let mut push = Pushing { metrics: &self.shared.metrics, rows: rows.len() as u64, pushed: Pushed::default() };
         self.shared.tell_ahead(view, &rows);
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
-        if !self.shared.l2.is_writable() {
-            return Err(PushError::ReadOnly);
-        }
+        self.accepts_pushes()?;
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));

@@ -46,6 +46,10 @@ impl Api<'_> {
         id: &RequestId,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let catalog = self.catalog;
+        if matches!(endpoint, Endpoint::Push | Endpoint::WriteToOnlineStore) {
+            // Before the body is looked at: no body would be taken.
+            self.store.accepts_pushes().map_err(|error| read_only(&error))?;
+        }
         if !is_json(headers) {
             return Err(schema::not_json(body));
         }
@@ -124,16 +128,19 @@ impl Api<'_> {
 
     /// What the store said is for the log: it names servers.
     fn not_pushed(self, view: ViewId, error: PushError) -> Refusal {
-        let view = &self.catalog.by_id(view).name;
         if matches!(error, PushError::ReadOnly) {
-            let message = format!("view {view}: weir wrote nothing: {error}");
-            return Error::new(Kind::Unimplemented, message).into();
+            return read_only(&error);
         }
+        let view = &self.catalog.by_id(view).name;
         let kind = if matches!(error, PushError::Late) { Kind::DeadlineExceeded } else { Kind::Unavailable };
         let message =
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
         Error::new(kind, message).with_retry_after(RETRY_AFTER).with_source(error).into()
     }
+}
+
+fn read_only(error: &PushError) -> Refusal {
+    Error::new(Kind::Unimplemented, format!("weir wrote nothing: {error}")).into()
 }
 
 /// A cell costs its caller next to nothing: a few names and rows make many.
