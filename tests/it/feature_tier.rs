@@ -335,7 +335,7 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
     let ports = [free_port(), free_port()];
     let [mut first, second] = ports.map(|port| server(&redis, port));
-    let sidecar = drivers(&ports, &echo, "");
+    let mut sidecar = drivers(&ports, &echo, "");
     let targets = ports.map(|port| format!("feature_server/127.0.0.1:{port}"));
     breaker_is(&sidecar, &targets[0], "closed");
     let load = Load::on(&sidecar);
@@ -355,6 +355,16 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     breaker_is(&sidecar, &targets[0], "closed");
     wait_until("the first to be asked again", START, || answered(&sidecar, &targets[0]) > after[0] + 3.0);
     println!("{} answers, none without a row", load.end());
+    let log = sidecar.process().log();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&*targets[0])).count();
+    assert!(
+        lines("WARN") >= 1 && lines("circuit breaker opened") >= 1 && lines("circuit breaker closed") >= 1,
+        "{log}"
+    );
+    let address = format!("address=127.0.0.1:{}", ports[0]);
+    for told in ["feature_server: failed", "feature_server: well again"] {
+        assert!(log.lines().any(|line| line.contains(told) && line.contains(&address)), "{told}: {log}");
+    }
     drop((second, revived));
 }
 

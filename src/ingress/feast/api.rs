@@ -26,7 +26,7 @@ use crate::{
     telemetry::handles::feast::Endpoint,
 };
 
-/// When to come back to a store that could not be read.
+/// When to come back to a store that could not be read, where nothing says better.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the endpoints work on.
@@ -135,7 +135,8 @@ impl Api<'_> {
         let kind = if matches!(error, PushError::Late) { Kind::DeadlineExceeded } else { Kind::Unavailable };
         let message =
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
-        Error::new(kind, message).with_retry_after(RETRY_AFTER).with_source(error).into()
+        let after = again(error.until(), Instant::now());
+        Error::new(kind, message).with_retry_after(after).with_source(error).into()
     }
 }
 
@@ -193,7 +194,12 @@ fn complete(reading: &Reading) -> Result<(), Refusal> {
         "the online store could not be read in time for {}, and no row of lately is at hand; try again",
         names.join(", ")
     );
-    Err(Error::new(Kind::Unavailable, message).with_retry_after(RETRY_AFTER).into())
+    Err(Error::new(Kind::Unavailable, message).with_retry_after(again(reading.until(), Instant::now())).into())
+}
+
+/// How long until it is worth coming back: until a breaker lets a probe by, where that is all that is in the way.
+fn again(until: Option<Instant>, now: Instant) -> Duration {
+    until.map_or(RETRY_AFTER, |until| until.saturating_duration_since(now).max(RETRY_AFTER))
 }
 
 fn too_long() -> Refusal {
