@@ -129,7 +129,8 @@ pub(super) fn run(place: Place<'_>, weir: &Path, loss: Loss) -> Result<Failover>
         struck = Instant::now();
         loss.strike(&mut fleet[0])?;
         let is_out = |page: &str| is_out(page, fleet[0].address);
-        detected = seen_gone(weir.admin, (&is_out, &failures), before, struck + GONE)?;
+        let signs = Signs { is_out: &is_out, failures: &failures };
+        detected = seen_gone(weir.admin, &signs, before, struck + GONE)?;
         sleep_until(struck + GONE);
         loss.heal(&mut fleet[0])?;
         healed = Instant::now();
@@ -163,22 +164,24 @@ fn is_out(page: &str, endpoint: SocketAddr) -> bool {
     unhealthy || scrape::is_open(page, &format!("backend/{endpoint}"))
 }
 
-/// When Weir stopped sending requests to what is lost, by what it says on a page: that it is out, or how much has failed so far;
-/// `before` had until the loss.
-pub(super) fn seen_gone(
-    admin: SocketAddr,
-    (is_out, failures): (&dyn Fn(&str) -> bool, &dyn Fn(&str) -> f64),
-    before: f64,
-    until: Instant,
-) -> Result<Option<Instant>> {
+/// What a page of metrics says of what is lost.
+pub(super) struct Signs<'a> {
+    /// That it is out.
+    pub(super) is_out: &'a dyn Fn(&str) -> bool,
+    /// How much has failed so far.
+    pub(super) failures: &'a dyn Fn(&str) -> f64,
+}
+
+/// When Weir stopped sending requests to what is lost; `before` had failed until then.
+pub(super) fn seen_gone(admin: SocketAddr, signs: &Signs<'_>, before: f64, until: Instant) -> Result<Option<Instant>> {
     let (mut admin, mut failed, mut last) = (Caller::connect(admin)?, before, None);
     while Instant::now() < until {
         let page = scrape::page(&mut admin)?;
         let now = Instant::now();
-        if is_out(&page) {
+        if (signs.is_out)(&page) {
             return Ok(Some(now));
         }
-        let failures = failures(&page);
+        let failures = (signs.failures)(&page);
         if failures > failed {
             (failed, last) = (failures, Some(now));
         } else if last.is_some_and(|last| now - last >= ELSEWHERE) {

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 
 use super::{
     callers::Stream,
-    failover::{self, Failover, GONE, Kind, LAST, Loss, SHARE, SHARE_OVER, SHARE_STEP, Victim, WATCHED},
+    failover::{self, Failover, GONE, Kind, LAST, Loss, SHARE, SHARE_OVER, SHARE_STEP, Signs, Victim, WATCHED},
     proxies::{self, DEADLINE},
     scrape,
     trial::{WARM_UP, sleep_until, while_called},
@@ -120,7 +120,8 @@ pub(super) fn run(place: Place<'_>, (weir, redis): (&Path, &Path), loss: Loss) -
         loss.strike(&mut servers[0])?;
         let breaker = format!("feature_server/{}", servers[0].address);
         let is_out = |page: &str| scrape::is_open(page, &breaker);
-        detected = failover::seen_gone(gateway.admin, (&is_out, &failed), before, struck + GONE)?;
+        let signs = Signs { is_out: &is_out, failures: &failed };
+        detected = failover::seen_gone(gateway.admin, &signs, before, struck + GONE)?;
         sleep_until(struck + GONE);
         loss.heal(&mut servers[0])?;
         healed = Instant::now();
