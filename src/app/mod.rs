@@ -125,6 +125,8 @@ impl App {
         scrape.before(move || holds.show());
         let predict = gateway.load_full().pipeline.predict.clone();
         scrape.before(move || predict.show(Instant::now()));
+        let current = gateway.clone();
+        scrape.before(move || current.load_full().pipeline.features.show(Instant::now()));
         let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {

@@ -17,16 +17,13 @@ use crate::{
     config,
     infer::{Protocol, WorkerId},
     resilience::{
-        breaker::{self, Breaker},
+        breaker::{self, Breaker, Transition},
         ewma::PeakEwma,
         latency::Latencies,
         outlier,
         ramp::Ramp,
     },
-    telemetry::handles::{
-        breaker::{BreakerHandles, BreakerState},
-        predict::EndpointHandles,
-    },
+    telemetry::handles::{breaker::BreakerHandles, predict::EndpointHandles},
 };
 
 /// What `host` says on requests to the HTTP port, and `:authority` on those to the gRPC port.
@@ -323,7 +320,7 @@ impl Endpoint {
 
     /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
     pub(super) fn show(&self, now: Instant) {
-        self.tell(|metrics| metrics.open_for(self.breaker.time_left(now)));
+        self.tell(|_| self.transitions.metrics.time_left(self.breaker.time_left(now)));
     }
 
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
@@ -398,8 +395,6 @@ impl Endpoint {
 
 /// A breaker's transitions, told while the endpoint is its pool's.
 struct Transitions {
-    pool: Arc<str>,
-    endpoint: Arc<str>,
     metrics: BreakerHandles,
     retired: AtomicBool,
 }
@@ -407,7 +402,7 @@ struct Transitions {
 impl Transitions {
     fn new(endpoint: &Arc<str>, pool: &Arc<str>) -> Self {
         let metrics = BreakerHandles::new(&format!("{pool}/{endpoint}"));
-        Self { pool: pool.clone(), endpoint: endpoint.clone(), metrics, retired: AtomicBool::new(false) }
+        Self { metrics, retired: AtomicBool::new(false) }
     }
 
     fn retire(&self) {
@@ -418,24 +413,22 @@ impl Transitions {
         self.retired.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, state: breaker::State) {
+    fn tell(&self, transition: Transition) {
         if self.is_retired() {
             return;
         }
-        let state = match state {
-            breaker::State::Closed => BreakerState::Closed,
-            breaker::State::Open => BreakerState::Open,
-            breaker::State::HalfOpen => BreakerState::HalfOpen,
-        };
-        self.metrics.moved(state);
-        tracing::warn!(pool = %self.pool, endpoint = %self.endpoint, ?state, "circuit breaker moved");
+        match transition {
+            Transition::Opened { cause, open_for } => self.metrics.opened(&cause, open_for),
+            Transition::HalfOpen => self.metrics.half_open(),
+            Transition::Closed => self.metrics.closed(),
+        }
     }
 }
 
 /// The endpoint's breaker; its transitions are logged and counted.
 fn guard(transitions: &Arc<Transitions>, policy: &config::Breaker) -> Arc<Breaker> {
     let transitions = transitions.clone();
-    Breaker::new(breaker::Policy::from(policy), move |state| transitions.tell(state))
+    Breaker::new(breaker::Policy::from(policy), move |transition| transitions.tell(transition))
 }
 
 /// One request in flight at an endpoint, until dropped.

@@ -65,7 +65,7 @@ metrics! {
     L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
-    BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until the open breaker of a pool's endpoint lets its next probe by, 0 in other states, by target.";
+    BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";
     REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";
     FEATURE_SERVER_REQUESTS = "weir_feature_server_requests_total", Counter, "With l2.feature_server: requests for rows by target and outcome: answered, refused (4xx), failed (5xx, no connection, bytes that are no answer), timeout, full (not sent: as many are under way as may be).";
     ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
