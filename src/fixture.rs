@@ -90,8 +90,10 @@ fn listen() -> Listen {
         admin_token: Some(Secret("open-sesame".into())),
         max_body: 64 << 20,
         hold_body: 64 << 10,
+        hold_bodies: 256 << 20,
         max_rows: 10_000,
         idle_timeout: Duration::from_secs(10),
+        send_timeout: Duration::from_secs(10),
         max_connection_age: Duration::from_secs(600),
     }
 }

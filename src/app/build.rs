@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{decode, feast, later, record::Records, service::Gateway},
+    ingress::{decode, feast, hold::Holds, later, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
@@ -50,6 +50,7 @@ where
     Ok(Gateway {
         pipeline,
         spool,
+        holds: Arc::new(Holds::new(config.listen.hold_bodies)),
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         feast: feast::Server::new(&config),
         services: services(health)?,
@@ -74,6 +75,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
     };
     Gateway {
         pipeline,
+        holds: Arc::clone(&gateway.holds),
         records: gateway.records.next(&config),
         feast: gateway.feast.next(&config),
         spool: Arc::clone(&gateway.spool),

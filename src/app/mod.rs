@@ -102,8 +102,7 @@ impl App {
         let gateway = build::gateway(config.clone(), &tasks, readiness.clone(), health_service).await?;
         let gateway = Arc::new(ArcSwap::from_pointee(gateway));
         let (acceptors, inboxes) = Workers::new(config.workers);
-        let limits =
-            Limits { idle_timeout: config.listen.idle_timeout, max_connection_age: config.listen.max_connection_age };
+        let limits = Limits::new(&config.listen);
         let app = Self {
             addresses,
             drain: config.drain.clone(),
@@ -131,8 +130,12 @@ impl App {
         tasks.spawn(async move { spool.log_all(end).await });
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
+        let holds = gateway.load_full().holds.clone();
+        scrape.before(move || holds.show());
         let predict = gateway.load_full().pipeline.predict.clone();
         scrape.before(move || predict.show(Instant::now()));
+        let current = gateway.clone();
+        scrape.before(move || current.load_full().pipeline.features.show(Instant::now()));
         let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {

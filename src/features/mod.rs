@@ -8,6 +8,7 @@
 //! Reads never fail because a store does, and never outlast the plan; what was not the best is said in the [`FeatureSet`].
 //! What Weir writes into a shared store never replaces a newer row and never shortens anybody's life.
 
+mod circuit;
 mod embedded;
 pub mod feast;
 mod l2;

@@ -260,6 +260,14 @@ impl Store {
         self.shared.l2.ready().await
     }
 
+    /// Writes how long the breakers of servers and object store stay open; to be called before each scrape.
+    pub(crate) fn show(&self, now: Instant) {
+        self.shared.l2.show(now);
+        if let Some(L3 { source: Source::Objects(store), .. }) = &self.shared.l3 {
+            store.show(now);
+        }
+    }
+
     /// L1's rows and bytes.
     #[must_use]
     pub fn sizes(&self) -> Sizes {

@@ -9,7 +9,9 @@ use hyper::body::Incoming;
 use super::{
     body::ResponseBody,
     context::Told,
-    encode, feast, infer as infer_http, later, local,
+    encode, feast,
+    hold::Holds,
+    infer as infer_http, later, local,
     route::{Route, route},
     rpc,
 };
@@ -23,6 +25,8 @@ use crate::{
 pub(crate) struct Gateway {
     pub(crate) pipeline: Pipeline,
     pub(crate) records: super::record::Records,
+    /// What bodies may be held, over all snapshots.
+    pub(crate) holds: Arc<Holds>,
     pub(crate) feast: feast::Server,
     /// Requests kept for later.
     pub(crate) spool: Arc<Spool>,

@@ -2,14 +2,18 @@
 //!
 //! Looked at twice a second, from health checks and breakers alone, so that a region that is gone is noticed without a request.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+use std::{
+    iter,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Predict, discovery, health, pool::Pool, survey};
 use crate::{
     config,
-    infer::{PoolId, WorkerId},
+    infer::{PoolId, Protocol, WorkerId},
     resilience::failover::Failover,
 };
 
@@ -66,7 +70,8 @@ impl Predict {
             if let (Some(failover), Some(to)) = (failover, &pool.config.failover) {
                 // Looked at here only; its state is whole between looks.
                 let mut failover = failover.lock().unwrap_or_else(PoisonError::into_inner);
-                self.decide(pool, (&mut failover, &self.pools[to.pool.index()]), now);
+                // A backup is as well as who does its work.
+                self.decide(pool, (&mut failover, &self.pools[self.acting(to.pool).index()]), now);
             }
         }
     }
@@ -86,15 +91,37 @@ impl Predict {
         }
     }
 
-    /// The pool that does this one's work now. Validated: going from one to the next leads to an end.
-    pub(super) fn acting(&self, pool: PoolId) -> &Pool {
-        let mut pool = &self.pools[pool.index()];
-        while pool.failed_over.load(Ordering::Relaxed)
-            && let Some(failover) = &pool.config.failover
-        {
-            pool = &self.pools[failover.pool.index()];
+    /// The pool that is to be asked for what is `home`'s to do: where its failovers lead, or, while that has nobody to ask and it
+    /// is not decided yet, the first on the way that has: behind that one, then before it.
+    pub(crate) fn able(&self, home: PoolId, protocol: Protocol, now: Instant) -> PoolId {
+        if self.pools[home.index()].config.failover.is_none() {
+            return home;
         }
-        pool
+        let acting = self.acting(home);
+        let may = |pool: &PoolId| self.may_ask(*pool, protocol, now);
+        self.way(acting).chain(self.way(home)).find(may).unwrap_or(acting)
+    }
+
+    /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
+    pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
+        self.pools[pool.index()].may_be_asked(protocol, now)
+    }
+
+    /// The pool that does this one's work now.
+    pub(super) fn acting(&self, home: PoolId) -> PoolId {
+        let stays = |pool: &PoolId| !self.pools[pool.index()].failed_over.load(Ordering::Relaxed);
+        // One that fails over has somebody to do so to.
+        self.way(home).find(stays).unwrap_or(home)
+    }
+
+    /// How soon one of the pools that could do `home`'s work can be asked again.
+    pub(super) fn back_in(&self, home: PoolId, protocol: Protocol, now: Instant) -> Option<Duration> {
+        self.way(home).filter_map(|pool| self.pools[pool.index()].back_in(protocol, now)).min()
+    }
+
+    /// The pool, the one that takes over for it, and so on. Validated: it leads to an end.
+    fn way(&self, first: PoolId) -> impl Iterator<Item = PoolId> {
+        iter::successors(Some(first), |pool| Some(self.pools[pool.index()].config.failover.as_ref()?.pool))
     }
 
     /// What keeps this from being ready: awaited pools of which no endpoint has answered, nor one of the pool that takes over. A

@@ -12,7 +12,6 @@ use super::{
     endpoint::{Endpoint, Health},
     pool::Pool,
 };
-use crate::resilience::breaker;
 
 /// A pool.
 pub(crate) struct PoolState {
@@ -85,11 +84,7 @@ fn state(endpoint: &Endpoint, now: Instant) -> EndpointState {
             Health::Passing => "passing",
             Health::Failing => "failing",
         },
-        breaker: match endpoint.breaker.state() {
-            breaker::State::Closed => "closed",
-            breaker::State::Open => "open",
-            breaker::State::HalfOpen => "half_open",
-        },
+        breaker: endpoint.breaker.state().name(),
         open_for: endpoint.breaker.until().map(left),
         ejected_for: endpoint.ejected_until().map(left),
         in_flight: endpoint.in_flight(),

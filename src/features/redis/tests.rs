@@ -437,7 +437,7 @@ async fn a_master_that_hangs_costs_others_nothing_and_itself_no_more_than_its_br
         rows.retain(Result::is_err);
         match &rows[0] {
             Err(Error::TimedOut(_)) => timed_out += 1,
-            Err(Error::Open { address }) => break assert!(address.ends_with(&hung.port.to_string())),
+            Err(Error::Open { address, .. }) => break assert!(address.ends_with(&hung.port.to_string())),
             other => panic!("{other:?}"),
         }
     }

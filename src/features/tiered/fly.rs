@@ -92,7 +92,8 @@ pub(super) enum Done {
     /// A row that L2 itself had past its time, and for how long.
     Stale(Arc<Row>, Duration),
     Absent(At),
-    Failed(At),
+    /// No layer could say. Until when, where breakers alone kept them from being asked.
+    Failed(At, Option<Instant>),
     /// No layer has a row, and one of them has something that is none.
     Unreadable(At),
 }
@@ -104,6 +105,8 @@ struct Further {
     lead: Lead<Id, Progress>,
     ask: Ask,
     behind: Behind,
+    /// When L2 may be asked, where its breaker kept it from being asked now.
+    until: Option<Instant>,
     /// When L2 was asked: what is known is as old as that.
     began: Instant,
 }
@@ -156,7 +159,7 @@ impl Flight {
                 let wait = match want.state {
                     State::Open(_) => true,
                     State::Stale(..) | State::Early(_) => false,
-                    State::Row(_) | State::Absent | State::Unavailable | State::Unreadable => continue,
+                    State::Row(_) | State::Absent | State::Unavailable(_) | State::Unreadable => continue,
                 };
                 let early = matches!(want.state, State::Early(_));
                 let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
@@ -213,14 +216,14 @@ impl Flight {
         shared.count(&answers);
         let (mut ended, mut further, mut again) = (Vec::with_capacity(leads.len()), Vec::new(), Vec::new());
         for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
-            let behind = match answer {
+            let (behind, until) = match answer {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
                     shared.keep(&ask, Some(Arc::clone(&row)), fetch);
                     ended.push((lead, Progress::Done(Done::Row(row, At::L2))));
                     continue;
                 }
-                Ok(None) => Behind::Absence,
+                Ok(None) => (Behind::Absence, None),
                 // L1 does not keep it: there it would pass for fresh.
                 Err(l2::Error::Stale { row, age }) => {
                     ended.push((lead, Progress::Done(Done::Stale(row, age))));
@@ -233,10 +236,10 @@ impl Flight {
                         again.push((lead, ask));
                         continue;
                     }
-                    shared.behind(&ask.view, &error)
+                    (shared.behind(&ask.view, &error), error.until())
                 }
             };
-            further.push(Further { lead, ask, behind, began });
+            further.push(Further { lead, ask, behind, until, began });
         }
         Lead::end_all(ended);
         let beyond = shared.go_beyond_l2(worker, further);
@@ -287,13 +290,14 @@ impl Shared {
             l3.source.get(&fetch.ask).await
         };
         let answer = timeout(l3.timeout + SLACK, read).await;
-        let now = Instant::now();
+        let (now, mut until) = (Instant::now(), None);
         l3.pace.took(now - began, now);
         let (outcome, row) = match answer {
             Ok(Ok(Some(row))) => (Outcome::Hit, Some(row)),
             Ok(Ok(None)) => (Outcome::Miss, None),
             Ok(Err(error)) => {
                 tracing::debug!(view = %fetch.ask.view.name, %error, "row not read from L3");
+                until = open_until(&error);
                 (l3_outcome(&error), None)
             }
             Err(_) => (Outcome::Timeout, None),
@@ -305,7 +309,8 @@ impl Shared {
             None if outcome == Outcome::Miss => self.give_up(vec![fetch], at),
             None => fetch.lead.end(Progress::Done(match fetch.behind {
                 Behind::Absence if outcome == Outcome::Unreadable => Done::Unreadable(at),
-                Behind::Absence | Behind::Failure => Done::Failed(at),
+                Behind::Absence => Done::Failed(at, until),
+                Behind::Failure => Done::Failed(at, fetch.until.zip(until).map(|(l2, l3)| l2.min(l3))),
                 Behind::Unreadable => Done::Unreadable(at),
             })),
         }
@@ -314,7 +319,7 @@ impl Shared {
 
     /// A row of L3, to whoever waits. L2 is to have it too, unless it could not say what it has.
     fn land(&self, fetch: Further, row: Arc<Row>) -> Option<(Ask, Arc<Row>)> {
-        let Further { lead, ask, behind, began } = fetch;
+        let Further { lead, ask, behind, began, .. } = fetch;
         match behind {
             Behind::Absence => {
                 let fetch = Fetch { began, took: began.elapsed() };
@@ -362,13 +367,13 @@ impl Shared {
 
     /// No layer has the rows: each an absence if all said so, else a failure.
     fn give_up(&self, fetches: Vec<Further>, last: At) {
-        let end = |Further { lead, ask, behind, began }| {
+        let end = |Further { lead, ask, behind, until, began }| {
             let done = match behind {
                 Behind::Absence => {
                     self.keep(&ask, None, Fetch::from(began));
                     Done::Absent(last)
                 }
-                Behind::Failure => Done::Failed(last),
+                Behind::Failure => Done::Failed(last, until),
                 Behind::Unreadable => Done::Unreadable(last),
             };
             (lead, Progress::Done(done))
@@ -434,6 +439,13 @@ fn outcome(answer: &Result<Option<Row>, l2::Error>) -> Outcome {
     }
 }
 
+fn open_until(error: &Boxed) -> Option<Instant> {
+    match error.downcast_ref() {
+        Some(object::Error::Open { until }) => Some(*until),
+        _ => None,
+    }
+}
+
 fn l3_outcome(error: &Boxed) -> Outcome {
     match error.downcast_ref() {
         Some(object::Error::Damaged(_)) => Outcome::Unreadable,
@@ -449,7 +461,7 @@ impl Lookup {
             Progress::Done(Done::Row(row, at)) => (at, Some(State::Row(row))),
             Progress::Done(Done::Stale(row, age)) => (At::L2, Some(State::Stale(row, age))),
             Progress::Done(Done::Absent(at)) => (at, Some(State::Absent)),
-            Progress::Done(Done::Failed(at)) => (at, None),
+            Progress::Done(Done::Failed(at, until)) => (at, Some(State::Unavailable(until))),
             Progress::Done(Done::Unreadable(at)) => (at, Some(State::Unreadable)),
             Progress::AtL3(behind) => (At::L3(behind), None),
             Progress::AtL2 | Progress::AtL2Again => (At::L2, None),
@@ -471,12 +483,12 @@ impl Lookup {
         let state = &mut self.joins[join].wants[want].state;
         let stale = if let State::Open(stale) = state { stale.take() } else { None };
         *state = match (found, stale) {
-            (None | Some(State::Unreadable), Some((row, age))) => {
+            (None | Some(State::Unavailable(_) | State::Unreadable), Some((row, age))) => {
                 shared.metrics.looked_up(Layer::L1, Outcome::StaleHit, 1);
                 State::Stale(row, age)
             }
             (Some(found), _) => found,
-            (None, None) => State::Unavailable,
+            (None, None) => State::Unavailable(None),
         };
     }
 }

@@ -40,6 +40,8 @@ use crate::{
 pub(super) struct Scripted {
     rows: Mutex<HashMap<(ViewId, crate::infer::EntityKey), (i64, i64)>>,
     broken: AtomicBool,
+    /// Until when its breaker is open.
+    open: Mutex<Option<Instant>>,
     asked: AtomicUsize,
     /// Reads wait for it while it is there.
     gate: Option<Semaphore>,
@@ -63,6 +65,9 @@ impl Scripted {
         }
         if self.broken.load(Ordering::Relaxed) {
             return Err("broken".into());
+        }
+        if let Some(until) = *self.open.lock().unwrap() {
+            return Err(object::Error::Open { until }.into());
         }
         let rows = self.rows.lock().unwrap();
         Ok(rows.get(&(ask.view.id, ask.key.clone())).map(|(time, value)| row(*time, [int(*value)])))

@@ -178,6 +178,29 @@ fn a_penalty_is_lifted_by_probes_alone() {
 }
 
 #[test]
+fn what_is_busy_is_spared_as_long_as_it_says_though_it_passes_its_checks() {
+    let mut play = Play::new(&settings(2), &[Server::Takes(10); 2]);
+    play.run(SECOND);
+    let busy = play.pool.members()[0].clone();
+    let permit = busy.breaker.admit(play.now).ok().unwrap();
+    busy.observe((Class::Overloaded, Some(20 * SECOND)), permit, MS, play.now);
+    assert_eq!(play.run(15 * SECOND)[0], 0);
+    play.run(6 * SECOND);
+    let asked = play.run(5 * SECOND);
+    assert!(share(&asked, 0) > 0.4, "half, not {asked:?}");
+}
+
+#[test]
+fn a_check_that_is_late_does_not_undo_a_newer_one() {
+    let (pool, now) = (Pool::new(&settings(1), 1, Instant::now()), Instant::now() + SECOND);
+    let endpoint = pool.members()[0].clone();
+    assert_eq!(endpoint.checked(Health::Passing, MS, now), Some(Health::Unknown));
+    assert_eq!(endpoint.checked(Health::Failing, SECOND, now + MS), None, "it began before");
+    assert_eq!(endpoint.health(), Health::Passing);
+    assert_eq!(endpoint.checked(Health::Failing, MS, now + 2 * MS), Some(Health::Passing));
+}
+
+#[test]
 fn a_model_that_hangs_behind_a_server_that_is_well_is_probed_once_each_open_time() {
     let mut play = Play::new(&settings(3), &[Server::Hung(100), Server::Takes(10), Server::Takes(10)]);
     play.until(|pool| !pool.members()[0].breaker.is_closed());
@@ -267,7 +290,7 @@ fn a_full_endpoint_is_passed_over_and_all_full_is_said() {
     (0..50).for_each(|_| assert_eq!(pool.pick(&WANT, now).ok().unwrap().index, 2));
     let second = pool.members()[1].enter();
     assert!(first.is_some() && second.is_some());
-    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind(), crate::infer::Kind::Shed);
+    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind, crate::infer::Kind::Shed);
 }
 
 /// Two endpoints in the gateway's own zone, two in another.

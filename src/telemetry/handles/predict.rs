@@ -1,7 +1,5 @@
 //! What the attempt loop counts: attempts by how they ended, retries and hedges, made and not made, endpoints' health.
 
-use std::time::Duration;
-
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::telemetry::{install::hide, names};
@@ -137,11 +135,10 @@ impl PoolHandles {
     }
 }
 
-/// One endpoint's health, whether it is left out, and how long its breaker stays open.
+/// One endpoint's health, and whether it is left out.
 pub struct EndpointHandles {
     healthy: Gauge,
     ejected: Gauge,
-    open: Gauge,
 }
 
 impl EndpointHandles {
@@ -149,15 +146,9 @@ impl EndpointHandles {
     #[must_use]
     pub fn new(pool: &str, endpoint: &str) -> Self {
         let of = |name| gauge!(name, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned());
-        let open = gauge!(names::BREAKER_OPEN, "target" => format!("{pool}/{endpoint}"));
-        let handles = Self { healthy: of(names::ENDPOINT_HEALTHY), ejected: of(names::ENDPOINT_EJECTED), open };
+        let handles = Self { healthy: of(names::ENDPOINT_HEALTHY), ejected: of(names::ENDPOINT_EJECTED) };
         handles.ejected(false);
         handles
-    }
-
-    /// Shows how long the breaker refuses every call.
-    pub fn open_for(&self, left: Duration) {
-        self.open.set(left.as_secs_f64());
     }
 
     /// Sets what the last check said.
@@ -172,7 +163,7 @@ impl EndpointHandles {
 
     /// The endpoint is none any more: nothing is shown of it.
     pub fn gone(&self) {
-        [&self.healthy, &self.ejected, &self.open].into_iter().for_each(hide);
+        [&self.healthy, &self.ejected].into_iter().for_each(hide);
     }
 }
 
