@@ -6,6 +6,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis, served::Served};
 use crate::{
     config::{Features, View},
@@ -188,6 +190,16 @@ impl L2 {
             Self::Redis(redis) => redis.would_ask(worker, ask),
             Self::Served(served) => served.would_ask(),
             Self::Embedded(_) => true,
+        }
+    }
+
+    /// Whether every server's breaker refuses now: nobody could be asked, whatever the row. Not longer than breakers stay open
+    /// unless somebody asks in vain.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        match self {
+            Self::Redis(redis) => redis.is_unavailable(now),
+            Self::Served(served) => served.is_unavailable(now),
+            Self::Embedded(_) => false,
         }
     }
 

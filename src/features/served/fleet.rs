@@ -109,6 +109,11 @@ impl Fleet {
         self.servers.iter().any(|server| server.would_admit(now))
     }
 
+    /// Whether every server's breaker refuses now.
+    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
+        self.servers.iter().all(|server| server.refuses(now))
+    }
+
     /// What each server says of its health, over the worker's connections.
     pub(super) async fn health(&self, worker: WorkerId) -> Vec<Result<(), String>> {
         let client = self.client(worker);
