@@ -42,10 +42,11 @@ use crate::{
     app::Tasks,
     config::{self, Config},
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, Verdict, WorkerId},
+    infer::{AnswerBody, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
+        ratio::{BadRatio, Bound, Limit},
     },
     telemetry::handles::predict::RetryDenied,
 };
@@ -58,6 +59,8 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const FREE_RESENDS: u32 = 8;
 /// A shorter time without an answer says nothing of an endpoint whose answers' times are not known.
 const FAIR: Duration = Duration::from_millis(5);
+/// A model that does not answer in time: as many of its attempts time out.
+const TIMEOUTS: Limit = Limit { bound: Bound::AtLeast(0.05), least: 20 };
 
 /// The pools.
 pub struct Predict {
@@ -138,6 +141,12 @@ impl Predict {
         self.acting(pool).may_be_asked(protocol, now)
     }
 
+    /// Whether too many of the model's predictions timed out in the last ten seconds, at whatever pool.
+    #[must_use]
+    pub fn is_timing_out(&self, model: ModelId, now: Instant) -> bool {
+        self.models[model.index()].timeouts.is_over(&TIMEOUTS, now)
+    }
+
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
     pub(crate) fn sweep(&self, worker: WorkerId) {
         for pool in &self.pools {
@@ -170,6 +179,8 @@ struct Model {
     floor: Floor,
     /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
     hedge: Option<Moment>,
+    /// How many of its predictions time out.
+    timeouts: BadRatio,
     /// Its own pool's name.
     pool: Arc<str>,
 }
@@ -183,7 +194,18 @@ impl Model {
             idempotent: model.idempotent,
             floor: Floor::new(now),
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
+            timeouts: BadRatio::new(now),
             pool: pool.name.clone(),
+        }
+    }
+
+    /// Learns from a prediction's end.
+    fn ended(&self, class: Class, took: Duration, now: Instant) {
+        if let Some(event) = class.timeliness() {
+            self.timeouts.note(event, now);
+        }
+        if class == Class::Answered {
+            self.answered(took, now);
         }
     }
 
@@ -325,8 +347,8 @@ impl Run<'_> {
         let class = if self.was_hurried(&outcome, method, ended) { Class::Hurried } else { class };
         let Choice { index, endpoint, permit } = choice;
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
-        if class == Class::Answered && method == Method::Predict {
-            self.model.answered(ended - began, ended);
+        if method == Method::Predict {
+            self.model.ended(class, ended - began, ended);
         }
         self.pool.metrics.attempt(class.counted_as());
         Settled { outcome, class, index, endpoint, ended }

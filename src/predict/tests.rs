@@ -427,3 +427,30 @@ async fn where_nobody_is_left_for_a_retry_the_answer_at_hand_is_told() {
     let all = predict.pools[0].budget.available(now);
     assert!(predict.pools[0].budget.withdraw(now) && all >= 100, "{all}");
 }
+
+/// Nobody answers: with the clock paused, every attempt ends at its time.
+#[tokio::test(start_paused = true)]
+async fn a_model_is_timing_out_where_its_predictions_do() {
+    for (last, expected) in [(Method::Predict, true), (Method::Other, false)] {
+        let server = Server::start(&[""]).await;
+        let mut pool = pool(&[&server.authority]);
+        pool.breaker.failure_threshold = 100;
+        let predict = predict(pool);
+        let timeout = Duration::from_millis(10);
+        let plan = Plan { attempts: 1, attempt_timeout: Some(timeout), ..plan(Duration::from_secs(20)) };
+        let ask = async |method| {
+            let mut request = request();
+            request.request.method = method;
+            let error = predict.run(request, None, &plan, Instant::now()).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
+        };
+        for _ in 0..19 {
+            ask(Method::Predict).await;
+        }
+        assert!(!predict.is_timing_out(ModelId(0), Instant::now()), "few prove nothing");
+        ask(last).await;
+        assert_eq!(predict.is_timing_out(ModelId(0), Instant::now()), expected, "{last:?}");
+        let later = Instant::now() + Duration::from_secs(1);
+        assert!(!predict.is_timing_out(ModelId(0), later), "quiet begins with the last one");
+    }
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Store;
-use crate::resilience::ratio::{BadRatio, Bound, Limit, Verdict};
+use crate::resilience::ratio::{BadRatio, Bound, Limit, Event};
 
 /// What the 99th percentile of lookups may take.
 const P99: Duration = Duration::from_millis(100);
@@ -41,8 +41,8 @@ impl Lookups {
 
     /// Counts one that went on in L1 and L2 from the one point in time until the other.
     pub(super) fn note(&self, began: Instant, until: Instant) {
-        let verdict = if until - began > self.p99 { Verdict::Bad } else { Verdict::Good };
-        self.slow.note(verdict, until);
+        let event = if until - began > self.p99 { Event::Bad } else { Event::Good };
+        self.slow.note(event, until);
     }
 }
 
