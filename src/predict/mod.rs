@@ -16,6 +16,7 @@ pub(crate) mod classify;
 mod discovery;
 mod endpoint;
 mod failover;
+pub mod gpu;
 mod health;
 pub mod http1;
 mod http2;
