@@ -171,7 +171,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
-            lookups: Arc::new(Lookups::new(Instant::now())),
+            lookups: Arc::new(Lookups::new(config.ladder.feature_p99, Instant::now())),
             notices: Notices::of(&features.views),
             tasks,
         };

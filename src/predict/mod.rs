@@ -148,6 +148,12 @@ impl Predict {
         self.models[model.index()].timeouts.is_over(&TIMEOUTS, now)
     }
 
+    /// How full the fullest GPU is of the pool that does this one's work now, of 1; `None`: that is not known.
+    #[must_use]
+    pub fn gpu_memory(&self, pool: PoolId, now: Instant) -> Option<f64> {
+        self.acting(pool).gpu.as_ref()?.memory(now)
+    }
+
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
     pub(crate) fn sweep(&self, worker: WorkerId) {
         for pool in &self.pools {

@@ -454,3 +454,24 @@ async fn a_model_is_timing_out_where_its_predictions_do() {
         assert!(!predict.is_timing_out(ModelId(0), later), "quiet begins with the last one");
     }
 }
+
+#[tokio::test]
+async fn a_pool_that_names_an_exporter_tells_how_full_its_gpus_are() {
+    let page = "HTTP/1.1 200 OK\r\ncontent-length: 29\r\n\r\nvllm:kv_cache_usage_perc 0.95";
+    let exporter = Server::start(Box::leak(Box::new([page]))).await;
+    let mut pool = pool(&[&exporter.authority]);
+    let server = pool.endpoints[0].http.clone().unwrap();
+    pool.gpu = Some(config::Gpu { server, path: "/metrics".into(), interval: Duration::from_secs(60) });
+    let predict = Arc::new(predict(pool));
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), None);
+    predict.watch(WorkerId(0));
+    let known = async {
+        while predict.gpu_memory(PoolId(0), Instant::now()).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), known).await.unwrap();
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), Some(0.95));
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now() + Duration::from_secs(1000)), None);
+    predict.tasks.finish().await;
+}

@@ -10,10 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Store;
-use crate::resilience::ratio::{BadRatio, Bound, Limit, Event};
-
-/// What the 99th percentile of lookups may take.
-const P99: Duration = Duration::from_millis(100);
+use crate::resilience::ratio::{BadRatio, Bound, Event, Limit};
 
 /// More than one in a hundred is above the 99th percentile.
 const SLOW: Limit = Limit { bound: Bound::Above(0.01), least: 20 };
@@ -35,8 +32,9 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { slow: BadRatio::new(now), p99: P99 }
+    /// `p99`: what the 99th percentile may take.
+    pub(super) fn new(p99: Duration, now: Instant) -> Self {
+        Self { slow: BadRatio::new(now), p99 }
     }
 
     /// Counts one that went on in L1 and L2 from the one point in time until the other.

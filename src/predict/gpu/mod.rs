@@ -17,7 +17,7 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::http1;
-use crate::{config::Upstream, telemetry::handles::gpu::Gpu as Handles};
+use crate::{config, telemetry::handles::gpu::Gpu as Handles};
 
 mod page;
 mod scrape;
@@ -29,18 +29,10 @@ const STALE_AFTER: u32 = 3;
 /// How long a scrape may take; never longer than the interval.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where a pool's GPU memory is told, and how often it is looked at.
-#[derive(Clone, Debug)]
-pub struct Source {
-    pub(crate) upstream: Upstream,
-    pub(crate) path: Arc<str>,
-    pub(crate) interval: Duration,
-}
-
 /// A pool's.
-pub struct Gpu {
+pub(super) struct Gpu {
     pool: Arc<str>,
-    source: Source,
+    source: config::Gpu,
     idle: Arc<http1::Idle>,
     seen: Mutex<Seen>,
     metrics: Handles,
@@ -64,15 +56,13 @@ impl Seen {
 
 impl Gpu {
     /// That of the pool of a name. Nothing is known yet.
-    #[must_use]
-    pub fn new(pool: Arc<str>, source: Source) -> Self {
-        let (idle, seen, metrics) = (Arc::default(), Mutex::default(), Handles::new(&pool));
-        Self { pool, source, idle, seen, metrics }
+    pub(super) fn new(pool: &Arc<str>, source: &config::Gpu) -> Self {
+        let (idle, seen, metrics) = (Arc::default(), Mutex::default(), Handles::new(pool));
+        Self { pool: Arc::clone(pool), source: source.clone(), idle, seen, metrics }
     }
 
     /// How full the fullest is at `now`, of 1; `None`: that is not known.
-    #[must_use]
-    pub fn memory(&self, now: Instant) -> Option<f64> {
+    pub(super) fn memory(&self, now: Instant) -> Option<f64> {
         self.seen().share(self.source.interval, now)
     }
 
@@ -81,7 +71,7 @@ impl Gpu {
     /// # Cancel safety
     ///
     /// Dropped, it closes the connection of a scrape under way, and what is known grows old.
-    pub async fn watch(&self) {
+    pub(super) async fn watch(&self) {
         let mut ticks = interval(self.source.interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -107,7 +97,7 @@ impl Gpu {
     }
 
     fn tell(&self, share: Option<f64>, reason: &str) {
-        let (pool, exporter) = (&self.pool, &self.source.upstream.authority);
+        let (pool, exporter) = (&self.pool, &self.source.server.authority);
         match share {
             Some(share) => tracing::info!(%pool, %exporter, share, "the pool's GPU memory is known"),
             None => {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::PathAndQuery};
 
-use super::{PATIENCE, Source, page::fullest};
-use crate::predict::{
-    body::{self, AnswerStream, Held, RequestBody},
-    health::describe,
-    http1::{self, Idle},
+use super::{PATIENCE, page::fullest};
+use crate::{
+    config,
+    predict::{
+        body::{self, AnswerStream, Held, RequestBody},
+        health::describe,
+        http1::{self, Idle},
+    },
 };
 
 /// Longest page that is read.
@@ -19,17 +22,17 @@ const LONGEST_PAGE: usize = 1 << 20;
 /// # Errors
 ///
 /// Why that is not known, for people.
-pub(super) async fn scrape(source: &Source, idle: &Arc<Idle>) -> Result<f64, String> {
-    let lease = http1::lease(idle, &source.upstream, PATIENCE).await.map_err(|error| error.to_string())?;
+pub(super) async fn scrape(source: &config::Gpu, idle: &Arc<Idle>) -> Result<f64, String> {
+    let lease = http1::lease(idle, &source.server, PATIENCE).await.map_err(|error| error.to_string())?;
     let page = page(source, lease).await?;
     fullest(&page).ok_or_else(|| {
         format!("{} tells of no GPU memory in the terms of DCGM's exporter, Triton or vLLM", source.path)
     })
 }
 
-async fn page(source: &Source, mut lease: http1::Lease) -> Result<bytes::Bytes, String> {
+async fn page(source: &config::Gpu, mut lease: http1::Lease) -> Result<bytes::Bytes, String> {
     let path = PathAndQuery::try_from(&*source.path).map_err(|error| error.to_string())?;
-    let host = HeaderValue::try_from(&*source.upstream.authority).map_err(|error| error.to_string())?;
+    let host = HeaderValue::try_from(&*source.server.authority).map_err(|error| error.to_string())?;
     let headers = HeaderMap::from_iter([
         (header::USER_AGENT, HeaderValue::from_static("weir")),
         (header::ACCEPT, HeaderValue::from_static("text/plain;version=0.0.4")),

@@ -13,9 +13,12 @@ use crate::telemetry::scratch;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn gpu(address: std::net::SocketAddr, interval: Duration) -> Gpu {
-    let upstream =
-        Upstream { authority: address.to_string().into(), host: address.ip().to_string().into(), port: address.port() };
-    Gpu::new("p".into(), Source { upstream, path: "/metrics".into(), interval })
+    let server = config::Upstream {
+        authority: address.to_string().into(),
+        host: address.ip().to_string().into(),
+        port: address.port(),
+    };
+    Gpu::new(&"p".into(), &config::Gpu { server, path: "/metrics".into(), interval })
 }
 
 fn nowhere(interval: Duration) -> Gpu {
