@@ -15,6 +15,7 @@ mod grid;
 mod grpc;
 mod recipe;
 pub mod rename;
+pub mod rule;
 #[cfg(any(test, feature = "bench"))]
 pub mod sample;
 mod table;

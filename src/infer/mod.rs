@@ -13,6 +13,7 @@ pub mod level;
 pub mod outputs;
 pub mod plan;
 pub mod request;
+pub mod rule;
 pub mod tensor;
 pub mod value;
 
@@ -28,5 +29,6 @@ pub use plan::{Plan, Stale};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };
+pub use rule::Rule;
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};
