@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Upstream, raw};
-use crate::infer::{Datatype, ModelId};
+use super::Upstream;
+use crate::infer::{ModelId, Output};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -37,19 +37,8 @@ pub(crate) struct Fallback {
     pub(crate) rule: Option<Arc<str>>,
     /// Share of the deadline kept for the fallback.
     pub(crate) reserve: f64,
-    /// What is answered when nothing else can; empty: nothing is.
+    /// What is answered for one row when nothing else can; empty: nothing is.
     pub(crate) default: Vec<Output>,
-}
-
-/// A tensor of a default answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Output {
-    pub(crate) name: Arc<str>,
-    pub(crate) datatype: Datatype,
-    /// Outermost dimension first.
-    pub(crate) shape: Vec<u32>,
-    /// Row-major; as many as the shape's dimensions multiply to, each fits the datatype.
-    pub(crate) data: Vec<raw::Loose>,
 }
 
 /// How a model's predictions are kept.

@@ -10,7 +10,6 @@
 //! whose model joins nothing is not touched, except that a gRPC message is renamed where the pool knows the model under
 //! another name. What cannot be said in the request's protocol (a NaN in JSON) is an error in words, never a guess.
 
-mod cell;
 #[cfg(test)]
 mod grid;
 mod grpc;
@@ -18,7 +17,6 @@ mod recipe;
 pub mod rename;
 #[cfg(any(test, feature = "bench"))]
 pub mod sample;
-mod sink;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -26,6 +24,7 @@ mod testing;
 mod tests;
 mod v1;
 mod v2;
+mod value;
 
 use std::{ops::Range, sync::Arc};
 

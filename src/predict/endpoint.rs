@@ -55,6 +55,15 @@ pub(super) enum Health {
     Failing = 2,
 }
 
+/// What is known of an endpoint's health checks, which may overtake one another.
+#[derive(Default)]
+struct Checks {
+    /// When the newest of those that were noted began.
+    newest: Option<Instant>,
+    /// When they began to fail.
+    failing_since: Option<Instant>,
+}
+
 /// A server.
 pub(super) struct Endpoint {
     /// No other endpoint of the pool ever has it.
@@ -74,8 +83,7 @@ pub(super) struct Endpoint {
     in_flight: AtomicU32,
     max_in_flight: u32,
     health: AtomicU8,
-    /// When its health checks began to fail.
-    failing_since: Mutex<Option<Instant>>,
+    checks: Mutex<Checks>,
     slow_start: Duration,
     ejected: AtomicBool,
     record: Mutex<outlier::Record>,
@@ -111,7 +119,7 @@ impl Endpoint {
             in_flight: AtomicU32::new(0),
             max_in_flight: pool.config.max_in_flight.unwrap_or(u32::MAX),
             health: AtomicU8::new(Health::Unknown as u8),
-            failing_since: Mutex::default(),
+            checks: Mutex::default(),
             slow_start: balance.slow_start,
             ejected: AtomicBool::new(false),
             record: Mutex::default(),
@@ -119,6 +127,17 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             idle: (0..=workers).map(|_| Arc::default()).collect(),
             shared: (0..=workers).map(|_| http2::Shared::default()).collect(),
+        }
+    }
+
+    /// Why no request would go to it now, or whether none should; `None`: nothing is known against it.
+    pub(super) fn trouble(&self, now: Instant) -> Option<&'static str> {
+        match self.health() {
+            Health::Failing => Some("fails its health check"),
+            _ if self.ejected.load(Ordering::Relaxed) => Some("ejected"),
+            _ if !self.breaker.would_admit(now) => Some("circuit breaker open"),
+            Health::Unknown => Some("not checked yet"),
+            Health::Passing => None,
         }
     }
 
@@ -180,7 +199,7 @@ impl Endpoint {
         }
         self.ramp.begin(now);
         self.ejected.store(false, Ordering::Relaxed);
-        self.metrics.ejected(false);
+        self.tell(|metrics| metrics.ejected(false));
         true
     }
 
@@ -193,7 +212,15 @@ impl Endpoint {
     pub(super) fn set_record(&self, record: outlier::Record) {
         *self.record() = record;
         self.ejected.store(record.until().is_some(), Ordering::Relaxed);
-        self.metrics.ejected(record.until().is_some());
+        self.tell(|metrics| metrics.ejected(record.until().is_some()));
+    }
+
+    /// Sets gauges, while it is one of its pool: those of one that is gone stay out of sight.
+    fn tell(&self, set: impl FnOnce(&EndpointHandles)) {
+        let _checks = self.checks();
+        if !self.transitions.is_retired() {
+            set(&self.metrics);
+        }
     }
 
     /// Until when it is ejected.
@@ -201,10 +228,10 @@ impl Endpoint {
         self.record().until()
     }
 
-    /// When its health checks began to fail.
-    fn checks(&self) -> MutexGuard<'_, Option<Instant>> {
-        // An instant is replaced whole.
-        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held while gauges are set that a retirement hides.
+    fn checks(&self) -> MutexGuard<'_, Checks> {
+        // Instants are replaced whole.
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self) -> MutexGuard<'_, outlier::Record> {
@@ -263,33 +290,40 @@ impl Endpoint {
         }
     }
 
-    /// Notes a health check that took `took`.
+    /// Notes a health check that took `took`, unless one that began later was noted already. Returns what was known before.
     ///
     /// An endpoint that passes after it failed has changed, so an open breaker need not wait out its time: the next request is
     /// its probe. One that passed all the while has not, whatever its requests come to: a model that hangs behind a server that
     /// is well would be probed at every check.
-    pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) {
-        let mut failing_since = self.checks();
+    pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) -> Option<Health> {
+        let mut checks = self.checks();
+        let began = now.checked_sub(took);
+        if began < checks.newest {
+            return None;
+        }
+        checks.newest = began;
+        let before = self.health();
         self.health.store(health as u8, Ordering::Relaxed);
         if !self.transitions.is_retired() {
             self.metrics.healthy(health == Health::Passing);
         }
         if health != Health::Passing {
-            failing_since.get_or_insert(now);
-            return;
+            checks.failing_since.get_or_insert(now);
+            return Some(before);
         }
         self.load.lift(took, now);
-        if let Some(since) = failing_since.take() {
+        if let Some(since) = checks.failing_since.take() {
             if now.saturating_duration_since(since) >= self.slow_start {
                 self.ramp.begin(now);
             }
             self.breaker.probe_from(now);
         }
+        Some(before)
     }
 
     /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
     pub(super) fn show(&self, now: Instant) {
-        self.metrics.open_for(self.breaker.time_left(now));
+        self.tell(|metrics| metrics.open_for(self.breaker.time_left(now)));
     }
 
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
@@ -299,6 +333,11 @@ impl Endpoint {
 
     pub(super) fn has_room(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) < self.max_in_flight
+    }
+
+    /// Whether only its `max_in_flight` keeps requests away.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.is_available(now) && !self.has_room()
     }
 
     /// Counts one more request in flight; `None` at `max_in_flight`.
@@ -317,7 +356,8 @@ impl Endpoint {
     }
 
     /// Tells balance and breaker what an attempt came to, when the endpoint asked to be asked again, and what it took. A failure
-    /// counts as slow, so that fast failures do not draw traffic; a probe that succeeds ends that.
+    /// counts as slow, so that fast failures do not draw traffic; a probe that succeeds ends that. One that is busy is spared for
+    /// as long as it asked.
     pub(super) fn observe(
         &self,
         (class, asked): (Class, Option<Duration>),
@@ -328,7 +368,7 @@ impl Endpoint {
         match class {
             Class::Caller | Class::Hurried => {}
             // What is refused at once is no sign of speed: a server that lacks the model must not draw its requests.
-            Class::Refused => {
+            Class::Refused | Class::Unjudged => {
                 if permit.is_probe() {
                     self.load.lift(took, now);
                 }
@@ -341,6 +381,7 @@ impl Endpoint {
                 self.load.observe(took, now);
                 self.latencies.note(took);
             }
+            Class::Overloaded => self.load.hold(asked, now),
             _ => self.load.penalize(asked, now),
         }
         let verdict = class.verdict();

@@ -22,6 +22,15 @@ pub(crate) struct PoolState {
     /// The pool that stands in for it now.
     pub(crate) failed_over_to: Option<Arc<str>>,
     pub(crate) endpoints: Vec<EndpointState>,
+    pub(crate) discovery: Vec<DiscoveryState>,
+}
+
+/// Where endpoints are found.
+pub(crate) struct DiscoveryState {
+    /// The name or the file.
+    pub(crate) source: String,
+    /// Why the last look found nothing.
+    pub(crate) failure: Option<String>,
 }
 
 /// An endpoint.
@@ -56,8 +65,14 @@ impl Predict {
             panicking: pool.panicking.load(Ordering::Relaxed),
             failed_over_to: backup,
             endpoints: pool.members().iter().map(|endpoint| state(endpoint, now)).collect(),
+            discovery: discoveries(pool),
         }
     }
+}
+
+fn discoveries(pool: &Pool) -> Vec<DiscoveryState> {
+    let with_failures = pool.config.discovery.iter().zip(pool.failures());
+    with_failures.map(|(source, failure)| DiscoveryState { source: source.to_string(), failure }).collect()
 }
 
 fn state(endpoint: &Endpoint, now: Instant) -> EndpointState {

@@ -79,7 +79,7 @@ metrics! {
     ENDPOINTS = "weir_endpoints", Gauge, "Endpoints that a pool has, configured and found.";
     POOL_PANIC = "weir_pool_panic", Gauge, "1 while so few of the pool's endpoints are healthy that all are asked.";
     POOL_FAILED_OVER = "weir_pool_failed_over", Gauge, "1 while the pool that takes over for this one does.";
-    GPU_MEMORY = "weir_gpu_memory_ratio", Gauge, "How full the fullest of a pool's GPUs is (of vLLM, its KV cache), as the pool's exporter tells it, 0 to 1; NaN while that is not known.";
+    GPU_MEMORY = "weir_gpu_memory_ratio", Gauge, "How full the fullest of a pool's GPUs is (of vLLM, its KV cache), as the pool's exporter tells it, 0 to 1; absent while that is not known.";
     GPU_SCRAPE_STALE = "weir_gpu_scrape_stale", Gauge, "1 while a pool's GPU memory is not known: for three intervals no scrape of its exporter told it.";
     DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
@@ -95,6 +95,9 @@ metrics! {
     QUEUE_DEPTH_ALIAS = "kserve_inference_queue_depth", Gauge, "weir_inference_queue_depth under the name KServe autoscalers ask for.";
     ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
+    HELD_BODY_BYTES = "weir_held_body_bytes", Gauge, "Bytes of requests' bodies held to be decoded or sent again; listen.hold_bodies is the most.";
+    BODIES_NOT_HELD = "weir_bodies_not_held_total", Counter, "Requests' bodies that found no room in listen.hold_bodies, by outcome: streamed (passed on as it came, so that it cannot be sent again), refused (it had to be decoded).";
+    STALLED_ANSWERS = "weir_stalled_answers_total", Counter, "Streamed answers broken off because their caller took nothing of them for listen.send_timeout.";
     REGISTRY_REFRESHES = "weir_registry_refreshes_total", Counter, "Looks at Feast's registry after the first, by outcome: unchanged, changed, refused (what it has become is no registry, or does not fit the models; the one before serves on), unreachable.";
     OBJECT_READS = "weir_object_reads_total", Counter, "Reads of lookup files on the object store, by view and kind (manifest, directory, bucket).";
     OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, open: its circuit breaker is, busy, damaged, mismatch).";

@@ -2,11 +2,11 @@
 
 use crate::{
     config::{
-        Combine, Ensemble, Fallback, Output, PredictionCache,
+        Combine, Ensemble, Fallback, PredictionCache,
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId},
+    infer::{Datatype, ModelId, Output, decoded::Scalar},
 };
 
 use super::{Check, index};
@@ -122,8 +122,9 @@ impl Check<'_> {
                 self.wrong(&path.key("data").item(i), format_args!("does not fit {datatype}"), kind_of(datatype));
             }
         }
-        let (shape, data) = (output.shape.clone(), output.data.clone());
-        Some(Output { name: output.name.as_str().into(), datatype, shape, data })
+        let shape = output.shape.iter().map(|&dimension| i64::from(dimension)).collect();
+        // What does not fit was told just now.
+        Output::new(output.name.as_str().into(), datatype, shape, output.data.iter().map(scalar)).ok()
     }
 }
 
@@ -131,6 +132,16 @@ const fn combined(raw: raw::Combine) -> Combine {
     match raw {
         raw::Combine::Mean | raw::Combine::Weighted => Combine::Mean,
         raw::Combine::Vote => Combine::Vote,
+    }
+}
+
+fn scalar(element: &Loose) -> Scalar<'_> {
+    match element {
+        Loose::Bool(value) => Scalar::Bool(*value),
+        Loose::Int(value) => Scalar::Int(*value),
+        Loose::Float(value) => Scalar::Double(*value),
+        Loose::Text(text) => Scalar::Text(text.as_str().into()),
+        Loose::List(_) => Scalar::Other,
     }
 }
 

@@ -800,6 +800,8 @@ fn rows_of_one_user(rows: i64) -> Payload {
         body: body.as_slice().into(),
         tensors: vec![tensor],
         parameters: vec![parameter],
+        id: decoded::Id::default(),
+        outputs: None,
         layout: decoded::Layout::V2 {
             json: body.len(),
             inputs: Span::default(),

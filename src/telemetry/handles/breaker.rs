@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::telemetry::names;
+use crate::telemetry::{install::hide, names};
 
 /// A breaker's state, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,9 @@ impl BreakerHandles {
         self.show(to);
     }
 
-    /// The target is none any more: it is in no state.
+    /// The target is none any more: no state of it is shown. Its transitions are, as counters that move no more.
     pub fn gone(&self) {
-        self.states.iter().for_each(|state| state.set(0));
+        self.states.iter().for_each(hide);
     }
 
     fn show(&self, now: BreakerState) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::telemetry::names;
+use crate::telemetry::{install::hide, names};
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident: $($(#[$variant_doc:meta])* $variant:ident = $label:literal;)+) => {
@@ -170,11 +170,9 @@ impl EndpointHandles {
         self.ejected.set(u32::from(ejected));
     }
 
-    /// The endpoint is none any more.
+    /// The endpoint is none any more: nothing is shown of it.
     pub fn gone(&self) {
-        self.healthy.set(0);
-        self.ejected.set(0);
-        self.open.set(0);
+        [&self.healthy, &self.ejected, &self.open].into_iter().for_each(hide);
     }
 }
 
