@@ -236,7 +236,7 @@ impl Class {
     pub(super) const fn timeliness(self) -> Option<Event> {
         match self {
             Self::TimedOut => Some(Event::Bad),
-            Self::Hurried | Self::Caller => None,
+            Self::Hurried | Self::Unjudged | Self::Caller => None,
             Self::Answered
             | Self::Refused
             | Self::Unjudged
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn only_what_was_given_its_time_tells_of_the_time_it_takes() {
         assert_eq!(Class::TimedOut.timeliness(), Some(Event::Bad));
-        for class in [Class::Hurried, Class::Caller] {
+        for class in [Class::Hurried, Class::Unjudged, Class::Caller] {
             assert_eq!(class.timeliness(), None, "{class:?}");
         }
         for class in [Class::Answered, Class::Refused, Class::ServerError, Class::Connect, Class::Broken] {

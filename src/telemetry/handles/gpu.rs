@@ -2,7 +2,7 @@
 
 use metrics::{Gauge, gauge};
 
-use crate::telemetry::names;
+use crate::telemetry::{install::hide, names};
 
 /// One pool's handles.
 pub struct Gpu {
@@ -20,9 +20,12 @@ impl Gpu {
         handles
     }
 
-    /// Sets how full the fullest GPU is. What is not known compares with nothing.
+    /// Sets how full the fullest GPU is. What is not known is in no scrape.
     pub fn show(&self, share: Option<f64>) {
-        self.memory.set(share.unwrap_or(f64::NAN));
+        match share {
+            Some(share) => self.memory.set(share),
+            None => hide(&self.memory),
+        }
         self.stale.set(u32::from(share.is_none()));
     }
 }
