@@ -3,6 +3,7 @@
 //! Standard output carries what was asked for and nothing else; problems go to standard error, and the exit code is 0 or 1 (2
 //! for a command line that cannot be read).
 
+mod admin;
 mod args;
 mod check;
 pub mod demo;

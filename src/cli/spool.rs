@@ -6,13 +6,12 @@
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 use clap::{Args, Subcommand};
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
+use super::admin::Gateway;
 use crate::{
     config::{Config, SpoolStore},
     spool::{
@@ -21,8 +20,6 @@ use crate::{
     },
 };
 
-/// Longest answer that is read from a gateway.
-const LONGEST: usize = 256 << 20;
 /// Entries that one `--state` takes at most.
 const MOST: usize = 10_000;
 
@@ -110,7 +107,7 @@ pub(super) fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
 
 /// Who is asked.
 enum Desk {
-    Store(Spool),
+    Store(Box<Spool>),
     Gateway { admin: SocketAddr, token: Option<String> },
 }
 
@@ -123,12 +120,13 @@ impl Desk {
             }
             Self::Gateway { admin, token: config.listen.admin_token.as_ref().map(|token| token.0.clone()) }
         };
+        let store = |spool| Self::Store(Box::new(spool));
         match &config.spool.store {
             SpoolStore::Embedded { path: None } => Ok(gateway()),
             SpoolStore::Embedded { path: Some(path) } if !path.exists() => Ok(gateway()),
             // Another process has the file, hence a gateway runs.
-            SpoolStore::Embedded { .. } => Ok(Spool::open(&config.spool).map_or_else(|_| gateway(), Self::Store)),
-            SpoolStore::Redis { .. } => Ok(Self::Store(Spool::open(&config.spool)?)),
+            SpoolStore::Embedded { .. } => Ok(Spool::open(&config.spool).map_or_else(|_| gateway(), store)),
+            SpoolStore::Redis { .. } => Ok(store(Spool::open(&config.spool)?)),
         }
     }
 
@@ -140,8 +138,8 @@ impl Desk {
                 Told::Not(standing) => bail!("not while it is {}; allowed: waiting, parked", standing.name()),
             },
             Self::Gateway { admin, token } => {
-                let asked = over_http(*admin, token.as_deref(), &ask).await;
-                asked.with_context(|| format!("the spool is the running gateway's, whose admin port is {admin}"))
+                let asked = over_http(&admin.to_string(), token.as_deref(), &ask).await;
+                asked.context("the spool is the running gateway's own")
             }
         }
     }
@@ -166,7 +164,7 @@ impl Desk {
     }
 }
 
-async fn over_http(admin: SocketAddr, token: Option<&str>, ask: &Ask) -> anyhow::Result<Value> {
+async fn over_http(authority: &str, token: Option<&str>, ask: &Ask) -> anyhow::Result<Value> {
     let (method, path) = match ask {
         Ask::List(None, most) => (Method::GET, format!("?limit={most}")),
         Ask::List(Some(state), most) => (Method::GET, format!("?limit={most}&state={}", state.name())),
@@ -174,23 +172,8 @@ async fn over_http(admin: SocketAddr, token: Option<&str>, ask: &Ask) -> anyhow:
         Ask::Replay(id) => (Method::POST, format!("/{id}/replay")),
         Ask::Forget(id) => (Method::DELETE, format!("/{id}")),
     };
-    let request = Request::builder().method(method).uri(format!("/admin/v1/spool{path}"));
-    let request = request.header(header::HOST, admin.to_string()).header(header::CONNECTION, "close");
-    let request = match token {
-        Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
-        None => request,
-    };
-    let stream = TcpStream::connect(admin).await.context("cannot connect")?;
-    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let exchange = async {
-        let response = send.send_request(request.body(Empty::<&[u8]>::new())?).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|error| anyhow!(error))?;
-        anyhow::Ok((status, body.to_bytes()))
-    };
-    // The connection ends with the exchange, or breaks it off.
-    let (exchanged, _) = tokio::join!(exchange, connection);
-    let (status, body) = exchanged?;
+    let gateway = Gateway { authority, token };
+    let (status, body) = gateway.ask(method, &format!("/admin/v1/spool{path}"), Bytes::new()).await?;
     let told: Value = serde_json::from_slice(&body).with_context(|| format!("answered {status}, without JSON"))?;
     if status == StatusCode::OK { Ok(told) } else { bail!("{}", told["error"].as_str().unwrap_or(status.as_str())) }
 }

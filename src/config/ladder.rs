@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Upstream;
-use crate::infer::{ModelId, Output};
+use crate::infer::{ModelId, Output, Rule};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct Fallback {
     /// A simpler model. Validated: going from one to the next leads to an end.
     pub(crate) model: Option<ModelId>,
     /// A CEL expression, evaluated once a row; it fills the first output of `default`.
-    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) rule: Option<Rule>,
     /// Share of the deadline kept for the fallback.
     pub(crate) reserve: f64,
     /// What is answered for one row when nothing else can; empty: nothing is.

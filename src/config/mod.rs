@@ -28,7 +28,7 @@ mod warnings;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::infer::{EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
+use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache};

@@ -54,6 +54,11 @@ impl Circuit {
         self.breaker.probe_from(now);
     }
 
+    /// Whether it is open, and not yet to be probed.
+    pub(super) fn refuses(&self, now: Instant) -> bool {
+        !self.breaker.time_left(now).is_zero()
+    }
+
     /// Writes how long it stays open; to be called before each scrape.
     pub(super) fn show(&self, now: Instant) {
         self.metrics.time_left(self.breaker.time_left(now));

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{Config, Model},
     infer::{Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict},
+    pipeline::Log,
     spool::{self, Entry, Kept, Millis, New, Put, Spool, Standing, State, Why},
 };
 
@@ -194,7 +195,7 @@ fn refused(error: spool::Error, instead: Option<Error>) -> Error {
 }
 
 /// What logs requests that were answered at level 3.
-pub(crate) fn logging(spool: &Arc<Spool>) -> Box<dyn Fn(&Config, &InferRequest) + Send + Sync> {
+pub(crate) fn logging(spool: &Arc<Spool>) -> Log {
     let spool = Arc::clone(spool);
     Box::new(move |config, request| {
         if let Some(request) = kept(config, request) {

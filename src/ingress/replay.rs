@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Came {
     /// Its result.
-    To(Reply),
+    To(Box<Reply>),
     /// None, but another try may bring one.
     ToNothing(String),
     /// None, nor will another try.
@@ -55,7 +55,7 @@ pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -
             Came::ToNothing(format!("the model's server answered {}", encode::status_of(&answer, kept.protocol)))
         }
         Ok(answer) => match reply(answer, limit).await {
-            Ok(reply) => Came::To(reply),
+            Ok(reply) => Came::To(Box::new(reply)),
             Err(came) => came,
         },
         Err(error) => failed(&error, kept.protocol),
@@ -82,7 +82,7 @@ fn failed(error: &Error, protocol: Protocol) -> Came {
         | Kind::Unauthenticated
         | Kind::NotAllowed
         | Kind::KeyReused
-        | Kind::Unimplemented => Came::To(refusal(error, protocol)),
+        | Kind::Unimplemented => Came::To(Box::new(refusal(error, protocol))),
     }
 }
 

@@ -134,7 +134,7 @@ pub(crate) struct Spool {
 
 #[derive(Debug)]
 enum Store {
-    Redis(redis::Shared),
+    Redis(Box<redis::Shared>),
     Embedded(embedded::Embedded),
 }
 
@@ -158,7 +158,7 @@ impl Spool {
         let terms =
             Terms { max_entries: config.max_entries, keep_for: config.keep_for, retry: Retry::from(&config.retry) };
         let store = match &config.store {
-            SpoolStore::Redis { redis, project } => Store::Redis(redis::Shared::open(redis, project, terms)?),
+            SpoolStore::Redis { redis, project } => Store::Redis(Box::new(redis::Shared::open(redis, project, terms)?)),
             SpoolStore::Embedded { path } => Store::Embedded(embedded::Embedded::open(path.as_deref(), terms)?),
         };
         Ok(Self::over(store, terms))

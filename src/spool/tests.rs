@@ -40,7 +40,7 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
 fn shared(redis: &Redis, terms: Terms) -> Spool {
     // A project's name may hold anything, braces too.
     let project = format!("p}}{{{}", new_id());
-    Spool::over(Store::Redis(redis::Shared::open(redis, &project, terms).unwrap()), terms)
+    Spool::over(Store::Redis(Box::new(redis::Shared::open(redis, &project, terms).unwrap())), terms)
 }
 
 fn single() -> Redis {
@@ -252,7 +252,8 @@ async fn a_killed_connection_is_made_again() {
 #[tokio::test]
 async fn a_consumer_group_that_somebody_destroyed_is_made_again() {
     let project = new_id();
-    let spool = Spool::over(Store::Redis(redis::Shared::open(&single(), &project, terms()).unwrap()), terms());
+    let spool =
+        Spool::over(Store::Redis(Box::new(redis::Shared::open(&single(), &project, terms()).unwrap())), terms());
     spool.put(&new("m", "1", ""), 0).await.unwrap();
     assert_eq!(claim(&spool, "m", 9, 0).await.len(), 1);
     let stream = format!("weir:spool:{{{project}}}:stream:m");

@@ -79,6 +79,8 @@ metrics! {
     ENDPOINTS = "weir_endpoints", Gauge, "Endpoints that a pool has, configured and found.";
     POOL_PANIC = "weir_pool_panic", Gauge, "1 while so few of the pool's endpoints are healthy that all are asked.";
     POOL_FAILED_OVER = "weir_pool_failed_over", Gauge, "1 while the pool that takes over for this one does.";
+    GPU_MEMORY = "weir_gpu_memory_ratio", Gauge, "How full the fullest of a pool's GPUs is (of vLLM, its KV cache), as the pool's exporter tells it, 0 to 1; absent while that is not known.";
+    GPU_SCRAPE_STALE = "weir_gpu_scrape_stale", Gauge, "1 while a pool's GPU memory is not known: for three intervals no scrape of its exporter told it.";
     DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that the triggers say, also where ladder.mode is observe and nothing is lowered.";

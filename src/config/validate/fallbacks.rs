@@ -6,7 +6,7 @@ use crate::{
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId, Output, decoded::Scalar},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar},
 };
 
 use super::{Check, index};
@@ -14,19 +14,25 @@ use super::{Check, index};
 impl Check<'_> {
     pub(super) fn fallback(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Fallback> {
         let raw = model.fallback.as_ref()?;
-        if raw.rule.as_ref().is_some_and(|rule| rule.trim().is_empty()) {
-            self.wrong(&path.key("rule"), "empty", "a CEL expression");
-        }
         let outputs = raw.default.as_ref().map_or(&[][..], |default| &default.outputs);
         if raw.rule.is_some() && outputs.is_empty() {
             self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
         }
         Some(Fallback {
             model: self.fallback_model(&path.key("model"), name, raw),
-            rule: raw.rule.as_deref().map(Into::into),
+            rule: raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule)),
             reserve: raw.reserve.0,
             default: self.outputs(&path.key("default").key("outputs"), outputs),
         })
+    }
+
+    fn rule(&mut self, path: &Path, text: &str) -> Option<Rule> {
+        const ALLOWED: &str = "a CEL expression";
+        if text.trim().is_empty() {
+            self.wrong(path, "empty", ALLOWED);
+            return None;
+        }
+        Rule::compile(text).map_err(|wrong| self.wrong(path, wrong, ALLOWED)).ok()
     }
 
     fn outputs(&mut self, path: &Path, raw: &[raw::Output]) -> Vec<Output> {

@@ -1,6 +1,7 @@
 //! The layers together, on a real Redis; L3 answers as each test says.
 
 mod online;
+mod signals;
 mod warm;
 
 use std::{

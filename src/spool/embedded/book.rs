@@ -10,12 +10,15 @@ use super::super::{Depth, Entry, Millis, Standing, State};
 /// An entry's place among those of its age: two that came in the same millisecond keep their order.
 pub(super) type Number = u64;
 
+/// When an entry is due, its number, and its id.
+type Turn = (Millis, Number, Arc<str>);
+
 #[derive(Debug, Default)]
 pub(super) struct Book {
     entries: HashMap<Arc<str>, (Number, Entry)>,
     keys: HashMap<(Arc<str>, Arc<str>), Arc<str>>,
     /// By model, those that wait: when each is due, and its number.
-    due: HashMap<Arc<str>, BTreeSet<(Millis, Number, Arc<str>)>>,
+    due: HashMap<Arc<str>, BTreeSet<Turn>>,
     waiting: BTreeSet<(Number, Arc<str>)>,
     running: BTreeSet<(Millis, Arc<str>)>,
     expiring: BTreeSet<(Millis, Arc<str>)>,

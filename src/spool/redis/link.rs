@@ -27,9 +27,9 @@ pub(super) struct Link {
 }
 
 enum Servers {
-    Single(Client),
+    Single(Box<Client>),
     Sentinels { sentinels: Vec<Client>, master: String },
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 #[derive(Clone)]
@@ -51,7 +51,7 @@ impl Link {
         let infos = config.urls.iter().map(|url| info(&url.0)).collect::<Result<Vec<_>, _>>()?;
         let clients = || infos.iter().map(|info| client(info, authorities.as_deref())).collect::<Result<Vec<_>, _>>();
         let servers = match &config.mode {
-            RedisMode::Single => Servers::Single(clients()?.swap_remove(0)),
+            RedisMode::Single => Servers::Single(Box::new(clients()?.swap_remove(0))),
             RedisMode::Sentinel { master } => {
                 Servers::Sentinels { sentinels: clients()?, master: master.as_ref().into() }
             }
@@ -63,7 +63,7 @@ impl Link {
                     Some(pem) => builder.certs(TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) }),
                     None => builder,
                 };
-                Servers::Cluster(certified.build()?)
+                Servers::Cluster(Box::new(certified.build()?))
             }
         };
         Ok(Self { servers, connection: Mutex::new(None) })
