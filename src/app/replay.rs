@@ -48,6 +48,8 @@ pub(super) struct Replayer {
     worker: WorkerId,
     /// What this gateway is called in the spool.
     by: Arc<str>,
+    /// Ends what is under way, at the end of a drain.
+    give_up: CancellationToken,
     failing: Seldom,
 }
 
@@ -64,12 +66,13 @@ struct Batch {
 impl Replayer {
     pub(super) fn new(gateway: Arc<ArcSwap<Gateway>>, worker: WorkerId) -> Self {
         let spool = Arc::clone(&gateway.load_full().spool);
-        Self { gateway, spool, worker, by: name(), failing: Seldom::new(Instant::now()) }
+        let give_up = CancellationToken::new();
+        Self { gateway, spool, worker, by: name(), give_up, failing: Seldom::new(Instant::now()) }
     }
 
     /// Replays until `drain`, then lets what is under way end within `patience`.
     pub(super) async fn run(self, drain: CancellationToken, patience: Duration) {
-        let (give_up, mut running) = (CancellationToken::new(), FuturesUnordered::new());
+        let mut running = FuturesUnordered::new();
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut hungry, mut turn) = (false, 0);
@@ -87,7 +90,7 @@ impl Replayer {
             let Batch { gateway, claimed, until, full } = beside(&mut running, self.claim(room, turn)).await;
             hungry = full;
             for claimed in claimed {
-                running.push(self.replay(Arc::clone(&gateway), claimed, until, give_up.clone()));
+                running.push(self.replay(Arc::clone(&gateway), claimed, until));
             }
             if is_tick {
                 beside(&mut running, self.tend(turn)).await;
@@ -95,7 +98,7 @@ impl Replayer {
         }
         let ended = async { while running.next().await.is_some() {} };
         if timeout(patience, ended).await.is_err() {
-            give_up.cancel();
+            self.give_up.cancel();
             while running.next().await.is_some() {}
         }
     }
@@ -129,9 +132,9 @@ impl Replayer {
         }
     }
 
-    async fn replay(&self, gateway: Arc<Gateway>, claimed: Claimed, until: Instant, give_up: CancellationToken) {
+    async fn replay(&self, gateway: Arc<Gateway>, claimed: Claimed, until: Instant) {
         let came = match &claimed.request {
-            Ok(request) => give_up.run_until_cancelled(replay::infer(&gateway, request, self.worker)).await,
+            Ok(request) => self.give_up.run_until_cancelled(replay::infer(&gateway, request, self.worker)).await,
             Err(unreadable) => Some(Came::ToNoUse(unreadable.to_string())),
         };
         let outcome = self.store(&claimed, came.unwrap_or(Came::NoFurther(Duration::ZERO)), until).await;
@@ -177,14 +180,15 @@ impl Replayer {
         held_or(self.insist(until, || self.spool.fail(claimed, failed.clone(), spool::now())).await, outcome)
     }
 
-    /// Tells the store until it says something, or the claim ends.
+    /// Tells the store until it says something, the claim ends, or nobody can wait any longer.
     async fn insist<T, F: Future<Output = Result<T, Error>>>(&self, until: Instant, tell: impl Fn() -> F) -> Option<T> {
         loop {
             let told = self.said("what a replay came to cannot be stored", tell().await);
-            if told.is_some() || Instant::now() + STORE_AGAIN >= until {
+            let is_last = self.give_up.is_cancelled() || Instant::now() + STORE_AGAIN >= until;
+            if told.is_some() || is_last {
                 return told;
             }
-            sleep(STORE_AGAIN).await;
+            self.give_up.run_until_cancelled(sleep(STORE_AGAIN)).await;
         }
     }
 

@@ -292,7 +292,7 @@ fn what_the_model_cannot_answer_is_answered_when_it_is_well() {
     let done = result(&weir, &id);
     assert_eq!((done.json()["id"].as_str(), done.header("weir-async").as_deref()), (Some("q2"), Some("done")));
     assert_eq!(done.header("weir-level").as_deref(), Some("0"));
-    assert_eq!(result(&weir, &"0".repeat(32)).expect(404).error().contains("spool.keep_for"), true);
+    assert!(result(&weir, &"0".repeat(32)).expect(404).error().contains("spool.keep_for"));
     await_metric(weir.admin(), "weir_spool_depth", &[("state", "done")], |done| done == 2.0);
     await_metric(weir.admin(), "weir_spool_replays_total", &[("outcome", "done")], |done| done == 2.0);
 }
