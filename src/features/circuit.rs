@@ -105,6 +105,6 @@ mod tests {
         probe.record(Outcome::Failure, until);
         shows(30);
         drop(circuit);
-        shows(0);
+        assert!(!scrape.render().contains("weir_breaker_open_seconds{"), "{}", scrape.render());
     }
 }
