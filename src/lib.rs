@@ -30,6 +30,8 @@ pub mod ingress;
 pub mod ladder;
 pub mod pipeline;
 pub mod predict;
+pub mod predictions;
 pub mod proto;
+mod redis_link;
 pub mod resilience;
 pub mod telemetry;

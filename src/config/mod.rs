@@ -28,7 +28,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Output, PredictionCache};
+pub(crate) use ladder::{
+    Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Output, PredictionCache, Predictions, SharedPredictions,
+};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
@@ -51,6 +53,7 @@ pub struct Config {
     pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
     pub(crate) features: Features,
     pub(crate) ladder: Ladder,
+    pub(crate) predictions: Predictions,
     pub(crate) drain: Drain,
     pub(crate) metrics_aliases: bool,
     /// Whether model repository load and unload are passed on; refused otherwise.

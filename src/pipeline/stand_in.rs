@@ -3,12 +3,16 @@
 use super::{Pipeline, Walked};
 use crate::{
     features::FeatureSet,
-    infer::{Error, InferRequest, Kind, Plan},
+    infer::{Error, InferRequest, Kind, Plan, Source},
 };
 
 impl Pipeline {
     pub(super) async fn stand_in(&self, request: &InferRequest, features: Option<FeatureSet>, plan: &Plan) -> Walked {
-        let _ = (self.decode, request, &features, plan);
-        Walked::without_features(Error::new(Kind::Unavailable, "nothing stands in"))
+        match plan.source {
+            Source::Cached => self.recall(request, features, plan).await,
+            Source::Model | Source::Rule | Source::Default => {
+                Walked::without_features(Error::new(Kind::Unavailable, "nothing stands in"))
+            }
+        }
     }
 }
