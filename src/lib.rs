@@ -36,4 +36,5 @@ pub mod predictions;
 pub mod proto;
 mod redis_link;
 pub mod resilience;
+pub mod spool;
 pub mod telemetry;

@@ -37,8 +37,8 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     // The path, and what carries requests to it.
     ("pipeline", BELOW, &["ladder", "admission", "features", "enrich", "predictions", "predict"]),
     // The feature server's API reads and writes rows through the pipeline's store; this is what it calls them.
-    ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store"]),
-    ("admin", BELOW, &["pipeline"]),
+    ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store", "spool"]),
+    ("admin", BELOW, &["pipeline", "spool"]),
     ("spool", BELOW, &["redis_link"]),
     ("deploy", BELOW, &[]),
 ];

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     config::{
         Breaker, Column, Config, Discovery, Endpoint, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model,
-        Outlier, Pool, Retry, SaveTo, Size, Span, Tier, Upstream, View, WarmStart, without_password,
+        Outlier, Pool, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::Value,
 };
@@ -42,10 +42,21 @@ pub(super) fn config(config: &Config) -> Json {
         "models": models(config),
         "features": features(config),
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
+        "spool": spool(config),
         "metrics": {"aliases": config.metrics_aliases},
         "notices": config.notices,
         "warnings": config.warnings,
     })
+}
+
+fn spool(config: &Config) -> Json {
+    let Spool { store, keep_for, max_entries, retry } = &config.spool;
+    let place = match store {
+        SpoolStore::Redis { .. } => "redis".into(),
+        SpoolStore::Embedded { path: Some(path) } => path.display().to_string(),
+        SpoolStore::Embedded { path: None } => "memory".into(),
+    };
+    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "retry": self::retry(retry)})
 }
 
 /// The tiers, highest first.
@@ -139,6 +150,7 @@ fn model(config: &Config, model: &Model) -> Json {
         "upstream_model": &*model.upstream,
         "timeout": length(model.timeout),
         "idempotent": model.idempotent,
+        "queue_on_reject": model.queue_on_reject,
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),

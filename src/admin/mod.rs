@@ -7,6 +7,7 @@
 mod access;
 mod describe;
 mod levels;
+mod spool;
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::{config::Config, infer::Level, telemetry::Scrape};
+use crate::{config::Config, infer::Level, spool::Spool, telemetry::Scrape};
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -79,6 +80,8 @@ pub struct Sources {
     pub drill: Box<dyn Fn(&str, Level, Duration) -> Option<Value> + Send + Sync>,
     /// Drops what is kept of a model's predictions.
     pub invalidate: Box<dyn Fn(&str) -> Invalidated + Send + Sync>,
+    /// Requests kept for later.
+    pub(crate) spool: Arc<Spool>,
     /// Begins to drain the process; returns at once, may be called again.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
@@ -95,6 +98,9 @@ pub fn router(sources: Sources) -> Router {
         .route("/admin/v1/levels", get(levels::shown))
         .route("/admin/v1/levels/{model}", post(levels::drill))
         .route("/admin/v1/invalidate", post(invalidate))
+        .route("/admin/v1/spool", get(spool::list))
+        .route("/admin/v1/spool/{id}", get(spool::show).delete(spool::forget))
+        .route("/admin/v1/spool/{id}/replay", post(spool::replay))
         .route("/admin/v1/drain", post(drain))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&sources), access::operators_only));
     Router::new()
@@ -221,7 +227,7 @@ async fn invalidate(State(sources): Shared, body: axum::body::Bytes) -> Response
 async fn not_found() -> Response {
     refuse(
         StatusCode::NOT_FOUND,
-        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,levels,invalidate,drain}",
+        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,levels,spool,invalidate,drain}",
     )
 }
 

@@ -54,6 +54,7 @@ impl Admin {
                 "lite" => Invalidated::NotKept,
                 _ => Invalidated::Unknown(vec!["fraud".into(), "lite".into()]),
             }),
+            spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
             drain: Box::new({
                 let drains = Arc::clone(&drains);
                 move || {

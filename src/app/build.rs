@@ -14,12 +14,13 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{decode, feast, hold::Holds, record::Records, service::Gateway},
+    ingress::{decode, feast, hold::Holds, later, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
     predictions::Predictions,
     proto,
+    spool::Spool,
     telemetry::{Scrape, access, handles::path::PathHandles},
 };
 
@@ -34,6 +35,7 @@ where
     H: tonic_health::pb::health_server::Health,
 {
     let store = features::Store::open(&config, tasks.clone()).await.context("cannot open the feature store")?;
+    let spool = Arc::new(Spool::open(&config.spool).context("cannot open the spool")?);
     let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),
@@ -45,11 +47,13 @@ where
         ),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
         decode: decode::held,
+        log: Arc::new(later::logging(&spool)),
         handles: handles.clone(),
         config: config.clone(),
     };
     Ok(Gateway {
         pipeline,
+        spool,
         holds: Arc::new(Holds::new(config.listen.hold_bodies)),
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         feast: feast::Server::new(&config),
@@ -70,6 +74,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         predictions: Arc::clone(&pipeline.predictions),
         predict: Arc::clone(&pipeline.predict),
         decode: pipeline.decode,
+        log: Arc::clone(&pipeline.log),
         handles: Arc::clone(&pipeline.handles),
         config: config.clone(),
     };
@@ -78,6 +83,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         holds: Arc::clone(&gateway.holds),
         records: gateway.records.next(&config),
         feast: gateway.feast.next(&config),
+        spool: Arc::clone(&gateway.spool),
         services: gateway.services.clone(),
         readiness: Arc::clone(&gateway.readiness),
     }
@@ -121,6 +127,7 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
+        spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
         invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),

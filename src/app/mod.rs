@@ -25,6 +25,7 @@ mod levels;
 mod pools;
 mod readiness;
 mod registry;
+mod replay;
 mod tasks;
 mod warm;
 
@@ -52,6 +53,8 @@ pub struct App {
     stop_accepting: CancellationToken,
     /// Asks every connection to end after what it has in flight.
     end_connections: CancellationToken,
+    /// Says that no request is left to be logged.
+    stop_logging: CancellationToken,
     /// Set by `POST /admin/v1/drain`.
     asked_to_drain: CancellationToken,
     acceptors: Workers,
@@ -107,6 +110,7 @@ impl App {
             tasks: tasks.clone(),
             stop_accepting: CancellationToken::new(),
             end_connections: CancellationToken::new(),
+            stop_logging: CancellationToken::new(),
             asked_to_drain: CancellationToken::new(),
             acceptors,
             threads: Vec::new(),
@@ -121,6 +125,11 @@ impl App {
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
+        let replayer = replay::Replayer::new(gateway.clone(), control);
+        // Not in the background: a drain waits until claims are given back.
+        tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
+        let (spool, end) = (gateway.load_full().spool.clone(), app.stop_logging.clone());
+        tasks.spawn(async move { spool.log_all(end).await });
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let holds = gateway.load_full().holds.clone();
@@ -166,6 +175,7 @@ impl App {
         if tokio::time::timeout(self.drain.deadline, workers).await.is_err() {
             tracing::warn!("requests were still in flight at the end of drain.deadline");
         }
+        self.stop_logging.cancel();
         self.tasks.finish().await;
         tracing::info!("stopped");
     }

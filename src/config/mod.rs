@@ -18,6 +18,7 @@ mod raw;
 mod registry;
 mod schema;
 mod shape;
+mod spool;
 mod substitute;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier
 pub use problems::Problems;
 pub(crate) use raw::{Size, Span, duration};
 pub(crate) use schema::document as json_schema;
+pub(crate) use spool::{Spool, SpoolStore};
 pub(crate) use tree::without_password;
 
 /// The join key of views without one, as Feast stores their only row: text, and empty.
@@ -59,6 +61,7 @@ pub struct Config {
     pub(crate) ladder: Ladder,
     pub(crate) predictions: Predictions,
     pub(crate) drain: Drain,
+    pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,
     /// Whether model repository load and unload are passed on; refused otherwise.
     pub(crate) allow_repository: bool,

@@ -2,7 +2,7 @@
 //!
 //! Each reads `path.to.key: what; why it matters; what to do`.
 
-use super::{Config, Discovery, Model, Pool};
+use super::{Config, Discovery, Model, Pool, SpoolStore};
 use crate::infer::PoolId;
 
 /// All of them.
@@ -10,7 +10,8 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let pools = config.pools.iter().filter_map(|pool| zones_without_own(config, pool));
     let idle = (0..config.pools.len()).filter_map(|index| unused(config, index));
     let hedges = config.models.iter().filter_map(|model| hedge_that_never_runs(config, model));
-    pools.chain(idle).chain(hedges).collect()
+    let queues = config.models.iter().filter_map(|model| queue_that_is_lost(config, model));
+    pools.chain(idle).chain(hedges).chain(queues).collect()
 }
 
 fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
@@ -62,6 +63,17 @@ fn hedge_that_never_runs(config: &Config, model: &Model) -> Option<String> {
     })
 }
 
+fn queue_that_is_lost(config: &Config, model: &Model) -> Option<String> {
+    let is_lost = model.queue_on_reject && matches!(config.spool.store, SpoolStore::Embedded { path: None });
+    is_lost.then(|| {
+        format!(
+            "models.{}.queue_on_reject: true, and the spool is in memory; what is queued is lost when the process ends; set spool.path, or \
+             features.l2.redis",
+            model.name
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +111,11 @@ mod tests {
                 "pools: {p: {endpoints: [http://h:1], hedge: {}}}\nmodels: {m: {idempotent: false}, n: }",
                 &["models.m.idempotent"],
             ),
+            (
+                "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}",
+                &["models.m.queue_on_reject"],
+            ),
+            ("pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}\nspool: {path: /x}", &[]),
         ] {
             assert_eq!(warned(text), paths, "{text}");
         }

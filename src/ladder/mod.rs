@@ -309,6 +309,8 @@ const fn cause_of(kind: Kind) -> Option<Cause> {
         | Kind::NotAllowed
         | Kind::Unimplemented
         | Kind::Cancelled
+        | Kind::KeyReused
+        | Kind::SpoolFull
         | Kind::Internal => None,
     }
 }

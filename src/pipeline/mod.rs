@@ -29,6 +29,9 @@ mod stand_in;
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
 
+/// What is told of a request that was answered at level 3, so that it can be asked again when its model is well.
+pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
+
 /// How a walk went, and what it found on the way.
 struct Walked {
     outcome: Result<Answer, Error>,
@@ -76,6 +79,8 @@ pub struct Pipeline {
     pub(crate) predict: Arc<Predict>,
     /// Reads a held body as far as joins, rules and defaults need.
     pub(crate) decode: Decode,
+    /// Hears of answers at level 3.
+    pub(crate) log: Arc<Log>,
     /// What each stage takes.
     pub(crate) handles: Arc<PathHandles>,
 }
@@ -103,6 +108,25 @@ impl Pipeline {
         self.ladder.conclude(&plan, outcome)
     }
 
+    /// Answers an inference request in full or not at all: nothing stands in for its model.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told; `Unavailable` where its model stands lower.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Pipeline::infer`].
+    pub(crate) async fn infer_in_full(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
+        let now = Instant::now();
+        let plan = self.ladder.plan(&request, now)?;
+        if plan.level > Level::Full || plan.source != Source::Model || plan.model != plan.named {
+            return Err(Error::new(Kind::Unavailable, "the model stands at a lower level"));
+        }
+        let Walked { outcome, .. } = self.compute(request, &plan, now).await;
+        self.ladder.conclude(&plan, outcome)
+    }
+
     /// Walks, and as long as nobody answers walks again one way down.
     async fn descend(&self, descent: Descent, mut plan: Plan, began: Instant) -> Result<Answer, Error> {
         let Descent { request, again } = descent;
@@ -116,7 +140,12 @@ impl Pipeline {
             now = Instant::now();
             let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, now) {
-                Settled::Answer(answer) => return Ok(answer),
+                Settled::Answer(answer) => {
+                    if answer.level == Level::DefaultResponse {
+                        (self.log)(&self.config, &again);
+                    }
+                    return Ok(answer);
+                }
                 Settled::Error(error) => return Err(error),
                 Settled::Next(next) => next,
             };

@@ -26,6 +26,7 @@ mod predictions;
 mod redis_faults;
 mod registry;
 mod row_faults;
+mod spool;
 mod telemetry;
 mod tiers;
 mod warm_start;

@@ -37,8 +37,8 @@ pub(crate) struct Model {
     /// Models that answer together.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) ensemble: Option<Ensemble>,
-    /// Whether a request that cannot be answered is queued although the caller did not ask for it.
-    #[schemars(extend("x-later" = true))]
+    /// Whether a request that cannot be answered is queued (202) although the caller did not ask for it with
+    /// `prefer: respond-async`.
     pub(crate) queue_on_reject: bool,
     /// What answers when the model does not.
     #[schemars(extend("x-unset" = "none"))]

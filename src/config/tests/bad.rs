@@ -595,3 +595,20 @@ fn feature_servers_are_plain_different_and_alone() {
     let none = bad("features: {l2: {feature_server: []}}\n");
     assert!(none[0].starts_with("features.l2.feature_server: no URL; allowed: http://host:port"), "{none:?}");
 }
+
+#[test]
+fn a_spool_has_one_place_and_a_time() {
+    says(
+        "spool:\n  path: \"\"\n  keep_for: 0s\n",
+        &[
+            "spool.path: empty; allowed: the path of a file; given: \"\" (weir.yaml:2:9)",
+            "spool.keep_for: zero; allowed: more than 0s; given: 0s (weir.yaml:3:13)",
+        ],
+    );
+    says(
+        "features: {project: p, l2: {redis: redis://h}}\nspool: {path: /x}\n",
+        &[
+            "spool.path: beside `features.l2.redis`, which has the spool; allowed: one store; given: /x (weir.yaml:2:15)",
+        ],
+    );
+}

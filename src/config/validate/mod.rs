@@ -13,6 +13,7 @@ mod listen;
 mod models;
 mod pools;
 mod registry;
+mod spool;
 mod store;
 mod tiers;
 mod url;
@@ -39,7 +40,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let features = check.features(registry);
     let models = check.models(&tiers, &features);
     let predictions = check.predictions(&features, &models);
-    check.retry(&Path::of("spool").key("retry"), raw.spool.retry.profile());
+    let spool = check.spool(&features);
     let config = Config {
         listen,
         workers: raw.workers.map_or_else(cores, |n| n as usize),
@@ -52,6 +53,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         ladder: check.ladder(&raw.ladder),
         predictions,
         drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
+        spool,
         metrics_aliases: raw.metrics.aliases,
         allow_repository: raw.allow_repository,
         notices: Vec::new(),

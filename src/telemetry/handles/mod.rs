@@ -18,4 +18,5 @@ pub mod predict;
 pub(crate) mod predictions;
 pub(crate) mod redis;
 pub(crate) mod registry;
+pub(crate) mod spool;
 pub(crate) mod warm;
