@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Upstream;
+use http::HeaderName;
+
+use super::{Breaker, Redis, Upstream};
 use crate::infer::{ModelId, Output, Rule};
 
 /// When and how standing levels move.
@@ -50,6 +52,27 @@ pub(crate) struct PredictionCache {
     pub(crate) keep_for: Duration,
     /// Which input names the entity.
     pub(crate) entity: Option<Arc<str>>,
+    /// Request headers that answers depend on, beside those that are always told apart.
+    pub(crate) headers: Vec<HeaderName>,
+}
+
+/// Where predictions are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Predictions {
+    /// Bytes in this process.
+    pub(crate) capacity: u64,
+    /// Where gateways share them; `None`: each keeps its own.
+    pub(crate) l2: Option<SharedPredictions>,
+}
+
+/// The Redis of the features, for predictions.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedPredictions {
+    pub(crate) redis: Redis,
+    /// When it is not asked for a while.
+    pub(crate) breaker: Breaker,
+    /// The Feast project.
+    pub(crate) project: Arc<str>,
 }
 
 /// Models that answer together.

@@ -31,7 +31,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache};
+pub(crate) use ladder::{
+    Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions,
+};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
@@ -57,6 +59,7 @@ pub struct Config {
     pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
     pub(crate) features: Features,
     pub(crate) ladder: Ladder,
+    pub(crate) predictions: Predictions,
     pub(crate) drain: Drain,
     pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,

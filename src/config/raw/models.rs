@@ -168,14 +168,18 @@ pub(crate) struct PredictionCache {
     pub(crate) ttl: Span,
     /// How long it may answer at level 3.
     pub(crate) keep_for: Span,
-    /// Which input names the entity, for answers at level 3 to other requests about it.
+    /// Which input names the entity, for answers at level 3 to other requests about it: a tensor, a key of each V1 instance, or a
+    /// request parameter.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) entity: Option<String>,
+    /// Request headers that the model's answers depend on, beside `content-type`, `content-encoding`, `accept`, `accept-encoding`,
+    /// `accept-language`, `authorization`, `cookie`, `x-api-key` and gRPC's encodings, which are always told apart.
+    pub(crate) headers: Vec<String>,
 }
 
 impl Default for PredictionCache {
     fn default() -> Self {
-        Self { ttl: Span::secs(30), keep_for: Span::secs(3600), entity: None }
+        Self { ttl: Span::secs(30), keep_for: Span::secs(3600), entity: None, headers: Vec::new() }
     }
 }
 

@@ -1,8 +1,12 @@
 //! What a model has below its full answer: fallbacks, ensembles and prediction caches that name what exists and end somewhere.
 
+use std::sync::Arc;
+
+use http::HeaderName;
+
 use crate::{
     config::{
-        Combine, Ensemble, Fallback, PredictionCache,
+        Combine, Ensemble, Fallback, Features, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
         problems::Path,
         raw::{self, Loose},
     },
@@ -72,11 +76,41 @@ impl Check<'_> {
             let wrong = format!("less than ttl ({})", raw.ttl);
             self.wrong(&path.key("keep_for"), wrong, format_args!("at least {}", raw.ttl));
         }
+        if !model.idempotent {
+            self.wrong(path, "beside `idempotent: false`", "a cache only where asking twice changes nothing");
+        }
         Some(PredictionCache {
             ttl: self.positive(&path.key("ttl"), raw.ttl),
             keep_for: raw.keep_for.0,
             entity: raw.entity.as_deref().map(Into::into),
+            headers: self.header_names(&path.key("headers"), &raw.headers),
         })
+    }
+
+    fn header_names(&mut self, path: &Path, raw: &[String]) -> Vec<HeaderName> {
+        let mut names = Vec::with_capacity(raw.len());
+        for (i, name) in raw.iter().enumerate() {
+            match name.parse() {
+                Ok(name) => names.push(name),
+                Err(_) => self.wrong(&path.item(i), "not a header's name", "letters, digits and -, as in x-tenant"),
+            }
+        }
+        names
+    }
+
+    pub(super) fn predictions(&self, features: &Features, models: &[Model]) -> Predictions {
+        let raw = &self.raw.predictions;
+        let wanted = raw.l2 && models.iter().any(|model| model.cache.is_some());
+        let shared = |redis: &Redis| SharedPredictions {
+            redis: redis.clone(),
+            breaker: features.breaker.clone(),
+            project: Arc::clone(&features.project),
+        };
+        let l2 = match &features.l2 {
+            L2::Redis(redis) if wanted => Some(shared(redis)),
+            _ => None,
+        };
+        Predictions { capacity: raw.capacity.0, l2 }
     }
 
     pub(super) fn ensemble(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Ensemble> {

@@ -39,6 +39,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let capacity = check.capacity();
     let features = check.features(registry);
     let models = check.models(&tiers, &features);
+    let predictions = check.predictions(&features, &models);
     let spool = check.spool(&features);
     let config = Config {
         listen,
@@ -50,6 +51,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         models,
         features,
         ladder: check.ladder(&raw.ladder),
+        predictions,
         drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
         spool,
         metrics_aliases: raw.metrics.aliases,

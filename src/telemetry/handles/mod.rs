@@ -15,6 +15,7 @@ pub mod ladder;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
+pub(crate) mod predictions;
 pub(crate) mod redis;
 pub(crate) mod registry;
 pub(crate) mod spool;
