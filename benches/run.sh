@@ -5,7 +5,7 @@
 #   benches/run.sh proxies    nginx, Envoy, a bare hyper proxy and Weir on one backend
 #   benches/run.sh reads      Feast's server, raw HMGETs and Weir on one Redis
 #   benches/run.sh predictions  Weir's prediction cache and a bare hyper server with the same bytes
-#   benches/run.sh faults     Envoy and Weir while endpoints are slow, die and come back; a Redis master that dies; a flood
+#   benches/run.sh faults     Envoy and Weir while endpoints are slow, die and come back; a feature server and a Redis master that die; a flood
 #
 # With flags after that (--rounds N, --seconds S) it is a trial, and only prints.
 #

@@ -36,6 +36,7 @@ pub(crate) fn config() -> Config {
         drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
         metrics_aliases: true,
         notices: vec!["pools.gpu.hedge: not acted on yet".into()],
+        warnings: Vec::new(),
     }
 }
 
@@ -78,8 +79,10 @@ fn listen() -> Listen {
         admin_token: Some(Secret("open-sesame".into())),
         max_body: 64 << 20,
         hold_body: 64 << 10,
+        hold_bodies: 256 << 20,
         max_rows: 10_000,
         idle_timeout: Duration::from_secs(10),
+        send_timeout: Duration::from_secs(10),
         max_connection_age: Duration::from_secs(600),
     }
 }

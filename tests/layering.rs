@@ -24,7 +24,8 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("proto", &[], &[]),
     ("resilience", &["config"], &[]),
     ("config", &["infer"], &[]),
-    ("telemetry", &["infer", "config"], &[]),
+    // It says what a breaker did in the breaker's words.
+    ("telemetry", &["infer", "config"], &["resilience::breaker"]),
     ("redis_link", &["config"], &[]),
     // Stages: of each other, only the type that the one before hands on.
     ("ladder", BELOW, &[]),

@@ -1,4 +1,4 @@
-//! The config in force as JSON, as the file could have said it. Secrets are `***`, also inside URLs.
+//! The config in force as JSON, as the file could have said it: `"50ms"`, `"64MiB"`, shares from 0 to 1. Secrets are `***`, also inside URLs.
 //!
 //! It describes; it is no format that anything reads back.
 
@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     config::{
         Breaker, Column, Config, Discovery, Endpoint, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model,
-        Outlier, Pool, PredictionCache, Retry, SaveTo, Tier, Upstream, View, WarmStart, without_password,
+        Outlier, Pool, PredictionCache, Retry, SaveTo, Size, Span, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::Value,
 };
@@ -23,10 +23,12 @@ pub(super) fn config(config: &Config) -> Json {
             "grpc": listen.grpc.map(|address| address.to_string()),
             "admin": listen.admin.to_string(),
             "admin_token": listen.admin_token.as_ref().map(|_| "***"),
-            "max_body": listen.max_body,
-            "hold_body": listen.hold_body,
+            "max_body": size(listen.max_body),
+            "hold_body": size(listen.hold_body as u64),
+            "hold_bodies": size(listen.hold_bodies),
             "max_rows": listen.max_rows,
             "idle_timeout": length(listen.idle_timeout),
+            "send_timeout": length(listen.send_timeout),
             "max_connection_age": length(listen.max_connection_age),
         },
         "workers": config.workers,
@@ -39,10 +41,11 @@ pub(super) fn config(config: &Config) -> Json {
         "pools": pools(config),
         "models": models(config),
         "features": features(config),
-        "predictions": {"capacity": config.predictions.capacity, "l2": config.predictions.l2.is_some()},
+        "predictions": {"capacity": size(config.predictions.capacity), "l2": config.predictions.l2.is_some()},
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
         "metrics": {"aliases": config.metrics_aliases},
         "notices": config.notices,
+        "warnings": config.warnings,
     })
 }
 
@@ -211,7 +214,7 @@ pub(super) fn features(config: &Config) -> Json {
                 L1Mode::Serve => "serve",
                 L1Mode::Observe => "observe",
             },
-            "capacity": features.l1.capacity,
+            "capacity": size(features.l1.capacity),
             "ttl": length(features.l1.ttl),
             "stale_for": length(features.l1.stale_for),
             "warm_start": features.l1.warm_start.as_ref().map(warm_start),
@@ -320,7 +323,12 @@ fn value(value: &Value) -> Json {
 
 /// `50ms`, `5s`: as the config writes it.
 fn length(length: Duration) -> String {
-    format!("{length:?}")
+    Span(length).to_string()
+}
+
+/// `64MiB`: as the config writes it.
+fn size(bytes: u64) -> String {
+    Size(bytes).to_string()
 }
 
 /// A URL without what may be secret in it: user, password, query.

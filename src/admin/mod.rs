@@ -6,8 +6,9 @@
 
 mod access;
 mod describe;
+mod levels;
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -20,7 +21,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::{config::Config, telemetry::Scrape};
+use crate::{config::Config, infer::Level, telemetry::Scrape};
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -72,6 +73,10 @@ pub struct Sources {
     pub tiers: Section,
     /// Beside `/admin/v1/features`.
     pub features: Section,
+    /// Where models stand: `/admin/v1/levels`.
+    pub levels: Section,
+    /// Holds a model at a level for a while; how it stands then, or `None`: there is no such model.
+    pub drill: Box<dyn Fn(&str, Level, Duration) -> Option<Value> + Send + Sync>,
     /// Drops what is kept of a model's predictions.
     pub invalidate: Box<dyn Fn(&str) -> Invalidated + Send + Sync>,
     /// Begins to drain the process; returns at once, may be called again.
@@ -87,6 +92,8 @@ pub fn router(sources: Sources) -> Router {
         .route("/admin/v1/pools", get(pools))
         .route("/admin/v1/tiers", get(tiers))
         .route("/admin/v1/features", get(features))
+        .route("/admin/v1/levels", get(levels::shown))
+        .route("/admin/v1/levels/{model}", post(levels::drill))
         .route("/admin/v1/invalidate", post(invalidate))
         .route("/admin/v1/drain", post(drain))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&sources), access::operators_only));
@@ -214,7 +221,7 @@ async fn invalidate(State(sources): Shared, body: axum::body::Bytes) -> Response
 async fn not_found() -> Response {
     refuse(
         StatusCode::NOT_FOUND,
-        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,invalidate,drain}",
+        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,levels,invalidate,drain}",
     )
 }
 

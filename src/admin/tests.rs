@@ -46,6 +46,8 @@ impl Admin {
                 _ => Region::Unknown(vec!["us-east-1".into(), "us-west-2".into()]),
             }),
             tiers: section("tiers"),
+            levels: section("levels"),
+            drill: Box::new(|model, level, time| (model == "m").then(|| json!([level as u8, time.as_secs()]))),
             features: section("features"),
             invalidate: Box::new(|model| match model {
                 "fraud" => Invalidated::Dropped,
@@ -140,6 +142,9 @@ async fn the_config_shows_everything_but_secrets() {
     for (pointer, expected) in [
         ("/listen/admin_token", json!("***")),
         ("/listen/http", json!("0.0.0.0:8080")),
+        ("/listen/max_body", json!("64MiB")),
+        ("/listen/max_connection_age", json!("10m")),
+        ("/features/l1/capacity", json!("100MiB")),
         ("/capacity/slots", json!(10)),
         ("/tiers/0/queue_timeout", json!("50ms")),
         ("/pools/0/endpoints/0/grpc", json!("http://gpu:9001")),

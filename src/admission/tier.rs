@@ -53,7 +53,7 @@ impl Tier {
             share,
             queue: tier.queue,
             queue_timeout: tier.queue_timeout,
-            own: Quota::new(share.reserved),
+            own: Quota::new(u64::from(share.reserved)),
             handles: TierHandles::new(&tier.name),
         }
     }

@@ -7,14 +7,14 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, pools, readiness::Readiness, registry::Verdict};
+use super::{Tasks, levels, pools, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{decode, feast, record::Records, service::Gateway},
+    ingress::{decode, feast, hold::Holds, record::Records, service::Gateway},
     ladder::Ladder,
     pipeline::Pipeline,
     predict::Predict,
@@ -50,6 +50,7 @@ where
     };
     Ok(Gateway {
         pipeline,
+        holds: Arc::new(Holds::new(config.listen.hold_bodies)),
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         feast: feast::Server::new(&config),
         services: services(health)?,
@@ -74,6 +75,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
     };
     Gateway {
         pipeline,
+        holds: Arc::clone(&gateway.holds),
         records: gateway.records.next(&config),
         feast: gateway.feast.next(&config),
         services: gateway.services.clone(),
@@ -106,7 +108,9 @@ pub(super) fn admin(
     registry: Option<Verdict>,
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
-    let (shown, regions, kept) = (gateway.clone(), gateway.clone(), gateway.clone());
+    let (shown, regions) = (gateway.clone(), gateway.clone());
+    let (levels, drilled) = (gateway.clone(), gateway.clone());
+    let kept = gateway.clone();
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -117,6 +121,8 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
+        levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
+        drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
         invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),
         drain: Box::new(move || drain.cancel()),
     })
@@ -144,7 +150,7 @@ fn tier_states(door: &Door) -> serde_json::Value {
             "in_use": tier.in_use,
             "borrowed": tier.borrowed,
             "waiting": tier.waiting,
-            "mean_wait": tier.mean_wait.map(|wait| format!("{wait:?}")),
+            "mean_wait_seconds": tier.mean_wait.map(|wait| wait.as_secs_f64()),
         });
         (tier.name.to_owned(), now)
     };

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod levels;
 mod pools;
 mod readiness;
 mod registry;
@@ -98,8 +99,7 @@ impl App {
         let gateway = build::gateway(config.clone(), &tasks, readiness.clone(), health_service).await?;
         let gateway = Arc::new(ArcSwap::from_pointee(gateway));
         let (acceptors, inboxes) = Workers::new(config.workers);
-        let limits =
-            Limits { idle_timeout: config.listen.idle_timeout, max_connection_age: config.listen.max_connection_age };
+        let limits = Limits::new(&config.listen);
         let app = Self {
             addresses,
             drain: config.drain.clone(),
@@ -115,6 +115,7 @@ impl App {
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
+        tasks.background(levels::watch(gateway.clone()));
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
@@ -122,8 +123,12 @@ impl App {
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
+        let holds = gateway.load_full().holds.clone();
+        scrape.before(move || holds.show());
         let predict = gateway.load_full().pipeline.predict.clone();
         scrape.before(move || predict.show(Instant::now()));
+        let current = gateway.clone();
+        scrape.before(move || current.load_full().pipeline.features.show(Instant::now()));
         let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {

@@ -1,4 +1,4 @@
-//! How the pools are, as the admin port shows it.
+//! How the pools are, as the admin port shows it: times in seconds, shares as ratios, and the fields' names say so.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     admin,
-    predict::{EndpointState, PoolState, Predict, Region},
+    predict::{DiscoveryState, EndpointState, PoolState, Predict, Region},
 };
 
 /// Each pool by name, with its endpoints.
@@ -22,7 +22,12 @@ fn pool(state: &PoolState) -> Value {
         "panic": state.panicking,
         "failed_over_to": state.failed_over_to.as_deref(),
         "endpoints": state.endpoints.iter().map(endpoint).collect::<Value>(),
+        "discovery": state.discovery.iter().map(discovery).collect::<Value>(),
     })
+}
+
+fn discovery(state: &DiscoveryState) -> Value {
+    json!({"source": state.source, "failure": state.failure})
 }
 
 fn endpoint(state: &EndpointState) -> Value {
@@ -31,11 +36,11 @@ fn endpoint(state: &EndpointState) -> Value {
         "name": &*state.name,
         "zone": state.zone.as_deref(),
         "health": state.health,
-        "breaker": {"state": state.breaker, "seconds_left": seconds(state.open_for)},
-        "ejected_seconds_left": seconds(state.ejected_for),
+        "breaker": {"state": state.breaker, "open_seconds": seconds(state.open_for)},
+        "ejected_seconds": seconds(state.ejected_for),
         "in_flight": state.in_flight,
-        "expected_seconds": state.expected,
-        "weight": state.weight,
+        "round_trip_seconds": state.expected,
+        "weight_ratio": state.weight,
     })
 }
 

@@ -1,7 +1,8 @@
-//! Whether this gateway can do its work: L2 answered once, and an endpoint of every pool, and L1 is warm where it is to be.
+//! Whether this gateway can do its work: L2 answered once, and an endpoint of every pool that models run on, and L1 is warm where
+//! it is to be. Which pools those are says `predict::failover`.
 //!
 //! ```text
-//!   starting ──(L2 and an endpoint of every pool answered, L1 is warm)──► ready ──(drain)──► draining
+//!   starting ──(L2 and an endpoint of every such pool answered, L1 is warm)──► ready ──(drain)──► draining
 //! ```
 //!
 //! What answered once counts for good: a Redis or a pool that fails later fails for every gateway at once, and were they all

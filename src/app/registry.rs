@@ -100,7 +100,7 @@ impl Verdict {
     pub(super) fn shown(&self) -> serde_json::Value {
         let seen = self.0.load_full();
         let since = seen.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        serde_json::json!({ "url": seen.url, "last": seen.outcome.name(), "reason": seen.reason, "since": since })
+        serde_json::json!({ "url": seen.url, "last": seen.outcome.name(), "reason": seen.reason, "since_unix_seconds": since })
     }
 
     /// Keeps what a look came to; whether that is news.

@@ -61,6 +61,11 @@ pub(super) enum Command {
         after_help = "Example:\n  weir demo\n\nNeeds no configuration, no Redis and no model server. Ctrl-C ends it."
     )]
     Demo(super::demo::Args),
+    /// Hold a model of a running gateway at a level for a while, to see what its callers would get.
+    #[command(after_help = "Examples:\n  weir drill --model fraud-detector --level 3 --for 5m\n  \
+        weir drill --model fraud-detector --level 0 --for 0s      end it at once\n\n\
+        Levels: 1 reduced_features, 2 simplified_model, 3 default_response, 4 reject.")]
+    Drill(Drill),
     /// Make the lookup files that the third layer (`features.l3`) reads.
     #[command(subcommand)]
     Offline(Offline),
@@ -72,6 +77,25 @@ pub(super) struct ConfigFile {
     /// The configuration file (YAML).
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: PathBuf,
+}
+
+#[derive(Debug, Arguments)]
+pub(super) struct Drill {
+    /// The model, as callers name it.
+    #[arg(long)]
+    pub(super) model: String,
+    /// The level, 0 to 4; 0 ends a drill.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=4))]
+    pub(super) level: u8,
+    /// How long, such as 5m; at most 24h.
+    #[arg(long = "for", value_name = "TIME")]
+    pub(super) time: String,
+    /// The gateway's admin address (`listen.admin`).
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090")]
+    pub(super) admin: String,
+    /// The admin token (`listen.admin_token`), for a gateway that is not on this machine.
+    #[arg(long, env = "WEIR_ADMIN_TOKEN", hide_env_values = true)]
+    pub(super) token: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,13 +136,15 @@ mod tests {
             (&*build.view, &*build.from, &*build.to, file.config.to_str()),
             ("v", "/in", "s3://b/p", Some("w.yaml"))
         );
+        assert!(matches!(parse("weir drill --model m --level 3 --for 5m"), Ok(Command::Drill(Drill { level: 3, .. }))));
+        assert!(parse("weir drill --model m --level 5 --for 5m").is_err());
         assert!(parse("weir serve").is_err() && parse("weir").is_err());
     }
 
     #[test]
     fn the_help_lists_what_there_is() {
         let commands: Vec<_> = Args::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-        assert_eq!(commands, ["serve", "check", "schema", "demo", "offline"]);
+        assert_eq!(commands, ["serve", "check", "schema", "demo", "drill", "offline"]);
         for command in Args::command().get_subcommands() {
             let documented = command.get_after_help().is_some() || command.has_subcommands();
             assert!(command.get_about().is_some() && documented, "{}", command.get_name());

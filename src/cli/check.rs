@@ -4,13 +4,13 @@ use std::{fmt::Write as _, path::Path};
 
 use crate::{
     app::Configured,
-    config::{Config, Features, Projection, Registry, SaveTo, View, WarmStart},
+    config::{self, Config, Discovery, Features, Projection, Registry, SaveTo, View, WarmStart},
 };
 
 /// How much is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// A line of counts, and the notices.
+    /// A line of counts, the notices, and the warnings.
     Summary,
     /// Every key's effective value too.
     Explain,
@@ -50,7 +50,29 @@ fn summary(config: &Config) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "notice: {notice}");
     }
+    for warning in config.warnings.iter().cloned().chain(files(config)) {
+        let _ = writeln!(text, "warning: {warning}");
+    }
     text
+}
+
+/// Files of endpoints that say nothing yet. No mistake of this file's: whoever writes them may not have begun.
+fn files(config: &Config) -> Vec<String> {
+    let sources = config.pools.iter().flat_map(|pool| pool.discovery.iter().map(move |source| (pool, source)));
+    let files = sources.filter_map(|(pool, source)| match source {
+        Discovery::File(file) => Some((pool, file)),
+        Discovery::Dns(_) => None,
+    });
+    let warned = files.filter_map(|(pool, file)| {
+        let name = file.path.display().to_string();
+        let text = std::fs::read_to_string(&file.path).map_err(|error| format!("{name}: {error}"));
+        let wrong = text.and_then(|text| config::read_endpoints(&text, &name, file.zone.as_ref())).err()?;
+        Some(format!(
+            "pools.{}.endpoints: {wrong}; the pool has no endpoint of it until that is a list of endpoints; write the file, or correct its path",
+            pool.name
+        ))
+    });
+    warned.collect()
 }
 
 /// What the registry has, a line an object.
@@ -182,6 +204,34 @@ mod tests {
             );
             assert!(said.contains(&line), "{said}");
         }
+    }
+
+    #[test]
+    fn a_file_of_endpoints_that_says_nothing_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.yaml");
+        let text = format!("pools: {{p: {{endpoints: [{{file: {}}}]}}}}\nmodels: {{m: }}", path.display());
+        let said = || summary(&Config::parse(&text, "t").unwrap());
+        let prefix = format!("warning: pools.p.endpoints: {}: No such file", path.display());
+        assert!(said().lines().nth(1).is_some_and(|line| line.starts_with(&prefix)), "{}", said());
+        std::fs::write(&path, "[http://h:1, http://h:1]").unwrap();
+        assert!(said().contains("warning: pools.p.endpoints: ") && said().contains("already"), "{}", said());
+        std::fs::write(&path, "[http://h:1]").unwrap();
+        assert!(!said().contains("warning"), "{}", said());
+    }
+
+    #[test]
+    fn warnings_are_a_line_each() {
+        let config = Config::parse(
+            "pools: {a: {endpoints: [http://h:1]}, b: {endpoints: [http://h:2]}}\nmodels: {m: {pool: a}}",
+            "t",
+        );
+        assert_eq!(
+            summary(&config.unwrap()),
+            "ok: 1 model (m), 2 pools (a, b), no views\n\
+             warning: pools.b: no request ever goes there; its endpoints are checked for nobody; name it in a model's or its tier's pool, an \
+             explainer, failover or capacity.burst_pool, or take it out\n"
+        );
     }
 
     #[test]

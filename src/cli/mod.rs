@@ -6,6 +6,7 @@
 mod args;
 mod check;
 pub mod demo;
+mod drill;
 pub mod offline;
 mod schema;
 pub mod serve;
@@ -41,6 +42,7 @@ fn run(command: args::Command) -> anyhow::Result<()> {
         args::Command::Check { file, explain } => check::run(&file.config, explain.into()),
         args::Command::Schema => schema::run(),
         args::Command::Demo(args) => demo::run(args),
+        args::Command::Drill(args) => drill::run(&args),
         args::Command::Offline(args::Offline::Build { file, build }) => offline::build(&read(&file.config)?, &build),
     }
 }

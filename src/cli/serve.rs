@@ -23,7 +23,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     block_on(async {
         let stop = stop_signal()?;
         let configured = Configured::load(path).await?;
-        for notice in &configured.config.notices {
+        for notice in configured.config.notices.iter().chain(&configured.config.warnings) {
             tracing::warn!("{notice}");
         }
         let app = App::start(configured, telemetry::install()?).await?;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderName;
 
-use super::{Breaker, Redis, Upstream, raw};
-use crate::infer::{Datatype, ModelId};
+use super::{Breaker, Redis, Upstream};
+use crate::infer::{ModelId, Output, Rule};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -36,22 +36,11 @@ pub(crate) struct Fallback {
     /// A simpler model. Validated: going from one to the next leads to an end.
     pub(crate) model: Option<ModelId>,
     /// A CEL expression, evaluated once a row; it fills the first output of `default`.
-    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) rule: Option<Rule>,
     /// Share of the deadline kept for the fallback.
     pub(crate) reserve: f64,
-    /// What is answered when nothing else can; empty: nothing is.
+    /// What is answered for one row when nothing else can; empty: nothing is.
     pub(crate) default: Vec<Output>,
-}
-
-/// A tensor of a default answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Output {
-    pub(crate) name: Arc<str>,
-    pub(crate) datatype: Datatype,
-    /// Outermost dimension first.
-    pub(crate) shape: Vec<u32>,
-    /// Row-major; as many as the shape's dimensions multiply to, each fits the datatype.
-    pub(crate) data: Vec<raw::Loose>,
 }
 
 /// How a model's predictions are kept.

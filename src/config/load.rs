@@ -19,7 +19,7 @@ use super::{
     schema,
     shape::Shape,
     substitute::{Sources, substitute},
-    tree, validate,
+    tree, validate, warnings,
 };
 
 /// A configuration, and how each of its keys came about.
@@ -137,6 +137,7 @@ impl Draft {
             let told = "features.l1.mode: observe: L1 is compared only, and serves nothing, stale rows neither";
             config.notices.push(told.into());
         }
+        config.warnings = warnings::of(&config);
         Ok(Loaded { explained: explain::explain(&self.raw, &self.shape.places, &config), config })
     }
 }

@@ -10,6 +10,7 @@ mod endpoints;
 mod explain;
 mod ladder;
 mod load;
+mod models;
 mod pools;
 mod precomputed;
 mod problems;
@@ -22,18 +23,21 @@ mod substitute;
 mod tests;
 mod tree;
 mod validate;
+mod warnings;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::infer::{Datatype, EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
+use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use ladder::{
-    Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, Output, PredictionCache, Predictions, SharedPredictions,
+    Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions,
 };
 pub(crate) use load::{Draft, Loaded, Supplied};
+pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
+pub(crate) use raw::{Size, Span, duration};
 pub(crate) use schema::document as json_schema;
 pub(crate) use tree::without_password;
 
@@ -60,6 +64,8 @@ pub struct Config {
     pub(crate) allow_repository: bool,
     /// What the file sets and this version accepts without acting on it yet, as `path.to.key: words`.
     pub(crate) notices: Vec<String>,
+    /// What will not do what it seems to, as `path.to.key: what; why it matters; what to do`.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Where Weir listens. All of it takes a restart to change.
@@ -74,10 +80,14 @@ pub(crate) struct Listen {
     pub(crate) max_body: u64,
     /// Longest body that is held to be sent again, default 64 KiB; longer ones are passed on as they come.
     pub(crate) hold_body: usize,
+    /// Most bytes of bodies held over all requests, default four times `max_body`.
+    pub(crate) hold_bodies: u64,
     /// Most rows of a request whose model joins features, default 10000; over it is 400.
     pub(crate) max_rows: usize,
     /// A connection without a request for this long is closed, be it idle or slow to send a head; default 60 s.
     pub(crate) idle_timeout: Duration,
+    /// A streamed answer of which its caller takes nothing for this long is broken off; default 60 s.
+    pub(crate) send_timeout: Duration,
     /// A connection older than this is asked to close, default 10 min; evens out long-lived HTTP/2 connections.
     pub(crate) max_connection_age: Duration,
 }
@@ -222,87 +232,6 @@ pub(crate) enum HedgeAfter {
     Percentile(f64),
     /// At least 1 ms.
     Fixed(Duration),
-}
-
-/// A model: what it is called, where it runs, what it is sent.
-#[derive(Clone, Debug)]
-pub(crate) struct Model {
-    pub(crate) name: Arc<str>,
-    pub(crate) tier: TierId,
-    pub(crate) pool: PoolId,
-    /// The name at the pool.
-    pub(crate) upstream: Arc<str>,
-    /// The deadline where the caller gives none (default 5 s), and the longest a caller may ask for.
-    pub(crate) timeout: Duration,
-    /// Whether asking twice changes nothing.
-    pub(crate) idempotent: bool,
-    /// Joined views; empty: the body is forwarded byte for byte.
-    pub(crate) joins: Vec<Join>,
-    /// What the model receives; `None` where nothing is joined.
-    pub(crate) inputs: Option<Inputs>,
-    pub(crate) explainer: Option<PoolId>,
-    pub(crate) fallback: Option<Fallback>,
-    pub(crate) cache: Option<PredictionCache>,
-    pub(crate) ensemble: Option<Ensemble>,
-    /// Whether what cannot be answered is queued although the caller did not ask for it.
-    pub(crate) queue_on_reject: bool,
-    /// Whether it makes room for others where its pool's GPU memory is short.
-    pub(crate) low_priority: bool,
-}
-
-/// One view joined to a model's requests.
-#[derive(Clone, Debug)]
-pub(crate) struct Join {
-    pub(crate) view: ViewId,
-    /// What `inputs.columns` calls the view: its name, or its alias in a service.
-    pub(crate) label: Arc<str>,
-    /// For each of the view's join keys, in the view's (sorted) order: the tensor, instance key or parameter that carries it. A
-    /// view without entities may have none.
-    pub(crate) sources: Vec<Arc<str>>,
-    /// Positions in the view's features, in the order selected.
-    pub(crate) select: Vec<usize>,
-    /// Left out at level 1.
-    pub(crate) optional: bool,
-}
-
-/// What a model with joins receives.
-#[derive(Clone, Debug)]
-pub(crate) enum Inputs {
-    /// One tensor, a row an instance; list features take as many columns as they are long.
-    Matrix {
-        /// The tensor's name.
-        name: Arc<str>,
-        /// Its element type; every column is converted to it.
-        datatype: Datatype,
-        /// What each column holds.
-        columns: Vec<Column>,
-    },
-    /// One tensor a feature, beside the request's own tensors.
-    Columns {
-        /// In the order they are appended. Request columns in it are entity tensors to keep.
-        columns: Vec<NamedColumn>,
-    },
-}
-
-/// Where a column's values come from.
-#[derive(Clone, Debug)]
-pub(crate) enum Column {
-    /// A tensor (V2), instance key (V1) or parameter of the request.
-    Request(Arc<str>),
-    /// A joined feature.
-    Feature {
-        /// Position in the model's `joins`.
-        join: usize,
-        /// Position in that join's `select`.
-        select: usize,
-    },
-}
-
-/// A column and the tensor name it is sent under.
-#[derive(Clone, Debug)]
-pub(crate) struct NamedColumn {
-    pub(crate) name: Arc<str>,
-    pub(crate) column: Column,
 }
 
 /// The feature store.
@@ -575,13 +504,6 @@ impl Tier {
     pub(crate) fn most_slots(&self, capacity: &Capacity) -> u32 {
         let up = (self.max * f64::from(capacity.slots) - ALMOST).ceil() as u32;
         up.max(capacity.slots_in(self.reserved))
-    }
-}
-
-impl Model {
-    /// Whether its requests are held whole, so that something else can answer them.
-    pub(crate) const fn is_held_whole(&self) -> bool {
-        self.fallback.is_some() || self.cache.is_some() || self.ensemble.is_some()
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a pool finds its endpoints, spreads its requests over them, and is stood in for. What a pool is otherwise is in `config`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::Upstream;
 use crate::infer::PoolId;
@@ -12,6 +12,15 @@ pub(crate) enum Discovery {
     Dns(Dns),
     /// A list in a file.
     File(EndpointsFile),
+}
+
+impl fmt::Display for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(dns) => write!(f, "dns {}", dns.http.authority),
+            Self::File(file) => write!(f, "file {}", file.path.display()),
+        }
+    }
 }
 
 /// A name whose addresses are endpoints.

@@ -162,17 +162,16 @@ impl Shape {
     }
 
     fn note_later(&mut self, node: &Node, schema: &Value, path: &Path) {
-        let later = match schema.get("x-later") {
+        let but = match schema.get("x-later") {
             Some(Value::Array(values)) => match &node.kind {
-                Kind::Scalar { text, .. } => values.iter().any(|value| value == text),
-                _ => false,
+                Kind::Scalar { text, .. } if values.iter().any(|value| value == text) => "",
+                _ => return,
             },
-            Some(_) => true,
-            None => false,
+            Some(Value::String(but)) => but,
+            Some(_) => "",
+            None => return,
         };
-        if later {
-            self.notices.push(format!("{path}: accepted, not acted upon by this version"));
-        }
+        self.notices.push(format!("{path}: accepted, not acted upon by this version{but}"));
     }
 }
 

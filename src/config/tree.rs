@@ -136,7 +136,8 @@ impl Whole {
 /// As [`read`], and where it is another.
 pub(crate) fn read_as(whole: Whole, text: &str, file: &str, problems: &mut Vec<Problem>) -> Result<Node, Problems> {
     let mut reader = Reader { parser: Parser::new_from_str(text), problems, depth: 0 };
-    reader.document(whole).map_err(|Fault { position, text }| Problems::of_file(file, position, text))
+    let read = reader.document(whole).map_err(|fault| fault.of_a_tab(text));
+    read.map_err(|Fault { position, text }| Problems::of_file(file, position, text))
 }
 
 struct Fault {
@@ -144,11 +145,40 @@ struct Fault {
     text: String,
 }
 
+impl Fault {
+    /// The parser says of a tab that something is missing, there or on the line after, and within a text that goes on for lines
+    /// where that began.
+    fn of_a_tab(self, file: &str) -> Self {
+        if !self.text.starts_with(NOT_YAML) {
+            return self;
+        }
+        let Position { line: here, column } = self.position;
+        let indented = |line: &usize| {
+            let text = file.lines().nth(line.checked_sub(1)?)?;
+            let column = text.chars().take_while(|c| c.is_whitespace()).position(|c| c == '\t')? + 1;
+            Some(Position { line: *line, column })
+        };
+        let after = if self.text.ends_with("found a tab") { here + 1 } else { here };
+        let at = [here, here - 1, after].iter().find_map(indented);
+        // Behind a colon, of which the parser tells what follows the tab.
+        let is_tab =
+            |column: &usize| file.lines().nth(here - 1)?.chars().nth(column.checked_sub(1)?).filter(|c| *c == '\t');
+        let behind = || [column, column - 1].into_iter().find(|at| is_tab(at).is_some());
+        let at = at.or_else(|| behind().map(|column| Position { line: here, column }));
+        at.map_or(self, |position| Self {
+            position,
+            text: format!("line {}: a tab; YAML indents with spaces", position.line),
+        })
+    }
+}
+
+const NOT_YAML: &str = "not YAML";
+
 impl From<ScanError> for Fault {
     fn from(error: ScanError) -> Self {
         let mark = error.marker();
         let position = Position { line: mark.line().max(1), column: mark.col() + 1 };
-        Self { position, text: format!("not YAML: {}", error.info()) }
+        Self { position, text: format!("{NOT_YAML}: {}", error.info()) }
     }
 }
 

@@ -5,14 +5,14 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{
-    Join, rename,
-    sink::{Sink, Wire},
-    table::append,
-};
+use super::{Join, rename, table::append};
 use crate::infer::{
     Error,
-    decoded::{Data, Form, Span, wire},
+    decoded::{
+        Data, Form, Side, Span,
+        sink::{Sink, Wire},
+        wire,
+    },
 };
 
 /// The spliced message, in its frame. `model` are the records that name the model, replaced where it is renamed.
@@ -22,7 +22,7 @@ pub(super) fn write(join: &Join<'_>, model: &[Span], form: Form, rename: Option<
         Form::Contents => Wire::Contents,
         Form::Raw => Wire::Raw,
     };
-    let mut sink = Sink::new(wire, rename::FRAME + body.len() + join.estimate());
+    let mut sink = Sink::new(Side::Inputs, wire, rename::FRAME + body.len() + join.estimate());
     sink.out.extend_from_slice(&[0; rename::FRAME]);
     if let Some(upstream) = rename {
         wire::put_bytes(&mut sink.out, 1, upstream.as_bytes());

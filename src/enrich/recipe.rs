@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use super::sink::put_json_text;
 use crate::{
     config::{Column, Inputs, Model, View},
-    infer::{Datatype, FeatureType, decoded::wire},
+    infer::{Datatype, FeatureType, decoded::sink::Head},
 };
 
 /// One model's.
@@ -69,18 +68,6 @@ pub(super) struct Feature {
     pub(super) length: Option<usize>,
     /// `view:feature`, as errors name it.
     pub(super) label: Box<str>,
-}
-
-/// The constant front of an appended tensor.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) name: Arc<str>,
-    /// `{"name":"x","datatype":"FP32","shape":[`
-    pub(super) json: Box<[u8]>,
-    /// `"x":`, for V1 instances.
-    pub(super) key: Box<[u8]>,
-    /// Fields 1 and 2 of `InferInputTensor`.
-    pub(super) proto: Box<[u8]>,
 }
 
 impl Recipe {
@@ -160,22 +147,5 @@ pub(super) const fn datatype_of(kind: FeatureType) -> Datatype {
         FeatureType::Double | FeatureType::DoubleList => Datatype::Fp64,
         FeatureType::Float | FeatureType::FloatList => Datatype::Fp32,
         FeatureType::Bool | FeatureType::BoolList => Datatype::Bool,
-    }
-}
-
-impl Head {
-    fn new(name: &Arc<str>, datatype: Datatype) -> Self {
-        let mut key = Vec::new();
-        put_json_text(&mut key, name);
-        let mut json = b"{\"name\":".to_vec();
-        json.extend_from_slice(&key);
-        json.extend_from_slice(b",\"datatype\":\"");
-        json.extend_from_slice(datatype.name().as_bytes());
-        json.extend_from_slice(b"\",\"shape\":[");
-        key.push(b':');
-        let mut proto = Vec::new();
-        wire::put_bytes(&mut proto, 1, name.as_bytes());
-        wire::put_bytes(&mut proto, 2, datatype.name().as_bytes());
-        Self { name: Arc::clone(name), json: json.into(), key: key.into(), proto: proto.into() }
     }
 }

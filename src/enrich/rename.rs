@@ -12,6 +12,7 @@ use crate::infer::{
         inflate::gunzip,
         json::Scanner,
         wire::{Fault, Fields, Wire, put_bytes, record_length},
+        writer::put_json_text,
     },
 };
 
@@ -112,7 +113,7 @@ fn json_answer(body: &Bytes, length: usize, upstream: &str, model: &str) -> Opti
     }
     let mut out = Vec::with_capacity(body.len() + model.len() + 2);
     out.extend_from_slice(&body[..name.start()]);
-    super::sink::put_json_text(&mut out, model);
+    put_json_text(&mut out, model);
     let length = out.len() + length - name.end();
     out.extend_from_slice(&body[name.end()..]);
     Some((out.into(), length))

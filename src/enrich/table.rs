@@ -8,15 +8,14 @@ use smallvec::SmallVec;
 
 use super::{
     Join,
-    cell::{Misfit, each},
     recipe::{Feature, Joined, Matrix, Output, Source},
-    sink::{Sink, Writer},
+    value::each,
 };
 use crate::{
     features::FeatureSet,
     infer::{
         Datatype, Decoded, Error, Kind,
-        decoded::{Data, Elements, Layout, Scalar, Tensor},
+        decoded::{Data, Elements, Layout, Scalar, Tensor, cell::Misfit, sink::Sink, writer::Writer},
     },
 };
 

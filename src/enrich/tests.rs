@@ -8,10 +8,9 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::{
-    Body,
-    cell::{Cell, Misfit, cell, each},
-    rename,
+    Body, rename,
     sample::{Declared, Sample, columns, matrix, model, plan, request, view},
+    value::each,
 };
 use crate::{
     config::{Column, Inputs, NamedColumn, View},
@@ -19,6 +18,7 @@ use crate::{
         Datatype, EntityType, FeatureType, Kind, Payload, Protocol, Value,
         decoded::{
             Scalar,
+            cell::{Cell, Misfit, cell},
             proto::{Choice, InferTensor, InferTensorContents, ModelInferRequest, ModelInferResponse},
         },
     },

@@ -8,12 +8,14 @@ use smallvec::SmallVec;
 use super::{
     Join,
     recipe::{Joined, Output},
-    sink::{Encoding, Writer},
     table::{Table, put_feature, taken, width},
 };
 use crate::infer::{
     Datatype, Error, Kind,
-    decoded::{Instances, Member, Span},
+    decoded::{
+        Instances, Member, Span,
+        writer::{Encoding, Writer},
+    },
 };
 
 /// The spliced body.

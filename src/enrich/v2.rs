@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 
-use super::{
-    Join,
-    sink::{Sink, Wire},
-    table::append,
-};
+use super::{Join, table::append};
 use crate::infer::{
     Error, Protocol,
-    decoded::{Data, Present, Span},
+    decoded::{
+        Data, Present, Side, Span,
+        sink::{Sink, Wire},
+    },
 };
 
 /// Where a body's JSON object has its parts.
@@ -26,7 +25,7 @@ pub(super) fn write(join: &Join<'_>, object: &Object) -> Result<(Bytes, Option<u
     let body = &join.decoded.body;
     let binary = join.decoded.protocol == Protocol::V2Binary;
     let wire = if binary { Wire::Binary } else { Wire::Json };
-    let mut sink = Sink::new(wire, body.len() + join.estimate());
+    let mut sink = Sink::new(Side::Inputs, wire, body.len() + join.estimate());
     join.copy(&mut sink.out, 0..object.inputs.start(), object.parameters);
     put_inputs(join, &mut sink, object.present)?;
     join.copy(&mut sink.out, object.inputs.end()..object.json, object.parameters);

@@ -6,6 +6,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis, served::Served};
 use crate::{
     config::{Features, View},
@@ -89,9 +91,9 @@ pub(crate) enum Error {
     /// The server answered with an error.
     #[error("{address}: {why}")]
     Refused { address: Arc<str>, why: Arc<str> },
-    /// The server failed too often of late: it was not asked.
+    /// The server failed too often of late: it was not asked, and will not be until then.
     #[error("{address}: not asked, its circuit breaker is open")]
-    Open { address: Arc<str> },
+    Open { address: Arc<str>, until: Instant },
     /// As many requests as may be are under way at the server: it was not asked.
     #[error("{address}: not asked, too many requests are under way (features.l2.max_in_flight)")]
     Full { address: Arc<str> },
@@ -119,6 +121,14 @@ impl Error {
             Self::Malformed { .. } => true,
             Self::Refused { why, .. } => why.starts_with("WRONGTYPE"),
             _ => false,
+        }
+    }
+
+    /// When to ask again, where a breaker says so.
+    pub(crate) const fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Open { until, .. } => Some(*until),
+            _ => None,
         }
     }
 }
@@ -191,12 +201,31 @@ impl L2 {
         }
     }
 
+    /// Whether every server's breaker refuses now: nobody could be asked, whatever the row. Not longer than breakers stay open
+    /// unless somebody asks in vain.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        match self {
+            Self::Redis(redis) => redis.is_unavailable(now),
+            Self::Served(served) => served.is_unavailable(now),
+            Self::Embedded(_) => false,
+        }
+    }
+
     /// Stores rows, each unless the store holds one as new; what became of each, in their order.
     pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
         match self {
             Self::Redis(redis) => redis.write(worker, puts, purpose).await,
             Self::Served(_) => puts.iter().map(|_| Err(Error::ReadOnly)).collect(),
             Self::Embedded(embedded) => embedded.write(puts, purpose).await,
+        }
+    }
+
+    /// Writes how long open breakers stay so; to be called before each scrape.
+    pub(crate) fn show(&self, now: Instant) {
+        match self {
+            Self::Redis(redis) => redis.show(now),
+            Self::Served(served) => served.show(now),
+            Self::Embedded(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@
 //! Reads never fail because a store does, and never outlast the plan; what was not the best is said in the [`FeatureSet`].
 //! What Weir writes into a shared store never replaces a newer row and never shortens anybody's life.
 
+mod circuit;
 mod embedded;
 pub mod feast;
 mod l2;
@@ -26,8 +27,8 @@ pub use redis::read_any as read_any_replies;
 pub use row::Row;
 pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;
-pub use tiered::Store;
 pub(crate) use tiered::online;
+pub use tiered::{Signals, Store};
 
 #[cfg(test)]
 mod tests;

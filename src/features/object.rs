@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{Semaphore, oneshot, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use self::guard::Guard;
@@ -60,7 +60,10 @@ pub enum Error {
     Timeout(Duration),
     /// The store failed lately, and is left alone for a while.
     #[error("the object store's circuit breaker is open")]
-    Open,
+    Open {
+        /// When it lets a read by.
+        until: Instant,
+    },
     /// As many reads as allowed are under way.
     #[error("{READS_IN_FLIGHT} reads of lookup files are under way already")]
     Busy,
@@ -171,7 +174,7 @@ impl Store {
     }
 
     async fn read(&self, current: &Arc<Current>, file: &Arc<DataFile>, hash: u64) -> Result<Bytes, Error> {
-        let pass = self.guard.admit().ok_or(Error::Open)?;
+        let pass = self.guard.admit().map_err(|until| Error::Open { until })?;
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let (current, file) = (current.clone(), file.clone());
         let read = self.thread.handle.spawn(async move {
@@ -188,6 +191,11 @@ impl Store {
         let bucket = pass.watch(read, self.timeout).await.ok_or(Error::Timeout(self.timeout))?;
         let bucket = bucket.map_err(|error| Error::Unavailable(error.to_string().into()))?;
         Ok(bucket?)
+    }
+
+    /// Writes how long the breaker stays open; to be called before each scrape.
+    pub(crate) fn show(&self, now: Instant) {
+        self.guard.show(now);
     }
 
     /// Reads made so far for a view: what shows that a lookup costs at most two.
@@ -213,7 +221,7 @@ impl Error {
         match self {
             Self::Url(_) | Self::Thread(_) | Self::Unavailable(_) => metrics.unavailable.increment(1),
             Self::Timeout(_) => metrics.timeout.increment(1),
-            Self::Open => metrics.open.increment(1),
+            Self::Open { .. } => metrics.open.increment(1),
             Self::Busy => metrics.busy.increment(1),
             Self::Damaged(_) => metrics.damaged.increment(1),
             Self::Mismatch(_) => metrics.mismatch.increment(1),

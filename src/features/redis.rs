@@ -65,6 +65,7 @@ pub(crate) struct Redis {
     readings: Box<[Reading]>,
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
+    guards: Arc<Guards>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -91,10 +92,11 @@ impl Redis {
         let slots = workers + 1;
         let authorities = client::authorities(config)?;
         let mut clients = client::of_all(config, authorities.as_deref())?;
+        let guards = Arc::new(Guards::new(&features.breaker, config.max_in_flight));
         let terms = Terms {
             timeout: config.timeout,
             connections: config.connections,
-            guards: Arc::new(Guards::new(&features.breaker, config.max_in_flight)),
+            guards: Arc::clone(&guards),
             tls: dial::encryption(&clients, authorities.as_deref())?,
             tasks: tasks.clone(),
         };
@@ -111,6 +113,7 @@ impl Redis {
             project: Arc::clone(&features.project),
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::new(servers),
+            guards,
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -124,6 +127,7 @@ impl Redis {
             project: Arc::clone(&features.project),
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
+            guards: Arc::clone(&self.guards),
             timeout: self.timeout,
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -190,6 +194,19 @@ impl Redis {
         match &*self.servers {
             Servers::Single(nodes) => of_worker(nodes, worker).would_admit(),
             Servers::Cluster(cluster) => cluster.would_admit(worker, Slot::of(&redis_key(&ask.key, &self.project))),
+        }
+    }
+
+    /// Writes how long open breakers stay so.
+    pub(crate) fn show(&self, now: Instant) {
+        self.guards.show(now);
+    }
+
+    /// Whether every server's breaker refuses now.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        match &*self.servers {
+            Servers::Single(nodes) => of_worker(nodes, self.control).refuses(now),
+            Servers::Cluster(cluster) => cluster.is_unavailable(now),
         }
     }
 

@@ -122,6 +122,16 @@ impl Served {
         self.fleet.would_ask(Instant::now())
     }
 
+    /// Writes how long open breakers stay so.
+    pub(crate) fn show(&self, now: Instant) {
+        self.fleet.show(now);
+    }
+
+    /// Whether every server's breaker refuses now.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        self.fleet.is_unavailable(now)
+    }
+
     /// Opens a connection of the worker's to each server.
     pub(crate) async fn connect(&self, worker: WorkerId) {
         // What fails is met again by requests.

@@ -139,8 +139,10 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
             admin_token: None,
             max_body: 1 << 20,
             hold_body: 64 << 10,
+            hold_bodies: 4 << 20,
             max_rows: 4,
             idle_timeout: Duration::from_secs(10),
+            send_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(600),
         },
         workers: 2,
@@ -155,5 +157,6 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },
         metrics_aliases: false,
         notices: Vec::new(),
+        warnings: Vec::new(),
     }
 }

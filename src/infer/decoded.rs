@@ -4,22 +4,32 @@
 //! `body`, and every tensor's data was counted against its shape when it was decoded, so that readers find no surprise.
 //! Values are parsed only when a join or a matrix column reads them.
 
+pub(crate) mod cell;
+pub(crate) mod check;
 pub mod column;
+pub mod frame;
 pub(crate) mod half;
 pub(crate) mod inflate;
+pub(crate) mod instances;
 pub(crate) mod json;
 #[cfg(test)]
 pub(crate) mod proto;
 pub(crate) mod scalar;
+pub(crate) mod sink;
+pub(crate) mod tensor_json;
+pub(crate) mod tensor_proto;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wire;
+pub(crate) mod writer;
 
 use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 pub use column::EntityColumn;
+pub(crate) use instances::{Instances, Member, member_span};
 pub(crate) use scalar::{Elements, Scalar, shown};
 
 use super::{Datatype, Error, Protocol, Shape};
@@ -32,6 +42,10 @@ pub struct Decoded {
     pub(crate) tensors: Vec<Tensor>,
     /// The request's own parameters (V1: the members of a `parameters` object).
     pub(crate) parameters: Vec<Parameter>,
+    /// The request's own id, which its answer carries.
+    pub(crate) id: Id,
+    /// V2 over HTTP: the value of `outputs`, whatever it is. gRPC's are read from the message.
+    pub(crate) outputs: Option<Span>,
     pub(crate) layout: Layout,
 }
 
@@ -137,6 +151,51 @@ pub(crate) struct Parameter {
     pub(crate) value: Span,
 }
 
+/// Which way tensors go, for the messages about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// A request's.
+    Inputs,
+    /// An answer's.
+    Outputs,
+}
+
+impl Side {
+    /// The member, or repeated field, that holds them.
+    pub(crate) const fn field(self) -> &'static str {
+        match self {
+            Self::Inputs => "inputs",
+            Self::Outputs => "outputs",
+        }
+    }
+
+    /// The field of raw contents.
+    pub(crate) const fn raw(self) -> &'static str {
+        match self {
+            Self::Inputs => "raw_input_contents",
+            Self::Outputs => "raw_output_contents",
+        }
+    }
+
+    /// That field's number; the tensors' own is 5 on either side.
+    pub(crate) const fn raw_field(self) -> u32 {
+        match self {
+            Self::Inputs => 7,
+            Self::Outputs => 6,
+        }
+    }
+}
+
+/// A tensor's place, as errors name it: `inputs[2]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(pub(crate) Side, pub(crate) usize);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.0.field(), self.1)
+    }
+}
+
 /// What a splice needs to know about the body around tensors and parameters.
 #[derive(Debug)]
 pub(crate) enum Layout {
@@ -167,6 +226,15 @@ pub(crate) enum Layout {
     },
 }
 
+/// V2's `id`. Nothing in V1.
+#[derive(Debug, Default)]
+pub(crate) struct Id {
+    /// What it says; `None` where it says nothing, or is no string.
+    pub(crate) value: Option<Text>,
+    /// The JSON member, or every record of the field with its tag: what a body goes without to be equal to another.
+    pub(crate) records: SmallVec<[Span; 1]>,
+}
+
 /// Whether a V2 body has an `inputs` member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Present {
@@ -185,47 +253,6 @@ pub(crate) enum Form {
     Contents,
     /// In `raw_input_contents`; also taken where the request carries no data at all, since every server reads it.
     Raw,
-}
-
-/// The instances of a V1 body.
-#[derive(Debug, Default)]
-pub(crate) struct Instances {
-    /// The array.
-    pub(crate) span: Span,
-    /// Each one's members' positions in `members`; `None`: not an object.
-    pub(crate) rows: Vec<Option<Span>>,
-    /// The members of every instance that is an object, in order.
-    pub(crate) members: Vec<Member>,
-}
-
-/// A member of a JSON object.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Member {
-    pub(crate) key: Text,
-    /// Key, colon and value.
-    pub(crate) span: Span,
-    pub(crate) value: Span,
-}
-
-impl Instances {
-    /// An instance's members; `None` where it is not an object.
-    pub(crate) fn members(&self, row: usize) -> Option<&[Member]> {
-        self.rows[row].map(|span| &self.members[span.range()])
-    }
-
-    /// The value of `key` in an instance.
-    ///
-    /// # Errors
-    /// The key is there twice: which one the model would believe is anybody's guess.
-    pub(crate) fn get(&self, body: &[u8], row: usize, key: &str) -> Result<Option<Span>, Error> {
-        let mut found = None;
-        for member in self.members(row).unwrap_or_default() {
-            if member.key.is(body, key) && found.replace(member.value).is_some() {
-                return Err(Error::invalid(format!("instance {row}: duplicate key {key:?}")));
-            }
-        }
-        Ok(found)
-    }
 }
 
 impl Tensor {

@@ -47,6 +47,7 @@ pub struct Error {
     kind: Kind,
     message: String,
     retry_after: Option<Duration>,
+    waited: Option<Duration>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -54,7 +55,7 @@ pub struct Error {
 impl Error {
     /// A failure of `kind`, told as `message` (lower case, no full stop).
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, source: None }
+        Self { kind, message: message.into(), retry_after: None, waited: None, source: None }
     }
 
     /// The request is malformed.
@@ -76,6 +77,13 @@ impl Error {
         self
     }
 
+    /// Adds how long the model was waited for in vain.
+    #[must_use]
+    pub const fn with_waited(mut self, waited: Duration) -> Self {
+        self.waited = Some(waited);
+        self
+    }
+
     /// The kind, which decides everything but the text.
     #[must_use]
     pub const fn kind(&self) -> Kind {
@@ -86,5 +94,11 @@ impl Error {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// How long the model was waited for in vain, where it was: for nothing else, and not between attempts.
+    #[must_use]
+    pub const fn waited(&self) -> Option<Duration> {
+        self.waited
     }
 }

@@ -10,8 +10,10 @@ pub mod entity;
 pub mod error;
 pub(crate) mod headers;
 pub mod level;
+pub mod outputs;
 pub mod plan;
 pub mod request;
+pub mod rule;
 pub mod tensor;
 pub mod value;
 
@@ -24,9 +26,11 @@ pub(crate) use entity::EntityKeys;
 pub use entity::{EntityKey, EntityType, EntityValue};
 pub use error::{Error, Kind};
 pub use level::Level;
+pub use outputs::Output;
 pub use plan::{Members, Optional, Plan, Queue, Source, Stale};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };
+pub use rule::Rule;
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};

@@ -14,8 +14,8 @@ use super::{
     status,
 };
 use crate::infer::{
-    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Kind, Level, Protocol, RequestId,
-    Timings, headers::REQUEST_ID,
+    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId, Timings,
+    headers::REQUEST_ID,
 };
 
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
@@ -141,7 +141,7 @@ pub(super) fn error(error: &Error, protocol: Protocol, id: Option<&RequestId>) -
         json(row.http, &serde_json::json!({ "error": error.to_string() }))
     };
     let headers = response.headers_mut();
-    headers.insert(LEVEL, HeaderValue::from_static(level_of(error).digit()));
+    headers.insert(LEVEL, HeaderValue::from_static(row.level.digit()));
     if let Some(id) = id {
         headers.insert(REQUEST_ID, id.0.clone());
     }
@@ -154,14 +154,6 @@ pub(super) fn error(error: &Error, protocol: Protocol, id: Option<&RequestId>) -
 /// Whole seconds, rounded up: a caller that obeys finds the door open.
 pub(super) fn retry_after(after: std::time::Duration) -> HeaderValue {
     HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64)
-}
-
-/// The level of a refusal: 4 where nothing was left to answer with, 0 where the ladder has no say.
-pub(super) fn level_of(error: &Error) -> Level {
-    match error.kind() {
-        Kind::Unavailable => Level::Reject,
-        _ => Level::Full,
-    }
 }
 
 /// A JSON answer.
@@ -280,6 +272,34 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    /// In every protocol: what the caller could not mend is 4, a mistake of its own 0.
+    #[test]
+    fn an_error_that_no_level_answered_does_not_claim_the_full_one() {
+        use crate::infer::Kind::{
+            BackendFailed, DeadlineExceeded, Internal, InvalidRequest, MethodNotAllowed, NotAllowed, NotFound,
+            RequestTimeout, Shed, TooLarge, Unauthenticated, Unavailable, Unimplemented, UnsupportedMediaType,
+        };
+        let refused = [Shed, DeadlineExceeded, BackendFailed, Unavailable, Internal];
+        let mistaken = [
+            InvalidRequest,
+            TooLarge,
+            RequestTimeout,
+            NotFound,
+            MethodNotAllowed,
+            UnsupportedMediaType,
+            Unauthenticated,
+            NotAllowed,
+            Unimplemented,
+        ];
+        let levels = refused.map(|kind| (kind, "4")).into_iter().chain(mistaken.map(|kind| (kind, "0")));
+        for (kind, level) in levels {
+            for protocol in [Protocol::V1, Protocol::V2Json, Protocol::V2Binary, Protocol::Grpc] {
+                let response = error(&Error::new(kind, "no"), protocol, None);
+                assert_eq!(response.headers()["weir-level"], level, "{kind:?} {protocol:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_length_stays_only_where_it_is_right() {

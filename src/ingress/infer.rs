@@ -10,8 +10,9 @@ use super::{
     body::ResponseBody,
     context::Told,
     decode, encode,
+    hold::Hold,
     hops::{self, Hop},
-    receive::{Extent, Received, receive},
+    receive::{Extent, Received, Terms, receive},
     service::{Arrival, Gateway},
 };
 use crate::infer::{Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, decoded::shown};
@@ -32,7 +33,7 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
     let model = gateway.pipeline.config.model_id(&ask.model);
     let mut call = gateway.records.begin(model, protocol, began);
     let outcome = match prepare(gateway, arrival, &ask, (id.clone(), began)).await {
-        Ok(request) => {
+        Ok((request, _held)) => {
             call.runs_under(request.tier);
             gateway.pipeline.infer(request).await
         }
@@ -47,7 +48,7 @@ pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'
     let id = arrival.told.request_id();
     let protocol = ask.protocol;
     let outcome = match prepare(gateway, arrival, &ask, (id.clone(), Instant::now())).await {
-        Ok(request) => gateway.pipeline.forward(request).await,
+        Ok((request, _held)) => gateway.pipeline.forward(request).await,
         Err(error) => Err(error),
     };
     finish(outcome, protocol, &id)
@@ -68,13 +69,16 @@ pub(super) fn finish(
     }
 }
 
+/// A request the path can take, and the room that its body takes until it is answered.
+pub(super) type Prepared<'a> = (Box<InferRequest>, Hold<'a>);
+
 /// From head and body to a request the path can take.
-async fn prepare(
-    gateway: &Gateway,
+async fn prepare<'a>(
+    gateway: &'a Gateway,
     arrival: Arrival,
     ask: &Ask<'_>,
     (id, began): (RequestId, Instant),
-) -> Result<Box<InferRequest>, Error> {
+) -> Result<Prepared<'a>, Error> {
     let Arrival { worker, request, told } = arrival;
     let (parts, body) = request.into_parts();
     let config = &gateway.pipeline.config;
@@ -90,17 +94,18 @@ async fn prepare(
     let held = model.is_held_whole() && ask.method == Method::Predict;
     let extent = if joins || held { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
     let limit = config.listen.max_body;
-    let mut headers = parts.headers;
-    let payload = match receive(body, extent, limit, deadline).await? {
+    let (mut headers, mut hold) = (parts.headers, gateway.holds.hold());
+    let payload = match receive(body, extent, Terms { limit, deadline, hold: &mut hold }).await? {
         Received::Whole(bytes) if joins => {
             let bytes = inflated(&mut headers, bytes, limit)?;
+            hold.whole(bytes.len() as u64)?;
             Payload::Decoded(Arc::new(decode::decode(ask.protocol, bytes, json_length)?))
         }
         Received::Whole(bytes) => Payload::Retained(bytes),
         Received::Longer(head, rest) => Payload::Stream { head, rest },
     };
     hops::strip(&mut headers, Hop::Request);
-    Ok(Box::new(InferRequest {
+    let request = Box::new(InferRequest {
         id,
         worker,
         protocol: ask.protocol,
@@ -115,7 +120,8 @@ async fn prepare(
         headers,
         json_length,
         payload,
-    }))
+    });
+    Ok((request, hold))
 }
 
 /// The 404 for a model that is not configured.

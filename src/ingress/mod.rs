@@ -12,6 +12,7 @@ mod body;
 mod context;
 mod encode;
 pub mod feast;
+pub(crate) mod hold;
 mod hops;
 mod infer;
 mod linger;
@@ -22,6 +23,7 @@ mod route;
 pub(crate) mod rpc;
 pub(crate) mod server;
 pub(crate) mod service;
+mod stall;
 mod status;
 
 pub mod binary;

@@ -1,11 +1,12 @@
-//! Reading a request's body: whole where something must read it or where it is short, else only its beginning.
+//! Reading a request's body: whole where something must read it, or where it is short and there is room to hold it; else only its
+//! beginning.
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::grpc::FRAME;
+use super::{grpc::FRAME, hold::Hold};
 use crate::infer::{Deadline, Error, Kind, Rest};
 
 /// A received body.
@@ -23,16 +24,44 @@ pub(super) enum Extent {
     Whole,
     /// As much as is held to be sent again (`listen.hold_body`), also where nobody reads it.
     Beginning(usize),
+    /// The same, and the front of a longer one, which tells whom it is for.
+    Front(usize),
     /// Of a stream of gRPC messages the first one's frame: more may wait for an answer. The stream as a whole has no limit.
     Frame,
 }
 
-/// Reads `body`, of at most `limit` bytes, until `deadline`.
+/// A name in the front of a gRPC message ends before this, or the whole message is read for it.
+const FRONT: usize = 4 << 10;
+
+impl Extent {
+    /// Up to where a body is read that says to be of that length.
+    fn until(self, declared: Option<u64>) -> usize {
+        let is_longer = |held: usize| declared.is_some_and(|length| length > held as u64);
+        match self {
+            Self::Whole => usize::MAX,
+            Self::Beginning(held) => held,
+            Self::Front(held) if is_longer(held) => held.min(FRONT),
+            Self::Front(held) => held,
+            Self::Frame => FRAME - 1,
+        }
+    }
+}
+
+/// What a body may be, by when it must be there, and the room that it takes.
+pub(super) struct Terms<'a, 'h> {
+    pub(super) limit: u64,
+    pub(super) deadline: Deadline,
+    pub(super) hold: &'a mut Hold<'h>,
+}
+
+/// Reads `body` as far as `extent` says, or less: where there is no room to hold more, and not all of it is wanted.
 ///
 /// # Errors
 ///
-/// `TooLarge` over the limit, `RequestTimeout` past the deadline, `Cancelled` when the caller breaks off.
-pub(super) async fn receive(body: Incoming, extent: Extent, limit: u64, deadline: Deadline) -> Result<Received, Error> {
+/// `TooLarge` over the limit, `RequestTimeout` past the deadline, `Cancelled` when the caller breaks off, `Shed` where there is
+/// no room for one that is wanted whole.
+pub(super) async fn receive(body: Incoming, extent: Extent, terms: Terms<'_, '_>) -> Result<Received, Error> {
+    let limit = terms.limit;
     let declared = body.size_hint().exact();
     let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
     if declared.is_some_and(|length| length > whole_limit) {
@@ -44,12 +73,9 @@ pub(super) async fn receive(body: Incoming, extent: Extent, limit: u64, deadline
     {
         return Ok(Received::Longer(Bytes::new(), rest));
     }
-    let until = match extent {
-        Extent::Whole => usize::MAX,
-        Extent::Beginning(held) => held,
-        Extent::Frame => FRAME - 1,
-    };
-    read_until(Bytes::new(), rest, until, (limit, deadline)).await
+    let until = extent.until(declared);
+    let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
+    read_until((Bytes::new(), rest), until, wanted, terms).await
 }
 
 /// Reads on from where [`receive`] stopped, to the end.
@@ -57,8 +83,9 @@ pub(super) async fn receive(body: Incoming, extent: Extent, limit: u64, deadline
 /// # Errors
 ///
 /// As [`receive`].
-pub(super) async fn read_on(head: Bytes, rest: Rest, limit: u64, deadline: Deadline) -> Result<Bytes, Error> {
-    match read_until(head, rest, usize::MAX, (limit, deadline)).await? {
+pub(super) async fn read_on(head: Bytes, rest: Rest, terms: Terms<'_, '_>) -> Result<Bytes, Error> {
+    let limit = terms.limit;
+    match read_until((head, rest), usize::MAX, Wanted::Whole, terms).await? {
         Received::Whole(whole) => Ok(whole),
         Received::Longer(..) => Err(too_large(limit)),
     }
@@ -69,17 +96,17 @@ pub(super) async fn read_on(head: Bytes, rest: Rest, limit: u64, deadline: Deadl
 /// # Errors
 ///
 /// As [`receive`]; the limit is the message's.
-pub(super) async fn read_message(head: Bytes, rest: Rest, limit: u64, deadline: Deadline) -> Result<Received, Error> {
+pub(super) async fn read_message(head: Bytes, rest: Rest, terms: Terms<'_, '_>) -> Result<Received, Error> {
     let Some(end) = first_message(&head) else {
         return Ok(Received::Longer(head, rest));
     };
-    if (end - FRAME) as u64 > limit {
-        return Err(too_large(limit));
+    if (end - FRAME) as u64 > terms.limit {
+        return Err(too_large(terms.limit));
     }
     if head.len() >= end {
         return Ok(Received::Longer(head, rest));
     }
-    read_until(head, rest, end - 1, (limit, deadline)).await
+    read_until((head, rest), end - 1, Wanted::Whole, terms).await
 }
 
 /// Where the first gRPC message of a body ends, once its frame is there.
@@ -88,20 +115,34 @@ pub(super) fn first_message(body: &[u8]) -> Option<usize> {
     Some(FRAME + u32::from_be_bytes([a, b, c, d]) as usize)
 }
 
-/// Reads until there are more than `until` bytes, `head` included.
+/// Whether what finds no room is refused, or left where it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Whole,
+    Beginning,
+}
+
+/// Reads until there are more than `until` bytes, `head` included, or no room for more.
 async fn read_until(
-    head: Bytes,
-    rest: Rest,
+    begun: (Bytes, Rest),
     until: usize,
-    (limit, deadline): (u64, Deadline),
+    wanted: Wanted,
+    Terms { limit, deadline, hold }: Terms<'_, '_>,
 ) -> Result<Received, Error> {
-    match tokio::time::timeout_at(deadline.instant(), read(head, rest, until, limit)).await {
+    match tokio::time::timeout_at(deadline.instant(), read(begun, until, wanted, (limit, hold))).await {
         Ok(received) => received,
         Err(_) => Err(Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")),
     }
 }
 
-async fn read(head: Bytes, mut rest: Rest, until: usize, limit: u64) -> Result<Received, Error> {
+async fn read(
+    (head, mut rest): (Bytes, Rest),
+    until: usize,
+    wanted: Wanted,
+    (limit, hold): (u64, &mut Hold<'_>),
+) -> Result<Received, Error> {
+    // Room is taken as bytes come, not for what a body only says it will be: saying so costs a caller nothing.
+    let most = (head.len() as u64).saturating_add(rest.size_hint().upper().unwrap_or(u64::MAX));
     let (mut first, mut more) = (head, BytesMut::new());
     while let Some(frame) = rest.frame().await {
         let frame = frame.map_err(|error| broken(error, limit))?;
@@ -115,7 +156,15 @@ async fn read(head: Bytes, mut rest: Rest, until: usize, limit: u64) -> Result<R
             }
             more.extend_from_slice(&data);
         }
-        if first.len().max(more.len()) > until {
+        let length = first.len().max(more.len());
+        if length > until {
+            return Ok(Received::Longer(joined(first, more), rest));
+        }
+        if !hold.growing(length as u64, most) {
+            if wanted == Wanted::Whole {
+                return Err(hold.refused());
+            }
+            hold.streamed();
             return Ok(Received::Longer(joined(first, more), rest));
         }
     }

@@ -69,7 +69,10 @@ impl Call<'_> {
         let took = self.began.elapsed();
         let (status, level) = match outcome {
             Ok(answer) => (encode::status_of(answer, self.protocol), answer.level),
-            Err(error) => (status::of(error.kind()).http, encode::level_of(error)),
+            Err(error) => {
+                let row = status::of(error.kind());
+                (row.http, row.level)
+            }
         };
         let handles = self.records.handles.model(self.model);
         handles.request(self.protocol, status);

@@ -13,9 +13,10 @@ use super::{
     body::ResponseBody,
     context::Told,
     decode, encode, grpc,
+    hold::Hold,
     hops::{self, Hop},
     infer as infer_http, local,
-    receive::{Extent, Received, first_message, read_message, read_on, receive},
+    receive::{Extent, Received, Terms, first_message, read_message, read_on, receive},
     service::{Arrival, Gateway},
 };
 use crate::{
@@ -47,11 +48,11 @@ pub(super) async fn serve(
     }
     let id = arrival.told.request_id();
     let outcome = match method {
-        "ServerLive" => message(arrival.request, &inference::ServerLiveResponse { live: true }).await,
+        "ServerLive" => message(gateway, arrival.request, &inference::ServerLiveResponse { live: true }).await,
         "ServerReady" => {
-            message(arrival.request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await
+            message(gateway, arrival.request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await
         }
-        "ServerMetadata" => message(arrival.request, &server_metadata()).await,
+        "ServerMetadata" => message(gateway, arrival.request, &server_metadata()).await,
         "ModelInfer" => return infer(gateway, arrival, id).await,
         "RepositoryModelLoad" | "RepositoryModelUnload" if !gateway.pipeline.config.allow_repository => {
             Err(Error::new(Kind::NotAllowed, local::REPOSITORY))
@@ -84,10 +85,15 @@ fn server_metadata() -> inference::ServerMetadataResponse {
 }
 
 /// Answers with a message of Weir's own, once the request's is read.
-async fn message(request: Request<Incoming>, answer: &impl prost::Message) -> Result<Response<ResponseBody>, Error> {
+async fn message(
+    gateway: &Gateway,
+    request: Request<Incoming>,
+    answer: &impl prost::Message,
+) -> Result<Response<ResponseBody>, Error> {
     const LONGEST: u64 = 64 * 1024;
     let deadline = Deadline::after(Instant::now(), UNTIL_MODEL_IS_KNOWN);
-    receive(request.into_body(), Extent::Whole, LONGEST, deadline).await?;
+    let terms = Terms { limit: LONGEST, deadline, hold: &mut gateway.holds.hold() };
+    receive(request.into_body(), Extent::Whole, terms).await?;
     Ok(encode::grpc_message(&answer.encode_to_vec()))
 }
 
@@ -107,7 +113,7 @@ async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Respo
         Err(error) => Err(error),
     };
     let outcome = match prepared {
-        Ok(request) => {
+        Ok((request, _held)) => {
             call.runs_under(request.tier);
             gateway.pipeline.infer(request).await
         }
@@ -128,7 +134,7 @@ async fn about_model(
         Err(error) => Err(error),
     };
     let outcome = match prepared {
-        Ok(request) => gateway.pipeline.forward(request).await,
+        Ok((request, _held)) => gateway.pipeline.forward(request).await,
         Err(error) => Err(error),
     };
     infer_http::finish(outcome, Protocol::Grpc, &id)
@@ -170,26 +176,28 @@ fn repository_model(message: &[u8]) -> Result<String, Error> {
 }
 
 /// A call whose model is known.
-struct Addressed {
+struct Addressed<'a> {
     worker: WorkerId,
     head: http::request::Parts,
     told: Told,
     received: Received,
+    hold: Hold<'a>,
     model: ModelId,
     version: Option<Box<str>>,
     deadline: Deadline,
 }
 
 /// Reads as much of the call as it takes to know its model.
-async fn address(gateway: &Gateway, arrival: Arrival, asks: Asks, now: Instant) -> Result<Addressed, Error> {
+async fn address<'a>(gateway: &'a Gateway, arrival: Arrival, asks: Asks, now: Instant) -> Result<Addressed<'a>, Error> {
     let Arrival { worker, request, told } = arrival;
     let (head, body) = request.into_parts();
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = told.deadline(UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;
     let held = gateway.pipeline.config.listen.hold_body;
-    let extent = if asks.method == Method::Stream { Extent::Frame } else { Extent::Beginning(held) };
-    let mut received = receive(body, extent, limit, patience).await?;
+    let extent = if asks.method == Method::Stream { Extent::Frame } else { Extent::Front(held) };
+    let mut hold = gateway.holds.hold();
+    let mut received = receive(body, extent, Terms { limit, deadline: patience, hold: &mut hold }).await?;
     let mut named = match &received {
         Received::Longer(framed, _) if asks.naming == Naming::First => {
             front(framed)?.map(|asked| named(gateway, asked)).transpose()?
@@ -198,12 +206,13 @@ async fn address(gateway: &Gateway, arrival: Arrival, asks: Asks, now: Instant) 
     };
     if named.is_none() {
         // Short, or compressed, or the name stands behind the tensors: the whole message tells.
+        let terms = Terms { limit, deadline: patience, hold: &mut hold };
         received = match received {
             Received::Whole(framed) => Received::Whole(framed),
             Received::Longer(framed, rest) if asks.method == Method::Stream => {
-                read_message(framed, rest, limit, patience).await?
+                read_message(framed, rest, terms).await?
             }
-            Received::Longer(framed, rest) => Received::Whole(read_on(framed, rest, limit, patience).await?),
+            Received::Longer(framed, rest) => Received::Whole(read_on(framed, rest, terms).await?),
         };
         let message = grpc::unframe(received.message(asks.method), encoding.as_deref(), limit)?;
         named = match asks.naming {
@@ -219,7 +228,7 @@ async fn address(gateway: &Gateway, arrival: Arrival, asks: Asks, now: Instant) 
         _ => gateway.pipeline.config.model(model).timeout,
     };
     let deadline = told.deadline(longest, now)?;
-    Ok(Addressed { worker, head, told, received, model, version, deadline })
+    Ok(Addressed { worker, head, told, received, hold, model, version, deadline })
 }
 
 impl Received {
@@ -253,8 +262,13 @@ fn grpc_encoding(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Error> {
     }
 }
 
-impl Addressed {
-    async fn prepare(self, gateway: &Gateway, id: RequestId, method: Method) -> Result<Box<InferRequest>, Error> {
+impl<'a> Addressed<'a> {
+    async fn prepare(
+        mut self,
+        gateway: &Gateway,
+        id: RequestId,
+        method: Method,
+    ) -> Result<infer_http::Prepared<'a>, Error> {
         let config = &gateway.pipeline.config;
         let model = config.model(self.model);
         let limit = config.listen.max_body;
@@ -265,22 +279,27 @@ impl Addressed {
         let payload = if joins {
             let framed = match self.received {
                 Received::Whole(framed) => framed,
-                Received::Longer(framed, rest) => read_on(framed, rest, limit, self.deadline).await?,
+                Received::Longer(framed, rest) => {
+                    let terms = Terms { limit, deadline: self.deadline, hold: &mut self.hold };
+                    read_on(framed, rest, terms).await?
+                }
             };
             let message = unframed(&mut headers, framed, limit)?;
+            self.hold.whole(message.len() as u64)?;
             Payload::Decoded(Arc::new(decode::decode(Protocol::Grpc, message, None)?))
         } else {
             match self.received {
                 Received::Whole(framed) => Payload::Retained(framed),
                 Received::Longer(framed, rest) if held => {
-                    Payload::Retained(read_on(framed, rest, limit, self.deadline).await?)
+                    let terms = Terms { limit, deadline: self.deadline, hold: &mut self.hold };
+                    Payload::Retained(read_on(framed, rest, terms).await?)
                 }
                 Received::Longer(head, rest) => Payload::Stream { head, rest },
             }
         };
         hops::strip(&mut headers, Hop::Request);
         let path = self.head.uri.into_parts().path_and_query;
-        Ok(Box::new(InferRequest {
+        let request = Box::new(InferRequest {
             id,
             worker: self.worker,
             protocol: Protocol::Grpc,
@@ -295,7 +314,8 @@ impl Addressed {
             headers,
             json_length: None,
             payload,
-        }))
+        });
+        Ok((request, self.hold))
     }
 }
 

@@ -32,20 +32,32 @@ use super::{
     body::ResponseBody,
     linger::{Lingering, Wanted},
     service::{Gateway, serve},
+    stall::Answers,
 };
 use crate::{
     app::Tasks,
+    config::Listen,
     infer::{Error, WorkerId},
-    telemetry::handles::ingress::{ListenerHandles, OpenConnection},
+    telemetry::handles::ingress::{ListenerHandles, OpenConnection, StallHandles},
 };
 
 /// How a worker serves a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Limits {
     /// A connection without a request for this long is closed, be it idle or slow to send a head.
-    pub(crate) idle_timeout: Duration,
+    idle_timeout: Duration,
     /// A connection is asked to end after this.
-    pub(crate) max_connection_age: Duration,
+    max_connection_age: Duration,
+    /// A streamed answer of which nothing is taken for this long is broken off, and counted.
+    send_timeout: Duration,
+    stalls: StallHandles,
+}
+
+impl Limits {
+    pub(crate) fn new(listen: &Listen) -> Self {
+        let &Listen { idle_timeout, max_connection_age, send_timeout, .. } = listen;
+        Self { idle_timeout, max_connection_age, send_timeout, stalls: StallHandles::new() }
+    }
 }
 
 /// Where connections go.
@@ -176,7 +188,8 @@ impl Connection {
     async fn serve(self, stream: std::net::TcpStream) -> Result<(), String> {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let stream = TcpStream::from_std(stream).map_err(|error| error.to_string())?;
-        let (worker, gateway, activity) = (self.worker, self.gateway, Arc::new(Activity::default()));
+        let activity = Arc::new(Activity::new(&self.limits, &self.tasks));
+        let (worker, gateway) = (self.worker, self.gateway);
         let busy = activity.clone();
         let linger = Wanted::default();
         let wanted = linger.clone();
@@ -188,6 +201,7 @@ impl Connection {
                 let Ok(response) = serve(gateway, worker, request).await;
                 // The body may not have been read to its end.
                 wanted.set(has_body && (response.status().is_client_error() || response.status().is_server_error()));
+                guard.0.answers.watch(response.body());
                 Ok::<_, Infallible>(response.map(|body| Guarded { body, _guard: guard }))
             })
         });
@@ -197,9 +211,10 @@ impl Connection {
             () = self.drain.cancelled() => return Ok(()),
         };
         let Ok(wire) = wire else { return Ok(()) };
-        let told = watched(activity, self.limits, self.drain, &self.tasks);
+        let wire = wire.map_err(|error| error.to_string())?;
+        let told = watched(activity, wire, (self.limits, self.drain), &self.tasks);
         let io = TokioIo::new(Lingering::new(stream, linger));
-        match wire.map_err(|error| error.to_string())? {
+        match wire {
             Wire::Http1 => {
                 // Not `pipeline_flush`: with it an answer given while the request's body is still coming is never sent, and
                 // one that is passed through to a slow reader has no bound on its buffer.
@@ -220,6 +235,7 @@ impl Connection {
 }
 
 /// What a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Wire {
     Http1,
     Http2,
@@ -267,6 +283,8 @@ where
         End::Old => patience,
         // Half a request may have been read: it is not waited for again.
         End::Idle => FAREWELL,
+        // The caller takes nothing: nor would it take a farewell.
+        End::Stalled => return Ok(()),
     };
     match tokio::time::timeout(last, connection).await {
         Ok(ended) => ended.map_err(|error| error.to_string()),
@@ -276,13 +294,20 @@ where
 
 /// Watches a connection from a task of its own, so that polling the connection, which happens several times a request, polls
 /// no timers and takes no locks. The task ends with the receiver.
-fn watched(activity: Arc<Activity>, limits: Limits, drain: CancellationToken, tasks: &Tasks) -> oneshot::Receiver<End> {
+fn watched(
+    activity: Arc<Activity>,
+    wire: Wire,
+    (limits, drain): (Limits, CancellationToken),
+    tasks: &Tasks,
+) -> oneshot::Receiver<End> {
     let (mut tell, told) = oneshot::channel();
     tasks.spawn(async move {
         let end = tokio::select! {
             () = tell.closed() => return,
             () = drain.cancelled() => End::Drained,
             end = activity.watch(&limits) => end,
+            // Over HTTP/2 others share the connection.
+            () = activity.answers.stalled(), if wire == Wire::Http1 => End::Stalled,
         };
         // Its connection may have ended just now.
         let _ = tell.send(end);
@@ -295,17 +320,24 @@ enum End {
     Drained,
     Old,
     Idle,
+    /// An answer was broken off that its caller did not take.
+    Stalled,
 }
 
 /// What happens on a connection. One timer looks at it now and then, which costs a request two atomic additions where a timer
 /// of its own would have to be set and cleared.
-#[derive(Default)]
 struct Activity {
     begun: AtomicUsize,
     ended: AtomicUsize,
+    answers: Arc<Answers>,
 }
 
 impl Activity {
+    fn new(limits: &Limits, tasks: &Tasks) -> Self {
+        let answers = Answers::new(limits.send_timeout, limits.stalls.clone(), tasks.clone());
+        Self { begun: AtomicUsize::new(0), ended: AtomicUsize::new(0), answers }
+    }
+
     fn begin(self: &Arc<Self>) -> Busy {
         self.begun.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())

@@ -9,7 +9,9 @@ use hyper::body::Incoming;
 use super::{
     body::ResponseBody,
     context::Told,
-    encode, feast, infer as infer_http, local,
+    encode, feast,
+    hold::Holds,
+    infer as infer_http, local,
     route::{Route, route},
     rpc,
 };
@@ -22,6 +24,8 @@ use crate::{
 pub(crate) struct Gateway {
     pub(crate) pipeline: Pipeline,
     pub(crate) records: super::record::Records,
+    /// What bodies may be held, over all snapshots.
+    pub(crate) holds: Arc<Holds>,
     pub(crate) feast: feast::Server,
     /// `grpc.health.v1` and reflection.
     pub(crate) services: tonic::service::Routes,

@@ -1,8 +1,11 @@
-//! The one table from an error's kind to what the caller is told: HTTP status and gRPC code, side by side.
+//! The one table from an error's kind to what the caller is told: HTTP status, gRPC code and level, side by side.
 
 use http::StatusCode;
 
-use crate::infer::Kind;
+use crate::infer::{
+    Kind,
+    Level::{self, Full, Reject},
+};
 
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -11,29 +14,32 @@ pub(crate) struct Status {
     pub(crate) http: StatusCode,
     /// The gRPC code. **Source:** <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
     pub(crate) grpc: u8,
+    /// [`Reject`] where the request could have been answered and nothing could be given; [`Full`] where it asked for what nobody
+    /// could have answered, so that nothing was degraded.
+    pub(crate) level: Level,
 }
 
 /// The row of `kind`.
 pub(crate) const fn of(kind: Kind) -> Status {
-    let (http, grpc) = match kind {
-        Kind::InvalidRequest => (StatusCode::BAD_REQUEST, 3),
-        Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 8),
-        Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 4),
-        Kind::NotFound => (StatusCode::NOT_FOUND, 5),
-        Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, 12),
-        Kind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, 3),
-        Kind::Unauthenticated => (StatusCode::UNAUTHORIZED, 16),
-        Kind::NotAllowed => (StatusCode::FORBIDDEN, 7),
-        Kind::Shed => (StatusCode::TOO_MANY_REQUESTS, 8),
-        Kind::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, 4),
-        Kind::BackendFailed => (StatusCode::BAD_GATEWAY, 14),
-        Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, 14),
-        Kind::Unimplemented => (StatusCode::NOT_IMPLEMENTED, 12),
+    let (http, grpc, level) = match kind {
+        Kind::InvalidRequest => (StatusCode::BAD_REQUEST, 3, Full),
+        Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 8, Full),
+        Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, 4, Full),
+        Kind::NotFound => (StatusCode::NOT_FOUND, 5, Full),
+        Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, 12, Full),
+        Kind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, 3, Full),
+        Kind::Unauthenticated => (StatusCode::UNAUTHORIZED, 16, Full),
+        Kind::NotAllowed => (StatusCode::FORBIDDEN, 7, Full),
+        Kind::Shed => (StatusCode::TOO_MANY_REQUESTS, 8, Reject),
+        Kind::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, 4, Reject),
+        Kind::BackendFailed => (StatusCode::BAD_GATEWAY, 14, Reject),
+        Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, 14, Reject),
+        Kind::Unimplemented => (StatusCode::NOT_IMPLEMENTED, 12, Full),
         // Nobody reads it; logs and metrics say 499.
-        Kind::Cancelled => (CLIENT_CLOSED_REQUEST, 1),
-        Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 13),
+        Kind::Cancelled => (CLIENT_CLOSED_REQUEST, 1, Full),
+        Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 13, Reject),
     };
-    Status { http, grpc }
+    Status { http, grpc, level }
 }
 
 /// The gRPC code of an HTTP answer that carries none.

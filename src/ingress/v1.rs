@@ -4,12 +4,13 @@
 
 use bytes::Bytes;
 
-use super::decode::unique;
 use crate::infer::{
     Decoded, Error, Protocol,
     decoded::{
-        Instances, Layout, Member, Parameter, Span, Text,
+        Id, Instances, Layout, Parameter, Span, Text,
+        check::unique,
         json::{self, Scanner},
+        member_span,
     },
 };
 
@@ -38,7 +39,15 @@ pub(super) fn decode(body: Bytes) -> Result<Decoded, Error> {
     let (span, parameters) = read.parameters.map_or((None, Vec::new()), |(span, list)| (Some(span), list));
     unique("parameter", &body, parameters.iter().map(|parameter| &parameter.key))?;
     let layout = Layout::V1 { instances, parameters: span };
-    Ok(Decoded { protocol: Protocol::V1, body, tensors: Vec::new(), parameters, layout })
+    Ok(Decoded {
+        protocol: Protocol::V1,
+        body,
+        tensors: Vec::new(),
+        parameters,
+        id: Id::default(),
+        outputs: None,
+        layout,
+    })
 }
 
 /// What is wrong with a body that does not begin with a brace.
@@ -57,7 +66,7 @@ impl Body {
                 scanner.value()?;
                 return Err(Error::invalid("\"instances\" must be an array"));
             }
-            self.instances = Some(instances(scanner)?);
+            self.instances = Some(Instances::read(scanner)?);
         } else if key.is(body, "inputs") {
             scanner.value()?;
             return Err(Error::invalid(
@@ -81,30 +90,4 @@ pub(super) fn parameters(scanner: &mut Scanner<'_>) -> Result<(Span, Vec<Paramet
         Ok(())
     })?;
     Ok((span, list))
-}
-
-/// From the key's opening quote to the value's end.
-const fn member_span(key: Text, value: Span) -> Span {
-    Span::new(key.span.start() - 1, value.end())
-}
-
-fn instances(scanner: &mut Scanner<'_>) -> Result<Instances, Error> {
-    let mut read = Instances::default();
-    read.span = scanner.array(|scanner| {
-        let instance = if scanner.peek() == Some(b'{') {
-            let first = read.members.len();
-            scanner.object(|scanner, key| {
-                let value = scanner.span()?;
-                read.members.push(Member { key, span: member_span(key, value), value });
-                Ok(())
-            })?;
-            Some(Span::new(first, read.members.len()))
-        } else {
-            scanner.value()?;
-            None
-        };
-        read.rows.push(instance);
-        Ok(())
-    })?;
-    Ok(read)
 }

@@ -2,21 +2,18 @@
 //!
 //! Data is checked and counted, not parsed. A tensor in the model server's shared memory keeps its place without data.
 
-use std::str::FromStr;
-
 use bytes::Bytes;
+use smallvec::smallvec;
 
-use super::{
-    binary::Chunks,
-    decode::{NAME, check_count, unique},
-    v1::{not_an_object, parameters},
-};
+use super::v1::{not_an_object, parameters};
 use crate::infer::{
-    Datatype, Decoded, Error, Protocol, Shape,
+    Decoded, Error, Protocol,
     decoded::{
-        Data, Layout, Parameter, Present, Span, Tensor, Text,
+        Id, Layout, Parameter, Place, Present, Side, Span, Tensor, Text,
+        check::unique,
         json::{self, Scanner},
-        shown,
+        member_span,
+        tensor_json::{Chunks, tensor},
     },
 };
 
@@ -32,6 +29,8 @@ pub(super) struct Request {
     inputs: Option<Span>,
     tensors: Vec<Tensor>,
     parameters: Option<(Span, Vec<Parameter>)>,
+    id: Id,
+    outputs: Option<Span>,
     open: usize,
 }
 
@@ -46,7 +45,7 @@ impl Request {
             }
         };
         let layout = Layout::V2 { json: self.json, inputs, present, parameters: span };
-        Decoded { protocol, body, tensors: self.tensors, parameters, layout }
+        Decoded { protocol, body, tensors: self.tensors, parameters, id: self.id, outputs: self.outputs, layout }
     }
 }
 
@@ -64,6 +63,8 @@ pub(super) fn object(json: &[u8], chunks: &mut Chunks<'_>) -> Result<Request, Er
         inputs: None,
         tensors: Vec::new(),
         parameters: None,
+        id: Id::default(),
+        outputs: None,
         open: scanner.at() + 1,
     };
     scanner.object(|scanner, key| read.member(json, scanner, chunks, key))?;
@@ -91,7 +92,7 @@ impl Request {
                 return Err(Error::invalid("\"inputs\" must be an array of tensors"));
             }
             self.inputs = Some(scanner.array(|scanner| {
-                let tensor = tensor(json, scanner, self.tensors.len(), chunks)?;
+                let tensor = tensor(json, scanner, Place(Side::Inputs, self.tensors.len()), chunks)?;
                 self.tensors.push(tensor);
                 Ok(())
             })?);
@@ -105,6 +106,11 @@ impl Request {
                     return Err(Error::invalid("\"parameters\" must be an object"));
                 }
             }
+        } else if key.is(json, "id") {
+            let value = scanner.span()?;
+            self.id = Id { value: string(json, value), records: smallvec![member_span(key, value)] };
+        } else if key.is(json, "outputs") {
+            self.outputs = Some(scanner.span()?);
         } else {
             scanner.value()?;
         }
@@ -112,116 +118,11 @@ impl Request {
     }
 }
 
-/// A tensor's members as they come.
-#[derive(Default)]
-struct Members {
-    name: Option<Text>,
-    datatype: Option<Text>,
-    shape: Option<Shape>,
-    data: Option<(Span, usize)>,
-    binary: Option<usize>,
-    shared: bool,
-}
-
-fn tensor(json: &[u8], scanner: &mut Scanner<'_>, index: usize, chunks: &mut Chunks<'_>) -> Result<Tensor, Error> {
-    if scanner.peek() != Some(b'{') {
-        scanner.value()?;
-        return Err(Error::invalid(format!("inputs[{index}] must be an object")));
-    }
-    let mut members = Members::default();
-    let span = scanner.object(|scanner, key| members.member(json, scanner, index, key))?;
-    members.tensor(json, span, index, chunks)
-}
-
-impl Members {
-    fn member(&mut self, json: &[u8], scanner: &mut Scanner<'_>, index: usize, key: Text) -> Result<(), Error> {
-        let known = if key.escaped { key.get(json) } else { String::from_utf8_lossy(key.span.of(json)) };
-        let twice = match known.as_ref() {
-            "name" => self.name.replace(scanner.text("a tensor's name")?).is_some(),
-            "datatype" => self.datatype.replace(scanner.text("a tensor's datatype")?).is_some(),
-            "shape" => self.shape.replace(shape(json, scanner, index)?).is_some(),
-            "data" => self.data.replace(data(scanner, index)?).is_some(),
-            "parameters" if scanner.peek() == Some(b'{') => {
-                self.parameters(json, scanner, index)?;
-                false
-            }
-            _ => {
-                scanner.value()?;
-                false
-            }
-        };
-        if twice { Err(Error::invalid(format!("inputs[{index}]: duplicate key {known:?}"))) } else { Ok(()) }
-    }
-
-    fn parameters(&mut self, json: &[u8], scanner: &mut Scanner<'_>, index: usize) -> Result<(), Error> {
-        scanner.object(|scanner, key| {
-            let value = scanner.span()?;
-            if key.is(json, "binary_data_size") {
-                let size = std::str::from_utf8(value.of(json)).ok().and_then(|text| usize::from_str(text).ok());
-                let Some(size) = size else {
-                    return Err(Error::invalid(format!(
-                        "inputs[{index}].parameters.binary_data_size must be a whole number of bytes"
-                    )));
-                };
-                if self.binary.replace(size).is_some() {
-                    return Err(Error::invalid(format!("inputs[{index}]: duplicate parameter \"binary_data_size\"")));
-                }
-            }
-            self.shared |= key.is(json, "shared_memory_region");
-            Ok(())
-        })?;
-        Ok(())
-    }
-
-    fn tensor(self, json: &[u8], span: Span, index: usize, chunks: &mut Chunks<'_>) -> Result<Tensor, Error> {
-        let missing = |what: &str| Error::invalid(format!("inputs[{index}]: {what} is missing"));
-        let name = self.name.ok_or_else(|| missing("name"))?;
-        let text = name.get(json);
-        let text = shown(&text, NAME);
-        let datatype = self.datatype.ok_or_else(|| missing("datatype"))?;
-        let datatype = parse_datatype(text, &datatype.get(json))?;
-        let shape = self.shape.ok_or_else(|| missing("shape"))?;
-        let data = match (self.data, self.binary) {
-            (Some((span, count)), None) => {
-                check_count(text, datatype, &shape, count)?;
-                Data::Json(span)
-            }
-            (None, Some(size)) => chunks.take(text, datatype, &shape, size)?,
-            (None, None) if self.shared => Data::Elsewhere,
-            (None, None) => return Err(Error::invalid(format!("tensor {text:?}: data is missing"))),
-            (Some(_), Some(_)) => {
-                return Err(Error::invalid(format!("tensor {text:?}: data and binary_data_size exclude each other")));
-            }
-        };
-        Ok(Tensor { span, name, datatype, shape, data })
-    }
-}
-
-fn parse_datatype(name: &str, text: &str) -> Result<Datatype, Error> {
-    shown(text, NAME).parse().map_err(|error| Error::invalid(format!("tensor {name:?}: {error}")))
-}
-
-fn shape(json: &[u8], scanner: &mut Scanner<'_>, index: usize) -> Result<Shape, Error> {
-    let wrong = || Error::invalid(format!("inputs[{index}].shape must be an array of whole numbers"));
-    if scanner.peek() != Some(b'[') {
-        scanner.value()?;
-        return Err(wrong());
-    }
-    let mut shape = Shape::new();
-    scanner.array(|scanner| {
-        let raw = scanner.span()?.of(json);
-        shape.push(std::str::from_utf8(raw).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?);
-        Ok(())
-    })?;
-    Ok(shape)
-}
-
-fn data(scanner: &mut Scanner<'_>, index: usize) -> Result<(Span, usize), Error> {
-    if scanner.peek() != Some(b'[') {
-        scanner.value()?;
-        return Err(Error::invalid(format!("inputs[{index}].data must be an array")));
-    }
-    let start = scanner.at();
-    let count = scanner.value()?;
-    Ok((Span::new(start, scanner.at()), count))
+/// The inside of a JSON string; `None`: the value is something else, which the model may make of what it likes.
+fn string(json: &[u8], value: Span) -> Option<Text> {
+    let raw = value.of(json);
+    raw.starts_with(b"\"").then(|| Text {
+        span: Span::new(value.start() + 1, value.end() - 1),
+        escaped: memchr::memchr(b'\\', raw).is_some(),
+    })
 }

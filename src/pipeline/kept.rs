@@ -93,16 +93,8 @@ impl Pipeline {
     fn entity(&self, enriched: &mut Enriched, original: Payload, plan: &Plan) -> Option<SameEntities> {
         let request = &mut enriched.request;
         request.payload = original;
-        let decoded = self.decoded(request)?;
+        let decoded = self.decoded(request).ok()?;
         self.predictions.entity(plan.model, request, &decoded)
-    }
-
-    fn decoded(&self, request: &InferRequest) -> Option<Arc<Decoded>> {
-        match &request.payload {
-            Payload::Decoded(decoded) => Some(Arc::clone(decoded)),
-            Payload::Retained(_) => (self.decode)(request, self.config.listen.max_body).ok().map(Arc::new),
-            Payload::Stream { .. } => None,
-        }
     }
 
     /// Level 3: a prediction that is kept, the same request's or one about the same entities.
@@ -113,7 +105,7 @@ impl Pipeline {
             None => self.features.fetch(request, plan).await.unwrap_or_default(),
         };
         let enriched = request.again().and_then(|again| self.enricher.enrich(again, &features, plan).ok());
-        let decoded = if self.predictions.by_entity(plan.model) { self.decoded(request) } else { None };
+        let decoded = if self.predictions.by_entity(plan.model) { self.decoded(request).ok() } else { None };
         let found = self.predictions.kept(request, (enriched.as_ref(), decoded.as_deref()), plan).await;
         let outcome = match found {
             Some(StandIn { told, age, of }) => {

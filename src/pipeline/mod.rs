@@ -14,7 +14,7 @@ use crate::{
     enrich::{self, Enriched, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Plan, Protocol, Source, Timings,
+        Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Plan, PoolId, Protocol, Source, Timings,
         headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
@@ -111,15 +111,18 @@ impl Pipeline {
         loop {
             let walked = match (plan.source, next.take().or_else(|| again.again())) {
                 (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
-                _ => self.stand_in(&again, found, &plan).await,
+                _ => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
+            let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, now) {
                 Settled::Answer(answer) => return Ok(answer),
                 Settled::Error(error) => return Err(error),
                 Settled::Next(next) => next,
             };
-            found = Some(walked.features);
+            if walked_of == plan.named {
+                found = Some(walked.features);
+            }
         }
     }
 
@@ -174,10 +177,11 @@ impl Pipeline {
         };
         let mut permit = ticket.slot(enriched_at).await?;
         let queued_until = permit.waited_until().unwrap_or(enriched_at);
-        let burst = self.burst(&mut permit, plan, (protocol, queued_until));
-        let plan = burst.as_ref().unwrap_or(plan);
-        permit.count_at(plan.pool, queued_until)?;
-        let outcome = self.predict.run(enriched, Some(permit), plan, queued_until).await;
+        let (home, pool) = self.place(&mut permit, plan, (protocol, queued_until));
+        let moved = self.moved(plan, pool);
+        let plan = moved.as_ref().unwrap_or(plan);
+        permit.count_at(pool, queued_until)?;
+        let outcome = self.predict.run(enriched, Some(permit), plan, home, queued_until).await;
         self.learn((plan, method), &outcome, queued_until);
         let mut prediction = outcome?;
         let timings = Timings { queue: queued_until - enriched_at, model: prediction.took, ..timings };
@@ -197,26 +201,35 @@ impl Pipeline {
         })
     }
 
-    /// The plan at the burst pool, for a request that is beyond what its tier has reserved; `None`: it stays where it is. So it does
-    /// where the burst pool has nobody to ask.
-    fn burst(&self, permit: &mut Permit, plan: &Plan, (protocol, now): (Protocol, Instant)) -> Option<Plan> {
-        let pool = self.ladder.burst(plan)?;
-        let goes = permit.slot() == Slot::Borrowed && permit.fits(pool) && self.predict.may_ask(pool, protocol, now);
-        goes.then(|| self.ladder.moved(plan, pool))
+    /// The pool whose work it is, and the one that does it: another where that has failed over. The work is the burst pool's for a
+    /// request that is beyond what its tier has reserved, unless nobody can be asked there.
+    fn place(&self, permit: &mut Permit, plan: &Plan, (protocol, now): (Protocol, Instant)) -> (PoolId, PoolId) {
+        let placed = |home: PoolId| (home, self.predict.able(home, protocol, now));
+        let burst = self.ladder.burst(plan).filter(|_| permit.slot() == Slot::Borrowed).map(placed);
+        let burst = burst.filter(|(_, pool)| permit.fits(*pool) && self.predict.may_ask(*pool, protocol, now));
+        burst.unwrap_or_else(|| placed(plan.pool))
     }
 
-    /// Tells the door how it went. Streams are left out: how long one takes says nothing of load.
+    /// The plan under the policy of the pool that is asked; `None`: it is.
+    fn moved(&self, plan: &Plan, pool: PoolId) -> Option<Plan> {
+        (pool != plan.pool).then(|| self.ladder.moved(plan, pool))
+    }
+
+    /// Tells the door how it went: what the pool took, without the waits between attempts.
     fn learn(&self, (plan, method): (&Plan, Method), outcome: &Result<Prediction, Error>, began: Instant) {
         match outcome {
-            Ok(prediction) if prediction.status.is_success() && matches!(prediction.body, AnswerBody::Whole(_)) => {
-                self.admission.answered(plan, method, prediction.took, began + prediction.took);
+            Ok(Prediction { answered_in: Some(alone), took, .. }) => {
+                self.admission.answered(plan, method, *alone, began + *took);
             }
-            Err(error) if error.kind() == Kind::DeadlineExceeded => {
-                let now = Instant::now();
-                self.admission.given_up(plan, now - began, now);
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(waited) = error.waited() {
+                    self.admission.given_up(plan, waited, Instant::now());
+                }
+                if error.kind() == Kind::Shed {
+                    self.admission.limited(plan, Instant::now());
+                }
             }
-            Err(error) if error.kind() == Kind::Shed => self.admission.limited(plan, Instant::now()),
-            _ => {}
         }
     }
 
@@ -230,7 +243,10 @@ impl Pipeline {
         let plan = self.ladder.plan(&request, now)?;
         let protocol = request.protocol;
         let enriched = self.enricher.enrich(request, &features::FeatureSet::default(), &plan)?;
-        let mut prediction = self.predict.run(enriched, None, &plan, now).await?;
+        let home = plan.pool;
+        let moved = self.moved(&plan, self.predict.able(home, protocol, now));
+        let plan = moved.unwrap_or(plan);
+        let mut prediction = self.predict.run(enriched, None, &plan, home, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
         self.rename_back(protocol, &mut prediction, &plan);
         Ok(Answer {

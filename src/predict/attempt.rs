@@ -1,6 +1,13 @@
 //! One attempt: one request to one endpoint, and its answer as far as it is held.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -27,6 +34,8 @@ pub(super) struct Call<'a> {
     pub(super) protocol: Protocol,
     pub(super) holding: Holding,
     pub(super) began: Instant,
+    /// Whether there is a connection for it: until then, nothing was sent.
+    pub(super) connected: AtomicBool,
 }
 
 /// An attempt about to be made: where, in whose name, and for how long.
@@ -43,10 +52,21 @@ pub(super) struct Settled {
     pub(super) class: Class,
     pub(super) index: usize,
     pub(super) endpoint: Arc<Endpoint>,
+    pub(super) began: Instant,
     pub(super) ended: Instant,
 }
 
 impl Settled {
+    /// Its own time, without that of others and the waits between them.
+    pub(super) fn took(&self) -> Duration {
+        self.ended - self.began
+    }
+
+    /// Whether there was no connection, so that nothing can have been carried out.
+    pub(super) fn is_unsent(&self) -> bool {
+        matches!(self.outcome, Err(Failure::Unsent(_) | Failure::Connect(_) | Failure::Unconnected(_)))
+    }
+
     /// What the endpoint said of asking it again.
     pub(super) fn advice(&self) -> Advice {
         self.outcome.as_ref().map_or(Advice::None, |reply| reply.advice)
@@ -97,6 +117,7 @@ impl Call<'_> {
                 match self.ask(outgoing).await {
                     Err(Failure::Unsent(body)) if resends < FREE_RESENDS => {
                         resends += 1;
+                        self.connected.store(false, Relaxed);
                         outgoing.restore(*body);
                     }
                     asked => break asked?,
@@ -114,7 +135,8 @@ impl Call<'_> {
         let worker = self.run.worker;
         if self.protocol == Protocol::Grpc {
             let shared = self.endpoint.shared(worker);
-            let mut line = shared.line(upstream, timeout, self.run.tasks).await.map_err(Failure::Connect)?;
+            let mut line = shared.line(upstream, timeout, &self.run.predict.tasks).await.map_err(Failure::Connect)?;
+            self.connected.store(true, Relaxed);
             let left = self.left(Instant::now());
             let request = outgoing.http2(self.endpoint, left).ok_or(Failure::Spent)?;
             let sent = http2::send(&mut line, request).await;
@@ -123,6 +145,7 @@ impl Call<'_> {
             return Ok((head.status, head.headers, Source::Http2(incoming)));
         }
         let mut lease = http1::lease(self.endpoint.idle(worker), upstream, timeout).await.map_err(Failure::Connect)?;
+        self.connected.store(true, Relaxed);
         let is_new = lease.is_new();
         let left = self.left(if is_new { Instant::now() } else { self.began });
         let body = outgoing.body().ok_or(Failure::Spent)?;
@@ -176,8 +199,14 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 impl Reply {
+    /// Whether what it took says how fast the endpoint is: how long a stream takes says nothing of load, and nor does a refusal,
+    /// be it told in trailers.
+    pub(super) fn is_lesson(&self) -> bool {
+        self.class == Class::Answered && self.status.is_success() && matches!(self.body, Held::Whole(..))
+    }
+
     /// Hands the answer on; a long body takes the permit with it.
-    pub(super) fn into_prediction(self, permit: Option<Permit>, took: Duration, deadline: Deadline) -> Prediction {
+    pub(super) fn into_prediction(self, permit: Option<Permit>, deadline: Deadline) -> Prediction {
         let (body, trailers) = match self.body {
             Held::Whole(bytes, trailers) => (AnswerBody::Whole(bytes), trailers),
             Held::Longer(mut stream) => {
@@ -186,6 +215,7 @@ impl Reply {
                 (AnswerBody::Stream(stream.boxed_unsync()), None)
             }
         };
+        let (took, answered_in) = (Duration::ZERO, None);
         Prediction {
             status: self.status,
             headers: self.headers,
@@ -193,6 +223,7 @@ impl Reply {
             trailers,
             verdict: self.class.for_caller(),
             took,
+            answered_in,
         }
     }
 }

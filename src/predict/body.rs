@@ -226,6 +226,10 @@ fn join(first: Bytes, more: BytesMut) -> Bytes {
     if more.is_empty() { first } else { more.freeze() }
 }
 
+fn late() -> Error {
+    Error::new(Kind::DeadlineExceeded, "the model's answer did not end in time")
+}
+
 /// What [`AnswerStream::hold`] found.
 pub(super) enum Held {
     /// The whole body, and trailers if there were any.
@@ -243,11 +247,16 @@ impl Body for AnswerStream {
         if let Some(head) = this.head.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
+        // A deadline ends the answer though there is more of it; a part's own time only where there is nothing.
+        if let Some(limit) = this.limit.as_mut().filter(|limit| limit.each.is_none())
+            && limit.poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(late())));
+        }
         let Poll::Ready(frame) = this.source.poll_frame(cx) else {
-            if let Some(limit) = &mut this.limit {
+            if let Some(limit) = this.limit.as_mut().filter(|limit| limit.each.is_some()) {
                 ready!(limit.poll(cx));
-                let late = Error::new(Kind::DeadlineExceeded, "the model's answer did not end in time");
-                return Poll::Ready(Some(Err(late)));
+                return Poll::Ready(Some(Err(late())));
             }
             return Poll::Pending;
         };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     infer::{Error, Kind, Protocol, Verdict},
-    resilience::breaker::Outcome,
+    resilience::{breaker::Outcome, ratio::Event},
     telemetry::handles::predict::AttemptOutcome,
 };
 
@@ -23,6 +23,8 @@ pub(super) enum Failure {
     Unsent(Box<RequestBody>),
     /// No connection could be made; the body was not touched.
     Connect(io::Error),
+    /// The attempt's time ran out before there was a connection; the body was not touched.
+    Unconnected(Duration),
     /// The body went out with an attempt before and cannot go again.
     Spent,
     /// The caller's own body failed on its way.
@@ -68,6 +70,13 @@ impl Failure {
                 format!("model {model:?}: no connection to endpoint {endpoint}: {error}"),
             )
             .with_source(error),
+            Self::Unconnected(after) => Error::new(
+                Kind::DeadlineExceeded,
+                format!(
+                    "model {model:?}: no connection to endpoint {endpoint} within the {} ms that attempt {attempt} had",
+                    after.as_millis()
+                ),
+            ),
             Self::Caller(BodyFault::TooLong) => {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
@@ -103,6 +112,8 @@ pub(crate) enum Class {
     Answered,
     /// A 4xx or its gRPC counterpart: the endpoint works, the blame is the caller's.
     Refused,
+    /// 408, 425, or gRPC's CANCELLED or ABORTED: no failure, but nothing is said of the request; another may answer it.
+    Unjudged,
     /// 429 or its gRPC counterpart: busy, not broken.
     Overloaded,
     /// 5xx or its gRPC counterpart: asking elsewhere may help.
@@ -125,7 +136,7 @@ impl Class {
     /// What an answer of the class is worth to the caller.
     pub(super) const fn for_caller(self) -> Verdict {
         match self {
-            Self::Answered | Self::Refused | Self::Caller => Verdict::Good,
+            Self::Answered | Self::Refused | Self::Unjudged | Self::Caller => Verdict::Good,
             Self::Overloaded
             | Self::ServerError
             | Self::ModelError
@@ -140,7 +151,7 @@ impl Class {
     pub(super) const fn counted_as(self) -> AttemptOutcome {
         match self {
             Self::Answered => AttemptOutcome::Success,
-            Self::Refused => AttemptOutcome::CallerError,
+            Self::Refused | Self::Unjudged => AttemptOutcome::CallerError,
             Self::Overloaded => AttemptOutcome::Overloaded,
             Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
             Self::Connect => AttemptOutcome::ConnectFailed,
@@ -152,7 +163,7 @@ impl Class {
     /// The class of a failed attempt.
     pub(super) const fn of_failure(failure: &Failure) -> Self {
         match failure {
-            Failure::Unsent(_) | Failure::Connect(_) => Self::Connect,
+            Failure::Unsent(_) | Failure::Connect(_) | Failure::Unconnected(_) => Self::Connect,
             Failure::Caller(_) | Failure::Spent => Self::Caller,
             Failure::Broken(_) => Self::Broken,
             Failure::TimedOut(_) => Self::TimedOut,
@@ -172,6 +183,7 @@ impl Class {
         match status.as_u16() {
             429 => Self::Overloaded,
             500 => Self::ModelError,
+            408 | 425 => Self::Unjudged,
             501 | 400..=499 => Self::Refused,
             502.. => Self::ServerError,
             _ => Self::Answered,
@@ -185,13 +197,14 @@ impl Class {
             // The endpoint's own time ran out, or its server's: as 504 is over HTTP.
             Some(4 | 14) => Self::ServerError,
             Some(2 | 13 | 15) => Self::ModelError,
-            Some(1 | 3..=7 | 9..=12 | 16) => Self::Refused,
+            Some(1 | 10) => Self::Unjudged,
+            Some(3 | 5..=7 | 9 | 11..=12 | 16) => Self::Refused,
             // A missing status on a stream that goes on is not a failure.
             _ => Self::Answered,
         }
     }
 
-    /// Whether it ends a race between two attempts: the endpoint did its work.
+    /// Whether it ends a race between two attempts: the endpoint did its work, or said what is wrong with the request.
     pub(super) const fn wins(self) -> bool {
         matches!(self, Self::Answered | Self::Refused)
     }
@@ -202,7 +215,7 @@ impl Class {
             Self::Answered | Self::Refused => 6,
             Self::ModelError => 5,
             Self::ServerError => 4,
-            Self::Overloaded => 3,
+            Self::Overloaded | Self::Unjudged => 3,
             Self::Broken => 2,
             Self::TimedOut | Self::Hurried => 1,
             Self::Connect | Self::Caller => 0,
@@ -215,14 +228,29 @@ impl Class {
             Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut | Self::Hurried => {
                 true
             }
-            Self::Answered | Self::Refused | Self::ModelError | Self::Caller => false,
+            Self::Answered | Self::Refused | Self::Unjudged | Self::ModelError | Self::Caller => false,
+        }
+    }
+
+    /// What it tells of whether the model answers in time; `None`: nothing.
+    pub(super) const fn timeliness(self) -> Option<Event> {
+        match self {
+            Self::TimedOut => Some(Event::Bad),
+            Self::Hurried | Self::Unjudged | Self::Caller => None,
+            Self::Answered
+            | Self::Refused
+            | Self::Overloaded
+            | Self::ServerError
+            | Self::ModelError
+            | Self::Connect
+            | Self::Broken => Some(Event::Good),
         }
     }
 
     /// What it tells the endpoint's breaker. No 4xx is a failure; being busy or a caller gone says nothing.
     pub(super) const fn verdict(self) -> Outcome {
         match self {
-            Self::Answered | Self::Refused => Outcome::Success,
+            Self::Answered | Self::Refused | Self::Unjudged => Outcome::Success,
             Self::Overloaded | Self::Caller | Self::Hurried => Outcome::Neutral,
             Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
         }
@@ -290,6 +318,17 @@ mod tests {
             &HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))]),
             None,
         )
+    }
+
+    #[test]
+    fn only_what_was_given_its_time_tells_of_the_time_it_takes() {
+        assert_eq!(Class::TimedOut.timeliness(), Some(Event::Bad));
+        for class in [Class::Hurried, Class::Unjudged, Class::Caller] {
+            assert_eq!(class.timeliness(), None, "{class:?}");
+        }
+        for class in [Class::Answered, Class::Refused, Class::ServerError, Class::Connect, Class::Broken] {
+            assert_eq!(class.timeliness(), Some(Event::Good), "{class:?}");
+        }
     }
 
     #[test]

@@ -17,16 +17,13 @@ use crate::{
     config,
     infer::{Protocol, WorkerId},
     resilience::{
-        breaker::{self, Breaker},
+        breaker::{self, Breaker, Transition},
         ewma::PeakEwma,
         latency::Latencies,
         outlier,
         ramp::Ramp,
     },
-    telemetry::handles::{
-        breaker::{BreakerHandles, BreakerState},
-        predict::EndpointHandles,
-    },
+    telemetry::handles::{breaker::BreakerHandles, predict::EndpointHandles},
 };
 
 /// What `host` says on requests to the HTTP port, and `:authority` on those to the gRPC port.
@@ -55,6 +52,15 @@ pub(super) enum Health {
     Failing = 2,
 }
 
+/// What is known of an endpoint's health checks, which may overtake one another.
+#[derive(Default)]
+struct Checks {
+    /// When the newest of those that were noted began.
+    newest: Option<Instant>,
+    /// When they began to fail.
+    failing_since: Option<Instant>,
+}
+
 /// A server.
 pub(super) struct Endpoint {
     /// No other endpoint of the pool ever has it.
@@ -74,8 +80,7 @@ pub(super) struct Endpoint {
     in_flight: AtomicU32,
     max_in_flight: u32,
     health: AtomicU8,
-    /// When its health checks began to fail.
-    failing_since: Mutex<Option<Instant>>,
+    checks: Mutex<Checks>,
     slow_start: Duration,
     ejected: AtomicBool,
     record: Mutex<outlier::Record>,
@@ -111,7 +116,7 @@ impl Endpoint {
             in_flight: AtomicU32::new(0),
             max_in_flight: pool.config.max_in_flight.unwrap_or(u32::MAX),
             health: AtomicU8::new(Health::Unknown as u8),
-            failing_since: Mutex::default(),
+            checks: Mutex::default(),
             slow_start: balance.slow_start,
             ejected: AtomicBool::new(false),
             record: Mutex::default(),
@@ -119,6 +124,17 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             idle: (0..=workers).map(|_| Arc::default()).collect(),
             shared: (0..=workers).map(|_| http2::Shared::default()).collect(),
+        }
+    }
+
+    /// Why no request would go to it now, or whether none should; `None`: nothing is known against it.
+    pub(super) fn trouble(&self, now: Instant) -> Option<&'static str> {
+        match self.health() {
+            Health::Failing => Some("fails its health check"),
+            _ if self.ejected.load(Ordering::Relaxed) => Some("ejected"),
+            _ if !self.breaker.would_admit(now) => Some("circuit breaker open"),
+            Health::Unknown => Some("not checked yet"),
+            Health::Passing => None,
         }
     }
 
@@ -180,7 +196,7 @@ impl Endpoint {
         }
         self.ramp.begin(now);
         self.ejected.store(false, Ordering::Relaxed);
-        self.metrics.ejected(false);
+        self.tell(|metrics| metrics.ejected(false));
         true
     }
 
@@ -193,7 +209,15 @@ impl Endpoint {
     pub(super) fn set_record(&self, record: outlier::Record) {
         *self.record() = record;
         self.ejected.store(record.until().is_some(), Ordering::Relaxed);
-        self.metrics.ejected(record.until().is_some());
+        self.tell(|metrics| metrics.ejected(record.until().is_some()));
+    }
+
+    /// Sets gauges, while it is one of its pool: those of one that is gone stay out of sight.
+    fn tell(&self, set: impl FnOnce(&EndpointHandles)) {
+        let _checks = self.checks();
+        if !self.transitions.is_retired() {
+            set(&self.metrics);
+        }
     }
 
     /// Until when it is ejected.
@@ -201,10 +225,10 @@ impl Endpoint {
         self.record().until()
     }
 
-    /// When its health checks began to fail.
-    fn checks(&self) -> MutexGuard<'_, Option<Instant>> {
-        // An instant is replaced whole.
-        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held while gauges are set that a retirement hides.
+    fn checks(&self) -> MutexGuard<'_, Checks> {
+        // Instants are replaced whole.
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self) -> MutexGuard<'_, outlier::Record> {
@@ -263,33 +287,40 @@ impl Endpoint {
         }
     }
 
-    /// Notes a health check that took `took`.
+    /// Notes a health check that took `took`, unless one that began later was noted already. Returns what was known before.
     ///
     /// An endpoint that passes after it failed has changed, so an open breaker need not wait out its time: the next request is
     /// its probe. One that passed all the while has not, whatever its requests come to: a model that hangs behind a server that
     /// is well would be probed at every check.
-    pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) {
-        let mut failing_since = self.checks();
+    pub(super) fn checked(&self, health: Health, took: Duration, now: Instant) -> Option<Health> {
+        let mut checks = self.checks();
+        let began = now.checked_sub(took);
+        if began < checks.newest {
+            return None;
+        }
+        checks.newest = began;
+        let before = self.health();
         self.health.store(health as u8, Ordering::Relaxed);
         if !self.transitions.is_retired() {
             self.metrics.healthy(health == Health::Passing);
         }
         if health != Health::Passing {
-            failing_since.get_or_insert(now);
-            return;
+            checks.failing_since.get_or_insert(now);
+            return Some(before);
         }
         self.load.lift(took, now);
-        if let Some(since) = failing_since.take() {
+        if let Some(since) = checks.failing_since.take() {
             if now.saturating_duration_since(since) >= self.slow_start {
                 self.ramp.begin(now);
             }
             self.breaker.probe_from(now);
         }
+        Some(before)
     }
 
     /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
     pub(super) fn show(&self, now: Instant) {
-        self.metrics.open_for(self.breaker.time_left(now));
+        self.tell(|_| self.transitions.metrics.time_left(self.breaker.time_left(now)));
     }
 
     /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
@@ -299,6 +330,11 @@ impl Endpoint {
 
     pub(super) fn has_room(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) < self.max_in_flight
+    }
+
+    /// Whether only its `max_in_flight` keeps requests away.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.is_available(now) && !self.has_room()
     }
 
     /// Counts one more request in flight; `None` at `max_in_flight`.
@@ -317,7 +353,8 @@ impl Endpoint {
     }
 
     /// Tells balance and breaker what an attempt came to, when the endpoint asked to be asked again, and what it took. A failure
-    /// counts as slow, so that fast failures do not draw traffic; a probe that succeeds ends that.
+    /// counts as slow, so that fast failures do not draw traffic; a probe that succeeds ends that. One that is busy is spared for
+    /// as long as it asked.
     pub(super) fn observe(
         &self,
         (class, asked): (Class, Option<Duration>),
@@ -328,7 +365,7 @@ impl Endpoint {
         match class {
             Class::Caller | Class::Hurried => {}
             // What is refused at once is no sign of speed: a server that lacks the model must not draw its requests.
-            Class::Refused => {
+            Class::Refused | Class::Unjudged => {
                 if permit.is_probe() {
                     self.load.lift(took, now);
                 }
@@ -341,6 +378,7 @@ impl Endpoint {
                 self.load.observe(took, now);
                 self.latencies.note(took);
             }
+            Class::Overloaded => self.load.hold(asked, now),
             _ => self.load.penalize(asked, now),
         }
         let verdict = class.verdict();
@@ -357,8 +395,6 @@ impl Endpoint {
 
 /// A breaker's transitions, told while the endpoint is its pool's.
 struct Transitions {
-    pool: Arc<str>,
-    endpoint: Arc<str>,
     metrics: BreakerHandles,
     retired: AtomicBool,
 }
@@ -366,7 +402,7 @@ struct Transitions {
 impl Transitions {
     fn new(endpoint: &Arc<str>, pool: &Arc<str>) -> Self {
         let metrics = BreakerHandles::new(&format!("{pool}/{endpoint}"));
-        Self { pool: pool.clone(), endpoint: endpoint.clone(), metrics, retired: AtomicBool::new(false) }
+        Self { metrics, retired: AtomicBool::new(false) }
     }
 
     fn retire(&self) {
@@ -377,24 +413,17 @@ impl Transitions {
         self.retired.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, state: breaker::State) {
-        if self.is_retired() {
-            return;
+    fn tell(&self, transition: Transition) {
+        if !self.is_retired() {
+            self.metrics.tell(transition);
         }
-        let state = match state {
-            breaker::State::Closed => BreakerState::Closed,
-            breaker::State::Open => BreakerState::Open,
-            breaker::State::HalfOpen => BreakerState::HalfOpen,
-        };
-        self.metrics.moved(state);
-        tracing::warn!(pool = %self.pool, endpoint = %self.endpoint, ?state, "circuit breaker moved");
     }
 }
 
 /// The endpoint's breaker; its transitions are logged and counted.
 fn guard(transitions: &Arc<Transitions>, policy: &config::Breaker) -> Arc<Breaker> {
     let transitions = transitions.clone();
-    Breaker::new(breaker::Policy::from(policy), move |state| transitions.tell(state))
+    Breaker::new(breaker::Policy::from(policy), move |transition| transitions.tell(transition))
 }
 
 /// One request in flight at an endpoint, until dropped.

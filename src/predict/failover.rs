@@ -2,14 +2,18 @@
 //!
 //! Looked at twice a second, from health checks and breakers alone, so that a region that is gone is noticed without a request.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+use std::{
+    iter,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Predict, discovery, health, pool::Pool, survey};
 use crate::{
     config,
-    infer::{PoolId, WorkerId},
+    infer::{PoolId, Protocol, WorkerId},
     resilience::failover::Failover,
 };
 
@@ -39,7 +43,7 @@ pub(crate) enum Region {
 }
 
 impl Predict {
-    /// Finds endpoints, checks their health and looks the pools through until the tasks are cancelled.
+    /// Finds endpoints, checks their health, reads their GPU memory and looks the pools through until the tasks are cancelled.
     pub(crate) fn watch(self: &Arc<Self>, worker: WorkerId) {
         for index in 0..self.pools.len() {
             for source in 1..=self.pools[index].config.discovery.len() {
@@ -48,6 +52,12 @@ impl Predict {
             }
             let this = self.clone();
             self.tasks.background(async move { health::watch(&this.pools[index], worker, &this.tasks).await });
+            let this = self.clone();
+            self.tasks.background(async move {
+                if let Some(gpu) = &this.pools[index].gpu {
+                    gpu.watch().await;
+                }
+            });
         }
         let this = self.clone();
         self.tasks.background(async move {
@@ -66,7 +76,8 @@ impl Predict {
             if let (Some(failover), Some(to)) = (failover, &pool.config.failover) {
                 // Looked at here only; its state is whole between looks.
                 let mut failover = failover.lock().unwrap_or_else(PoisonError::into_inner);
-                self.decide(pool, (&mut failover, &self.pools[to.pool.index()]), now);
+                // A backup is as well as who does its work.
+                self.decide(pool, (&mut failover, &self.pools[self.acting(to.pool).index()]), now);
             }
         }
     }
@@ -86,21 +97,43 @@ impl Predict {
         }
     }
 
-    /// The pool that does this one's work now. Validated: going from one to the next leads to an end.
-    pub(super) fn acting(&self, pool: PoolId) -> &Pool {
-        let mut pool = &self.pools[pool.index()];
-        while pool.failed_over.load(Ordering::Relaxed)
-            && let Some(failover) = &pool.config.failover
-        {
-            pool = &self.pools[failover.pool.index()];
+    /// The pool that is to be asked for what is `home`'s to do: where its failovers lead, or, while that has nobody to ask and it
+    /// is not decided yet, the first on the way that has: behind that one, then before it.
+    pub(crate) fn able(&self, home: PoolId, protocol: Protocol, now: Instant) -> PoolId {
+        if self.pools[home.index()].config.failover.is_none() {
+            return home;
         }
-        pool
+        let acting = self.acting(home);
+        let may = |pool: &PoolId| self.may_ask(*pool, protocol, now);
+        self.way(acting).chain(self.way(home)).find(may).unwrap_or(acting)
     }
 
-    /// What keeps this from being ready: pools of which no endpoint has answered, nor one of the pool that takes over. One that only
-    /// stands by for another is not waited for. A pool's words are always the same.
+    /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
+    pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
+        self.pools[pool.index()].may_be_asked(protocol, now)
+    }
+
+    /// The pool that does this one's work now.
+    pub(super) fn acting(&self, home: PoolId) -> PoolId {
+        let stays = |pool: &PoolId| !self.pools[pool.index()].failed_over.load(Ordering::Relaxed);
+        // One that fails over has somebody to do so to.
+        self.way(home).find(stays).unwrap_or(home)
+    }
+
+    /// How soon one of the pools that could do `home`'s work can be asked again.
+    pub(super) fn back_in(&self, home: PoolId, protocol: Protocol, now: Instant) -> Option<Duration> {
+        self.way(home).filter_map(|pool| self.pools[pool.index()].back_in(protocol, now)).min()
+    }
+
+    /// The pool, the one that takes over for it, and so on. Validated: it leads to an end.
+    fn way(&self, first: PoolId) -> impl Iterator<Item = PoolId> {
+        iter::successors(Some(first), |pool| Some(self.pools[pool.index()].config.failover.as_ref()?.pool))
+    }
+
+    /// What keeps this from being ready: awaited pools of which no endpoint has answered, nor one of the pool that takes over. A
+    /// pool's words are always the same.
     pub(crate) fn missing(&self) -> Vec<String> {
-        let silent = self.pools.iter().zip(&self.standby).filter(|(pool, standby)| !**standby && self.is_silent(pool));
+        let silent = self.pools.iter().zip(&self.awaited).filter(|(pool, awaited)| **awaited && self.is_silent(pool));
         silent
             .map(|(pool, _)| {
                 format!("pool {:?}: no endpoint passes its health check ({})", pool.name, pool.described())
@@ -128,25 +161,72 @@ impl Predict {
     }
 }
 
+/// What keeps each endpoint from counting as healthy, where something does.
+fn troubles(pool: &Pool, now: Instant) -> String {
+    let members = pool.members();
+    if members.is_empty() {
+        return pool.names();
+    }
+    let told = members.iter().filter_map(|each| Some(format!("{}: {}", each.name(), each.trouble(now)?)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// What a pool lacks; `None`: nothing.
 fn lacking(pool: &Pool, now: Instant) -> Option<String> {
     let share = if pool.passing() == 0 { 0.0 } else { pool.available(now).unwrap_or_default() };
     let least = pool.config.failover.as_ref().map_or(ENOUGH, |failover| failover.threshold);
-    let reason = format!(
-        "pool {:?}: {:.0} % of its endpoints are healthy; enough are {:.0} % ({})",
-        pool.name,
-        share * 100.0,
-        least * 100.0,
-        pool.names()
-    );
-    (share < least || share <= 0.0).then_some(reason)
+    let is_lacking = share < least || share <= 0.0;
+    is_lacking.then(|| {
+        let troubles = troubles(pool, now);
+        format!(
+            "pool {:?}: the healthy share of its endpoints is {share:.2}; enough is {least:.2} ({troubles})",
+            pool.name
+        )
+    })
 }
 
-/// By pool, whether all that it is for is to take over for another.
-pub(super) fn standby(config: &config::Config) -> Vec<bool> {
-    let id = |index: usize| u32::try_from(index).map(PoolId);
-    let used = |pool: PoolId| config.models.iter().any(|model| model.pool == pool || model.explainer == Some(pool));
-    let stands_by =
-        |pool: PoolId| config.pools.iter().any(|each| each.failover.as_ref().is_some_and(|to| to.pool == pool));
-    (0..config.pools.len()).map(|index| id(index).is_ok_and(|pool| stands_by(pool) && !used(pool))).collect()
+/// By pool, whether a start waits for it: models run on it, not all of them of low priority. Pools that help out (burst, failover),
+/// explain, or serve nobody may be scaled to nothing, and must not keep the others from serving.
+pub(super) fn awaited(config: &config::Config) -> Vec<bool> {
+    let is_low = |model: &config::Model| config.tiers[model.tier.index()].low_priority;
+    // Where there are no others, those of low priority are what it is there for.
+    let all_low = config.models.iter().all(is_low);
+    let mut awaited = vec![false; config.pools.len()];
+    for model in config.models.iter().filter(|model| all_low || !is_low(model)) {
+        awaited[model.pool.index()] = true;
+    }
+    awaited
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn awaited_of(text: &str) -> String {
+        let config = config::Config::parse(text, "t").unwrap();
+        let pools = config.pools.iter().zip(awaited(&config)).filter(|(_, awaited)| *awaited);
+        pools.map(|(pool, _)| &*pool.name).collect::<Vec<_>>().join(" ")
+    }
+
+    const POOLS: &str = "pools:\n  a: {endpoints: [http://h:1], failover: dr}\n  b: {endpoints: [http://h:2]}\n  \
+                         dr: {endpoints: [http://h:3]}\n  burst: {endpoints: [http://h:4]}\n  e: {endpoints: [http://h:5]}\n  \
+                         idle: {endpoints: [http://h:6]}\n";
+
+    #[test]
+    fn a_start_waits_for_pools_that_models_run_on() {
+        let high =
+            "capacity: {burst_pool: burst}\ntiers:\n  high: {pool: a}\n  best-effort: {pool: b, low_priority: true}\n";
+        for (models, expected) in [
+            ("m: {tier: high, explainer: {pool: e}}", "a"),
+            // Nobody else is served.
+            ("m: {tier: best-effort}", "b"),
+            ("m: {tier: high}, n: {tier: best-effort}", "a"),
+            ("m: {tier: high}, n: {tier: high, pool: b}", "a b"),
+            // It takes over for another, and has models of its own.
+            ("m: {tier: high}, n: {tier: high, pool: dr}", "a dr"),
+            ("", ""),
+        ] {
+            assert_eq!(awaited_of(&format!("{POOLS}{high}models: {{{models}}}")), expected, "{models}");
+        }
+    }
 }

@@ -64,10 +64,10 @@ async fn check(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &
         Ok(Err(reason)) => Err(reason),
         Err(_) => Err(format!("no answer within {} ms", pool.config.health.timeout.as_millis())),
     };
-    let before = endpoint.health();
     let now = if verdict.is_ok() { Health::Passing } else { Health::Failing };
-    endpoint.checked(now, began.elapsed(), Instant::now());
-    if before != now {
+    let ended = Instant::now();
+    let before = endpoint.checked(now, ended - began, ended);
+    if before.is_some_and(|before| before != now) {
         match verdict {
             Ok(()) => {
                 tracing::info!(pool = %pool.name, endpoint = %endpoint.name(), "endpoint passes its health check")
@@ -130,12 +130,13 @@ async fn hold(source: Source) -> Result<Held, String> {
     stream.hold(LONGEST_ANSWER).await.map_err(describe)
 }
 
-fn describe(failure: Failure) -> String {
+/// What went wrong, for people.
+pub(super) fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unsent(_) => "the connection closed before the check was sent".into(),
         Failure::Connect(error) => error.to_string(),
         Failure::Caller(_) | Failure::Spent => "the check's own body failed".into(),
         Failure::Broken(error) => error.to_string(),
-        Failure::TimedOut(after) => format!("no answer within {} ms", after.as_millis()),
+        Failure::TimedOut(after) | Failure::Unconnected(after) => format!("no answer within {} ms", after.as_millis()),
     }
 }

@@ -4,7 +4,13 @@
 //! that a broken one can still be asked for again; a slow one may get a second beside it (`race`). Outcomes are classified once (`classify`); breaker, balance, budget and
 //! metrics read that class.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
@@ -16,6 +22,7 @@ pub(crate) mod classify;
 mod discovery;
 mod endpoint;
 mod failover;
+pub mod gpu;
 mod health;
 pub mod http1;
 mod http2;
@@ -30,22 +37,23 @@ mod survey;
 mod tests;
 
 pub(crate) use failover::Region;
-pub(crate) use state::{EndpointState, PoolState};
+pub(crate) use state::{DiscoveryState, EndpointState, PoolState};
 
 use attempt::{Attempt, Call, Holding, Reply, Settled};
 use classify::{Advice, Class, Failure};
 use outgoing::{Outgoing, Single};
-use pool::{Choice, Pool, Want};
+use pool::{Choice, Nobody, Pool, Want};
 
 use crate::{
     admission::Permit,
     app::Tasks,
     config::{self, Config},
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, Verdict, WorkerId},
+    infer::{AnswerBody, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
+        ratio::{BadRatio, Bound, Limit},
     },
     telemetry::handles::predict::RetryDenied,
 };
@@ -58,13 +66,15 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const FREE_RESENDS: u32 = 8;
 /// A shorter time without an answer says nothing of an endpoint whose answers' times are not known.
 const FAIR: Duration = Duration::from_millis(5);
+/// A model that does not answer in time: as many of its attempts time out.
+const TIMEOUTS: Limit = Limit { bound: Bound::AtLeast(0.05), least: 20 };
 
 /// The pools.
 pub struct Predict {
     pools: Vec<Pool>,
     failovers: failover::Failovers,
-    /// By pool, whether it only stands by for another.
-    standby: Vec<bool>,
+    /// By pool, whether a start waits for it.
+    awaited: Vec<bool>,
     /// By model id.
     models: Vec<Model>,
     tasks: Tasks,
@@ -85,6 +95,8 @@ pub struct Prediction {
     pub(crate) verdict: Verdict,
     /// From the first attempt's start to the answer.
     pub(crate) took: Duration,
+    /// What the attempt that answered took, where that says how fast the pool is: the answer is a success and was held whole.
+    pub(crate) answered_in: Option<Duration>,
 }
 
 impl Predict {
@@ -94,13 +106,14 @@ impl Predict {
         Self {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
             failovers: failover::failovers(&config.pools),
-            standby: failover::standby(config),
+            awaited: failover::awaited(config),
             models: config.models.iter().map(|model| Model::new(model, config.pool(model.pool), now)).collect(),
             tasks,
         }
     }
 
-    /// Asks the model, within the plan's deadline and number of attempts. `permit` is held until the answer's last byte.
+    /// Asks the model at the plan's pool, which does `home`'s work, within the plan's deadline and number of attempts. `permit` is
+    /// held until the answer's last byte.
     ///
     /// # Errors
     ///
@@ -115,27 +128,26 @@ impl Predict {
         enriched: Enriched,
         permit: Option<Permit>,
         plan: &Plan,
+        home: PoolId,
         now: Instant,
     ) -> Result<Prediction, Error> {
         let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
         let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
-        let pool = self.able(plan.pool, outgoing.protocol, now);
-        let run = Run { pool, model, worker, plan, tasks: &self.tasks, started: now };
+        let run = Run { predict: self, pool: &self.pools[plan.pool.index()], home, model, worker, plan, started: now };
         run.attempts(outgoing, permit).await
     }
 
-    /// The pool that does this one's work now; the one behind it, while it has nobody to ask and its failover is not decided.
-    fn able(&self, pool: PoolId, protocol: Protocol, now: Instant) -> &Pool {
-        let pool = self.acting(pool);
-        let Some(failover) = &pool.config.failover else { return pool };
-        let behind = self.acting(failover.pool);
-        if !pool.may_be_asked(protocol, now) && behind.may_be_asked(protocol, now) { behind } else { pool }
+    /// Whether too many of the model's predictions timed out in the last ten seconds, at whatever pool.
+    #[must_use]
+    pub fn is_timing_out(&self, model: ModelId, now: Instant) -> bool {
+        self.models[model.index()].timeouts.is_over(&TIMEOUTS, now)
     }
 
-    /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
-    pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
-        self.acting(pool).may_be_asked(protocol, now)
+    /// How full the fullest GPU is of the pool that does this one's work now, of 1; `None`: that is not known.
+    #[must_use]
+    pub fn gpu_memory(&self, pool: PoolId, now: Instant) -> Option<f64> {
+        self.pools[self.acting(pool).index()].gpu.as_ref()?.memory(now)
     }
 
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
@@ -153,7 +165,7 @@ impl Predict {
     /// Whether an endpoint of the pool passes its health check now, and its breaker would let a request by. Returns within the
     /// check's own timeout.
     pub(crate) async fn is_ready(&self, pool: PoolId, worker: WorkerId) -> bool {
-        let pool = self.acting(pool);
+        let pool = &self.pools[self.acting(pool).index()];
         health::check_all(pool, worker, &self.tasks).await;
         pool.is_ready(Instant::now())
     }
@@ -170,6 +182,8 @@ struct Model {
     floor: Floor,
     /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
     hedge: Option<Moment>,
+    /// How many of its predictions time out.
+    timeouts: BadRatio,
     /// Its own pool's name.
     pool: Arc<str>,
 }
@@ -183,7 +197,18 @@ impl Model {
             idempotent: model.idempotent,
             floor: Floor::new(now),
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
+            timeouts: BadRatio::new(now),
             pool: pool.name.clone(),
+        }
+    }
+
+    /// Learns from a prediction's end.
+    fn ended(&self, class: Class, took: Duration, now: Instant) {
+        if let Some(event) = class.timeliness() {
+            self.timeouts.note(event, now);
+        }
+        if class == Class::Answered {
+            self.answered(took, now);
         }
     }
 
@@ -198,29 +223,43 @@ impl Model {
 
 /// One request's way through its pool.
 struct Run<'a> {
+    predict: &'a Predict,
+    /// The one that is asked.
     pool: &'a Pool,
+    /// The one whose work it does.
+    home: PoolId,
     model: &'a Model,
     worker: WorkerId,
     plan: &'a Plan,
-    tasks: &'a Tasks,
     started: Instant,
+}
+
+/// Which of a request's attempts one is.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Those before it.
+    made: u32,
+    /// Those that may be made yet, itself included.
+    left: u32,
+    /// What each of them needs.
+    fair: Duration,
 }
 
 impl Run<'_> {
     async fn attempts(&self, outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.deposit(self.started);
-        let mut made = 0;
+        let (mut made, mut asked) = (0, Duration::ZERO);
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
-            let left = self.left(&outgoing, made);
             let settled = match self.hedge_delay(&outgoing, &attempt) {
                 None => self.make(attempt, &outgoing).await,
                 // Boxed: who is not hedged does not carry the room for two attempts.
-                Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, left)).await,
+                Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, made)).await,
             };
             made += 1;
+            asked += settled.took();
             if !self.again(made, &settled, &outgoing).await {
-                return self.conclude(settled, made, permit);
+                return self.conclude(settled, (made, asked), permit);
             }
             let now = Instant::now();
             match self.begin(&outgoing, (made, Some(settled.index)), now) {
@@ -229,7 +268,7 @@ impl Run<'_> {
                 Err(_) => {
                     self.pool.budget.give_back(now);
                     self.pool.metrics.denied(RetryDenied::NoEndpoint);
-                    return self.conclude(settled, made, permit);
+                    return self.conclude(settled, (made, asked), permit);
                 }
             }
             self.pool.metrics.retry();
@@ -242,23 +281,28 @@ impl Run<'_> {
         if repeatable { self.plan.attempts.saturating_sub(made).max(1) } else { 1 }
     }
 
+    /// The attempt after `made`.
+    fn turn(&self, outgoing: &Outgoing, made: u32, now: Instant) -> Turn {
+        Turn { made, left: self.left(outgoing, made), fair: self.fair(outgoing.method, now) }
+    }
+
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
     /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes holds up no other.
     fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
         let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
         let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
-        let attempt = self.choose(want, self.left(outgoing, made), now)?;
+        let attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
         if !outgoing.is_held() {
             attempt.choice.permit.yield_place();
         }
         Ok(attempt)
     }
 
-    /// Chooses an endpoint, and how long it has where `left` attempts may follow, this one included.
-    fn choose(&self, mut want: Want, left: u32, now: Instant) -> Result<Attempt, Error> {
+    /// Chooses an endpoint, and how long it has.
+    fn choose(&self, mut want: Want, turn: Turn, now: Instant) -> Result<Attempt, Error> {
         loop {
-            let choice = self.pool.pick(&want, now)?;
-            let limit = self.attempt_timeout(now, left)?;
+            let choice = self.pool.pick(&want, now).map_err(|nobody| self.nobody(nobody, want.protocol, now))?;
+            let limit = self.attempt_timeout(turn, now)?;
             if let Some(in_flight) = choice.endpoint.enter() {
                 return Ok(Attempt { choice, in_flight, began: now, limit });
             }
@@ -276,30 +320,53 @@ impl Run<'_> {
     fn make<'a>(&'a self, attempt: Attempt, outgoing: &'a Outgoing) -> impl Future<Output = Settled> + Send + 'a {
         async move {
             let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
-            let call = Call { run: self, endpoint: &attempt.choice.endpoint, protocol, holding, began: attempt.began };
+            let (endpoint, began, connected) = (&attempt.choice.endpoint, attempt.began, AtomicBool::new(false));
+            let call = Call { run: self, endpoint, protocol, holding, began, connected };
             let until = attempt.began + attempt.limit;
             let outcome = match tokio::time::timeout_at(until, call.send(outgoing, attempt.in_flight)).await {
                 Ok(Err(Failure::Broken(error))) => {
                     Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
                 }
                 Ok(outcome) => outcome,
-                Err(_) => Err(Failure::TimedOut(attempt.limit)),
+                Err(_) if call.connected.load(Relaxed) => Err(Failure::TimedOut(attempt.limit)),
+                Err(_) => Err(Failure::Unconnected(attempt.limit)),
             };
             self.settle(outcome, attempt.choice, outgoing.method, attempt.began)
         }
     }
 
+    /// Tells the caller why nobody can be asked. It may come again once one of the pools that could do the work can.
+    fn nobody(&self, nobody: Nobody, protocol: Protocol, now: Instant) -> Error {
+        let (asked, home) = (&self.pool.name, &self.predict.pools[self.home.index()].name);
+        let instead = if asked == home { String::new() } else { format!(" (failover of {home:?})") };
+        let message = format!("model {:?}: pool {asked:?}{instead}: {}", self.model.name, nobody.why);
+        let soonest = || self.predict.back_in(self.home, protocol, now);
+        let wait = if nobody.kind == Kind::Unavailable { soonest() } else { nobody.wait };
+        let error = Error::new(nobody.kind, message);
+        match wait {
+            Some(wait) => error.with_retry_after(wait),
+            None => error,
+        }
+    }
+
     /// An attempt's share of what is left; an error once nothing is.
     ///
-    /// Recomputed for every attempt. The first one is made however little is left, since what answers take is learned from it;
-    /// extra ones ask [`Self::least`] before.
-    fn attempt_timeout(&self, now: Instant, attempts_left: u32) -> Result<Duration, Error> {
+    /// Recomputed for every attempt, with the waits that the ones after it would cost. The first one is made however little is
+    /// left, since what answers take is learned from it; extra ones ask [`Self::least`] before.
+    fn attempt_timeout(&self, turn: Turn, now: Instant) -> Result<Duration, Error> {
         let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
             let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
             return Err(Error::new(Kind::DeadlineExceeded, message));
         }
-        Ok(self.plan.attempt_timeout.unwrap_or(left / attempts_left).min(left))
+        let share = || self.pool.backoff.share(left, (turn.made, turn.left), turn.fair);
+        Ok(self.plan.attempt_timeout.map_or_else(share, |timeout| timeout.min(left)))
+    }
+
+    /// A time in which an answer can be expected.
+    fn fair(&self, method: Method, now: Instant) -> Duration {
+        let least = self.least(method, now);
+        if least.is_zero() { FAIR } else { 2 * least }
     }
 
     /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
@@ -309,10 +376,8 @@ impl Run<'_> {
 
     /// Whether the attempt timed out and had less time than an answer can be expected in. What the config gives is enough.
     fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, now: Instant) -> bool {
-        let Err(Failure::TimedOut(had)) = outcome else { return false };
-        let least = self.least(method, now);
-        let fair = if least.is_zero() { FAIR } else { 2 * least };
-        *had < fair && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
+        let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return false };
+        *had < self.fair(method, now) && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
     }
 
     /// Tells everybody how the attempt ended.
@@ -325,11 +390,11 @@ impl Run<'_> {
         let class = if self.was_hurried(&outcome, method, ended) { Class::Hurried } else { class };
         let Choice { index, endpoint, permit } = choice;
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
-        if class == Class::Answered && method == Method::Predict {
-            self.model.answered(ended - began, ended);
+        if method == Method::Predict {
+            self.model.ended(class, ended - began, ended);
         }
         self.pool.metrics.attempt(class.counted_as());
-        Settled { outcome, class, index, endpoint, ended }
+        Settled { outcome, class, index, endpoint, began, ended }
     }
 
     /// Waits for the next attempt, if there is to be one. What is not made leaves the outcome at hand to be told.
@@ -350,8 +415,7 @@ impl Run<'_> {
     }
 
     fn delay(&self, made: u32, settled: &Settled, outgoing: &Outgoing, now: Instant) -> Result<Duration, RetryDenied> {
-        // Without a connection nothing was sent.
-        if settled.class != Class::Connect {
+        if !settled.is_unsent() {
             outgoing.repeatable(self.model.idempotent)?;
         }
         let delay = self.pool.backoff.delay(made - 1, rand::random());
@@ -366,10 +430,24 @@ impl Run<'_> {
         if self.pool.budget.withdraw(now) { Ok(delay) } else { Err(RetryDenied::Budget) }
     }
 
-    fn conclude(&self, settled: Settled, made: u32, permit: Option<Permit>) -> Result<Prediction, Error> {
+    /// The outcome as the caller is told it, after `made` attempts that took `asked` together.
+    fn conclude(
+        &self,
+        settled: Settled,
+        (made, asked): (u32, Duration),
+        permit: Option<Permit>,
+    ) -> Result<Prediction, Error> {
+        let (took, class) = (settled.took(), settled.class);
         match settled.outcome {
-            Ok(reply) => Ok(reply.into_prediction(permit, settled.ended - self.started, self.plan.deadline)),
-            Err(failure) => Err(failure.into_error(&self.model.name, settled.endpoint.name(), made)),
+            Ok(reply) => {
+                let answered_in = reply.is_lesson().then_some(took);
+                let took = settled.ended - self.started;
+                Ok(Prediction { took, answered_in, ..reply.into_prediction(permit, self.plan.deadline) })
+            }
+            Err(failure) => {
+                let error = failure.into_error(&self.model.name, settled.endpoint.name(), made);
+                Err(if class == Class::TimedOut { error.with_waited(asked) } else { error })
+            }
         }
     }
 }

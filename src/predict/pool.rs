@@ -17,12 +17,13 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     balance::{Crowd, Group, Place, State},
     endpoint::{Endpoint, Health},
+    gpu::Gpu,
     members::Sources,
     survey::Survey,
 };
 use crate::{
     config,
-    infer::{Error, Kind, Protocol},
+    infer::{Kind, Protocol},
     resilience::{backoff, breaker, budget::Budget},
     telemetry::handles::{
         balance::BalanceHandles,
@@ -42,6 +43,8 @@ pub(super) struct Pool {
     pub(super) metrics: PoolHandles,
     pub(super) balance: BalanceHandles,
     pub(super) workers: usize,
+    /// How full its GPUs are; `None`: it does not say.
+    pub(super) gpu: Option<Gpu>,
     pub(super) sources: Mutex<Sources>,
     pub(super) survey: Mutex<Survey>,
     /// Told when the set has changed.
@@ -70,6 +73,17 @@ pub(super) struct Want {
     pub(super) probing: bool,
 }
 
+/// Why no endpoint of a pool can be asked.
+pub(super) struct Nobody {
+    pub(super) kind: Kind,
+    pub(super) why: String,
+    /// In what time one may be.
+    pub(super) wait: Option<Duration>,
+}
+
+/// In what time an endpoint may be found, or have room again.
+const SOON: Duration = Duration::from_secs(1);
+
 /// The endpoint chosen for an attempt, and the breaker's leave to ask it.
 pub(super) struct Choice {
     /// The endpoint's number in its pool; no other ever has it.
@@ -95,7 +109,8 @@ impl Pool {
             metrics: PoolHandles::new(&config.name),
             balance: BalanceHandles::new(&config.name),
             workers,
-            sources: Mutex::new(Sources::new(config.discovery.len())),
+            gpu: config.gpu.as_ref().map(|gpu| Gpu::new(&config.name, gpu)),
+            sources: Mutex::new(Sources::new(config.discovery.len(), now)),
             survey: Mutex::new(Survey::new(config, now)),
             changed: Notify::new(),
             panicking: AtomicBool::new(false),
@@ -146,7 +161,7 @@ impl Pool {
     ///
     /// An endpoint whose breaker waits for a probe has it first, so that recovery does not wait for luck. Else it is the cheaper
     /// of two that are healthy, of the gateway's own zone as far as that can take it; where too few are healthy, of all.
-    pub(super) fn pick(&self, want: &Want, now: Instant) -> Result<Choice, Error> {
+    pub(super) fn pick(&self, want: &Want, now: Instant) -> Result<Choice, Nobody> {
         let members = self.members();
         if let [only] = &**members {
             return self.only(only, want.protocol, now);
@@ -182,7 +197,7 @@ impl Pool {
         }
     }
 
-    fn only(&self, endpoint: &Arc<Endpoint>, protocol: Protocol, now: Instant) -> Result<Choice, Error> {
+    fn only(&self, endpoint: &Arc<Endpoint>, protocol: Protocol, now: Instant) -> Result<Choice, Nobody> {
         if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
             return Err(self.nobody(protocol, now));
         }
@@ -205,37 +220,39 @@ impl Pool {
     }
 
     /// Why no endpoint could be asked.
-    fn nobody(&self, protocol: Protocol, now: Instant) -> Error {
+    fn nobody(&self, protocol: Protocol, now: Instant) -> Nobody {
         let members = self.members();
-        if members.is_empty() {
-            return Error::new(Kind::Unavailable, format!("pool {:?}: no endpoint was found yet", self.name))
-                .with_retry_after(Duration::from_secs(1));
-        }
-        let able: Vec<_> = members.iter().filter(|endpoint| endpoint.upstream(protocol).is_some()).collect();
-        if able.is_empty() {
-            return self.no_port(protocol);
-        }
-        if able.iter().any(|endpoint| endpoint.is_available(now) && !endpoint.has_room()) {
-            let message = format!(
-                "pool {:?}: every endpoint that can be asked has max_in_flight ({:?}) requests",
-                self.name, self.config.max_in_flight
-            );
-            return Error::new(Kind::Shed, message).with_retry_after(Duration::from_secs(1));
-        }
-        let until = able.iter().filter_map(|endpoint| endpoint.breaker.until()).min();
-        let wait = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-        Error::new(Kind::Unavailable, format!("pool {:?}: the circuit breaker of every endpoint is open", self.name))
-            .with_retry_after(wait)
+        let speaks = |endpoint: &&Arc<Endpoint>| endpoint.upstream(protocol).is_some();
+        let (kind, why) = if members.is_empty() {
+            (Kind::Unavailable, "no endpoint was found yet".to_owned())
+        } else if !members.iter().any(|endpoint| speaks(&endpoint)) {
+            (Kind::Unimplemented, self.no_port(protocol))
+        } else if members.iter().filter(speaks).any(|endpoint| endpoint.is_full(now)) {
+            let most = self.config.max_in_flight;
+            (Kind::Shed, format!("every endpoint that can be asked has max_in_flight ({most:?}) requests"))
+        } else {
+            (Kind::Unavailable, "the circuit breaker of every endpoint is open".to_owned())
+        };
+        Nobody { kind, why, wait: self.back_in(protocol, now) }
     }
 
-    fn no_port(&self, protocol: Protocol) -> Error {
+    /// In what time it may have somebody to ask, of those that speak the protocol.
+    pub(super) fn back_in(&self, protocol: Protocol, now: Instant) -> Option<Duration> {
+        let members = self.members();
+        if members.is_empty() {
+            return Some(SOON);
+        }
+        let of = |endpoint: &Arc<Endpoint>| {
+            endpoint.upstream(protocol)?;
+            let until = endpoint.breaker.until().map(|until| until.saturating_duration_since(now));
+            Some(if endpoint.is_full(now) { SOON } else { until.unwrap_or(SOON) })
+        };
+        members.iter().filter_map(of).min()
+    }
+
+    fn no_port(&self, protocol: Protocol) -> String {
         let port = if protocol == Protocol::Grpc { "grpc" } else { "http" };
-        let message = format!(
-            "pool {:?} cannot be asked over {port}: its endpoints ({}) have no {port} port configured",
-            self.name,
-            self.names()
-        );
-        Error::new(Kind::Unimplemented, message)
+        format!("it cannot be asked over {port}: its endpoints ({}) have no {port} port configured", self.names())
     }
 
     /// The endpoints' names, for people.
@@ -250,10 +267,7 @@ impl Pool {
     /// Where its endpoints are to come from, for people; always the same.
     pub(super) fn described(&self) -> String {
         let named = self.config.endpoints.iter().map(|endpoint| endpoint.name.to_string());
-        let found = self.config.discovery.iter().map(|discovery| match discovery {
-            config::Discovery::Dns(dns) => format!("dns {}", dns.http.authority),
-            config::Discovery::File(file) => format!("file {}", file.path.display()),
-        });
+        let found = self.config.discovery.iter().map(ToString::to_string);
         named.chain(found).collect::<Vec<_>>().join(", ")
     }
 

@@ -21,7 +21,7 @@ use super::{
     pool::Want,
 };
 use crate::{
-    infer::{Method, Protocol},
+    infer::Method,
     telemetry::handles::predict::{AttemptOutcome, HedgeDenied, HedgeOutcome},
 };
 
@@ -62,7 +62,7 @@ impl Run<'_> {
     /// # Cancel safety
     ///
     /// Dropped, it cancels both.
-    pub(super) async fn race(&self, first: Attempt, outgoing: &Outgoing, delay: Duration, left: u32) -> Settled {
+    pub(super) async fn race(&self, first: Attempt, outgoing: &Outgoing, delay: Duration, made: u32) -> Settled {
         let slow = Rival::new(&first, HedgeOutcome::Lost);
         let mut one = pin!(self.make(first, outgoing));
         tokio::select! {
@@ -70,7 +70,7 @@ impl Run<'_> {
             settled = &mut one => return settled,
             () = sleep_until(slow.began + delay) => {}
         }
-        let second = match self.second(outgoing.protocol, &slow, left, Instant::now()) {
+        let second = match self.second(outgoing, &slow, made, Instant::now()) {
             Ok(second) => second,
             Err(reason) => {
                 self.pool.metrics.hedge_denied(reason);
@@ -87,12 +87,13 @@ impl Run<'_> {
     }
 
     /// The second attempt: paid for, to another endpoint, with time enough to be answered.
-    fn second(&self, protocol: Protocol, slow: &Rival, left: u32, now: Instant) -> Result<Attempt, HedgeDenied> {
+    fn second(&self, outgoing: &Outgoing, slow: &Rival, made: u32, now: Instant) -> Result<Attempt, HedgeDenied> {
         if self.least(Method::Predict, now) >= self.plan.model_by.remaining(now) {
             return Err(HedgeDenied::Deadline);
         }
         self.pool.withdraw_hedge(now)?;
-        let second = self.choose(Want { protocol, last: Some(slow.index), probing: false }, left, now).ok();
+        let want = Want { protocol: outgoing.protocol, last: Some(slow.index), probing: false };
+        let second = self.choose(want, self.turn(outgoing, made, now), now).ok();
         // Where there is no other endpoint, the same one is chosen.
         let second = second.filter(|second| !Arc::ptr_eq(&second.choice.endpoint, &slow.endpoint));
         second.ok_or_else(|| {

@@ -12,7 +12,6 @@ use super::{
     endpoint::{Endpoint, Health},
     pool::Pool,
 };
-use crate::resilience::breaker;
 
 /// A pool.
 pub(crate) struct PoolState {
@@ -22,6 +21,15 @@ pub(crate) struct PoolState {
     /// The pool that stands in for it now.
     pub(crate) failed_over_to: Option<Arc<str>>,
     pub(crate) endpoints: Vec<EndpointState>,
+    pub(crate) discovery: Vec<DiscoveryState>,
+}
+
+/// Where endpoints are found.
+pub(crate) struct DiscoveryState {
+    /// The name or the file.
+    pub(crate) source: String,
+    /// Why the last look found nothing.
+    pub(crate) failure: Option<String>,
 }
 
 /// An endpoint.
@@ -56,8 +64,14 @@ impl Predict {
             panicking: pool.panicking.load(Ordering::Relaxed),
             failed_over_to: backup,
             endpoints: pool.members().iter().map(|endpoint| state(endpoint, now)).collect(),
+            discovery: discoveries(pool),
         }
     }
+}
+
+fn discoveries(pool: &Pool) -> Vec<DiscoveryState> {
+    let with_failures = pool.config.discovery.iter().zip(pool.failures());
+    with_failures.map(|(source, failure)| DiscoveryState { source: source.to_string(), failure }).collect()
 }
 
 fn state(endpoint: &Endpoint, now: Instant) -> EndpointState {
@@ -70,11 +84,7 @@ fn state(endpoint: &Endpoint, now: Instant) -> EndpointState {
             Health::Passing => "passing",
             Health::Failing => "failing",
         },
-        breaker: match endpoint.breaker.state() {
-            breaker::State::Closed => "closed",
-            breaker::State::Open => "open",
-            breaker::State::HalfOpen => "half_open",
-        },
+        breaker: endpoint.breaker.state().name(),
         open_for: endpoint.breaker.until().map(left),
         ejected_for: endpoint.ejected_until().map(left),
         in_flight: endpoint.in_flight(),

@@ -4,18 +4,21 @@
 //! Only this writes what it finds; requests load it. It is at most half a second old.
 
 use std::{
-    sync::{PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::pool::{Members, NO_ZONE, Pool, WHOLE};
+use super::{
+    endpoint::Endpoint,
+    pool::{Members, NO_ZONE, Pool, WHOLE},
+};
 use crate::{
     config,
     resilience::{
         outlier,
-        spill::{Part, own_part},
+        spill::{Hosts, own_part},
     },
     telemetry::handles::balance::Ejection,
 };
@@ -28,6 +31,10 @@ pub(super) struct Survey {
     policy: outlier::Policy,
     /// When the interval ends in which outliers are looked for.
     judge_at: Instant,
+    /// Whether it ever had an endpoint.
+    known: bool,
+    /// Whether nobody can be asked.
+    out: bool,
 }
 
 impl Survey {
@@ -41,7 +48,7 @@ impl Survey {
             latency_floor: outlier.latency_floor,
             failures: outlier.failures,
         };
-        Self { policy, judge_at: now + outlier.interval }
+        Self { policy, judge_at: now + outlier.interval, known: false, out: false }
     }
 }
 
@@ -67,6 +74,7 @@ impl Pool {
             self.judge(&survey.policy, &members, now);
         }
         self.note_health(&members);
+        self.note_outage(&mut survey, &members, now);
         self.own_part.store(self.part_here(&members, now), Ordering::Relaxed);
     }
 
@@ -84,12 +92,12 @@ impl Pool {
     }
 
     fn note_health(&self, members: &Members) {
-        let mut part = Part::default();
-        members.iter().for_each(|endpoint| part.count(endpoint.is_healthy()));
-        let panicking = part.share().is_some_and(|share| share < self.config.balance.panic_threshold);
+        let mut hosts = Hosts::default();
+        members.iter().for_each(|endpoint| hosts.count(endpoint.is_healthy()));
+        let panicking = hosts.share().is_some_and(|share| share < self.config.balance.panic_threshold);
         self.balance.panicking(panicking);
         if self.panicking.swap(panicking, Ordering::Relaxed) != panicking {
-            let (healthy, all) = (part.healthy, part.all);
+            let (healthy, all) = (hosts.healthy, hosts.all);
             if panicking {
                 tracing::warn!(pool = %self.name, healthy, all, "too few healthy endpoints: all are asked");
             } else {
@@ -98,11 +106,30 @@ impl Pool {
         }
     }
 
+    /// Tells once that none is left that is well, and once that one is again: a breaker that only lets a probe by is neither.
+    fn note_outage(&self, survey: &mut Survey, members: &Members, now: Instant) {
+        survey.known |= !members.is_empty();
+        let well = |endpoint: &Arc<Endpoint>| {
+            endpoint.is_healthy()
+                && if survey.out { endpoint.breaker.is_closed() } else { endpoint.breaker.would_admit(now) }
+        };
+        let out = survey.known && !members.iter().any(well);
+        if std::mem::replace(&mut survey.out, out) == out {
+            return;
+        }
+        let all = members.len();
+        if out {
+            tracing::warn!(pool = %self.name, all, "outage: no endpoint of the pool passes its checks and lets requests by");
+        } else {
+            tracing::info!(pool = %self.name, all, "outage over: an endpoint of the pool takes requests again");
+        }
+    }
+
     fn part_here(&self, members: &Members, now: Instant) -> u32 {
-        let (mut own, mut others) = (Part::default(), Part::default());
+        let (mut own, mut others) = (Hosts::default(), Hosts::default());
         for endpoint in members.iter() {
-            let part = if endpoint.is_own { &mut own } else { &mut others };
-            part.count(endpoint.is_available(now));
+            let side = if endpoint.is_own { &mut own } else { &mut others };
+            side.count(endpoint.is_available(now));
         }
         if own.all == 0 || others.all == 0 {
             return NO_ZONE;
@@ -112,8 +139,8 @@ impl Pool {
 
     /// The share of the endpoints that a request could go to; `None` while none is known.
     pub(super) fn available(&self, now: Instant) -> Option<f64> {
-        let mut part = Part::default();
-        self.members().iter().for_each(|endpoint| part.count(endpoint.is_available(now)));
-        part.share()
+        let mut hosts = Hosts::default();
+        self.members().iter().for_each(|endpoint| hosts.count(endpoint.is_available(now)));
+        hosts.share()
     }
 }

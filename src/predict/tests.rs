@@ -121,7 +121,7 @@ fn asking(pool: config::Pool, change: impl FnOnce(&mut config::Model)) -> Predic
     change(&mut model);
     Predict {
         failovers: vec![None],
-        standby: vec![false],
+        awaited: vec![true],
         models: vec![Model::new(&model, &pool, now)],
         pools: vec![Pool::new(&pool, 1, now)],
         tasks: Tasks::default(),
@@ -155,7 +155,7 @@ fn plan(timeout: Duration) -> Plan {
 }
 
 async fn ask(predict: &Predict) -> Result<(u16, Vec<u8>), Error> {
-    let prediction = predict.run(request(), None, &plan(Duration::from_secs(20)), Instant::now()).await?;
+    let prediction = predict.run(request(), None, &plan(Duration::from_secs(20)), PoolId(0), Instant::now()).await?;
     let body = match prediction.body {
         AnswerBody::Whole(bytes) => bytes.to_vec(),
         AnswerBody::Stream(body) => read(body).await,
@@ -228,7 +228,7 @@ async fn what_may_have_been_carried_out_is_not_asked_for_twice() {
     let mut enriched = request();
     enriched.request.method = Method::Other;
     let plan = plan(Duration::from_secs(20));
-    assert_eq!(predict.run(enriched, None, &plan, Instant::now()).await.unwrap().status.as_u16(), 503);
+    assert_eq!(predict.run(enriched, None, &plan, PoolId(0), Instant::now()).await.unwrap().status.as_u16(), 503);
     assert_eq!(server.arrivals().1, 1);
 }
 
@@ -252,6 +252,45 @@ async fn what_never_reached_an_endpoint_is_asked_again_of_any_model() {
         assert_eq!(ask(&predict).await.unwrap().0, 200);
     }
     assert_eq!(server.arrivals().1, 8);
+}
+
+/// A server whose queue is full takes no connection and refuses none.
+#[tokio::test]
+async fn an_attempt_that_found_no_connection_in_its_time_was_never_sent() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let full = listener.local_addr().unwrap();
+    let _queue = [TcpStream::connect(full).await.unwrap(), TcpStream::connect(full).await.unwrap()];
+    let server = Server::start(&[OK]).await;
+    let settings = pool(&[&full.to_string(), &server.authority]);
+    let (predict, scrape) = scratch(|| asking(settings, |model| model.idempotent = false));
+    let plan = || Plan { attempt_timeout: Some(Duration::from_millis(500)), ..plan(Duration::from_secs(20)) };
+    let failed = "weir_attempts_total{pool=\"p\",outcome=\"connect_failed\"} 0\n";
+    while scrape.render().contains(failed) {
+        let prediction = predict.run(request(), None, &plan(), PoolId(0), Instant::now()).await.unwrap();
+        assert_eq!(prediction.status.as_u16(), 200);
+    }
+}
+
+/// All of it is there, but nobody read it in time.
+#[tokio::test]
+async fn no_part_of_an_answer_is_handed_on_after_its_deadline() {
+    let long: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n{}", "x".repeat(200_000)).into_boxed_str());
+    let server = Server::start(Box::leak(Box::new([long]))).await;
+    let predict = predict(pool(&[&server.authority]));
+    let plan = plan(Duration::from_secs(2));
+    let prediction = predict.run(request(), None, &plan, PoolId(0), Instant::now()).await.unwrap();
+    let AnswerBody::Stream(mut body) = prediction.body else { panic!("it is longer than what is held") };
+    tokio::time::sleep_until(plan.deadline.instant() + Duration::from_millis(2)).await;
+    let late = loop {
+        match body.frame().await.expect("it does not end well") {
+            Ok(frame) => drop(frame),
+            Err(late) => break late,
+        }
+    };
+    assert_eq!(late.kind(), Kind::DeadlineExceeded);
 }
 
 #[tokio::test]
@@ -290,8 +329,8 @@ fn retry_after_is_that_of_the_endpoint_that_comes_back_first() {
     }
     let now = start + Duration::from_millis(8_500);
     let error = pool.pick(&Want { protocol: Protocol::V2Json, last: None, probing: true }, now).err().unwrap();
-    assert_eq!(error.kind(), Kind::Unavailable);
-    assert_eq!(error.retry_after(), Some(Duration::from_millis(21_500)));
+    assert_eq!(error.kind, Kind::Unavailable);
+    assert_eq!(error.wait, Some(Duration::from_millis(21_500)));
 }
 
 #[tokio::test]
@@ -337,14 +376,15 @@ async fn an_open_breaker_means_no_arrivals() {
 
 async fn ask_once(predict: &Predict) -> Result<Prediction, Error> {
     let plan = Plan { attempts: 1, ..plan(Duration::from_secs(20)) };
-    predict.run(request(), None, &plan, Instant::now()).await
+    predict.run(request(), None, &plan, PoolId(0), Instant::now()).await
 }
 
 #[tokio::test]
 async fn a_silent_server_is_told_as_the_deadline() {
     let server = Server::start(&[""]).await;
     let predict = predict(pool(&[&server.authority]));
-    let error = predict.run(request(), None, &plan(Duration::from_millis(300)), Instant::now()).await.err().unwrap();
+    let error =
+        predict.run(request(), None, &plan(Duration::from_millis(300)), PoolId(0), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::DeadlineExceeded);
 }
 
@@ -365,7 +405,8 @@ async fn a_pool_without_the_port_says_which() {
     let predict = predict(pool(&["127.0.0.1:1"]));
     let mut enriched = request();
     enriched.request.protocol = Protocol::Grpc;
-    let error = predict.run(enriched, None, &plan(Duration::from_secs(1)), Instant::now()).await.err().unwrap();
+    let error =
+        predict.run(enriched, None, &plan(Duration::from_secs(1)), PoolId(0), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Unimplemented);
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
 }
@@ -377,24 +418,94 @@ async fn max_in_flight_is_kept() {
     pool.max_in_flight = Some(1);
     let predict = predict(pool);
     let Some(_held) = predict.pools[0].members()[0].enter() else { panic!("room for one") };
-    let error = predict.run(request(), None, &plan(Duration::from_secs(1)), Instant::now()).await.err().unwrap();
+    let error =
+        predict.run(request(), None, &plan(Duration::from_secs(1)), PoolId(0), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Shed);
     assert_eq!(server.arrivals(), (0, 0));
 }
 
 mod grpc;
 mod hedges;
+mod takeovers;
 
 #[tokio::test]
 async fn an_endpoint_is_not_to_blame_that_it_had_hardly_any_time() {
     let server = Server::start(&[""]).await;
     let predict = predict(pool(&[&server.authority]));
     for _ in 0..10 {
-        let error = predict.run(request(), None, &plan(Duration::from_millis(3)), Instant::now()).await.unwrap_err();
+        let error =
+            predict.run(request(), None, &plan(Duration::from_millis(3)), PoolId(0), Instant::now()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::DeadlineExceeded);
     }
     let members = predict.pools[0].members();
     assert!(members[0].breaker.is_closed() && members[0].estimate(Instant::now()) < 1.0);
+}
+
+/// With default retries, whose waits are of 100 and 200 ms: attempts that could never be made are not planned for.
+#[tokio::test]
+async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
+    let retry = config::Retry {
+        initial_delay: Duration::from_millis(100),
+        max_delay: Duration::from_secs(1),
+        ..pool(&[]).retry
+    };
+    let predict = predict(config::Pool { retry, ..pool(&["127.0.0.1:1"]) });
+    let now = Instant::now();
+    let outgoing = Outgoing::new(request(), "m", "m");
+    let limit = |predict: &Predict, millis: u64, made: u32| {
+        let deadline = Deadline::after(now, Duration::from_millis(millis));
+        let plan = Plan { deadline, model_by: deadline, ..plan(Duration::ZERO) };
+        let run = Run {
+            predict,
+            pool: &predict.pools[0],
+            home: PoolId(0),
+            model: &predict.models[0],
+            worker: WorkerId(0),
+            plan: &plan,
+            started: now,
+        };
+        run.begin(&outgoing, (made, None), now).ok().unwrap().limit
+    };
+    for (left, made, millis) in [(200, 0, 50), (900, 0, 200), (500, 1, 150), (100, 1, 100), (100, 2, 100)] {
+        assert_eq!(limit(&predict, left, made), Duration::from_millis(millis), "{left} ms after {made}");
+    }
+    // Nothing was answered in less than 80 ms of late: two of 50 ms would bring no answer.
+    predict.models[0].answered(Duration::from_millis(80), now);
+    assert_eq!(limit(&predict, 200, 0), Duration::from_millis(200));
+    assert_eq!(limit(&predict, 900, 0), Duration::from_millis(200));
+}
+
+/// What a pool's limit and a model's median learn from.
+#[tokio::test]
+async fn an_answer_took_its_own_attempts_time_without_the_wait_before_it() {
+    const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let server = Server::start(&[BUSY, OK, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"]).await;
+    let mut pool = pool(&[&server.authority]);
+    (pool.retry.initial_delay, pool.retry.jitter) = (Duration::from_millis(200), 0.0);
+    pool.retry.max_delay = pool.retry.initial_delay;
+    let predict = predict(pool);
+    let plan = plan(Duration::from_secs(20));
+    let ask = || predict.run(request(), None, &plan, PoolId(0), Instant::now());
+    let retried = ask().await.unwrap();
+    let alone = retried.answered_in.expect("it is an answer");
+    assert!(alone + Duration::from_millis(200) <= retried.took, "{alone:?} of {:?}", retried.took);
+    assert_eq!(ask().await.unwrap().answered_in, None, "how fast it says no is no lesson");
+}
+
+#[tokio::test]
+async fn time_waited_in_vain_is_told_without_the_waits_between() {
+    let server = Server::start(&[""]).await;
+    let mut pool = pool(&[&server.authority]);
+    (pool.retry.initial_delay, pool.retry.jitter) = (Duration::from_millis(100), 0.0);
+    pool.retry.max_delay = pool.retry.initial_delay;
+    let predict = predict(pool);
+    let plan = Plan { attempts: 2, ..plan(Duration::from_millis(300)) };
+    let began = Instant::now();
+    let error = predict.run(request(), None, &plan, PoolId(0), began).await.unwrap_err();
+    let waited = error.waited().expect("nothing was answered");
+    assert!(waited + Duration::from_millis(100) <= began.elapsed(), "{waited:?} of {:?}", began.elapsed());
+    let late = predict.run(request(), None, &plan, PoolId(0), plan.deadline.instant()).await.unwrap_err();
+    assert_eq!((late.kind(), late.waited()), (Kind::DeadlineExceeded, None), "nobody was asked");
 }
 
 #[tokio::test]
@@ -426,4 +537,52 @@ async fn where_nobody_is_left_for_a_retry_the_answer_at_hand_is_told() {
     let now = Instant::now();
     let all = predict.pools[0].budget.available(now);
     assert!(predict.pools[0].budget.withdraw(now) && all >= 100, "{all}");
+}
+
+/// Nobody answers: with the clock paused, every attempt ends at its time.
+#[tokio::test(start_paused = true)]
+async fn a_model_is_timing_out_where_its_predictions_do() {
+    for (last, expected) in [(Method::Predict, true), (Method::Other, false)] {
+        let server = Server::start(&[""]).await;
+        let mut pool = pool(&[&server.authority]);
+        pool.breaker.failure_threshold = 100;
+        let predict = predict(pool);
+        let timeout = Duration::from_millis(10);
+        let plan = Plan { attempts: 1, attempt_timeout: Some(timeout), ..plan(Duration::from_secs(20)) };
+        let ask = async |method| {
+            let mut request = request();
+            request.request.method = method;
+            let error = predict.run(request, None, &plan, PoolId(0), Instant::now()).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
+        };
+        for _ in 0..19 {
+            ask(Method::Predict).await;
+        }
+        assert!(!predict.is_timing_out(ModelId(0), Instant::now()), "few prove nothing");
+        ask(last).await;
+        assert_eq!(predict.is_timing_out(ModelId(0), Instant::now()), expected, "{last:?}");
+        let later = Instant::now() + Duration::from_secs(1);
+        assert!(!predict.is_timing_out(ModelId(0), later), "quiet begins with the last one");
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_names_an_exporter_tells_how_full_its_gpus_are() {
+    let page = "HTTP/1.1 200 OK\r\ncontent-length: 29\r\n\r\nvllm:kv_cache_usage_perc 0.95";
+    let exporter = Server::start(Box::leak(Box::new([page]))).await;
+    let mut pool = pool(&[&exporter.authority]);
+    let server = pool.endpoints[0].http.clone().unwrap();
+    pool.gpu = Some(config::Gpu { server, path: "/metrics".into(), interval: Duration::from_secs(60) });
+    let predict = Arc::new(predict(pool));
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), None);
+    predict.watch(WorkerId(0));
+    let known = async {
+        while predict.gpu_memory(PoolId(0), Instant::now()).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), known).await.unwrap();
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), Some(0.95));
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now() + Duration::from_secs(1000)), None);
+    predict.tasks.finish().await;
 }

@@ -32,10 +32,10 @@ use crate::{
     infer::{ModelId, Protocol},
     redis_link::{Connection, Link},
     resilience::{
-        breaker::{Breaker, Outcome, Permit, Policy, State},
+        breaker::{Breaker, Outcome, Permit, Policy},
         quota::Quota,
     },
-    telemetry::handles::breaker::{BreakerHandles, BreakerState},
+    telemetry::handles::breaker::BreakerHandles,
 };
 
 /// How often eras are looked at.
@@ -43,7 +43,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long what is no request's may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Writes that may be under way; what comes then is kept here only.
-const WRITES: u32 = 256;
+const WRITES: u64 = 256;
 /// What the breaker is called.
 const TARGET: &str = "l2-predictions";
 
@@ -82,14 +82,7 @@ impl Shared {
     /// A URL that is none, or authorities that cannot be read.
     pub(super) fn new(config: &config::SharedPredictions, whole: &Config) -> Result<Self, RedisError> {
         let handles = BreakerHandles::new(TARGET);
-        let breaker = Breaker::new(Policy::from(&config.breaker), move |state| {
-            handles.moved(match state {
-                State::Closed => BreakerState::Closed,
-                State::Open => BreakerState::Open,
-                State::HalfOpen => BreakerState::HalfOpen,
-            });
-            tracing::warn!(?state, "predictions in Redis: circuit breaker moved");
-        });
+        let breaker = Breaker::new(Policy::from(&config.breaker), move |transition| handles.tell(transition));
         let told = |model: &config::Model| {
             model.cache.is_some().then(|| Told { name: model.name.clone(), is_news: AtomicBool::new(false) })
         };
@@ -98,7 +91,7 @@ impl Shared {
             prefix: format!("weir:prediction:{}", config.project),
             timeout: config.redis.timeout,
             breaker,
-            reads: Quota::new(config.redis.max_in_flight),
+            reads: Quota::new(u64::from(config.redis.max_in_flight)),
             writes: Quota::new(WRITES),
             models: whole.models.iter().map(told).collect(),
             bell: Notify::new(),

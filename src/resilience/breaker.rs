@@ -17,6 +17,8 @@
 //! a call admitted before the last transition changes nothing (every permit carries the epoch it was admitted in); a permit
 //! that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
 
+mod transition;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -28,6 +30,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub use self::transition::{Cause, Transition};
 use crate::config;
 
 /// The success rate under which a closed breaker trips.
@@ -93,6 +96,18 @@ pub enum State {
     HalfOpen,
 }
 
+impl State {
+    /// Its name, where it is shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// How an admitted call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -132,8 +147,15 @@ pub struct Machine {
 #[derive(Debug)]
 enum Phase {
     Closed(Window),
-    Open { until: Instant },
+    Open { until: Instant, begun: Trip },
     HalfOpen { successes: u32, probing: bool },
+}
+
+/// What is told of it when it opens.
+#[derive(Clone, Copy, Debug)]
+struct Trip {
+    cause: Cause,
+    open_for: Duration,
 }
 
 impl Machine {
@@ -153,6 +175,15 @@ impl Machine {
         }
     }
 
+    /// How it came to where it stands.
+    const fn transition(&self) -> Transition {
+        match self.phase {
+            Phase::Closed(_) => Transition::Closed,
+            Phase::Open { begun: Trip { cause, open_for }, .. } => Transition::Opened { cause, open_for },
+            Phase::HalfOpen { .. } => Transition::HalfOpen,
+        }
+    }
+
     /// Asks to make a call. An open breaker whose time has come turns half-open and admits it as the first probe.
     ///
     /// # Errors
@@ -161,7 +192,7 @@ impl Machine {
     pub fn admit(&mut self, now: Instant) -> Result<Admitted, Refused> {
         match self.phase {
             Phase::Closed(_) => Ok(Admitted { epoch: self.epoch, probe: false }),
-            Phase::Open { until } if now < until => Err(Refused { until: Some(until) }),
+            Phase::Open { until, .. } if now < until => Err(Refused { until: Some(until) }),
             Phase::HalfOpen { probing: true, .. } => Err(Refused { until: None }),
             Phase::Open { .. } => {
                 self.enter(Phase::HalfOpen { successes: 0, probing: true });
@@ -179,7 +210,7 @@ impl Machine {
     pub fn would_admit(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Closed(_) => true,
-            Phase::Open { until } => now >= until,
+            Phase::Open { until, .. } => now >= until,
             Phase::HalfOpen { probing, .. } => !probing,
         }
     }
@@ -188,7 +219,7 @@ impl Machine {
     #[must_use]
     pub fn time_left(&self, now: Instant) -> Duration {
         match self.phase {
-            Phase::Open { until } => until.saturating_duration_since(now),
+            Phase::Open { until, .. } => until.saturating_duration_since(now),
             Phase::Closed(_) | Phase::HalfOpen { .. } => Duration::ZERO,
         }
     }
@@ -197,14 +228,14 @@ impl Machine {
     #[must_use]
     pub const fn until(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Open { until } => Some(until),
+            Phase::Open { until, .. } => Some(until),
             Phase::Closed(_) | Phase::HalfOpen { .. } => None,
         }
     }
 
     /// Something else found the target well: an open breaker takes the next call for its probe.
     pub fn probe_from(&mut self, now: Instant) {
-        if let Phase::Open { until } = &mut self.phase {
+        if let Phase::Open { until, .. } = &mut self.phase {
             *until = now.min(*until);
         }
     }
@@ -218,12 +249,12 @@ impl Machine {
         match (&mut self.phase, outcome) {
             (Phase::Closed(_), Outcome::Neutral) | (Phase::Open { .. }, _) => {}
             (Phase::Closed(window), outcome) => {
-                if window.trips(&self.policy, outcome == Outcome::Success, now) {
-                    self.open(now);
+                if let Some(cause) = window.trips(&self.policy, outcome == Outcome::Success, now) {
+                    self.open(cause, now);
                 }
             }
             (Phase::HalfOpen { probing, .. }, Outcome::Neutral) => *probing = false,
-            (Phase::HalfOpen { .. }, Outcome::Failure) => self.open(now),
+            (Phase::HalfOpen { .. }, Outcome::Failure) => self.open(Cause::Probe, now),
             (Phase::HalfOpen { successes, probing }, Outcome::Success) => {
                 *successes += 1;
                 *probing = false;
@@ -235,8 +266,9 @@ impl Machine {
         }
     }
 
-    fn open(&mut self, now: Instant) {
-        self.enter(Phase::Open { until: now + self.open_for });
+    fn open(&mut self, cause: Cause, now: Instant) {
+        let begun = Trip { cause, open_for: self.open_for };
+        self.enter(Phase::Open { until: now + self.open_for, begun });
         // Until it closes, each time is longer.
         self.open_for = self.open_for.saturating_mul(2).min(self.policy.max_open_for.max(self.policy.open_for));
     }
@@ -264,26 +296,28 @@ struct Bucket {
 }
 
 impl Window {
-    /// Takes in an answer; whether it is one too many.
-    fn trips(&mut self, policy: &Policy, success: bool, now: Instant) -> bool {
+    /// Takes in an answer; what it trips the breaker by, if it is one too many.
+    fn trips(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
         let by_run = self.run(policy, success, now);
         let by_rate = self.rate(policy, success, now);
-        by_run || by_rate
+        by_run.or(by_rate)
     }
 
-    fn run(&mut self, policy: &Policy, success: bool, now: Instant) -> bool {
+    fn run(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
         if success {
             self.failures.clear();
-            return false;
+            return None;
         }
         while self.failures.front().is_some_and(|first| now.saturating_duration_since(*first) > policy.window) {
             self.failures.pop_front();
         }
         self.failures.push_back(now);
-        self.failures.len() >= policy.failure_threshold.max(1) as usize
+        let within = self.failures.front().map_or(Duration::ZERO, |first| now.saturating_duration_since(*first));
+        let failures = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+        (failures >= policy.failure_threshold.max(1)).then_some(Cause::Run { failures, within })
     }
 
-    fn rate(&mut self, policy: &Policy, success: bool, now: Instant) -> bool {
+    fn rate(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
         let age = |bucket: &Bucket| now.saturating_duration_since(bucket.from);
         while self.answers.front().is_some_and(|first| age(first) >= policy.window) {
             self.answers.pop_front();
@@ -297,7 +331,8 @@ impl Window {
         }
         let successes: u32 = self.answers.iter().map(|bucket| bucket.successes).sum();
         let answers = successes + self.answers.iter().map(|bucket| bucket.failures).sum::<u32>();
-        answers >= LEAST_ANSWERS && f64::from(successes) < LEAST_SUCCESS_RATE * f64::from(answers)
+        let is_low = answers >= LEAST_ANSWERS && f64::from(successes) < LEAST_SUCCESS_RATE * f64::from(answers);
+        is_low.then_some(Cause::Rate { successes, answers, window: policy.window })
     }
 }
 
@@ -306,13 +341,13 @@ pub struct Breaker {
     /// The epoch, doubled, plus 1 while closed: written under the lock, read without.
     word: AtomicU64,
     machine: Mutex<Machine>,
-    moved: Box<dyn Fn(State) + Send + Sync>,
+    moved: Box<dyn Fn(Transition) + Send + Sync>,
 }
 
 impl Breaker {
     /// A closed breaker. `moved` is called at each transition, in order, under the breaker's lock: it must be short and must
     /// not call the breaker.
-    pub fn new(policy: Policy, moved: impl Fn(State) + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(policy: Policy, moved: impl Fn(Transition) + Send + Sync + 'static) -> Arc<Self> {
         let machine = Machine::new(policy);
         Arc::new(Self { word: AtomicU64::new(word(&machine)), machine: Mutex::new(machine), moved: Box::new(moved) })
     }
@@ -376,7 +411,7 @@ impl Breaker {
         let result = change(&mut machine);
         if machine.epoch != before {
             self.word.store(word(&machine), Ordering::Release);
-            (self.moved)(machine.state());
+            (self.moved)(machine.transition());
         }
         result
     }

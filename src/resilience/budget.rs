@@ -7,14 +7,14 @@
 //!
 //! **Source:** Finagle's `RetryBudget`. Sums are fixed point: integer division would turn a ratio of 0.3 into 0.33.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
-    time::Duration,
-};
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use tokio::time::Instant;
 
-use super::slot;
+use super::{
+    bulkhead::Word,
+    slot::{unpack, update},
+};
 
 /// How long a deposit or a withdrawal counts, in seconds; one slot each.
 const TTL_SECONDS: u32 = 10;
@@ -26,27 +26,33 @@ const LEAST_PER_SECOND: i64 = 10;
 const UNIT: i64 = 10_000;
 
 /// A pool's budget.
-pub struct Budget {
+pub struct Budget<W = AtomicU64> {
     origin: Instant,
     deposit: i32,
     /// Granted without any deposit, a second.
     least: i64,
     /// A ring of seconds: the second's number in the high half, its balance (an `i32`) in the low half.
-    slots: [AtomicU64; TTL_SECONDS as usize],
+    slots: [W; TTL_SECONDS as usize],
 }
 
 impl Budget {
     /// A budget in which each request pays for `ratio` (0 to 1) of a retry.
     #[must_use]
     pub fn new(ratio: f64, origin: Instant) -> Self {
-        let deposit = (ratio.clamp(0.0, 1.0) * UNIT as f64).round() as i32;
-        Self { origin, deposit, least: LEAST_PER_SECOND, slots: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self::with((ratio, LEAST_PER_SECOND), origin)
     }
 
     /// The same, and nothing is granted but what was deposited.
     #[must_use]
     pub fn strict(ratio: f64, origin: Instant) -> Self {
-        Self { least: 0, ..Self::new(ratio, origin) }
+        Self::with((ratio, 0), origin)
+    }
+}
+
+impl<W: Word> Budget<W> {
+    fn with((ratio, least): (f64, i64), origin: Instant) -> Self {
+        let deposit = (ratio.clamp(0.0, 1.0) * UNIT as f64).round() as i32;
+        Self { origin, deposit, least, slots: std::array::from_fn(|_| W::zero()) }
     }
 
     /// Notes a request (not a retry).
@@ -57,7 +63,7 @@ impl Budget {
     /// Takes one retry out of the budget; `false`: it is spent, do not retry.
     ///
     /// Never grants too much: each caller subtracts first and sums up then, so of two that race for the last unit the later
-    /// one sees both. Both may be refused then.
+    /// one sees both (`loom_the_last_unit_is_granted_once_at_most`). Both may be refused then.
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
         let second = self.second(now);
@@ -87,17 +93,11 @@ impl Budget {
     }
 
     fn add(&self, second: u32, amount: i32) {
-        let slot = &self.slots[(second % TTL_SECONDS) as usize];
-        let mut seen = slot.load(SeqCst);
-        loop {
-            let (of, balance) = unpack(seen);
+        update(&self.slots[(second % TTL_SECONDS) as usize], |of, balance| {
             // A caller whose clock reading is older than the slot adds to the newer second: nothing is lost.
-            let next = if of < second { pack(second, amount) } else { pack(of, balance.saturating_add(amount)) };
-            match slot.compare_exchange_weak(seen, next, SeqCst, SeqCst) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
+            let (of, balance) = if of < second { (second, 0) } else { (of, balance.cast_signed()) };
+            Some((of, balance.saturating_add(amount).cast_unsigned()))
+        });
     }
 
     fn balance(&self, second: u32) -> i64 {
@@ -105,24 +105,16 @@ impl Budget {
         let sum: i64 = self
             .slots
             .iter()
-            .map(|slot| unpack(slot.load(SeqCst)))
-            .filter_map(|(of, balance)| counts(of).then_some(i64::from(balance)))
+            .map(|slot| unpack(slot.load()))
+            .filter_map(|(of, balance)| counts(of).then_some(i64::from(balance.cast_signed())))
             .sum();
         sum + self.least * i64::from(TTL_SECONDS) * UNIT
     }
 }
 
-const fn pack(second: u32, balance: i32) -> u64 {
-    slot::pack(second, balance.cast_unsigned())
-}
-
-const fn unpack(word: u64) -> (u32, i32) {
-    let (second, balance) = slot::unpack(word);
-    (second, balance.cast_signed())
-}
-
 #[cfg(test)]
 mod tests {
+    use loom::sync::{Arc, atomic::AtomicU64 as Modelled};
     use proptest::prelude::*;
 
     use super::*;
@@ -173,6 +165,38 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert!(granted <= 100, "{granted}");
+    }
+
+    #[test]
+    fn loom_the_last_unit_is_granted_once_at_most() {
+        loom::model(|| {
+            let origin = Instant::now();
+            let budget = Arc::new(Budget::<Modelled>::with((1.0, 0), origin));
+            budget.deposit(origin);
+            let other = {
+                let budget = budget.clone();
+                loom::thread::spawn(move || budget.withdraw(origin))
+            };
+            let granted = u32::from(budget.withdraw(origin)) + u32::from(other.join().unwrap());
+            assert!(granted <= 1, "one unit, granted twice");
+            assert_eq!(granted + budget.available(origin), 1, "what was refused is back");
+        });
+    }
+
+    /// One whose clock is ten seconds behind meets the slot as the next has taken it over, or before.
+    #[test]
+    fn loom_a_late_caller_costs_the_newer_second_nothing() {
+        loom::model(|| {
+            let origin = Instant::now();
+            let budget = Arc::new(Budget::<Modelled>::with((1.0, 0), origin));
+            let late = {
+                let budget = budget.clone();
+                loom::thread::spawn(move || budget.deposit(origin))
+            };
+            budget.deposit(seconds(origin, 10));
+            late.join().unwrap();
+            assert!((1..=2).contains(&budget.available(seconds(origin, 10))));
+        });
     }
 
     proptest! {

@@ -29,7 +29,7 @@ pub struct TooWide {
     pub bits: u32,
 }
 
-/// The word that all tiers share. An `AtomicU64` in the gateway, loom's in its model.
+/// A word that threads share. An `AtomicU64` in the gateway, loom's in its models.
 pub trait Word {
     /// A word of zero.
     fn zero() -> Self;
@@ -41,6 +41,10 @@ pub trait Word {
     ///
     /// The value found instead of `old`.
     fn replace(&self, old: u64, new: u64) -> Result<(), u64>;
+    /// Adds `amount`, wrapping around; returns what was before.
+    fn add(&self, amount: u64) -> u64;
+    /// Puts `new` there; returns what was before.
+    fn swap(&self, new: u64) -> u64;
 }
 
 impl Word for AtomicU64 {
@@ -55,6 +59,14 @@ impl Word for AtomicU64 {
 
     fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
         self.compare_exchange_weak(old, new, SeqCst, SeqCst).map(drop)
+    }
+
+    fn add(&self, amount: u64) -> u64 {
+        self.fetch_add(amount, SeqCst)
+    }
+
+    fn swap(&self, new: u64) -> u64 {
+        self.swap(new, SeqCst)
     }
 }
 
@@ -331,6 +343,14 @@ mod tests {
         fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
             // The strong exchange: loom's weak one would also fail at will, which only adds turns of the loop.
             self.compare_exchange(old, new, SeqCst, SeqCst).map(drop)
+        }
+
+        fn add(&self, amount: u64) -> u64 {
+            self.fetch_add(amount, SeqCst)
+        }
+
+        fn swap(&self, new: u64) -> u64 {
+            self.swap(new, SeqCst)
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A round trip above the estimate replaces it at once, one below it is averaged in with a weight that grows with the time
 //! since the last one (decay 10 s), and an estimate that nobody feeds decays towards zero, so that an endpoint that was slow
-//! once is tried again. A failure is fed as a penalty, so that fast failures do not draw traffic. The endpoint's in-flight
+//! once is tried again. A failure is fed as a penalty, so that fast failures do not draw traffic. One that is busy is held: until
+//! the time that it named, a request is expected to take that long, whatever its health checks say. The endpoint's in-flight
 //! count belongs to the endpoint; picking of two belongs to `predict`.
 //!
 //! **Source:** Finagle's `PeakEwma`.
@@ -20,6 +21,11 @@ const DECAY: Duration = Duration::from_secs(10);
 /// The least round trip a failure counts as.
 const PENALTY: Duration = Duration::from_secs(5);
 
+/// How long one that is busy is held: at least, where it names no time, and at most.
+const LEAST_HOLD: Duration = Duration::from_secs(1);
+const HOLD: Duration = PENALTY;
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+
 /// One endpoint's estimate. Concurrent feeds may lose one another's weight, never the scale: it is a hint, not a count.
 pub struct PeakEwma {
     origin: Instant,
@@ -30,6 +36,8 @@ pub struct PeakEwma {
     penalized: AtomicBool,
     /// The cost before the penalty.
     before: AtomicU64,
+    /// Nanoseconds since `origin` until which it is held.
+    held_until: AtomicU64,
 }
 
 impl PeakEwma {
@@ -42,6 +50,7 @@ impl PeakEwma {
             stamp: AtomicU64::new(0),
             penalized: AtomicBool::new(false),
             before: AtomicU64::new(0),
+            held_until: AtomicU64::new(0),
         }
     }
 
@@ -55,18 +64,25 @@ impl PeakEwma {
     /// Feeds an attempt that was given up after `waited`: its round trip is at least that long, and says nothing if more was
     /// expected.
     pub fn outlasted(&self, waited: Duration, now: Instant) {
-        if waited.as_secs_f64() > self.estimate(now) {
+        if waited.as_secs_f64() > self.expected(now) {
             self.observe(waited, now);
         }
     }
 
     /// Feeds a failure: it counts as `retry_after`, at least 5 s.
     pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
-        let before = self.estimate(now).to_bits();
+        let before = self.expected(now).to_bits();
         if !self.penalized.swap(true, Relaxed) {
             self.before.store(before, Relaxed);
         }
         self.observe(retry_after.unwrap_or_default().max(PENALTY), now);
+    }
+
+    /// Holds it, since it is busy and asked to be left alone for `retry_after`. Nothing but time ends that: neither a check nor an
+    /// answer says that it would take more.
+    pub fn hold(&self, retry_after: Option<Duration>, now: Instant) {
+        let wait = retry_after.unwrap_or(HOLD).clamp(LEAST_HOLD, LONGEST_HOLD);
+        self.held_until.fetch_max(self.nanos(now + wait), Relaxed);
     }
 
     /// Ends a penalty: a probe or a health check took `round_trip` and succeeded. What was expected before the penalty is again:
@@ -86,13 +102,23 @@ impl PeakEwma {
     #[must_use]
     pub fn load(&self, in_flight: u32, now: Instant) -> f64 {
         let unknown = self.stamp.load(Relaxed) == 0 && self.cost.load(Relaxed) == 0;
-        let estimate = if unknown && in_flight > 0 { PENALTY.as_secs_f64() } else { self.estimate(now) };
+        let estimate = self.estimate(now);
+        let estimate = if unknown && in_flight > 0 { estimate.max(PENALTY.as_secs_f64()) } else { estimate };
         estimate * (f64::from(in_flight) + 1.0)
     }
 
-    /// The estimated round trip in seconds.
+    /// The estimated round trip in seconds; as long as it is held, at least what is left of that.
     #[must_use]
     pub fn estimate(&self, now: Instant) -> f64 {
+        let expected = self.expected(now);
+        let held_until = self.held_until.load(Relaxed);
+        if held_until == 0 {
+            return expected;
+        }
+        expected.max(Duration::from_nanos(held_until.saturating_sub(self.nanos(now))).as_secs_f64())
+    }
+
+    fn expected(&self, now: Instant) -> f64 {
         let since = self.nanos(now).saturating_sub(self.stamp.load(Relaxed));
         f64::from_bits(self.cost.load(Relaxed)) * decayed(since)
     }
@@ -204,6 +230,21 @@ mod tests {
         unknown.penalize(None, origin);
         unknown.lift(MS, origin);
         assert!((unknown.estimate(origin) - 0.001).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_busy_one_is_held_as_long_as_it_said_whatever_its_checks_say() {
+        let (origin, second) = (Instant::now(), Duration::from_secs(1));
+        for (asked, seconds) in [(None, 5), (Some(0), 1), (Some(20), 20), (Some(u64::MAX), 60)] {
+            let ewma = PeakEwma::new(origin);
+            ewma.observe(10 * MS, origin);
+            ewma.hold(asked.map(Duration::from_secs), origin);
+            ewma.lift(MS, origin + second / 2);
+            ewma.observe(10 * MS, origin + second / 2);
+            let end = origin + seconds * second;
+            assert!((ewma.estimate(end - second / 4) - 0.25).abs() < 1e-9, "{asked:?}");
+            assert!(ewma.estimate(end) <= 0.01, "{asked:?}");
+        }
     }
 
     proptest! {

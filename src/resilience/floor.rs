@@ -1,55 +1,54 @@
 //! The least that answers took of late: what an attempt needs at the very least.
 //!
 //! The minimum over this ten-second window and the one before; with no answers for as long, nothing is known and nothing is
-//! needed. It is a bound for extra attempts only: whoever refuses the first attempts by it starves what it learns from.
+//! needed. Of concurrent answers the fastest counts, and one that comes late to its window changes no newer one (loom walks both
+//! below). It is a bound for extra attempts only: whoever refuses the first attempts by it starves what it learns from.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use tokio::time::Instant;
 
-use super::slot::{pack, unpack};
+use super::{
+    bulkhead::Word,
+    slot::{unpack, update},
+};
 
 /// How long a window is, in seconds.
 const WINDOW: u64 = 10;
 
 /// The least of two windows, each packed: the window's number (from 1) in the high half, microseconds in the low half.
-pub struct Floor {
+pub struct Floor<W = AtomicU64> {
     origin: Instant,
-    windows: [AtomicU64; 2],
+    windows: [W; 2],
 }
 
 impl Floor {
     /// One that knows nothing yet.
     #[must_use]
     pub fn new(origin: Instant) -> Self {
-        Self { origin, windows: [const { AtomicU64::new(0) }; 2] }
+        Self::of_words(origin)
+    }
+}
+
+impl<W: Word> Floor<W> {
+    fn of_words(origin: Instant) -> Self {
+        Self { origin, windows: std::array::from_fn(|_| W::zero()) }
     }
 
     /// Takes in how long an answer took. One load, unless it is the fastest of its window.
     pub fn record(&self, took: Duration, now: Instant) {
         let (window, micros) = (self.window(now), u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
-        let slot = &self.windows[window as usize % 2];
-        let mut seen = slot.load(Relaxed);
-        loop {
-            let (of, least) = unpack(seen);
-            if of > window || of == window && least <= micros {
-                return;
-            }
-            match slot.compare_exchange_weak(seen, pack(window, micros), Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
+        update(&self.windows[window as usize % 2], |of, least| {
+            let known = of > window || of == window && least <= micros;
+            (!known).then_some((window, micros))
+        });
     }
 
     /// The least; zero where nothing is known.
     #[must_use]
     pub fn least(&self, now: Instant) -> Duration {
         let window = self.window(now);
-        let recent = self.windows.iter().map(|slot| unpack(slot.load(Relaxed)));
+        let recent = self.windows.iter().map(|slot| unpack(slot.load()));
         let recent = recent.filter(|(of, _)| *of != 0 && of + 1 >= window);
         recent.map(|(_, micros)| micros).min().map_or(Duration::ZERO, |micros| Duration::from_micros(micros.into()))
     }
@@ -62,6 +61,7 @@ impl Floor {
 
 #[cfg(test)]
 mod tests {
+    use loom::sync::{Arc, atomic::AtomicU64 as Modelled};
     use proptest::prelude::*;
 
     use super::*;
@@ -89,6 +89,25 @@ mod tests {
             }
         });
         assert_eq!(floor.least(origin), Duration::from_micros(4_002));
+    }
+
+    /// Two answers in one window; then one of a window whose place a newer one takes at the same time.
+    #[test]
+    fn loom_the_fastest_counts_and_a_late_one_changes_no_newer_window() {
+        for (behind, least) in [(0, 3), (20, 5)] {
+            loom::model(move || {
+                let origin = Instant::now();
+                let at = move |seconds| origin + Duration::from_secs(seconds);
+                let floor = Arc::new(Floor::<Modelled>::of_words(origin));
+                let other = {
+                    let floor = floor.clone();
+                    loom::thread::spawn(move || floor.record(Duration::from_micros(3), at(20 - behind)))
+                };
+                floor.record(Duration::from_micros(5), at(20));
+                other.join().unwrap();
+                assert_eq!(floor.least(at(20)), Duration::from_micros(least));
+            });
+        }
     }
 
     proptest! {

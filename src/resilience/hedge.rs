@@ -6,18 +6,20 @@
 //! ```
 //!
 //! Invariants: never before 1 ms; never on a percentile of too few answers to have one. The first window after a silence closes
-//! as soon as it has enough. An attempt that was given up because its rival was faster counts as what it took until then: it
+//! as soon as it has enough. One caller closes a window, no answer is lost or counted twice, and nobody reads a percentile that
+//! was not worked out, or the time of another one (loom walks these in the tests). An attempt that was given up because its rival was faster counts as what it took until then: it
 //! was past the percentile already, so the percentile stays true. What hedges may cost is a budget's to say.
 //!
 //! **Source:** Finagle's `BackupRequestFilter`; J. Dean and L. A. Barroso, "The Tail at Scale", CACM 2013.
 
-use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use tokio::time::Instant;
 
+use super::{
+    bulkhead::Word,
+    slot::{unpack, update},
+};
 use crate::config;
 
 /// No hedge is made earlier.
@@ -28,6 +30,12 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// How long a window may wait for enough answers, and what is known stays in force without new ones.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// What the time of a percentile is told in: 32 bits of it are six years.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The low bits of the word of when a window began, which number windows: two that begin in one microsecond differ.
+const WINDOW_BITS: u32 = 8;
 
 /// Answers below which no percentile is taken.
 const LEAST_ANSWERS: f64 = 20.0;
@@ -61,33 +69,29 @@ impl From<&config::HedgeAfter> for After {
 /// The moment of the second attempt, for one model at one pool.
 ///
 /// Callers on several threads may have an answer counted in the window next to its own: it is a hint, not a count.
-pub struct Moment {
+pub struct Moment<W = AtomicU64> {
     after: After,
     origin: Instant,
-    /// Nanoseconds since `origin` when the open window began.
-    began: AtomicU64,
-    count: AtomicU64,
-    buckets: Box<[AtomicU32]>,
-    /// The percentile of the last closed window in microseconds; 0: not known.
-    known: AtomicU64,
-    /// Nanoseconds since `origin` when that window closed.
-    closed: AtomicU64,
+    /// Microseconds since `origin` when the open window began, and in the low bits its number.
+    began: W,
+    count: W,
+    buckets: Box<[W]>,
+    /// When the last window closed, in ticks from 1, and its percentile in microseconds; 0: not known.
+    known: W,
 }
 
 impl Moment {
     /// One that knows no answers yet.
     #[must_use]
     pub fn new(after: After, origin: Instant) -> Self {
-        let buckets = if matches!(after, After::Quantile(_)) { BUCKETS } else { 0 };
-        Self {
-            after,
-            origin,
-            began: AtomicU64::new(0),
-            count: AtomicU64::new(0),
-            buckets: (0..buckets).map(|_| AtomicU32::new(0)).collect(),
-            known: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-        }
+        Self::with(after, origin, if matches!(after, After::Quantile(_)) { BUCKETS } else { 0 })
+    }
+}
+
+impl<W: Word> Moment<W> {
+    fn with(after: After, origin: Instant, buckets: usize) -> Self {
+        let buckets = (0..buckets).map(|_| W::zero()).collect();
+        Self { after, origin, began: W::zero(), count: W::zero(), buckets, known: W::zero() }
     }
 
     /// How long after the first attempt the second is made; `None`: not known, make none.
@@ -106,41 +110,50 @@ impl Moment {
     pub fn record(&self, took: Duration, now: Instant) {
         let After::Quantile(quantile) = self.after else { return };
         // Counted first: who closes the window takes off what the buckets hold, which is never more.
-        let count = self.count.fetch_add(1, Relaxed) + 1;
-        self.buckets[bucket(took)].fetch_add(1, Relaxed);
-        let (began, now) = (self.began.load(Relaxed), self.nanos(now));
-        let age = Duration::from_nanos(now.saturating_sub(began));
+        let count = self.count.add(1) + 1;
+        self.buckets[bucket(took)].add(1);
+        let began = self.began.load();
+        let age = Duration::from_micros(self.micros(now).saturating_sub(began >> WINDOW_BITS));
         let enough = count >= enough(quantile);
-        if enough && (age >= WINDOW || !self.knows(now)) || age >= LONGEST {
-            self.close(quantile, (began, now));
+        if enough && (age >= WINDOW || self.percentile(now).is_none()) || age >= LONGEST {
+            self.close(quantile, began, now);
         }
     }
 
     fn percentile(&self, now: Instant) -> Option<Duration> {
-        self.knows(self.nanos(now)).then(|| Duration::from_micros(self.known.load(Relaxed)))
-    }
-
-    fn knows(&self, now: u64) -> bool {
-        let age = now.saturating_sub(self.closed.load(Relaxed));
-        self.known.load(Relaxed) != 0 && Duration::from_nanos(age) < LONGEST
+        let (closed, micros) = unpack(self.known.load());
+        let known = micros != 0 && TICK * self.tick(now).saturating_sub(closed) < LONGEST;
+        known.then(|| Duration::from_micros(u64::from(micros)))
     }
 
     /// One caller closes a window; others go on counting, in the next.
-    fn close(&self, quantile: f64, (began, now): (u64, u64)) {
-        if self.began.compare_exchange(began, now, Relaxed, Relaxed).is_err() {
-            return;
+    fn close(&self, quantile: f64, began: u64, now: Instant) {
+        let number = (began + 1) & ((1 << WINDOW_BITS) - 1);
+        let next = self.micros(now) << WINDOW_BITS | number;
+        while let Err(found) = self.began.replace(began, next) {
+            // It may fail without a cause.
+            if found != began {
+                return;
+            }
         }
         let mut counts = [0; BUCKETS];
-        counts.iter_mut().zip(&self.buckets).for_each(|(count, bucket)| *count = bucket.swap(0, Relaxed));
-        let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-        self.count.fetch_sub(total, Relaxed);
+        counts.iter_mut().zip(&self.buckets).for_each(|(count, bucket)| *count = bucket.swap(0));
+        let total = counts.iter().sum::<u64>();
+        self.count.add(total.wrapping_neg());
         let known = if total >= enough(quantile) { quantile_of(&counts, total, quantile) } else { 0 };
-        self.known.store(known, Relaxed);
-        self.closed.store(now, Relaxed);
+        let (tick, known) = (self.tick(now), u32::try_from(known).unwrap_or(u32::MAX));
+        // Whoever closed the next window may have been faster.
+        update(&self.known, |closed, _| (closed <= tick).then_some((tick, known)));
     }
 
-    fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX - 1)
+    fn micros(&self, now: Instant) -> u64 {
+        // Two thousand years fit beside the window's number.
+        u64::try_from(now.saturating_duration_since(self.origin).as_micros()).unwrap_or(0)
+    }
+
+    fn tick(&self, now: Instant) -> u32 {
+        let ticks = now.saturating_duration_since(self.origin).as_nanos() / TICK.as_nanos();
+        u32::try_from(ticks).unwrap_or(u32::MAX - 1) + 1
     }
 }
 
@@ -163,11 +176,11 @@ fn upper(bucket: usize) -> u64 {
     (bucket as u64 + 1 - (doubling << STEPS_LOG2)) << doubling
 }
 
-fn quantile_of(counts: &[u32], total: u64, quantile: f64) -> u64 {
+fn quantile_of(counts: &[u64], total: u64, quantile: f64) -> u64 {
     let rank = (quantile * total as f64).ceil() as u64;
     let mut seen = 0;
-    let reached = |count: &u32| {
-        seen += u64::from(*count);
+    let reached = |count: &u64| {
+        seen += count;
         seen >= rank
     };
     counts.iter().position(reached).map_or(0, upper)

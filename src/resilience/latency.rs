@@ -17,7 +17,7 @@ pub struct Latencies([AtomicU32; BUCKETS]);
 
 /// What an interval's latencies come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct Summary {
     /// How many there were.
     pub count: u32,
     /// Half took no longer.
@@ -39,11 +39,11 @@ impl Latencies {
     }
 
     /// Takes what there is and begins anew.
-    pub fn take(&self) -> Tally {
+    pub fn take(&self) -> Summary {
         let counts = self.0.each_ref().map(|count| count.swap(0, Relaxed));
         let count: u32 = counts.iter().sum();
         if count == 0 {
-            return Tally::default();
+            return Summary::default();
         }
         let total: Duration = counts.iter().enumerate().map(|(index, count)| middle(index) * *count).sum();
         let (mut seen, half_of) = (0, count.div_ceil(2));
@@ -51,7 +51,7 @@ impl Latencies {
             seen += count;
             seen >= half_of
         });
-        Tally { count, median: middle(half.unwrap_or_default()), mean: total / count }
+        Summary { count, median: middle(half.unwrap_or_default()), mean: total / count }
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn taking_begins_anew() {
         let latencies = Latencies::default();
-        assert_eq!(latencies.take(), Tally::default());
+        assert_eq!(latencies.take(), Summary::default());
         latencies.note(Duration::from_millis(5));
         assert_eq!(latencies.take().count, 1);
         assert_eq!(latencies.take().count, 0);
@@ -89,14 +89,14 @@ mod tests {
         fn median_and_mean_are_near_the_true_ones(mut micros in prop::collection::vec(64u64..60_000_000, 1..200)) {
             let latencies = Latencies::default();
             micros.iter().for_each(|micros| latencies.note(Duration::from_micros(*micros)));
-            let tally = latencies.take();
+            let summary = latencies.take();
             micros.sort_unstable();
             let near = |found: Duration, truth: f64| (found.as_secs_f64() * 1e6 / truth - 1.0).abs() < 0.15;
-            prop_assert_eq!(tally.count as usize, micros.len());
+            prop_assert_eq!(summary.count as usize, micros.len());
             let median = micros[(micros.len() - 1) / 2] as f64;
-            prop_assert!(near(tally.median, median), "{:?} {}", tally.median, median);
+            prop_assert!(near(summary.median, median), "{:?} {}", summary.median, median);
             let mean = micros.iter().sum::<u64>() as f64 / micros.len() as f64;
-            prop_assert!(near(tally.mean, mean), "{:?} {}", tally.mean, mean);
+            prop_assert!(near(summary.mean, mean), "{:?} {}", summary.mean, mean);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::latency::Tally;
+use super::latency::Summary;
 
 /// Success rates are compared among as many hosts of as many answers each.
 const RATE_HOSTS: usize = 5;
@@ -89,7 +89,7 @@ pub struct Host {
     /// Its ejections.
     pub record: Record,
     /// Its answers that were no failures, and how long they took.
-    pub answers: Tally,
+    pub answers: Summary,
     /// Its failures.
     pub failures: u32,
 }
@@ -158,11 +158,11 @@ impl Policy {
 
 /// Median and mean must agree: the median alone jumps where an endpoint serves a fast and a slow model, the mean alone where one
 /// answer took very long.
-fn is_slow(answers: &Tally, longest: Duration) -> bool {
+fn is_slow(answers: &Summary, longest: Duration) -> bool {
     compared(answers) && answers.median > longest && answers.mean > longest
 }
 
-const fn compared(answers: &Tally) -> bool {
+const fn compared(answers: &Summary) -> bool {
     answers.count >= LATENCY_ANSWERS
 }
 
@@ -196,7 +196,7 @@ mod tests {
 
     fn host(count: u32, failures: u32, millis: u64) -> Host {
         let took = Duration::from_millis(millis);
-        Host { record: Record::default(), answers: Tally { count, median: took, mean: took }, failures }
+        Host { record: Record::default(), answers: Summary { count, median: took, mean: took }, failures }
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
         let mut hosts = [host(100, 0, 5), host(100, 0, 5), host(100, 0, 5)];
         hosts[2].answers.median = SECOND;
         assert!(POLICY.judge(&mut hosts, Instant::now()).is_empty());
-        hosts[2].answers = Tally { mean: SECOND, ..hosts[1].answers };
+        hosts[2].answers = Summary { mean: SECOND, ..hosts[1].answers };
         assert!(POLICY.judge(&mut hosts, Instant::now()).is_empty());
     }
 

@@ -9,14 +9,14 @@ const OVERPROVISIONED: f64 = 1.4;
 
 /// Hosts here or elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct Hosts {
     /// All of them.
     pub all: usize,
     /// Those that are well.
     pub healthy: usize,
 }
 
-impl Part {
+impl Hosts {
     /// Counts one.
     pub fn count(&mut self, healthy: bool) {
         self.all += 1;
@@ -36,7 +36,7 @@ impl Part {
 
 /// The part of the work that stays with `own`; the rest goes to the `others`.
 #[must_use]
-pub fn own_part(own: Part, others: Part) -> f64 {
+pub fn own_part(own: Hosts, others: Hosts) -> f64 {
     let (here, there) = (own.takes(), others.takes());
     if here + there <= 0.0 { f64::from(u8::from(own.all > 0)) } else { here / (here + there).min(1.0) }
 }
@@ -59,7 +59,7 @@ mod tests {
             ((10, 2), (10, 2), 0.5),
             ((4, 0), (4, 0), 1.0),
         ] {
-            let part = own_part(Part { all, healthy }, Part { all: other, healthy: well });
+            let part = own_part(Hosts { all, healthy }, Hosts { all: other, healthy: well });
             assert!((part - expected).abs() < 1e-9, "{healthy} of {all}, {well} of {other}: {part}");
         }
     }
@@ -67,8 +67,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_part_is_a_part_and_grows_with_health(all in 1usize..20, healthy in 0usize..20, other in 0usize..20, well in 0usize..20) {
-            let others = Part { all: other, healthy: well.min(other) };
-            let part = |healthy: usize| own_part(Part { all, healthy: healthy.min(all) }, others);
+            let others = Hosts { all: other, healthy: well.min(other) };
+            let part = |healthy: usize| own_part(Hosts { all, healthy: healthy.min(all) }, others);
             prop_assert!((0.0..=1.0).contains(&part(healthy)));
             prop_assert!(others.healthy == 0 || part(healthy + 1) >= part(healthy) - 1e-9);
         }

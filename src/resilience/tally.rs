@@ -1,57 +1,58 @@
 //! A tally: how much happened of late, in a ring of equal spans of time.
 //!
 //! What is added counts until its span leaves the ring: between `SPANS - 1` spans and `SPANS` spans after it happened. Counts
-//! are exact while a span's sum fits 32 bits, and stay at the most beyond. Concurrent adders lose nothing.
+//! are exact while a span's sum fits 32 bits, and stay at the most beyond. Concurrent adders lose nothing
+//! (`loom_adders_lose_nothing`).
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use tokio::time::Instant;
 
-use super::slot::{pack, unpack};
+use super::{
+    bulkhead::Word,
+    slot::{unpack, update},
+};
 
 /// Spans in the ring, the one under way among them.
 const SPANS: u32 = 10;
 
 /// Sums of the last `SPANS` spans.
 #[derive(Debug)]
-pub struct Tally {
+pub struct Tally<W = AtomicU64> {
     origin: Instant,
     span: Duration,
     /// The span's number, from 1, in the high half, its sum in the low half.
-    ring: [AtomicU64; SPANS as usize],
+    ring: [W; SPANS as usize],
 }
 
 impl Tally {
     /// A tally over `window`, empty.
     #[must_use]
     pub fn new(window: Duration, origin: Instant) -> Self {
-        Self { origin, span: window / SPANS, ring: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self::of_words(window, origin)
+    }
+}
+
+impl<W: Word> Tally<W> {
+    fn of_words(window: Duration, origin: Instant) -> Self {
+        Self { origin, span: window / SPANS, ring: std::array::from_fn(|_| W::zero()) }
     }
 
     /// Adds what happened at `now`.
     pub fn add(&self, amount: u32, now: Instant) {
         let number = self.number(now);
-        let slot = &self.ring[(number % SPANS) as usize];
-        let mut seen = slot.load(Relaxed);
-        loop {
-            let (of, sum) = unpack(seen);
+        update(&self.ring[(number % SPANS) as usize], |of, sum| {
             // A caller whose clock reading is older than the slot adds to the newer span: nothing is lost.
-            let next = if of < number { pack(number, amount) } else { pack(of, sum.saturating_add(amount)) };
-            match slot.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
+            let (of, sum) = if of < number { (number, 0) } else { (of, sum) };
+            Some((of, sum.saturating_add(amount)))
+        });
     }
 
     /// The sum over the window that ends at `now`.
     #[must_use]
     pub fn sum(&self, now: Instant) -> u64 {
         let number = self.number(now);
-        let slots = self.ring.iter().map(|slot| unpack(slot.load(Relaxed)));
+        let slots = self.ring.iter().map(|slot| unpack(slot.load()));
         slots.filter(|(of, _)| *of != 0 && of + SPANS > number).map(|(_, sum)| u64::from(sum)).sum()
     }
 
@@ -63,6 +64,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use loom::sync::{Arc, atomic::AtomicU64 as Modelled};
     use proptest::prelude::*;
 
     use super::*;
@@ -100,6 +102,25 @@ mod tests {
             }
         });
         assert_eq!(tally.sum(origin), 4_000);
+    }
+
+    /// Two add to one span; or one opens the next span in the slot, and the other, whose clock is behind, comes before or after.
+    #[test]
+    fn loom_adders_lose_nothing() {
+        for (behind, least) in [(Duration::ZERO, 3), (10 * SECOND, 2)] {
+            loom::model(move || {
+                let origin = Instant::now();
+                let now = origin + 10 * SECOND;
+                let tally = Arc::new(Tally::<Modelled>::of_words(10 * SECOND, origin));
+                let other = {
+                    let tally = tally.clone();
+                    loom::thread::spawn(move || tally.add(1, now - behind))
+                };
+                tally.add(2, now);
+                other.join().unwrap();
+                assert!((least..=3).contains(&tally.sum(now)), "{}", tally.sum(now));
+            });
+        }
     }
 
     proptest! {

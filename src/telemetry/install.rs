@@ -2,7 +2,9 @@
 //!
 //! Counters and gauges are the Prometheus exporter's, histograms are `histogram`'s; one scrape shows both. Gauges that
 //! mirror a state which something else keeps (slots in use, hit ratios) are not written on the path: whoever keeps the state
-//! registers a hook that writes them just before a scrape. Serving the text over HTTP is `admin`'s.
+//! registers a hook that writes them just before a scrape. The exporter cannot take a series out of its registry but by an idle
+//! timeout for all, which gauges that rightly stay as they are would fall to; so a gauge of something that is gone is set to NaN,
+//! and a scrape leaves those out. Serving the text over HTTP is `admin`'s.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,7 +90,7 @@ impl Scrape {
     #[must_use]
     pub fn render(&self) -> String {
         self.hooks().iter().for_each(|hook| hook());
-        let mut text = self.0.exporter.render();
+        let mut text = without_hidden(&self.0.exporter.render());
         self.0.histograms.render(&mut text);
         text
     }
@@ -96,6 +98,15 @@ impl Scrape {
     fn hooks(&self) -> std::sync::MutexGuard<'_, Vec<Box<dyn Fn() + Send + Sync>>> {
         self.0.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Leaves the gauge out of scrapes until it is set again: what it was about is gone.
+pub(super) fn hide(gauge: &Gauge) {
+    gauge.set(f64::NAN);
+}
+
+fn without_hidden(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| line.starts_with('#') || !line.ends_with(" NaN\n")).collect()
 }
 
 /// The exporter with histograms of Weir's own.
@@ -151,6 +162,17 @@ mod tests {
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected}\nin\n{text}");
         }
+    }
+
+    #[test]
+    fn a_gauge_of_something_that_is_gone_is_not_shown_until_it_is_back() {
+        let (gauges, scrape) = scratch(|| ["a", "b"].map(|pool| gauge!(names::ENDPOINTS, "pool" => pool)));
+        gauges.iter().for_each(|gauge| gauge.set(2));
+        hide(&gauges[0]);
+        let text = scrape.render();
+        assert!(!text.contains("pool=\"a\"") && text.contains("weir_endpoints{pool=\"b\"} 2\n"), "{text}");
+        gauges[0].set(1);
+        assert!(scrape.render().contains("weir_endpoints{pool=\"a\"} 1\n"));
     }
 
     #[test]

@@ -82,11 +82,17 @@ fn endpoints(weir: &Weir, pool: &str) -> Vec<Value> {
     pools["state"][pool]["endpoints"].as_array().cloned().unwrap_or_default()
 }
 
+/// Why the pool's first source found nothing.
+fn failure(weir: &Weir, pool: &str) -> Option<String> {
+    let pools = http1::get(weir.admin(), "/admin/v1/pools").expect(200).json();
+    pools["state"][pool]["discovery"][0]["failure"].as_str().map(ToOwned::to_owned)
+}
+
 #[test]
 fn a_file_of_endpoints_is_followed_without_a_failed_request() {
     let (a, b, folder) = (Counting::listen(OK), Counting::listen(OK), Folder::new("endpoints"));
     let file = folder.write("endpoints.yaml", format!("- {}\n", a.endpoint()));
-    let weir = Weir::start(&format!(
+    let mut weir = Weir::start(&format!(
         "pools:\n  p: {{endpoints: [{{file: \"{}\"}}], slow_start: 0s}}\nmodels:\n  m: {{pool: p, timeout: 10s}}\n",
         file.display()
     ));
@@ -98,6 +104,15 @@ fn a_file_of_endpoints_is_followed_without_a_failed_request() {
     put(&file, "- this is no endpoint\n");
     await_metric(weir.admin(), "weir_discovery_refreshes_total", &[("pool", "p"), ("outcome", "failed")], |n| n >= 1.0);
     assert_eq!(endpoints(&weir, "p").len(), 2, "garbage keeps the old set");
+    // Another mistake is told too: in the log, and where the pool is looked at.
+    for (mistake, words) in [("- this is no endpoint\n", "not a URL"), ("- {htp: 'http://h:1'}\n", "htp")] {
+        put(&file, mistake);
+        wait_until("the mistake to be shown", LIMIT, || failure(&weir, "p").is_some_and(|told| told.contains(words)));
+        let log = weir.process().log();
+        let source = format!("file {}", file.display());
+        let is_told = |line: &str| [words, &source, "endpoints cannot be found"].iter().all(|part| line.contains(part));
+        assert_eq!(log.lines().filter(|line| is_told(line)).count(), 1, "{log}");
+    }
     put(&file, &format!("- {}\n", b.endpoint()));
     await_metric(weir.admin(), "weir_endpoints", &[("pool", "p")], |count| count <= 1.0);
     // What was chosen before the set changed has arrived by then.
@@ -106,8 +121,10 @@ fn a_file_of_endpoints_is_followed_without_a_failed_request() {
     load.pass(100);
     assert_eq!(a.count(), left, "one that left takes no new request");
     load.end();
+    assert_eq!(failure(&weir, "p"), None);
     let authority = a.endpoint().replace("http://", "");
-    assert_eq!(weir.metrics().sum("weir_endpoint_healthy", &[("endpoint", &authority)]), Some(0.0));
+    assert_eq!(weir.metrics().sum("weir_endpoint_healthy", &[("endpoint", &authority)]), None, "nothing is said of it");
+    assert_eq!(weir.metrics().sum("weir_breaker_state", &[("target", &format!("p/{authority}"))]), None);
 }
 
 #[test]
@@ -226,7 +243,9 @@ fn the_other_region_takes_over_and_gives_back() {
     drop(primary);
     over(1.0);
     becomes("us-east-1", 503);
-    assert!(region("us-east-1").text().contains("pool \\\"p\\\""), "{}", region("us-east-1").text());
+    let told = region("us-east-1").text();
+    let reason = format!("127.0.0.1:{port}: fails its health check");
+    assert!(told.contains("pool \\\"p\\\"") && told.contains(&reason) && !told.contains("dr"), "{told}");
     becomes("us-west-2", 200);
     (0..10).for_each(|_| drop(connection.post(PATH, "{}").expect(200)));
     assert_eq!((east.count(), west.count()), (10, 10));
@@ -238,12 +257,13 @@ fn the_other_region_takes_over_and_gives_back() {
 }
 
 #[test]
-fn a_pool_that_stands_by_is_not_waited_for() {
-    let alive = Counting::listen(OK);
+fn pools_that_help_out_are_not_waited_for() {
+    let (alive, dead) = (Counting::listen(OK), format!("{{endpoints: [\"http://127.0.0.1:{}\"]}}", free_port()));
     let weir = Weir::start(&format!(
-        "pools:\n  p: {{endpoints: [\"{}\"], failover: dr}}\n  dr: {{endpoints: [\"http://127.0.0.1:{}\"]}}\nmodels:\n  m: {{pool: p}}\n",
+        "capacity: {{burst_pool: burst}}\ntiers:\n  high: {{pool: p}}\n  best-effort: {{pool: low, low_priority: true}}\npools:\n  p: \
+         {{endpoints: [\"{}\"], failover: dr}}\n  dr: {dead}\n  burst: {dead}\n  low: {dead}\n  idle: {dead}\nmodels:\n  m: {{tier: \
+         high}}\n  n: {{tier: best-effort}}\n",
         alive.endpoint(),
-        free_port()
     ));
     weir.connect().post(PATH, "{}").expect(200);
 }

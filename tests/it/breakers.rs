@@ -309,8 +309,9 @@ fn an_open_breaker_means_no_arrivals() {
     assert_eq!(model.requests(), 1);
     assert_eq!(transitions(&weir, &endpoint, "open"), 1.0);
     let log = weir.process().log();
-    let moved: Vec<_> = log.lines().filter(|line| line.contains("circuit breaker moved")).collect();
-    assert!(matches!(*moved, [line] if line.contains(&endpoint) && line.contains("Open")), "{log}");
+    let moved: Vec<_> = log.lines().filter(|line| line.contains("circuit breaker opened")).collect();
+    let told = ["WARN", &*target(&endpoint), "why=a failure", "open_for=5s"];
+    assert!(matches!(*moved, [line] if told.iter().all(|told| line.contains(told))), "{log}");
 }
 
 #[test]

@@ -46,6 +46,24 @@ fn check_is_content_with_a_good_file() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
+/// What will not do what it seems to is a line each, and no failure.
+#[test]
+fn check_warns_and_is_content() {
+    let folder = Folder::new("check");
+    let missing = folder.path().join("endpoints.yaml");
+    let text = format!(
+        "pools:\n  p: {{zone: a, hedge: {{}}, endpoints: [\"http://h:1\"]}}\n  idle: {{endpoints: [{{file: {}}}]}}\nmodels:\n  m: {{pool: \
+         p, idempotent: false}}\n",
+        missing.display()
+    );
+    let output = run(&["check", "-c", &folder.write("weir.yaml", text).display().to_string()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let warnings: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    let paths: Vec<_> = warnings.iter().filter_map(|warning| warning.split(": ").next()).collect();
+    assert_eq!(paths, ["pools.p", "pools.idle", "models.m.idempotent", "pools.idle.endpoints"], "{text}");
+}
+
 #[test]
 fn check_prints_every_problem_at_once() {
     let folder = Folder::new("check");

@@ -101,14 +101,20 @@ fn rows_of_every_type_are_those_that_redis_holds() {
     let both: f64 = servers.iter().map(|server| answered(&sidecar, &format!("feature_server/{}", server.http()))).sum();
     assert!(both >= 10.0, "one request a view: {both}");
 
-    // What is read through a server is not written through it.
-    let body = json!({"push_source_name": "driver_push", "df": {}}).to_string();
-    let refused = sidecar.connect().post("/push", body);
-    assert_ne!(refused.status, 200, "{}", refused.text());
+    // What is read through a server is not written through it, whatever the body is.
     let write = json!({"feature_view_name": "live", "df": {"driver_id": [1], "event_timestamp": ["2026-11-22T10:00:00Z"],
         "speed": [1.0], "gear": [2]}});
-    let refused = sidecar.connect().post("/write-to-online-store", write.to_string()).expect(501).json();
-    assert!(refused.as_str().expect("words").contains("features.l2.feature_server"), "{refused}");
+    let empty = json!({"push_source_name": "driver_push", "df": {}});
+    for (path, body) in [
+        ("/write-to-online-store", write.to_string()),
+        ("/write-to-online-store", "{".into()),
+        ("/push", empty.to_string()),
+        ("/push", json!({"push_source_name": "nobody's", "to": "nowhere"}).to_string()),
+        ("/push", "no JSON".into()),
+    ] {
+        let refused = sidecar.connect().post(path, body).expect(501).json();
+        assert!(refused.as_str().expect("words").contains("features.l2.feature_server"), "{refused}");
+    }
 }
 
 #[test]
@@ -329,7 +335,7 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
     let ports = [free_port(), free_port()];
     let [mut first, second] = ports.map(|port| server(&redis, port));
-    let sidecar = drivers(&ports, &echo, "");
+    let mut sidecar = drivers(&ports, &echo, "");
     let targets = ports.map(|port| format!("feature_server/127.0.0.1:{port}"));
     breaker_is(&sidecar, &targets[0], "closed");
     let load = Load::on(&sidecar);
@@ -349,6 +355,16 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     breaker_is(&sidecar, &targets[0], "closed");
     wait_until("the first to be asked again", START, || answered(&sidecar, &targets[0]) > after[0] + 3.0);
     println!("{} answers, none without a row", load.end());
+    let log = sidecar.process().log();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&*targets[0])).count();
+    assert!(
+        lines("WARN") >= 1 && lines("circuit breaker opened") >= 1 && lines("circuit breaker closed") >= 1,
+        "{log}"
+    );
+    let address = format!("address=127.0.0.1:{}", ports[0]);
+    for told in ["feature_server: failed", "feature_server: well again"] {
+        assert!(log.lines().any(|line| line.contains(told) && line.contains(&address)), "{told}: {log}");
+    }
     drop((second, revived));
 }
 

@@ -145,7 +145,10 @@ fn only_bodies_that_are_held_are_sent_again() {
     const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"error\":\"busy\"}";
     let busy = Counting::listen(BUSY);
     let keys = "retry: {max_retries: 1, initial_delay: 1ms, max_delay: 1ms}";
-    let weir = Weir::start(&format!("listen: {{hold_body: 1KiB}}\n{}", config(&[busy.endpoint()], keys)));
+    let weir = Weir::start(&format!(
+        "listen: {{http: \"127.0.0.1:0\", grpc: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", hold_body: 1KiB}}\n{}",
+        config(&[busy.endpoint()], keys)
+    ));
     let mut connection = weir.connect();
     connection.post(PATH, " ".repeat(1024)).expect(503);
     assert_eq!(busy.count(), 2);

@@ -8,6 +8,7 @@ mod world;
 
 mod bad_input;
 mod balance;
+mod bodies;
 mod breakers;
 mod cli;
 mod examples;

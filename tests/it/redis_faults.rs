@@ -220,3 +220,43 @@ fn slots_that_move_under_load_cost_no_answer() {
     assert_eq!(held_by(to), before.union(&at_target).copied().collect());
     println!("{} answers while {} rows moved, none of them without a row", load.end(), before.len());
 }
+
+/// One Redis, no L1 and no L3: what it does not say, nobody does.
+fn alone(redis: &Redis) -> Weir {
+    Weir::start(&format!(
+        r#"
+features:
+  project: {PROJECT}
+  l1: {{capacity: 0B}}
+  l2: {{redis: [{}], timeout: 2s}}
+  retry: {{max_retries: 0}}
+  breaker: {{failure_threshold: 1, open_for: 10m}}
+  views:
+    driver_stats: {{entities: {{driver_id: INT64}}, features: {{acc_rate: {{type: DOUBLE, default: {NONE}}}}}}}
+"#,
+        redis.url()
+    ))
+}
+
+#[test]
+fn an_open_breaker_says_when_to_come_back_and_how_long_it_is_open() {
+    let redis = Redis::start();
+    let weir = alone(&redis);
+    let target = format!("redis/{}", redis.address());
+    let left = || weir.metrics().count("weir_breaker_open_seconds", &[("target", &target)]);
+    let body = json!({"features": ["driver_stats:acc_rate"], "entities": {"driver_id": [1]}}).to_string();
+    weir.connect().post("/get-online-features", body.clone()).expect(200);
+    assert_eq!(left(), 0.0);
+
+    redis.kill();
+    let target = [("target", &*target), ("state", "open")];
+    let refused = || weir.connect().post("/get-online-features", body.clone()).expect(503);
+    wait_until("the breaker to open", START, || {
+        refused();
+        weir.metrics().count("weir_breaker_state", &target) > 0.0
+    });
+    let after: f64 = refused().header("retry-after").expect("it says when").parse().expect("seconds");
+    let left = left();
+    // The metric is asked for later, and not rounded up.
+    assert!(left > 1.0 && left <= after && after <= 600.0, "{left} {after}");
+}

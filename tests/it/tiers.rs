@@ -19,6 +19,7 @@ use crate::support::{
     hand::{Arrival, Hand, read_request},
     http1::{self, Http1, Response},
     metrics::await_metric,
+    process::free_port,
 };
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"outputs\":[]}";
@@ -185,7 +186,7 @@ fn a_borrowed_slot_runs_on_the_burst_pool() {
     let tiers = http1::get(weir.admin(), "/admin/v1/tiers").expect(200).json();
     assert_eq!(
         tiers["state"]["high"],
-        json!({"slots": 5, "reserved": 4, "in_use": 5, "borrowed": 1, "waiting": 0, "mean_wait": null})
+        json!({"slots": 5, "reserved": 4, "in_use": 5, "borrowed": 1, "waiting": 0, "mean_wait_seconds": null})
     );
     expect_shed(ask(&mut weir.connect(), "m", &[]));
     // One of its own ends: the slot given back is the shared one, and the place at its own pool is the tier's again.
@@ -268,6 +269,24 @@ fn a_deadline_that_the_model_cannot_keep_is_refused_at_once() {
     assert_eq!(weir.metrics().count("weir_requests_shed_total", &[("reason", "deadline")]), 1.0);
     ask(&mut connection, "m", &[]).expect(200);
     assert!(weir.metrics().sum("weir_demand", &[("model", "m")]).expect("it is exported") > 0.0);
+}
+
+#[test]
+fn a_pool_that_takes_over_is_asked_under_its_own_policy() {
+    let hand = Hand::listen();
+    let weir = Weir::start(&format!(
+        "pools:\n  p: {{endpoints: [\"http://127.0.0.1:{}\"], health: {{interval: 200ms}}, failover: dr}}\n  dr: {{endpoints: [\"{}\"], limit: \
+         adaptive, retry: {{max_retries: 0}}}}\nmodels:\n  m: {{pool: p, timeout: 60s}}\n",
+        free_port(),
+        hand.endpoint()
+    ));
+    await_metric(weir.admin(), "weir_pool_failed_over", &[("pool", "p")], |over| over >= 1.0);
+    let mut held: Vec<_> = (0..20).map(|_| (send(&weir, "m", &[]), hand.arrival())).collect();
+    expect_shed(ask(&mut weir.connect(), "m", &[]));
+    let (mut asked, mut arrival) = held.swap_remove(0);
+    arrival.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    asked.receive().expect(503);
+    assert_eq!(hand.pending(), 0, "not once more, as requests to p are");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
@@ -58,6 +59,8 @@ pub(crate) struct Grpc {
     runtime: Runtime,
     sender: SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
     authority: String,
+    /// Dropped, they would tell the server that nobody wants them.
+    unread: Vec<hyper::body::Incoming>,
 }
 
 impl Grpc {
@@ -73,7 +76,7 @@ impl Grpc {
             runtime.spawn(async move { drop(connection.await) });
             sender
         });
-        Self { runtime, sender, authority: address.to_string() }
+        Self { runtime, sender, authority: address.to_string(), unread: Vec::new() }
     }
 
     /// One call of a unary method with a message's bytes.
@@ -145,6 +148,39 @@ impl Grpc {
             }
             panic!("the call ended without trailers")
         })
+    }
+
+    /// The head of the answer to a call of which only the beginning is sent.
+    #[track_caller]
+    pub(crate) fn half_a_call(&mut self, path: &str, metadata: &[(&str, &str)], sent: &[u8]) -> HeaderMap {
+        let sent = futures_util::stream::iter([Ok(Frame::data(Bytes::copy_from_slice(sent)))]);
+        let open = sent.chain(futures_util::stream::pending());
+        self.head(path, metadata, StreamBody::new(open).boxed_unsync())
+    }
+
+    /// The head of the answer to a POST, whose body nobody reads from then on.
+    #[track_caller]
+    pub(crate) fn unread(&mut self, path: &str, sent: &[u8]) -> HeaderMap {
+        let sent = futures_util::stream::iter([Ok(Frame::data(Bytes::copy_from_slice(sent)))]);
+        self.head(path, &[], StreamBody::new(sent).boxed_unsync())
+    }
+
+    #[track_caller]
+    fn head(&mut self, path: &str, metadata: &[(&str, &str)], body: UnsyncBoxBody<Bytes, Infallible>) -> HeaderMap {
+        let mut request = Request::post(format!("http://{}{path}", self.authority));
+        for (name, value) in [&[("content-type", "application/grpc"), ("te", "trailers")], metadata].concat() {
+            request = request.header(name, value);
+        }
+        let request = request.body(body).expect("a request");
+        let Self { runtime, sender, unread, .. } = self;
+        let answer = runtime.block_on(async {
+            sender.ready().await.expect("the connection is open");
+            let answer = timeout(Duration::from_secs(30), sender.send_request(request)).await;
+            answer.expect("an answer in time").expect("an answer")
+        });
+        let (head, body) = answer.into_parts();
+        unread.push(body);
+        head.headers
     }
 
     /// Any HTTP/2 exchange; the body's frames are joined, and its first gRPC frame taken off for a gRPC answer.

@@ -173,7 +173,6 @@ pub(crate) fn joined(l1: &str, l2: &str) -> String {
     let view = feast::VIEW;
     let names: Vec<String> = (0..feast::FEATURES).map(feast::feature).collect();
     let columns: Vec<String> = names.iter().map(|name| format!("\"{view}:{name}\"")).collect();
-    let types: Vec<String> = names.iter().map(|name| format!("{name}: {{type: DOUBLE}}")).collect();
     format!(
         "models:
   m:
@@ -181,7 +180,20 @@ pub(crate) fn joined(l1: &str, l2: &str) -> String {
     features:
       - {{view: {view}, join: {{{entity}: {entity}}}, select: [{select}]}}
     inputs: {{as: matrix, name: input-0, datatype: FP32, columns: [{columns}]}}
-features:
+{features}",
+        entity = feast::ENTITY,
+        select = names.join(", "),
+        columns = columns.join(", "),
+        features = features(l1, l2),
+    )
+}
+
+/// The view alone: what L1 may hold, and what L2 is told. Further keys of `features` may follow.
+pub(crate) fn features(l1: &str, l2: &str) -> String {
+    let types: Vec<String> =
+        (0..feast::FEATURES).map(|index| format!("{}: {{type: DOUBLE}}", feast::feature(index))).collect();
+    format!(
+        "features:
   project: {project}
   l1: {{capacity: {l1}, ttl: 1h}}
   l2: {{{l2}}}
@@ -191,10 +203,9 @@ features:
       features: {{{types}}}
       ttl: 1h
 ",
+        view = feast::VIEW,
         entity = feast::ENTITY,
         project = feast::PROJECT,
-        select = names.join(", "),
-        columns = columns.join(", "),
         types = types.join(", "),
     )
 }

@@ -87,11 +87,17 @@ pub(crate) struct Listen {
     /// Longest request body that is held for every request under way, so that it can be sent again; a longer one that nobody has
     /// to read is passed on as it comes, once.
     pub(crate) hold_body: Size,
+    /// Most bytes of bodies held over all requests under way, be it to be sent again or to be decoded, and at least `max_body`. Once
+    /// they are taken, a body that nobody has to read is passed on as it comes, and one that must be decoded is refused with 429.
+    #[schemars(extend("x-unset" = "4 × max_body"))]
+    pub(crate) hold_bodies: Option<Size>,
     /// Most rows (instances) of a request whose model joins features; one with more is refused with 400.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(crate) max_rows: u32,
     /// A connection without a request for this long (at most twice that) is closed, be it idle or slow to send a head.
     pub(crate) idle_timeout: Span,
+    /// A streamed answer of which its caller takes nothing for this long (at most twice that) is broken off, and its slot given back.
+    pub(crate) send_timeout: Span,
     /// A connection older than this is asked to close, so that long-lived HTTP/2 connections spread over the workers.
     pub(crate) max_connection_age: Span,
 }
@@ -105,8 +111,10 @@ impl Default for Listen {
             admin_token: None,
             max_body: Size(64 << 20),
             hold_body: Size(64 << 10),
+            hold_bodies: None,
             max_rows: 10_000,
             idle_timeout: Span::secs(60),
+            send_timeout: Span::secs(60),
             max_connection_age: Span::secs(600),
         }
     }
@@ -154,7 +162,8 @@ pub(crate) struct Tier {
     /// How long one may wait. Default: high 50ms, standard 100ms, best-effort 250ms, others 100ms.
     #[schemars(extend("x-unset" = "by the tier's name"))]
     pub(crate) queue_timeout: Option<Span>,
-    /// Whether its models are the first to be turned off when GPU memory is short.
+    /// Whether its models are the first to be turned off when GPU memory is short. A start does not wait for a pool that only
+    /// such models run on.
     pub(crate) low_priority: bool,
 }
 

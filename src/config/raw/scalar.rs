@@ -44,6 +44,11 @@ impl fmt::Display for Span {
     }
 }
 
+/// Reads a duration as the file writes them.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    Span::parse(text).map(|span| span.0)
+}
+
 /// A size in bytes: `64KiB`, `100MiB`, `1GB`, `512B`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Size(pub(crate) u64);

@@ -491,9 +491,11 @@ fn numbers_that_would_stop_or_spin_the_process() {
         refused(&pool(&format!("breaker: {{window: {span}}}")), "pools.p.breaker.window: ");
         refused(&format!("listen: {{idle_timeout: {span}}}\n"), "listen.idle_timeout: ");
         refused(&format!("listen: {{max_connection_age: {span}}}\n"), "listen.max_connection_age: ");
+        refused(&format!("listen: {{send_timeout: {span}}}\n"), "listen.send_timeout: ");
         refused(&format!("{POOL}models: {{m: {{timeout: {span}}}}}\n"), "models.m.timeout: ");
     }
     super::good(&pool("health: {interval: 36500d}"));
+    refused("listen: {hold_bodies: 1MiB}\n", "listen.hold_bodies: less than listen.max_body");
     refused("listen: {max_rows: 0}\n", "listen.max_rows: ");
 }
 

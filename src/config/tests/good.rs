@@ -322,3 +322,30 @@ fn a_warm_start_needs_a_place_only() {
             .is_none()
     );
 }
+
+/// What keeps a pool going is seen without having been set, and an effective value where there is no one default.
+#[test]
+fn the_policies_that_apply_to_a_pool_are_explained() {
+    let text = "pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2], hedge: {}}}\nmodels: {m: {pool: p}}";
+    let explained = super::read(text).unwrap_or_else(|problems| panic!("{problems}")).explained;
+    for line in [
+        "pools.p.breaker.failure_threshold: 5  (default; reload: live)",
+        "pools.p.breaker.open_for: 30s  (default; reload: live)",
+        "pools.p.breaker.max_open_for: as open_for  (default; reload: live)",
+        "pools.p.retry.max_retries: 2  (default; reload: live)",
+        "pools.p.retry.budget: 0.2  (default; reload: live)",
+        "pools.p.hedge: off  (default; reload: live)",
+        "pools.q.hedge.after: p95  (default; reload: live)",
+        "pools.q.hedge.share: 0.02  (default; reload: live)",
+        "pools.p.attempt_timeout: what the waits between attempts leave of the deadline, divided by the attempts that fit  (default; reload: live)",
+        "pools.p.max_in_flight: no limit  (default; reload: live)",
+        "pools.p.limit: as many as the tiers' slots  (default; reload: live)",
+        "pools.p.outlier.max_ejected: 0.5  (default; reload: live)",
+        "pools.p.panic_threshold: 0.5  (default; reload: live)",
+        "pools.p.slow_start: 10s  (default; reload: live)",
+        "pools.p.failover: none  (default; reload: live)",
+        "models.m.idempotent: true  (default; reload: live)",
+    ] {
+        assert!(explained.lines().any(|each| each == line), "{line} is not in\n{explained}");
+    }
+}

@@ -4,6 +4,7 @@ mod bad;
 mod good;
 mod mutated;
 mod predictions;
+mod tabs;
 
 use super::{
     Config,

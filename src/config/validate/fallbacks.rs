@@ -6,12 +6,11 @@ use http::HeaderName;
 
 use crate::{
     config::{
-        Combine, Ensemble, Fallback, Features, L2, Model, Output, PredictionCache, Predictions, Redis,
-        SharedPredictions,
+        Combine, Ensemble, Fallback, Features, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar},
 };
 
 use super::{Check, index};
@@ -19,19 +18,25 @@ use super::{Check, index};
 impl Check<'_> {
     pub(super) fn fallback(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Fallback> {
         let raw = model.fallback.as_ref()?;
-        if raw.rule.as_ref().is_some_and(|rule| rule.trim().is_empty()) {
-            self.wrong(&path.key("rule"), "empty", "a CEL expression");
-        }
         let outputs = raw.default.as_ref().map_or(&[][..], |default| &default.outputs);
         if raw.rule.is_some() && outputs.is_empty() {
             self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
         }
         Some(Fallback {
             model: self.fallback_model(&path.key("model"), name, raw),
-            rule: raw.rule.as_deref().map(Into::into),
+            rule: raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule)),
             reserve: raw.reserve.0,
             default: self.outputs(&path.key("default").key("outputs"), outputs),
         })
+    }
+
+    fn rule(&mut self, path: &Path, text: &str) -> Option<Rule> {
+        const ALLOWED: &str = "a CEL expression";
+        if text.trim().is_empty() {
+            self.wrong(path, "empty", ALLOWED);
+            return None;
+        }
+        Rule::compile(text).map_err(|wrong| self.wrong(path, wrong, ALLOWED)).ok()
     }
 
     fn outputs(&mut self, path: &Path, raw: &[raw::Output]) -> Vec<Output> {
@@ -157,8 +162,9 @@ impl Check<'_> {
                 self.wrong(&path.key("data").item(i), format_args!("does not fit {datatype}"), kind_of(datatype));
             }
         }
-        let (shape, data) = (output.shape.clone(), output.data.clone());
-        Some(Output { name: output.name.as_str().into(), datatype, shape, data })
+        let shape = output.shape.iter().map(|&dimension| i64::from(dimension)).collect();
+        // What does not fit was told just now.
+        Output::new(output.name.as_str().into(), datatype, shape, output.data.iter().map(scalar)).ok()
     }
 }
 
@@ -166,6 +172,16 @@ const fn combined(raw: raw::Combine) -> Combine {
     match raw {
         raw::Combine::Mean | raw::Combine::Weighted => Combine::Mean,
         raw::Combine::Vote => Combine::Vote,
+    }
+}
+
+fn scalar(element: &Loose) -> Scalar<'_> {
+    match element {
+        Loose::Bool(value) => Scalar::Bool(*value),
+        Loose::Int(value) => Scalar::Int(*value),
+        Loose::Float(value) => Scalar::Double(*value),
+        Loose::Text(text) => Scalar::Text(text.as_str().into()),
+        Loose::List(_) => Scalar::Other,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Addresses: parseable, and no two alike.
+//! Addresses: parseable, and no two alike; limits: none that refuses everything.
 
 use std::net::SocketAddr;
 
@@ -22,6 +22,11 @@ impl Check<'_> {
         if raw.max_body.0 == 0 {
             self.wrong(&path.key("max_body"), "zero", "at least 1B");
         }
+        let hold_bodies = raw.hold_bodies.map_or(raw.max_body.0.saturating_mul(4), |size| size.0);
+        if hold_bodies < raw.max_body.0 {
+            let room = "less than listen.max_body, so that the longest body would always be refused";
+            self.wrong(&path.key("hold_bodies"), room, format_args!("at least {}", raw.max_body));
+        }
         if raw.admin_token.as_ref().is_some_and(|token| token.0.is_empty()) {
             self.wrong(&path.key("admin_token"), "empty", "a token, or leave the key out");
         }
@@ -32,8 +37,10 @@ impl Check<'_> {
             admin_token: raw.admin_token.as_ref().map(|token| Secret(token.0.clone())),
             max_body: raw.max_body.0,
             hold_body: usize::try_from(raw.hold_body.0.min(raw.max_body.0)).unwrap_or(usize::MAX),
+            hold_bodies,
             max_rows: raw.max_rows as usize,
             idle_timeout: self.positive(&path.key("idle_timeout"), raw.idle_timeout),
+            send_timeout: self.positive(&path.key("send_timeout"), raw.send_timeout),
             max_connection_age: self.positive(&path.key("max_connection_age"), raw.max_connection_age),
         }
     }

@@ -55,6 +55,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         metrics_aliases: raw.metrics.aliases,
         allow_repository: raw.allow_repository,
         notices: Vec::new(),
+        warnings: Vec::new(),
     };
     check.burst(&config);
     (config, check.problems)

@@ -3,45 +3,39 @@
 //!
 //! Only reads of rows pass it. Manifests are read in the background, seldom, and hold nobody up.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    features::lookup,
-    resilience::breaker::{Breaker, Outcome, Permit, Policy, State},
-    telemetry::handles::breaker::{BreakerHandles, BreakerState},
+    features::{circuit::Circuit, lookup},
+    resilience::breaker::{Outcome, Permit, Policy},
 };
 
 /// What the breaker's metrics call it.
 const TARGET: &str = "l3";
 
 /// The object store's.
-#[derive(Clone)]
-pub(super) struct Guard(Arc<Breaker>);
+#[derive(Clone, Debug)]
+pub(super) struct Guard(Arc<Circuit>);
 
 impl Guard {
     pub(super) fn new(policy: Policy) -> Self {
-        let metrics = BreakerHandles::new(TARGET);
-        Self(Breaker::new(policy, move |state| {
-            metrics.moved(match state {
-                State::Closed => BreakerState::Closed,
-                State::Open => BreakerState::Open,
-                State::HalfOpen => BreakerState::HalfOpen,
-            });
-            tracing::warn!(?state, "object store: circuit breaker moved");
-        }))
+        Self(Arc::new(Circuit::new(TARGET, policy)))
     }
 
-    /// Asks to read; `None`: the breaker is open, or a probe is under way.
-    pub(super) fn admit(&self) -> Option<Pass> {
-        self.0.admit(Instant::now()).ok().map(Pass)
+    /// Asks to read.
+    ///
+    /// # Errors
+    ///
+    /// When one may be asked for again: the breaker is open, or a probe is under way.
+    pub(super) fn admit(&self) -> Result<Pass, Instant> {
+        self.0.admit(Instant::now()).map(Pass)
     }
-}
 
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guard").field(&self.0.state()).finish()
+    /// Writes how long the breaker stays open.
+    pub(super) fn show(&self, now: Instant) {
+        self.0.show(now);
     }
 }
 

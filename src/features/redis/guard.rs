@@ -25,15 +25,12 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use crate::{
     config,
-    features::l2::Error,
+    features::{circuit::Circuit, l2::Error},
     resilience::{
-        breaker::{Breaker, Outcome, Permit, Policy, State},
+        breaker::{Outcome, Permit, Policy},
         bulkhead::{Bulkhead, Share},
     },
-    telemetry::handles::{
-        breaker::BreakerState,
-        redis::{Redis as Handles, Refusal},
-    },
+    telemetry::handles::redis::{Redis as Handles, Refusal},
 };
 
 /// The guards of all servers, by address. A guard lives as long as a worker has a connection to its server.
@@ -62,15 +59,30 @@ impl Guards {
         known.insert(Arc::clone(address), Arc::downgrade(&guard));
         guard
     }
+
+    /// Writes how long open breakers stay so.
+    pub(super) fn show(&self, now: Instant) {
+        let guards: Vec<_> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().filter_map(Weak::upgrade).collect()
+        };
+        guards.iter().for_each(|guard| guard.circuit.show(now));
+    }
+
+    /// Whether the breaker of the server at an address refuses every request now; that of an unknown one does not.
+    pub(super) fn refuses(&self, address: &str, now: Instant) -> bool {
+        let guard = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(address).and_then(Weak::upgrade);
+        guard.is_some_and(|guard| guard.refuses(now))
+    }
 }
 
 /// A server's.
 pub(super) struct Guard {
     address: Arc<str>,
-    breaker: Arc<Breaker>,
+    circuit: Circuit,
     /// Of one tier.
     places: Bulkhead,
-    metrics: Arc<Handles>,
+    metrics: Handles,
     /// What was last told of its connections, as a number.
     told: AtomicU8,
 }
@@ -89,19 +101,11 @@ const TIER: usize = 0;
 
 impl Guard {
     fn new(address: Arc<str>, policy: Policy, most: u32) -> Self {
-        let metrics = Arc::new(Handles::new(&address));
-        let (shown, moved) = (Arc::clone(&address), Arc::clone(&metrics));
-        let breaker = Breaker::new(policy, move |state| {
-            moved.breaker.moved(match state {
-                State::Closed => BreakerState::Closed,
-                State::Open => BreakerState::Open,
-                State::HalfOpen => BreakerState::HalfOpen,
-            });
-            tracing::warn!(address = %shown, ?state, "redis: circuit breaker moved");
-        });
+        let target = format!("redis/{address}");
+        let (metrics, circuit) = (Handles::new(&target), Circuit::new(&target, policy));
         let places = Bulkhead::new(&[Share { reserved: most, max: most }], 0);
         let places = places.expect("one tier's count fits a word");
-        Self { address, breaker, places, metrics, told: AtomicU8::new(0) }
+        Self { address, circuit, places, metrics, told: AtomicU8::new(0) }
     }
 
     /// Whether that is news: every worker has several connections to a server, and what happens to one happens to all.
@@ -115,10 +119,10 @@ impl Guard {
     ///
     /// The breaker is open, or there is no place.
     pub(super) fn admit(self: &Arc<Self>) -> Result<Pass, Error> {
-        let Ok(permit) = self.breaker.admit(Instant::now()) else {
+        let permit = self.circuit.admit(Instant::now()).map_err(|until| {
             self.metrics.refused(Refusal::Open);
-            return Err(Error::Open { address: Arc::clone(&self.address) });
-        };
+            Error::Open { address: Arc::clone(&self.address), until }
+        })?;
         if !self.places.acquire(TIER) {
             self.metrics.refused(Refusal::Full);
             return Err(Error::Full { address: Arc::clone(&self.address) });
@@ -128,24 +132,23 @@ impl Guard {
 
     /// Whether the breaker would let a request through now.
     pub(super) fn would_admit(&self) -> bool {
-        self.breaker.would_admit(Instant::now())
+        self.circuit.would_admit(Instant::now())
+    }
+
+    /// Whether the breaker is open, and not yet to be probed.
+    pub(super) fn refuses(&self, now: Instant) -> bool {
+        self.circuit.refuses(now)
     }
 
     /// Something else found the server well.
     pub(super) fn found_well(&self) {
-        self.breaker.probe_from(Instant::now());
+        self.circuit.probe_from(Instant::now());
     }
 }
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.metrics.breaker.gone();
     }
 }
 
@@ -268,6 +271,22 @@ mod tests {
         assert!(guard.admit().is_err());
         guard.found_well();
         assert!(guard.admit().unwrap().permit.is_probe());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_refuses_from_when_its_breaker_opens_until_it_may_be_probed() {
+        let (guards, address, policy): (_, Arc<str>, _) = (Guards::new(&breaker(), MOST), "h:1".into(), breaker());
+        assert!(!guards.refuses(&address, Instant::now()), "nothing is known of it");
+        let guard = guards.of(&address);
+        assert!(!guards.refuses(&address, Instant::now()));
+        for _ in 0..policy.failure_threshold {
+            guard.admit().unwrap().record(&Err(Error::TimedOut(policy.window)));
+        }
+        assert!(guards.refuses(&address, Instant::now()));
+        tokio::time::advance(policy.open_for).await;
+        assert!(!guards.refuses(&address, Instant::now()), "without traffic it does not go on");
+        let _probe = guard.admit().unwrap();
+        assert!(!guards.refuses(&address, Instant::now()), "a probe is under way");
     }
 
     #[tokio::test]

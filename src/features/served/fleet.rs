@@ -88,25 +88,33 @@ impl Fleet {
     fn pick(&self, but: Option<&Arc<str>>, now: Instant) -> Result<Call, Error> {
         let is_other = |server: &&Arc<Server>| but.is_none_or(|but| server.address() != but);
         let mut left: SmallVec<[&Arc<Server>; 16]> = self.servers.iter().filter(is_other).collect();
-        let mut refusal = None;
+        let (mut refusal, mut soonest) = (None, None::<Instant>);
         while !left.is_empty() {
             // A second attempt is for who will answer, not for who may.
             let probe = if but.is_none() { left.iter().position(|server| server.wants_probe(now)) } else { None };
             let at = probe.unwrap_or_else(|| cheaper_of_two(&left, now));
             match left.swap_remove(at).admit(now) {
                 Ok(call) => return Ok(call),
-                Err(error) => refusal = Some(error),
+                Err(Error::Open { until, .. }) => soonest = Some(soonest.map_or(until, |soonest| soonest.min(until))),
+                Err(full) => refusal = Some(full),
             }
         }
-        Err(match refusal {
-            Some(full @ Error::Full { .. }) => full,
-            _ => Error::Open { address: self.addresses() },
-        })
+        Err(refusal.unwrap_or_else(|| Error::Open { address: self.addresses(), until: soonest.unwrap_or(now) }))
     }
 
     /// Whether a server would be asked now, as far as breakers go.
     pub(super) fn would_ask(&self, now: Instant) -> bool {
         self.servers.iter().any(|server| server.would_admit(now))
+    }
+
+    /// Writes how long open breakers stay so.
+    pub(super) fn show(&self, now: Instant) {
+        self.servers.iter().for_each(|server| server.show(now));
+    }
+
+    /// Whether every server's breaker refuses now.
+    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
+        self.servers.iter().all(|server| server.refuses(now))
     }
 
     /// What each server says of its health, over the worker's connections.

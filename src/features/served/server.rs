@@ -2,7 +2,7 @@
 //!
 //! Who failed once is avoided, so that requests alone find out late that it is gone, or back: its health is looked at until it is
 //! well again. A check that fails is a failure like any other; one that passes lifts the balance's penalty, and after one that
-//! failed has an open breaker probe at once.
+//! failed has an open breaker probe at once. That it failed, and that it is well again, is logged, a pair of lines a minute at most.
 
 use std::{
     fmt,
@@ -20,17 +20,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::client::Client;
 use crate::{
     config,
-    features::l2::Error,
+    features::{circuit::Circuit, l2::Error},
     infer::decoded::shown,
     resilience::{
-        breaker::{Breaker, Outcome, Permit, Policy, State},
+        breaker::{Outcome, Permit, Policy},
         ewma::PeakEwma,
         seldom::Seldom,
     },
-    telemetry::handles::{
-        breaker::BreakerState,
-        feature_server::{self as counted, FeatureServer as Handles},
-    },
+    telemetry::handles::feature_server::{self as counted, FeatureServer as Handles},
 };
 
 /// How long a look at its health may take.
@@ -41,20 +38,24 @@ pub(super) struct Server {
     address: Arc<str>,
     online: Uri,
     health: Uri,
-    breaker: Arc<Breaker>,
+    circuit: Circuit,
     load: PeakEwma,
     in_flight: AtomicU32,
     /// Most requests under way.
     most: u32,
     /// Longest wait for an answer.
     timeout: Duration,
-    metrics: Arc<Handles>,
+    metrics: Handles,
     /// Whether it failed since it was last found well.
     suspect: AtomicBool,
     /// Whether the last check failed.
     sick: AtomicBool,
     /// When what it refuses was last told.
     refusals: Seldom,
+    /// When it was last told that it failed.
+    faults: Seldom,
+    /// Whether that is the last that was told of it.
+    told_failing: AtomicBool,
 }
 
 impl Server {
@@ -65,7 +66,7 @@ impl Server {
         now: Instant,
     ) -> Self {
         let address = Arc::clone(&server.authority);
-        let metrics = Arc::new(Handles::new(&address));
+        let target = format!("feature_server/{address}");
         let uri = |path: &str| {
             let text = format!("http://{}{path}", server.authority);
             Uri::try_from(text).expect("validated: an authority")
@@ -73,16 +74,18 @@ impl Server {
         Self {
             online: uri("/get-online-features"),
             health: uri("/health"),
-            breaker: breaker(&address, policy, &metrics),
+            circuit: Circuit::new(&target, policy),
             address,
             load: PeakEwma::new(now),
             in_flight: AtomicU32::new(0),
             most,
             timeout,
-            metrics,
+            metrics: Handles::new(&target),
             suspect: AtomicBool::new(false),
             sick: AtomicBool::new(false),
             refusals: Seldom::new(now),
+            faults: Seldom::new(now),
+            told_failing: AtomicBool::new(false),
         }
     }
 
@@ -97,13 +100,23 @@ impl Server {
 
     /// Whether its breaker would let a request through now.
     pub(super) fn would_admit(&self, now: Instant) -> bool {
-        self.breaker.would_admit(now)
+        self.circuit.would_admit(now)
+    }
+
+    /// Writes how long its breaker stays open.
+    pub(super) fn show(&self, now: Instant) {
+        self.circuit.show(now);
+    }
+
+    /// Whether its breaker is open, and not yet to be probed.
+    pub(super) fn refuses(&self, now: Instant) -> bool {
+        self.circuit.refuses(now)
     }
 
     /// Whether it is to be tried again: probes do not wait until it is the cheaper one. One that fails its checks is not worth a
     /// question.
     pub(super) fn wants_probe(&self, now: Instant) -> bool {
-        !self.breaker.is_closed() && !self.sick.load(Ordering::Relaxed) && self.breaker.would_admit(now)
+        !self.circuit.is_closed() && !self.sick.load(Ordering::Relaxed) && self.circuit.would_admit(now)
     }
 
     /// Asks to send a request.
@@ -112,9 +125,8 @@ impl Server {
     ///
     /// The breaker is open, or there is no place.
     pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Result<Call, Error> {
-        let Ok(permit) = self.breaker.admit(now) else {
-            return Err(Error::Open { address: Arc::clone(&self.address) });
-        };
+        let open = |until| Error::Open { address: Arc::clone(&self.address), until };
+        let permit = self.circuit.admit(now).map_err(open)?;
         // Counted first and given back where it is dropped, so that two callers cannot both take the last place.
         let ahead = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(self));
@@ -147,32 +159,52 @@ impl Server {
             Ok(Err(why)) => why,
             Err(_) => format!("no answer within {PATIENCE:?}"),
         };
-        self.found_sick(Instant::now());
+        self.found_sick(&why, Instant::now());
         Err(format!("{}: {why}", self.address))
     }
 
     fn found_well(&self, took: Duration, now: Instant) {
-        self.suspect.store(false, Ordering::Relaxed);
+        if self.is_recovery() {
+            tracing::info!(address = %self.address, "feature_server: well again");
+        }
         self.load.lift(took, now);
         if self.sick.swap(false, Ordering::Relaxed) {
-            self.breaker.probe_from(now);
+            self.circuit.probe_from(now);
         }
     }
 
-    fn found_sick(&self, now: Instant) {
+    fn found_sick(&self, why: &str, now: Instant) {
         self.sick.store(true, Ordering::Relaxed);
-        self.failed(now);
+        self.failed(|| why.to_owned(), now);
         // A check is no probe: it says too little of whether rows would be answered.
-        if self.breaker.is_closed()
-            && let Ok(permit) = self.breaker.admit(now)
+        if self.circuit.is_closed()
+            && let Ok(permit) = self.circuit.admit(now)
         {
             permit.record(Outcome::Failure, now);
         }
     }
 
-    fn failed(&self, now: Instant) {
-        self.suspect.store(true, Ordering::Relaxed);
+    fn failed(&self, why: impl FnOnce() -> String, now: Instant) {
+        if self.is_news(now) {
+            let why = why();
+            tracing::warn!(address = %self.address, %why, "feature_server: failed; further failures are counted only");
+        }
         self.load.penalize(None, now);
+    }
+
+    /// Notes a failure; whether it is worth a line: the first since it was well, unless the minute had one.
+    fn is_news(&self, now: Instant) -> bool {
+        let is_first = !self.suspect.swap(true, Ordering::Relaxed);
+        let is_news = is_first && self.faults.is_due(now);
+        if is_news {
+            self.told_failing.store(true, Ordering::Relaxed);
+        }
+        is_news
+    }
+
+    /// Notes that it is well; whether somebody who reads the log believes otherwise.
+    fn is_recovery(&self) -> bool {
+        self.suspect.swap(false, Ordering::Relaxed) && self.told_failing.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -180,25 +212,6 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.metrics.breaker.gone();
-    }
-}
-
-/// Its breaker; transitions are logged and counted.
-fn breaker(address: &Arc<str>, policy: Policy, metrics: &Arc<Handles>) -> Arc<Breaker> {
-    let (address, metrics) = (Arc::clone(address), Arc::clone(metrics));
-    Breaker::new(policy, move |state| {
-        metrics.breaker.moved(match state {
-            State::Closed => BreakerState::Closed,
-            State::Open => BreakerState::Open,
-            State::HalfOpen => BreakerState::HalfOpen,
-        });
-        tracing::warn!(%address, ?state, "feature_server: circuit breaker moved");
-    })
 }
 
 /// A request under way, until dropped.
@@ -238,16 +251,15 @@ impl Call {
             Ok(Err(why)) => Err(Error::Unreachable { address: Arc::clone(&server.address), why: why.into() }),
             Ok(Ok(told)) => server.judge(&told, read),
         };
-        let outcome = outcome(answer.as_ref().err());
-        server.metrics.ended(outcome);
-        self.end(outcome, (began, had));
+        self.end(answer.as_ref().err(), (began, had));
         answer
     }
 
-    /// Tells breaker and balance.
-    fn end(self, outcome: counted::Outcome, (began, had): (Instant, Duration)) {
+    /// Counts it, and tells breaker and balance.
+    fn end(self, error: Option<&Error>, (began, had): (Instant, Duration)) {
         let Self { permit, place } = self;
-        let (server, now) = (&place.0, Instant::now());
+        let (server, now, outcome) = (&place.0, Instant::now(), outcome(error));
+        server.metrics.ended(outcome);
         let (is_probe, took) = (permit.is_probe(), now - began);
         match outcome {
             counted::Outcome::Answered | counted::Outcome::Refused => {
@@ -261,9 +273,18 @@ impl Call {
             counted::Outcome::Timeout if had < server.timeout / 2 => {}
             counted::Outcome::Timeout | counted::Outcome::Failed | counted::Outcome::Full => {
                 permit.record(Outcome::Failure, now);
-                server.failed(now);
+                server.failed(|| reason(error), now);
             }
         }
+    }
+}
+
+/// What went wrong, without the address.
+fn reason(error: Option<&Error>) -> String {
+    match error {
+        Some(Error::Unreachable { why, .. } | Error::Failed { why, .. }) => why.to_string(),
+        Some(error) => error.to_string(),
+        None => String::new(),
     }
 }
 
@@ -305,4 +326,25 @@ fn words(status: StatusCode, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(2 * MOST)]);
     let text: String = shown(&text, MOST).chars().filter(|character| !character.is_control()).collect();
     format!("{}: {text}", status.as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_comes_and_goes_has_a_pair_of_lines_a_minute() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let upstream = config::Upstream { authority: "h:1".into(), host: "h".into(), port: 1 };
+        let server = Server::new(&upstream, (Policy::default(), 1), second, now);
+        assert!(!server.is_recovery(), "it was never told to fail");
+        // Every two seconds it fails twice, and is well again.
+        let mut told = Vec::new();
+        for at in (0..70).step_by(2) {
+            let failures = [server.is_news(now + second * at), server.is_news(now + second * at)];
+            told.push((at, failures, server.is_recovery()));
+        }
+        told.retain(|(_, failures, recovery)| failures.contains(&true) || *recovery);
+        assert_eq!(told, [(0, [true, false], true), (60, [true, false], true)]);
+    }
 }

@@ -79,6 +79,9 @@ mod tests {
         }
         assert!(!may_help(&refused("WRONGTYPE Operation")) && !may_help(&refused("NOPERM this user")));
         assert!(may_help(&Error::TimedOut(Duration::ZERO)));
-        assert!(!may_help(&Error::Open { address: "h:1".into() }) && !may_help(&Error::Full { address: "h:1".into() }));
+        assert!(
+            !may_help(&Error::Open { address: "h:1".into(), until: tokio::time::Instant::now() })
+                && !may_help(&Error::Full { address: "h:1".into() })
+        );
     }
 }

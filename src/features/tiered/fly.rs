@@ -92,9 +92,28 @@ pub(super) enum Done {
     /// A row that L2 itself had past its time, and for how long.
     Stale(Arc<Row>, Duration),
     Absent(At),
-    Failed(At),
+    /// No layer could say. Until when, where breakers alone kept them from being asked.
+    Failed(At, Option<Instant>),
     /// No layer has a row, and one of them has something that is none.
     Unreadable(At),
+}
+
+impl Progress {
+    /// Whether who waits for it waits for L2 no longer. A stale row at hand does instead of what L2 may say when asked again.
+    const fn is_past_l2(&self, has_stale: bool) -> bool {
+        match self {
+            Self::AtL2 => false,
+            Self::AtL2Again => has_stale,
+            Self::AtL3(_) | Self::Done(_) => true,
+        }
+    }
+}
+
+/// What a request waits for: first for all that L2 says, whose time is told apart, then for L3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    L2,
+    L3,
 }
 
 type Led = (Lead<Id, Progress>, Ask);
@@ -104,6 +123,8 @@ struct Further {
     lead: Lead<Id, Progress>,
     ask: Ask,
     behind: Behind,
+    /// When L2 may be asked, where its breaker kept it from being asked now.
+    until: Option<Instant>,
     /// When L2 was asked: what is known is as old as that.
     began: Instant,
 }
@@ -123,21 +144,33 @@ pub(super) struct Flight {
 type Awaited = (usize, usize, Watch<Progress>);
 
 impl Flight {
-    /// Joins or begins a fetch for everything open, and waits as long as the plan allows.
-    pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) {
+    /// Joins or begins a fetch for everything open, and waits as long as the plan allows. Returns when L2 was through with all
+    /// that the request waits for, or was no longer waited for.
+    pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) -> Instant {
         let mut flight = Self::of(how, shared.retry);
         let awaited = flight.gather(shared, lookup, how);
         let mut flight = (!flight.led.is_empty()).then(|| shared.tasks.outliving(flight.fly(Arc::clone(shared))));
         let mut late = pin!(sleep_until(how.by.instant()));
-        for (join, want, progress) in awaited {
-            let stale_at_hand = matches!(&lookup.joins[join].wants[want].state, State::Open(Some(_)));
-            let outcome = shared.outcome(&progress, (how, stale_at_hand), late.as_mut());
-            let reached = match &mut flight {
-                Some(flight) => flight.until(outcome).await,
-                None => outcome.await,
-            };
-            lookup.reached(shared, (join, want), reached);
+        let (mut waiting, mut through) = (awaited, None);
+        for leg in [Leg::L2, Leg::L3] {
+            let mut further = Vec::new();
+            for (join, want, progress) in waiting {
+                let has_stale = lookup.has_stale(join, want);
+                let outcome = shared.outcome(&progress, (leg, how, has_stale), late.as_mut());
+                let reached = match &mut flight {
+                    Some(flight) => flight.until(outcome).await,
+                    None => outcome.await,
+                };
+                if leg == Leg::L3 || shared.is_futile(&reached, how, has_stale) {
+                    lookup.reached(shared, (join, want), reached);
+                } else {
+                    further.push((join, want, progress));
+                }
+            }
+            waiting = further;
+            through.get_or_insert_with(Instant::now);
         }
+        through.unwrap_or_else(Instant::now)
     }
 
     fn of(how: &How, profile: Retry) -> Self {
@@ -156,7 +189,7 @@ impl Flight {
                 let wait = match want.state {
                     State::Open(_) => true,
                     State::Stale(..) | State::Early(_) => false,
-                    State::Row(_) | State::Absent | State::Unavailable | State::Unreadable => continue,
+                    State::Row(_) | State::Absent | State::Unavailable(_) | State::Unreadable => continue,
                 };
                 let early = matches!(want.state, State::Early(_));
                 let ask = Ask { view: Arc::clone(&join.view), key: want.key.clone() };
@@ -213,14 +246,14 @@ impl Flight {
         shared.count(&answers);
         let (mut ended, mut further, mut again) = (Vec::with_capacity(leads.len()), Vec::new(), Vec::new());
         for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
-            let behind = match answer {
+            let (behind, until) = match answer {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
                     shared.keep(&ask, Some(Arc::clone(&row)), fetch);
                     ended.push((lead, Progress::Done(Done::Row(row, At::L2))));
                     continue;
                 }
-                Ok(None) => Behind::Absence,
+                Ok(None) => (Behind::Absence, None),
                 // L1 does not keep it: there it would pass for fresh.
                 Err(l2::Error::Stale { row, age }) => {
                     ended.push((lead, Progress::Done(Done::Stale(row, age))));
@@ -233,10 +266,10 @@ impl Flight {
                         again.push((lead, ask));
                         continue;
                     }
-                    shared.behind(&ask.view, &error)
+                    (shared.behind(&ask.view, &error), error.until())
                 }
             };
-            further.push(Further { lead, ask, behind, began });
+            further.push(Further { lead, ask, behind, until, began });
         }
         Lead::end_all(ended);
         let beyond = shared.go_beyond_l2(worker, further);
@@ -287,13 +320,14 @@ impl Shared {
             l3.source.get(&fetch.ask).await
         };
         let answer = timeout(l3.timeout + SLACK, read).await;
-        let now = Instant::now();
+        let (now, mut until) = (Instant::now(), None);
         l3.pace.took(now - began, now);
         let (outcome, row) = match answer {
             Ok(Ok(Some(row))) => (Outcome::Hit, Some(row)),
             Ok(Ok(None)) => (Outcome::Miss, None),
             Ok(Err(error)) => {
                 tracing::debug!(view = %fetch.ask.view.name, %error, "row not read from L3");
+                until = open_until(&error);
                 (l3_outcome(&error), None)
             }
             Err(_) => (Outcome::Timeout, None),
@@ -305,7 +339,8 @@ impl Shared {
             None if outcome == Outcome::Miss => self.give_up(vec![fetch], at),
             None => fetch.lead.end(Progress::Done(match fetch.behind {
                 Behind::Absence if outcome == Outcome::Unreadable => Done::Unreadable(at),
-                Behind::Absence | Behind::Failure => Done::Failed(at),
+                Behind::Absence => Done::Failed(at, until),
+                Behind::Failure => Done::Failed(at, fetch.until.zip(until).map(|(l2, l3)| l2.min(l3))),
                 Behind::Unreadable => Done::Unreadable(at),
             })),
         }
@@ -314,7 +349,7 @@ impl Shared {
 
     /// A row of L3, to whoever waits. L2 is to have it too, unless it could not say what it has.
     fn land(&self, fetch: Further, row: Arc<Row>) -> Option<(Ask, Arc<Row>)> {
-        let Further { lead, ask, behind, began } = fetch;
+        let Further { lead, ask, behind, began, .. } = fetch;
         match behind {
             Behind::Absence => {
                 let fetch = Fetch { began, took: began.elapsed() };
@@ -362,13 +397,13 @@ impl Shared {
 
     /// No layer has the rows: each an absence if all said so, else a failure.
     fn give_up(&self, fetches: Vec<Further>, last: At) {
-        let end = |Further { lead, ask, behind, began }| {
+        let end = |Further { lead, ask, behind, until, began }| {
             let done = match behind {
                 Behind::Absence => {
                     self.keep(&ask, None, Fetch::from(began));
                     Done::Absent(last)
                 }
-                Behind::Failure => Done::Failed(last),
+                Behind::Failure => Done::Failed(last, until),
                 Behind::Unreadable => Done::Unreadable(last),
             };
             (lead, Progress::Done(done))
@@ -388,26 +423,34 @@ impl Shared {
         }
     }
 
-    /// Waits for a fetch's end, or until waiting on is of no use: L2 failed and a stale row is at hand, L3 takes longer than the
-    /// time that is left, or it is late.
+    /// How far a fetch is once L2 is through with it, or waiting on is of no use, or it is late.
     async fn outcome(
         &self,
         progress: &Watch<Progress>,
-        (how, stale_at_hand): (&How, bool),
+        (leg, how, has_stale): (Leg, &How, bool),
         late: Pin<&mut Sleep>,
     ) -> Progress {
-        let futile = |reached: &Progress| match reached {
-            Progress::AtL2 => false,
-            Progress::AtL2Again => stale_at_hand,
-            Progress::AtL3(behind) => {
-                (*behind != Behind::Absence && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
-            }
-            Progress::Done(_) => true,
+        let enough = |reached: &Progress| match leg {
+            Leg::L2 => reached.is_past_l2(has_stale),
+            Leg::L3 => self.is_futile(reached, how, has_stale),
         };
         tokio::select! {
             biased;
-            reached = progress.until(futile) => reached,
+            reached = progress.until(enough) => reached,
             () = late => progress.now(),
+        }
+    }
+
+    /// Whether waiting on for a fetch is of no use: it has ended, L2 failed and a stale row is at hand, or L3 takes longer than
+    /// the time that is left.
+    fn is_futile(&self, reached: &Progress, how: &How, has_stale: bool) -> bool {
+        match reached {
+            Progress::AtL2 => false,
+            Progress::AtL2Again => has_stale,
+            Progress::AtL3(behind) => {
+                (*behind != Behind::Absence && has_stale) || !self.l3_fits(how.by.remaining(Instant::now()))
+            }
+            Progress::Done(_) => true,
         }
     }
 
@@ -434,6 +477,13 @@ fn outcome(answer: &Result<Option<Row>, l2::Error>) -> Outcome {
     }
 }
 
+fn open_until(error: &Boxed) -> Option<Instant> {
+    match error.downcast_ref() {
+        Some(object::Error::Open { until }) => Some(*until),
+        _ => None,
+    }
+}
+
 fn l3_outcome(error: &Boxed) -> Outcome {
     match error.downcast_ref() {
         Some(object::Error::Damaged(_)) => Outcome::Unreadable,
@@ -443,13 +493,18 @@ fn l3_outcome(error: &Boxed) -> Outcome {
 }
 
 impl Lookup {
+    /// Whether a stale row is at hand should the fetch fail.
+    fn has_stale(&self, join: usize, want: usize) -> bool {
+        matches!(self.joins[join].wants[want].state, State::Open(Some(_)))
+    }
+
     /// Takes what a fetch came to, as far as it got.
     fn reached(&mut self, shared: &Shared, (join, want): (usize, usize), reached: Progress) {
         let (at, found) = match reached {
             Progress::Done(Done::Row(row, at)) => (at, Some(State::Row(row))),
             Progress::Done(Done::Stale(row, age)) => (At::L2, Some(State::Stale(row, age))),
             Progress::Done(Done::Absent(at)) => (at, Some(State::Absent)),
-            Progress::Done(Done::Failed(at)) => (at, None),
+            Progress::Done(Done::Failed(at, until)) => (at, Some(State::Unavailable(until))),
             Progress::Done(Done::Unreadable(at)) => (at, Some(State::Unreadable)),
             Progress::AtL3(behind) => (At::L3(behind), None),
             Progress::AtL2 | Progress::AtL2Again => (At::L2, None),
@@ -471,12 +526,12 @@ impl Lookup {
         let state = &mut self.joins[join].wants[want].state;
         let stale = if let State::Open(stale) = state { stale.take() } else { None };
         *state = match (found, stale) {
-            (None | Some(State::Unreadable), Some((row, age))) => {
+            (None | Some(State::Unavailable(_) | State::Unreadable), Some((row, age))) => {
                 shared.metrics.looked_up(Layer::L1, Outcome::StaleHit, 1);
                 State::Stale(row, age)
             }
             (Some(found), _) => found,
-            (None, None) => State::Unavailable,
+            (None, None) => State::Unavailable(None),
         };
     }
 }

@@ -80,8 +80,9 @@ pub(super) enum State {
     Stale(Arc<Row>, Duration),
     /// The store has no such row.
     Absent,
-    /// The store could not be asked, or not in time; or the view was left out.
-    Unavailable,
+    /// The store could not be asked, or not in time; or the view was left out. Until when, where breakers alone kept it from being
+    /// asked.
+    Unavailable(Option<Instant>),
     /// What is stored is no row.
     Unreadable,
 }
@@ -142,7 +143,7 @@ impl Lookup {
             let left_out = join.optional && how.optional == Optional::Skipped;
             for want in &mut join.wants {
                 if left_out {
-                    want.state = State::Unavailable;
+                    want.state = State::Unavailable(None);
                 } else if bypass {
                     self.asked.0[Layer::L1 as usize] = Some(CacheOutcome::Bypass);
                 } else {

@@ -39,7 +39,7 @@ impl Lookup {
             let left_out = join.optional && how.optional == Optional::Skipped;
             for (w, want) in join.wants.iter_mut().enumerate() {
                 if left_out {
-                    want.state = State::Unavailable;
+                    want.state = State::Unavailable(None);
                     continue;
                 }
                 match l1.get(join.view.id, &want.key, now) {
@@ -62,7 +62,7 @@ impl Lookup {
             let is_same = match &self.joins[*join].wants[*want].state {
                 State::Row(fetched) | State::Early(fetched) => row.as_ref().is_some_and(|row| is_same(row, fetched)),
                 State::Absent => row.is_none(),
-                State::Open(_) | State::Stale(..) | State::Unavailable | State::Unreadable => continue,
+                State::Open(_) | State::Stale(..) | State::Unavailable(_) | State::Unreadable => continue,
             };
             if is_same { same += 1 } else { other += 1 }
         }

@@ -83,8 +83,8 @@ pub(crate) enum Found {
     Row(Arc<Row>, Age),
     /// The store has none.
     Absent,
-    /// No layer could say, or not in time.
-    Unavailable,
+    /// No layer could say, or not in time. Until when, where breakers alone kept them from being asked.
+    Unavailable(Option<Instant>),
     /// What is stored is no row.
     Unreadable,
 }
@@ -128,6 +128,16 @@ pub(crate) enum PushError {
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]
     Late,
+}
+
+impl PushError {
+    /// When to push again, where a breaker says so.
+    pub(crate) const fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Store(error) => error.until(),
+            Self::ReadOnly | Self::Late => None,
+        }
+    }
 }
 
 impl Pushed {
@@ -177,7 +187,7 @@ impl ViewRows {
 
     /// Whether anything asked for could not be read.
     pub(crate) fn is_incomplete(&self) -> bool {
-        self.found.iter().any(|found| matches!(found, Found::Unavailable))
+        self.found.iter().any(|found| matches!(found, Found::Unavailable(_)))
     }
 }
 
@@ -196,8 +206,17 @@ impl Store {
             JoinLookup { view, select: [].into(), optional: false, wants, rows }
         };
         let mut lookup = Lookup::over(wishes.iter().map(join).collect());
-        self.shared.walk(&mut lookup, &how).await;
+        self.shared.walk(&mut lookup, &how, Instant::now()).await;
         lookup.tell(&self.shared.metrics, SystemTime::now())
+    }
+
+    /// Whether rows can be pushed here at all.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::ReadOnly`].
+    pub(crate) fn accepts_pushes(&self) -> Result<(), PushError> {
+        if self.shared.l2.is_writable() { Ok(()) } else { Err(PushError::ReadOnly) }
     }
 
     /// Stores rows of a view, by `by`; only the features that a row has are set. Returns once they are stored and this process
@@ -220,9 +239,7 @@ impl Store {
         let mut push = Pushing { metrics: &self.shared.metrics, rows: rows.len() as u64, pushed: Pushed::default() };
         self.shared.tell_ahead(view, &rows);
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
-        if !self.shared.l2.is_writable() {
-            return Err(PushError::ReadOnly);
-        }
+        self.accepts_pushes()?;
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
@@ -288,6 +305,16 @@ fn newest(view: &Arc<View>, rows: Vec<Offer>, order: Order) -> Vec<Put> {
 }
 
 impl Reading {
+    /// When what could not be read may be asked for again, where breakers alone are the reason: as soon as one lets a probe by.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        let untils = self.views.iter().flat_map(|view| &view.found).filter_map(|found| match found {
+            Found::Unavailable(until) => Some(*until),
+            _ => None,
+        });
+        // `None` is the least: what failed for another reason may be asked for at once.
+        untils.min().flatten()
+    }
+
     /// Rows that cannot be read cost no other row anything: they are told, as what could not be had.
     fn skipped(&mut self, view: &View, found: &[Found], metrics: &Handles) {
         let rows = found.iter().filter(|found| matches!(found, Found::Unreadable)).count();
@@ -335,7 +362,8 @@ fn judge(view: &View, want: Want, oldest: &mut Option<Duration>, (ages, now): (&
             row
         }
         State::Absent => return Found::Absent,
-        State::Open(_) | State::Unavailable => return Found::Unavailable,
+        State::Open(_) => return Found::Unavailable(None),
+        State::Unavailable(until) => return Found::Unavailable(until),
         State::Unreadable => return Found::Unreadable,
     };
     if let Some(time) = row.event_time {

@@ -67,7 +67,7 @@ impl Flaws {
                 row
             }
             State::Absent => return self.without(Reason::NotFound),
-            State::Open(_) | State::Unavailable | State::Unreadable => return self.without(Reason::Unavailable),
+            State::Open(_) | State::Unavailable(_) | State::Unreadable => return self.without(Reason::Unavailable),
         };
         if let Some(time) = row.event_time {
             metrics.served(join.view.id, now.saturating_sub(time) as f64 / 1e9);

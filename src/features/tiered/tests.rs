@@ -1,6 +1,7 @@
 //! The layers together, on a real Redis; L3 answers as each test says.
 
 mod online;
+mod signals;
 mod warm;
 
 use std::{
@@ -40,6 +41,8 @@ use crate::{
 pub(super) struct Scripted {
     rows: Mutex<HashMap<(ViewId, crate::infer::EntityKey), (i64, i64)>>,
     broken: AtomicBool,
+    /// Until when its breaker is open.
+    open: Mutex<Option<Instant>>,
     asked: AtomicUsize,
     /// Reads wait for it while it is there.
     gate: Option<Semaphore>,
@@ -63,6 +66,9 @@ impl Scripted {
         }
         if self.broken.load(Ordering::Relaxed) {
             return Err("broken".into());
+        }
+        if let Some(until) = *self.open.lock().unwrap() {
+            return Err(object::Error::Open { until }.into());
         }
         let rows = self.rows.lock().unwrap();
         Ok(rows.get(&(ask.view.id, ask.key.clone())).map(|(time, value)| row(*time, [int(*value)])))
@@ -800,6 +806,8 @@ fn rows_of_one_user(rows: i64) -> Payload {
         body: body.as_slice().into(),
         tensors: vec![tensor],
         parameters: vec![parameter],
+        id: decoded::Id::default(),
+        outputs: None,
         layout: decoded::Layout::V2 {
             json: body.len(),
             inputs: Span::default(),

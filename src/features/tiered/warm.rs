@@ -48,7 +48,7 @@ impl Warmed {
             match want.state {
                 State::Row(_) | State::Early(_) | State::Stale(..) => self.read += 1,
                 State::Absent => self.absent += 1,
-                State::Open(_) | State::Unavailable | State::Unreadable => self.failed += 1,
+                State::Open(_) | State::Unavailable(_) | State::Unreadable => self.failed += 1,
             }
         }
     }

@@ -455,3 +455,30 @@ pub(crate) fn read_all(protocol: Protocol, body: Bytes, json_length: Option<usiz
         }
     }
 }
+
+#[test]
+fn a_request_s_id_is_known_and_can_be_left_out() {
+    let told = |decoded: &Decoded| {
+        let records = decoded.id.records.iter().map(|span| span.of(&decoded.body).to_vec()).collect::<Vec<_>>();
+        (decoded.id.value.map(|id| id.get(&decoded.body).into_owned()), records)
+    };
+    for (body, value, member) in [
+        (r#"{ "id" : "a\u00e9", "inputs": []}"#, Some("aé"), Some(r#""id" : "a\u00e9""#)),
+        (r#"{"id":""}"#, Some(""), Some(r#""id":"""#)),
+        (r#"{"id":7}"#, None, Some(r#""id":7"#)),
+        (r#"{"id":null}"#, None, Some(r#""id":null"#)),
+        (r#"{"inputs":[]}"#, None, None),
+    ] {
+        let records: Vec<_> = member.map(|member| member.as_bytes().to_vec()).into_iter().collect();
+        assert_eq!(told(&v2(body)), (value.map(str::to_owned), records), "{body}");
+    }
+    assert_eq!(refused(Protocol::V2Json, br#"{"id":"a","id":"b"}"#), "duplicate key at the top level \"id\"");
+
+    // Of a singular field the last counts; all of its records go.
+    let message = Bytes::from_static(b"\x1a\x01a\x0a\x01m\x1a\x02bc");
+    let decoded = decode(Protocol::Grpc, message, None).unwrap();
+    assert_eq!(told(&decoded), (Some("bc".into()), vec![b"\x1a\x01a".to_vec(), b"\x1a\x02bc".to_vec()]));
+    let decoded = decode(Protocol::Grpc, Bytes::from_static(b"\x1a\x00"), None).unwrap();
+    assert_eq!(told(&decoded), (None, vec![b"\x1a\x00".to_vec()]));
+    assert_eq!(told(&decode(Protocol::V1, Bytes::from_static(b"{\"instances\":[]}"), None).unwrap()), (None, vec![]));
+}

@@ -28,7 +28,7 @@ use crate::{
     telemetry::handles::feast::Endpoint,
 };
 
-/// When to come back to a store that could not be read.
+/// When to come back to a store that could not be read, where nothing says better.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the endpoints work on.
@@ -48,6 +48,10 @@ impl Api<'_> {
         id: &RequestId,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let catalog = self.catalog;
+        if matches!(endpoint, Endpoint::Push | Endpoint::WriteToOnlineStore) {
+            // Before the body is looked at: no body would be taken.
+            self.store.accepts_pushes().map_err(|error| read_only(&error))?;
+        }
         if !is_json(headers) {
             return Err(schema::not_json(body));
         }
@@ -126,16 +130,20 @@ impl Api<'_> {
 
     /// What the store said is for the log: it names servers.
     fn not_pushed(self, view: ViewId, error: PushError) -> Refusal {
-        let view = &self.catalog.by_id(view).name;
         if matches!(error, PushError::ReadOnly) {
-            let message = format!("view {view}: weir wrote nothing: {error}");
-            return Error::new(Kind::Unimplemented, message).into();
+            return read_only(&error);
         }
+        let view = &self.catalog.by_id(view).name;
         let kind = if matches!(error, PushError::Late) { Kind::DeadlineExceeded } else { Kind::Unavailable };
         let message =
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
-        Error::new(kind, message).with_retry_after(RETRY_AFTER).with_source(error).into()
+        let after = again(error.until(), Instant::now());
+        Error::new(kind, message).with_retry_after(after).with_source(error).into()
     }
+}
+
+fn read_only(error: &PushError) -> Refusal {
+    Error::new(Kind::Unimplemented, format!("weir wrote nothing: {error}")).into()
 }
 
 /// A cell costs its caller next to nothing: a few names and rows make many.
@@ -188,7 +196,12 @@ fn complete(reading: &Reading) -> Result<(), Refusal> {
         "the online store could not be read in time for {}, and no row of lately is at hand; try again",
         names.join(", ")
     );
-    Err(Error::new(Kind::Unavailable, message).with_retry_after(RETRY_AFTER).into())
+    Err(Error::new(Kind::Unavailable, message).with_retry_after(again(reading.until(), Instant::now())).into())
+}
+
+/// How long until it is worth coming back: until a breaker lets a probe by, where that is all that is in the way.
+fn again(until: Option<Instant>, now: Instant) -> Duration {
+    until.map_or(RETRY_AFTER, |until| until.saturating_duration_since(now).max(RETRY_AFTER))
 }
 
 fn too_long() -> Refusal {

@@ -105,7 +105,7 @@ impl Refusal {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         if let Self::Weir(error) = self {
-            headers.insert(LEVEL, HeaderValue::from_static(encode::level_of(error).digit()));
+            headers.insert(LEVEL, HeaderValue::from_static(status::of(error.kind()).level.digit()));
             if let Some(after) = error.retry_after() {
                 headers.insert(header::RETRY_AFTER, encode::retry_after(after));
             }

@@ -42,7 +42,8 @@ use super::{
     LEVEL,
     body::ResponseBody,
     encode,
-    receive::{Extent, Received, receive},
+    hold::Hold,
+    receive::{self, Extent, Received, receive},
     record,
     service::{Arrival, Gateway},
     status,
@@ -118,9 +119,9 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, arrival: Arrival, endpoint: En
     let began = Instant::now();
     let mut call = Call { handles: &server.handles, endpoint, began, status: status::CLIENT_CLOSED_REQUEST };
     let id = arrival.told.request_id();
-    let answered = match received(&server.catalog, arrival, (endpoint, began)).await {
+    let answered = match received(gateway, arrival, (endpoint, began)).await {
         Ok(Asked::Health) => Ok(health(gateway)),
-        Ok(Asked::Body(headers, body, terms)) => {
+        Ok(Asked::Body((headers, body), terms, _held)) => {
             let api = Api { catalog: &server.catalog, store: &gateway.pipeline.features };
             api.answer(endpoint, (&headers, &body), terms, &id).await
         }
@@ -174,16 +175,16 @@ fn allowed(method: &Verb, endpoint: Endpoint) -> Result<(), Refusal> {
 }
 
 /// A request whose body is there.
-enum Asked {
+enum Asked<'a> {
     Health,
-    Body(HeaderMap, Bytes, Terms),
+    Body((HeaderMap, Bytes), Terms, Hold<'a>),
 }
 
 async fn received(
-    catalog: &Catalog,
+    gateway: &Gateway,
     arrival: Arrival,
     (endpoint, began): (Endpoint, Instant),
-) -> Result<Asked, Refusal> {
+) -> Result<Asked<'_>, Refusal> {
     let Arrival { worker, request, told } = arrival;
     let (mut parts, body) = request.into_parts();
     allowed(&parts.method, endpoint)?;
@@ -191,13 +192,14 @@ async fn received(
         return Ok(Asked::Health);
     }
     let by = told.deadline(TIMEOUT, began)?;
-    let limit = catalog.max_body;
-    let bytes = match receive(body, Extent::Whole, limit, by).await? {
+    let (limit, mut hold) = (gateway.feast.catalog.max_body, gateway.holds.hold());
+    let bytes = match receive(body, Extent::Whole, receive::Terms { limit, deadline: by, hold: &mut hold }).await? {
         Received::Whole(bytes) => super::infer::inflated(&mut parts.headers, bytes, limit)?,
         Received::Longer(..) => return Err(Error::new(Kind::Internal, "a whole body was not read to its end").into()),
     };
+    hold.whole(bytes.len() as u64)?;
     let caching = told.caching;
-    Ok(Asked::Body(parts.headers, bytes, Terms { worker, caching, by }))
+    Ok(Asked::Body((parts.headers, bytes), Terms { worker, caching, by }, hold))
 }
 
 /// 200 while this gateway is ready, with no body: what Feast's says.

@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::*;
 use crate::{
     infer::{
-        EntityType, EntityValue,
+        EntityType, EntityValue, Kind,
         decoded::{
             EntityColumn, Scalar,
             proto::{Choice, InferParameter, InferTensor, InferTensorContents, ModelInferRequest},

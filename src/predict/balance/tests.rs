@@ -7,7 +7,7 @@ use crate::{
     config, fixture,
     infer::Protocol,
     predict::{classify::Class, endpoint::Health, endpoint::InFlight, pool::Pool},
-    resilience::breaker,
+    resilience::{breaker, outlier},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -178,6 +178,29 @@ fn a_penalty_is_lifted_by_probes_alone() {
 }
 
 #[test]
+fn what_is_busy_is_spared_as_long_as_it_says_though_it_passes_its_checks() {
+    let mut play = Play::new(&settings(2), &[Server::Takes(10); 2]);
+    play.run(SECOND);
+    let busy = play.pool.members()[0].clone();
+    let permit = busy.breaker.admit(play.now).ok().unwrap();
+    busy.observe((Class::Overloaded, Some(20 * SECOND)), permit, MS, play.now);
+    assert_eq!(play.run(15 * SECOND)[0], 0);
+    play.run(6 * SECOND);
+    let asked = play.run(5 * SECOND);
+    assert!(share(&asked, 0) > 0.4, "half, not {asked:?}");
+}
+
+#[test]
+fn a_check_that_is_late_does_not_undo_a_newer_one() {
+    let (pool, now) = (Pool::new(&settings(1), 1, Instant::now()), Instant::now() + SECOND);
+    let endpoint = pool.members()[0].clone();
+    assert_eq!(endpoint.checked(Health::Passing, MS, now), Some(Health::Unknown));
+    assert_eq!(endpoint.checked(Health::Failing, SECOND, now + MS), None, "it began before");
+    assert_eq!(endpoint.health(), Health::Passing);
+    assert_eq!(endpoint.checked(Health::Failing, MS, now + 2 * MS), Some(Health::Passing));
+}
+
+#[test]
 fn a_model_that_hangs_behind_a_server_that_is_well_is_probed_once_each_open_time() {
     let mut play = Play::new(&settings(3), &[Server::Hung(100), Server::Takes(10), Server::Takes(10)]);
     play.until(|pool| !pool.members()[0].breaker.is_closed());
@@ -267,7 +290,7 @@ fn a_full_endpoint_is_passed_over_and_all_full_is_said() {
     (0..50).for_each(|_| assert_eq!(pool.pick(&WANT, now).ok().unwrap().index, 2));
     let second = pool.members()[1].enter();
     assert!(first.is_some() && second.is_some());
-    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind(), crate::infer::Kind::Shed);
+    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind, crate::infer::Kind::Shed);
 }
 
 /// Two endpoints in the gateway's own zone, two in another.
@@ -315,7 +338,8 @@ fn a_new_endpoint_works_up_to_its_share() {
     let mut config = settings(2);
     config.discovery = vec![config::Discovery::File(config::EndpointsFile { path: "x".into(), zone: None })];
     let mut play = Play::new(&config, &[Server::Takes(10); 3]);
-    play.run(5 * SECOND);
+    // What is found until then is part of the start.
+    play.run(10 * SECOND);
     play.pool.found(1, vec![endpoint(2, None)], play.now);
     let early = share(&play.run(2 * SECOND), 2);
     assert!(early > 0.01 && early < 0.15, "{early}");
@@ -349,14 +373,71 @@ fn one_that_leaves_takes_no_new_request_and_ends_those_it_has() {
         leaving.observe((Class::ServerError, None), permit, MS, now);
     }
     let text = scrape.render();
-    for line in [
-        "weir_endpoint_healthy{pool=\"gpu\",endpoint=\"h:1\"} 0\n",
-        "weir_breaker_state{target=\"gpu/h:1\",state=\"closed\"} 0\n",
-        "weir_breaker_state{target=\"gpu/h:1\",state=\"open\"} 0\n",
-        "weir_endpoints{pool=\"gpu\"} 2\n",
-    ] {
-        assert!(text.contains(line), "{line} in {text}");
-    }
+    assert!(text.contains("weir_endpoints{pool=\"gpu\"} 2\n"), "{text}");
+    assert_eq!(gauges_of(&text, "h:1"), [""; 0], "no gauge says anything of it");
+    // A look that began before it left, a check and a scrape that end after.
+    leaving.set_record(outlier::Record::default());
+    leaving.checked(Health::Failing, MS, now);
+    leaving.show(now);
+    assert_eq!(gauges_of(&scrape.render(), "h:1"), [""; 0]);
+}
+
+/// The lines about an endpoint that are no counters.
+fn gauges_of<'t>(text: &'t str, endpoint: &str) -> Vec<&'t str> {
+    text.lines().filter(|line| line.contains(endpoint) && !line.contains("_total{")).collect()
+}
+
+#[test]
+fn one_that_is_back_is_shown_again() {
+    let mut config = settings(1);
+    config.discovery = vec![config::Discovery::File(config::EndpointsFile { path: "x".into(), zone: None })];
+    let ((), scrape) = crate::telemetry::scratch(|| {
+        let (pool, now) = (Pool::new(&config, 1, Instant::now()), Instant::now());
+        for endpoints in [vec![endpoint(1, None)], vec![endpoint(2, None)], vec![endpoint(1, None)]] {
+            pool.found(1, endpoints, now);
+        }
+    });
+    let text = scrape.render();
+    assert!(text.contains("weir_breaker_state{target=\"gpu/h:1\",state=\"closed\"} 1\n"), "{text}");
+    assert_eq!(gauges_of(&text, "h:2"), [""; 0]);
+}
+
+/// At a start all are new, and nobody is there who could take their share.
+#[test]
+fn a_start_is_not_slow() {
+    let file = || config::Discovery::File(config::EndpointsFile { path: "x".into(), zone: None });
+    let mut config = settings(0);
+    config.discovery = vec![file(), file()];
+    let now = Instant::now();
+    let pool = Pool::new(&config, 1, now);
+    let weights = |at: Instant| pool.members().iter().map(|each| each.weight(at)).collect::<Vec<_>>();
+    pool.found(1, vec![endpoint(1, None)], now);
+    pool.found(2, vec![endpoint(2, None), endpoint(3, None)], now + SECOND);
+    assert_eq!(weights(now + SECOND), [1.0; 3], "each source's first find is part of the start");
+    pool.found(2, vec![endpoint(2, None), endpoint(3, None), endpoint(4, None)], now + 2 * SECOND);
+    assert_eq!(weights(now + 2 * SECOND), [1.0, 1.0, 1.0, 0.1], "one that joins others is spared");
+}
+
+#[test]
+fn when_all_are_new_none_is_spared() {
+    let mut config = settings(0);
+    config.discovery = vec![config::Discovery::File(config::EndpointsFile { path: "x".into(), zone: None })];
+    let (now, later) = (Instant::now(), Instant::now() + 3600 * SECOND);
+    let pool = Pool::new(&config, 1, now);
+    // An hour after the pool began: it was scaled to nothing, say.
+    pool.found(1, vec![endpoint(1, None), endpoint(2, None)], later);
+    pool.found(1, vec![endpoint(3, None), endpoint(4, None)], later + SECOND);
+    assert!(pool.members().iter().all(|each| each.weight(later + SECOND) >= 1.0));
+}
+
+#[test]
+fn a_source_that_finds_late_joins_those_that_serve() {
+    let mut config = settings(1);
+    config.discovery = vec![config::Discovery::File(config::EndpointsFile { path: "x".into(), zone: None })];
+    let (now, later) = (Instant::now(), Instant::now() + 60 * SECOND);
+    let pool = Pool::new(&config, 1, now);
+    pool.found(1, vec![endpoint(1, None)], later);
+    assert!(pool.members()[1].weight(later) < 0.2);
 }
 
 #[test]

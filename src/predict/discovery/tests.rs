@@ -1,5 +1,7 @@
 //! What is found, and what is kept when nothing is.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use super::*;
 use crate::{fixture, telemetry::scratch};
 
@@ -21,7 +23,8 @@ fn names(pool: &Pool) -> String {
 async fn each_address_is_an_endpoint_of_its_own() {
     let dns = dns("fraud.ml.svc:8080", Some(8081));
     let answer = || Ok(addresses(&["10.0.0.2:8080", "10.0.0.1:8080", "10.0.0.2:8080", "[fd00::1]:8080"]));
-    let found = resolve(&dns, async |host, port| {
+    let mut question = Question::default();
+    let found = question.resolve(&dns, async |host, port| {
         assert_eq!((&*host, port), ("fraud.ml.svc", 8080));
         answer()
     });
@@ -37,9 +40,9 @@ async fn each_address_is_an_endpoint_of_its_own() {
 #[tokio::test]
 async fn no_answer_is_told_with_the_name() {
     let dns = dns("fraud:8080", None);
-    let failed = resolve(&dns, async |_, _| Err(io::Error::other("no such host"))).await;
+    let failed = Question::default().resolve(&dns, async |_, _| Err(io::Error::other("no such host"))).await;
     assert_eq!(failed.unwrap_err(), "fraud:8080: no such host");
-    let empty = resolve(&dns, async |_, _| Ok(Vec::new())).await;
+    let empty = Question::default().resolve(&dns, async |_, _| Ok(Vec::new())).await;
     assert_eq!(empty.unwrap_err(), "fraud:8080: it has no address");
 }
 
@@ -51,10 +54,12 @@ async fn what_was_found_last_is_kept() {
         config.discovery = vec![Discovery::Dns(dns("fraud:8080", None))];
         Pool::new(&config, 1, Instant::now())
     });
-    let mut follower = Follower { pool: &pool, source: 1, failing: false, known: None };
+    let mut follower = Follower::new(&pool, 1);
     let mut look = async |answer: io::Result<Vec<SocketAddr>>| {
         let answer = std::sync::Mutex::new(Some(answer));
-        let found = resolve(&dns("fraud:8080", None), async |_, _| answer.lock().unwrap().take().unwrap()).await;
+        let found = Question::default()
+            .resolve(&dns("fraud:8080", None), async |_, _| answer.lock().unwrap().take().unwrap())
+            .await;
         metrics::with_local_recorder(&metrics::NoopRecorder, || follower.take(found, Instant::now()));
         names(&pool)
     };
@@ -74,6 +79,55 @@ async fn what_was_found_last_is_kept() {
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }
+}
+
+/// Its own time, and no second question beside the first: threads that wait for a resolver do not pile up.
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_hangs_is_not_waited_for_and_not_asked_again() {
+    let (dns, began) = (dns("fraud:8080", None), Instant::now());
+    let (asked, (answer, answered)) = (AtomicU32::new(0), tokio::sync::oneshot::channel());
+    let answered = std::sync::Mutex::new(Some(answered));
+    let resolver = async |_, _| {
+        asked.fetch_add(1, Relaxed);
+        let answered = answered.lock().unwrap().take();
+        answered.expect("asked once").await.map_err(io::Error::other)
+    };
+    let mut question = Question::default();
+    for look in 1..=3 {
+        let reason = question.resolve(&dns, resolver).await.unwrap_err();
+        assert_eq!(reason, "fraud:8080: the resolver did not answer within 5000 ms");
+        assert_eq!((began.elapsed(), asked.load(Relaxed)), (look * MOST_PATIENCE, 1));
+    }
+    answer.send(addresses(&["10.0.0.1:8080"])).unwrap();
+    assert_eq!(question.resolve(&dns, resolver).await.unwrap().unwrap().len(), 1);
+    assert!(question.0.is_none(), "the next look asks anew");
+}
+
+#[test]
+fn a_resolver_is_waited_for_until_the_next_look_within_reason() {
+    for (refresh, patience) in [(100, 1000), (3000, 3000), (60_000, 5000)] {
+        assert_eq!(patience_of(Duration::from_millis(refresh)), Duration::from_millis(patience));
+    }
+}
+
+/// A second mistake is another than the first; the admin port shows the last one, and none once endpoints are found.
+#[test]
+fn each_reason_is_kept_until_endpoints_are_found() {
+    let mut config = fixture::config().pools[0].clone();
+    config.discovery = vec![
+        Discovery::Dns(dns("fraud:8080", None)),
+        Discovery::File(EndpointsFile { path: "/e.yaml".into(), zone: None }),
+    ];
+    let pool = Pool::new(&config, 1, Instant::now());
+    let mut follower = Follower::new(&pool, 2);
+    for reason in ["first", "first", "second"] {
+        follower.take(Err(reason.to_owned()), Instant::now());
+        assert_eq!((pool.failures(), follower.failing.as_deref()), (vec![None, Some(reason.into())], Some(reason)));
+    }
+    follower.take(Ok(None), Instant::now());
+    assert_eq!(pool.failures(), [None, Some("second".into())], "the file is as it was: wrong");
+    follower.take(Ok(Some(Vec::new())), Instant::now());
+    assert_eq!((pool.failures(), follower.failing), (vec![None, None], None));
 }
 
 #[tokio::test]

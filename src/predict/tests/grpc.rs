@@ -3,13 +3,16 @@
 use std::{convert::Infallible, sync::Mutex};
 
 use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 
 use super::*;
 
-/// What a call is answered: headers of an answer that has only those; nothing: it is not answered.
+/// What a call is answered: headers of an answer that has only those, or, behind [`TRAILERS`], trailers behind a message; nothing:
+/// it is not answered.
 type Fields = &'static [(&'static str, &'static str)];
 
 struct Http2 {
@@ -58,15 +61,31 @@ impl Http2 {
     }
 }
 
-async fn answer(fields: Fields, call: Call) -> Result<Response<http_body_util::Empty<Bytes>>, Infallible> {
+const TRAILERS: (&str, &str) = ("", "");
+
+type Frames = futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>;
+
+async fn answer(fields: Fields, call: Call) -> Result<Response<StreamBody<Frames>>, Infallible> {
     if fields.is_empty() {
         std::future::pending::<()>().await;
     }
     std::mem::forget(call);
-    let mut response = Response::new(http_body_util::Empty::new());
-    for (name, value) in fields {
-        response.headers_mut().insert(*name, HeaderValue::from_static(value));
-    }
+    let map = |fields: Fields| {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(field).collect::<HeaderMap>()
+    };
+    let (head, trailers) = match fields.iter().position(|field| *field == TRAILERS) {
+        Some(at) => (&fields[..at], Some(&fields[at + 1..])),
+        None => (fields, None),
+    };
+    let frames = trailers.map(|trailers| {
+        let message = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 0]));
+        vec![Ok(message), Ok(Frame::trailers(map(trailers)))]
+    });
+    let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames.unwrap_or_default())));
+    *response.headers_mut() = map(head);
     Ok(response)
 }
 
@@ -86,13 +105,32 @@ fn call() -> Enriched {
 
 async fn status(predict: &Predict) -> String {
     let plan = plan(Duration::from_secs(20));
-    let prediction = predict.run(call(), None, &plan, Instant::now()).await.unwrap();
+    let prediction = predict.run(call(), None, &plan, PoolId(0), Instant::now()).await.unwrap();
     prediction.headers["grpc-status"].to_str().unwrap().to_owned()
 }
 
 const OK: Fields = &[("content-type", "application/grpc"), ("grpc-status", "0")];
 const NO: Fields = &[("content-type", "application/grpc"), ("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")];
 const SOON: Fields = &[("content-type", "application/grpc"), ("grpc-status", "14"), ("grpc-retry-pushback-ms", "3")];
+
+#[tokio::test]
+async fn a_status_in_trailers_decides_whether_there_is_a_lesson_in_it() {
+    const TYPE: (&str, &str) = ("content-type", "application/grpc");
+    let server = Http2::start(&[
+        &[TYPE, TRAILERS, ("grpc-status", "0")],
+        &[TYPE, TRAILERS, ("grpc-status", "3")],
+        &[TYPE, TRAILERS, ("grpc-status", "13")],
+    ])
+    .await;
+    let predict = predict(grpc_pool(&server));
+    let mut lessons = Vec::new();
+    for _ in 0..3 {
+        let plan = plan(Duration::from_secs(20));
+        let prediction = predict.run(call(), None, &plan, PoolId(0), Instant::now()).await.unwrap();
+        lessons.push(prediction.answered_in.is_some());
+    }
+    assert_eq!(lessons, [true, false, false]);
+}
 
 #[tokio::test]
 async fn a_pushback_says_when_and_whether() {
@@ -118,7 +156,7 @@ async fn a_caller_that_leaves_resets_the_stream() {
     let server = Http2::start(&[&[]]).await;
     let predict = predict(grpc_pool(&server));
     let plan = plan(Duration::from_secs(20));
-    let asking = predict.run(call(), None, &plan, Instant::now());
+    let asking = predict.run(call(), None, &plan, PoolId(0), Instant::now());
     let arrived = async {
         while server.timeouts().is_empty() {
             tokio::task::yield_now().await;

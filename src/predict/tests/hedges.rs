@@ -37,7 +37,7 @@ async fn held(told: Arc<Notify>) -> (String, Arc<AtomicUsize>) {
 
 async fn once(predict: &Predict, timeout: Duration) -> Result<u16, Error> {
     let plan = Plan { attempts: 1, ..plan(timeout) };
-    Ok(predict.run(request(), None, &plan, Instant::now()).await?.status.as_u16())
+    Ok(predict.run(request(), None, &plan, PoolId(0), Instant::now()).await?.status.as_u16())
 }
 
 #[tokio::test]
@@ -62,10 +62,19 @@ async fn a_silent_endpoint_costs_no_answer_and_is_let_go_of() {
 }
 
 #[tokio::test]
-async fn a_failure_waits_for_the_other_attempt() {
+async fn what_says_nothing_of_the_request_waits_for_the_other_attempt() {
+    const EARLY: &str = "HTTP/1.1 425 Too Early\r\ncontent-length: 0\r\n\r\n";
+    const LATE: &str = "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n";
+    const MANY: &str = "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n";
+    for (answer, status) in [(BUSY, 503), (MANY, 429), (EARLY, 425), (LATE, 408)] {
+        waits_for_the_other(answer, status).await;
+    }
+}
+
+async fn waits_for_the_other(answer: &'static str, failed: u16) {
     let told = Arc::new(Notify::new());
     let (slow, arrivals) = held(told.clone()).await;
-    let busy = Server::start(Box::leak(Box::new([BUSY]))).await;
+    let busy = Server::start(Box::leak(Box::new([answer]))).await;
     let (predict, scrape) = scratch(|| predict(hedged(&[&slow, &busy.authority], 1.0)));
     loop {
         let before = busy.arrivals().1;
@@ -83,7 +92,7 @@ async fn a_failure_waits_for_the_other_attempt() {
             assert_eq!(status, 200, "the failure came first");
             break;
         }
-        assert_eq!(status, 503, "the busy one was asked first and failed before the moment");
+        assert_eq!(status, failed, "the busy one was asked first and failed before the moment");
     }
     assert!(scrape.render().contains("weir_hedges_total{pool=\"p\",outcome=\"lost\"} 1\n"));
 }
@@ -164,5 +173,5 @@ async fn a_model_that_is_not_idempotent_never_gets_a_second() {
 }
 
 async fn ask_within(predict: &Predict, timeout: Duration) -> Result<Prediction, Error> {
-    predict.run(request(), None, &plan(timeout), Instant::now()).await
+    predict.run(request(), None, &plan(timeout), PoolId(0), Instant::now()).await
 }

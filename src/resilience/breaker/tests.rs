@@ -105,6 +105,8 @@ fn a_low_success_rate_trips_from_twenty_answers_on() {
     bench.calls(2, Outcome::Success).call(Outcome::Failure);
     assert_eq!(bench.state(), State::Closed);
     assert_eq!(bench.call(Outcome::Success).state(), State::Open, "15 of 20 is 75 %");
+    let cause = Cause::Rate { successes: 15, answers: 20, window: POLICY.window };
+    assert_eq!(bench.machine.transition(), Transition::Opened { cause, open_for: POLICY.open_for });
 }
 
 #[test]
@@ -166,6 +168,16 @@ fn any_failed_probe_opens_again_for_the_whole_time() {
     let mut bench = half_open();
     bench.calls(2, Outcome::Success).call(Outcome::Failure);
     assert_eq!(bench.admit(), Err(Refused { until: Some(bench.now + POLICY.open_for) }));
+    let opened = Transition::Opened { cause: Cause::Probe, open_for: POLICY.open_for };
+    assert_eq!(bench.machine.transition(), opened);
+}
+
+#[test]
+fn a_run_of_failures_is_told_with_how_long_it_took() {
+    let mut bench = Bench::new();
+    bench.call(Outcome::Failure).pass(SECOND * 11).call(Outcome::Failure).pass(SECOND).calls(4, Outcome::Failure);
+    let cause = Cause::Run { failures: 5, within: SECOND };
+    assert_eq!(bench.machine.transition(), Transition::Opened { cause, open_for: POLICY.open_for });
 }
 
 #[test]
@@ -220,7 +232,7 @@ fn the_shared_breaker_tells_transitions_in_order_and_frees_dropped_probes() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let breaker = Breaker::new(POLICY, {
         let seen = Arc::clone(&seen);
-        move |state| seen.lock().unwrap().push(state)
+        move |transition| seen.lock().unwrap().push(transition)
     });
     let start = Instant::now();
     for _ in 0..5 {
@@ -238,7 +250,9 @@ fn the_shared_breaker_tells_transitions_in_order_and_frees_dropped_probes() {
         breaker.admit(later).ok().unwrap().record(Outcome::Success, later);
     }
     assert!(breaker.is_closed());
-    assert_eq!(*seen.lock().unwrap(), [State::Open, State::HalfOpen, State::Closed]);
+    let opened =
+        Transition::Opened { cause: Cause::Run { failures: 5, within: Duration::ZERO }, open_for: POLICY.open_for };
+    assert_eq!(*seen.lock().unwrap(), [opened, Transition::HalfOpen, Transition::Closed]);
 }
 
 /// Everything that was answered since the breaker closed, and the rules read off the page.

@@ -1,5 +1,6 @@
 //! The moment against its promises one by one, then against a model that keeps every answer.
 
+use loom::sync::{Arc, atomic::AtomicU64 as Modelled};
 use proptest::prelude::*;
 
 use super::*;
@@ -89,7 +90,59 @@ fn threads_lose_no_answer() {
             scope.spawn(|| (0..1_000).for_each(|_| moment.record(MS, now)));
         }
     });
-    assert_eq!(moment.count.load(Relaxed), 4_000);
+    assert_eq!(Word::load(&moment.count), 4_000);
+}
+
+/// A moment for models: loom walks each of its counters, so it has three. It was fed `answers`.
+fn modelled(answers: u32, origin: Instant) -> Arc<Moment<Modelled>> {
+    let moment = Moment::with(P95, origin, 3);
+    (0..answers).for_each(|_| moment.record(Duration::ZERO, origin));
+    Arc::new(moment)
+}
+
+fn counted(moment: &Moment<Modelled>) -> u64 {
+    moment.buckets.iter().map(Word::load).sum()
+}
+
+/// Both answers find the window ready to be closed, at the same microsecond as it began.
+#[test]
+fn loom_one_closes_a_window_and_no_answer_is_lost() {
+    loom::model(|| {
+        let origin = Instant::now();
+        let moment = modelled(18, origin);
+        let other = {
+            let moment = moment.clone();
+            loom::thread::spawn(move || moment.record(Duration::from_micros(2), origin))
+        };
+        moment.record(Duration::from_micros(2), origin);
+        other.join().unwrap();
+        let (windows, left) = (Word::load(&moment.began), Word::load(&moment.count));
+        assert_eq!((windows, left), (1, counted(&moment)), "closed once, and what it did not take is still counted");
+        // Where one is counted and not in its counter yet, the window has one too few to tell a percentile.
+        let known = moment.percentile(origin);
+        assert!(
+            matches!((left, known), (0, Some(known)) if known == Duration::from_micros(3))
+                || (left, known) == (1, None)
+        );
+    });
+}
+
+/// Someone asks while a window is closed that had too few answers, and the one before is about to be forgotten.
+#[test]
+fn loom_nobody_reads_what_is_not_known() {
+    loom::model(|| {
+        let origin = Instant::now();
+        let moment = modelled(20, origin);
+        let later = origin + LONGEST;
+        let closer = {
+            let moment = moment.clone();
+            loom::thread::spawn(move || moment.record(Duration::from_micros(2), later))
+        };
+        let known = moment.percentile(later - TICK);
+        assert!(known.is_none_or(|known| known == Duration::from_micros(1)), "{known:?}");
+        closer.join().unwrap();
+        assert_eq!((moment.percentile(later), moment.percentile(later - TICK)), (None, None));
+    });
 }
 
 /// Every answer since the window opened.

@@ -2,7 +2,6 @@
 
 use metrics::{Counter, counter};
 
-use super::breaker::BreakerHandles;
 use crate::telemetry::names;
 
 /// What came of a request.
@@ -24,16 +23,14 @@ const OUTCOMES: [&str; 5] = ["answered", "refused", "failed", "timeout", "full"]
 
 /// Everything counted at one server.
 pub(crate) struct FeatureServer {
-    pub(crate) breaker: BreakerHandles,
     outcomes: [Counter; 5],
 }
 
 impl FeatureServer {
-    /// Handles for the server at an address; its breaker is closed.
-    pub(crate) fn new(address: &str) -> Self {
-        let target = format!("feature_server/{address}");
-        let outcome = |outcome: &'static str| counter!(names::FEATURE_SERVER_REQUESTS, "target" => target.clone(), "outcome" => outcome);
-        Self { breaker: BreakerHandles::new(&target), outcomes: OUTCOMES.map(outcome) }
+    /// Handles for a server, called what its breaker is.
+    pub(crate) fn new(target: &str) -> Self {
+        let outcome = |outcome: &'static str| counter!(names::FEATURE_SERVER_REQUESTS, "target" => target.to_owned(), "outcome" => outcome);
+        Self { outcomes: OUTCOMES.map(outcome) }
     }
 
     /// Counts a request.

@@ -1,6 +1,6 @@
-//! What a listener counts.
+//! What a listener counts, and what the bodies that came through them hold.
 
-use metrics::{Gauge, gauge};
+use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::telemetry::names;
 
@@ -33,6 +33,64 @@ pub struct OpenConnection(Gauge);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.decrement(1);
+    }
+}
+
+/// What becomes of a body that there is no room to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    /// It is passed on as it comes.
+    Streamed,
+    /// It must be decoded: its request is refused.
+    Refused,
+}
+
+/// The handles of held bodies.
+pub struct HoldHandles {
+    held: Gauge,
+    streamed: Counter,
+    refused: Counter,
+}
+
+impl HoldHandles {
+    /// Handles of the process.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it registers series")]
+    pub fn new() -> Self {
+        let not_held = |outcome: &'static str| counter!(names::BODIES_NOT_HELD, "outcome" => outcome);
+        let held = gauge!(names::HELD_BODY_BYTES);
+        Self { held, streamed: not_held("streamed"), refused: not_held("refused") }
+    }
+
+    /// Sets the bytes that are held.
+    pub fn held(&self, bytes: u64) {
+        self.held.set(bytes as f64);
+    }
+
+    /// Counts a body that there was no room for.
+    pub fn not_held(&self, outcome: NotHeld) {
+        match outcome {
+            NotHeld::Streamed => self.streamed.increment(1),
+            NotHeld::Refused => self.refused.increment(1),
+        }
+    }
+}
+
+/// The handle of streamed answers that nobody took.
+#[derive(Clone)]
+pub struct StallHandles(Counter);
+
+impl StallHandles {
+    /// A handle of the process.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it registers a series")]
+    pub fn new() -> Self {
+        Self(counter!(names::STALLED_ANSWERS))
+    }
+
+    /// Counts one.
+    pub fn broken_off(&self) {
+        self.0.increment(1);
     }
 }
 

@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod feast;
 pub(crate) mod feature_server;
 pub(crate) mod features;
+pub mod gpu;
 pub mod ingress;
 pub mod ladder;
 pub(crate) mod object;

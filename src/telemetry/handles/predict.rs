@@ -1,10 +1,8 @@
 //! What the attempt loop counts: attempts by how they ended, retries and hedges, made and not made, endpoints' health.
 
-use std::time::Duration;
-
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::telemetry::names;
+use crate::telemetry::{install::hide, names};
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident: $($(#[$variant_doc:meta])* $variant:ident = $label:literal;)+) => {
@@ -137,11 +135,10 @@ impl PoolHandles {
     }
 }
 
-/// One endpoint's health, whether it is left out, and how long its breaker stays open.
+/// One endpoint's health, and whether it is left out.
 pub struct EndpointHandles {
     healthy: Gauge,
     ejected: Gauge,
-    open: Gauge,
 }
 
 impl EndpointHandles {
@@ -149,15 +146,9 @@ impl EndpointHandles {
     #[must_use]
     pub fn new(pool: &str, endpoint: &str) -> Self {
         let of = |name| gauge!(name, "pool" => pool.to_owned(), "endpoint" => endpoint.to_owned());
-        let open = gauge!(names::BREAKER_OPEN, "target" => format!("{pool}/{endpoint}"));
-        let handles = Self { healthy: of(names::ENDPOINT_HEALTHY), ejected: of(names::ENDPOINT_EJECTED), open };
+        let handles = Self { healthy: of(names::ENDPOINT_HEALTHY), ejected: of(names::ENDPOINT_EJECTED) };
         handles.ejected(false);
         handles
-    }
-
-    /// Shows how long the breaker refuses every call.
-    pub fn open_for(&self, left: Duration) {
-        self.open.set(left.as_secs_f64());
     }
 
     /// Sets what the last check said.
@@ -170,11 +161,9 @@ impl EndpointHandles {
         self.ejected.set(u32::from(ejected));
     }
 
-    /// The endpoint is none any more.
+    /// The endpoint is none any more: nothing is shown of it.
     pub fn gone(&self) {
-        self.healthy.set(0);
-        self.ejected.set(0);
-        self.open.set(0);
+        [&self.healthy, &self.ejected].into_iter().for_each(hide);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use metrics::{Counter, counter};
 
-use super::breaker::BreakerHandles;
 use crate::telemetry::names;
 
 /// Why a request was not sent.
@@ -16,17 +15,15 @@ const REFUSALS: [&str; 2] = ["open", "full"];
 
 /// Everything counted at one server.
 pub(crate) struct Redis {
-    pub(crate) breaker: BreakerHandles,
     refused: [Counter; 2],
 }
 
 impl Redis {
-    /// Handles for the server at an address; its breaker is closed.
-    pub(crate) fn new(address: &str) -> Self {
-        let target = format!("redis/{address}");
+    /// Handles for a server, called what its breaker is.
+    pub(crate) fn new(target: &str) -> Self {
         let refused =
-            |reason: &'static str| counter!(names::REDIS_REFUSED, "target" => target.clone(), "reason" => reason);
-        Self { breaker: BreakerHandles::new(&target), refused: REFUSALS.map(refused) }
+            |reason: &'static str| counter!(names::REDIS_REFUSED, "target" => target.to_owned(), "reason" => reason);
+        Self { refused: REFUSALS.map(refused) }
     }
 
     pub(crate) fn refused(&self, why: Refusal) {

@@ -1,4 +1,4 @@
-//! How long Weir takes to see that an endpoint is gone, until every caller is answered again, and until it has its share back.
+//! How long Weir takes to see that an endpoint is gone (or a feature server: `feature_servers`), until every caller is answered again, and until it has its share back.
 //!
 //! Seen is what Weir's metrics say, which are looked at every 10 ms: the endpoint's breaker is open, or its health check fails, or
 //! no attempt fails any more, since they go elsewhere; whichever is first.
@@ -30,15 +30,52 @@ pub(super) enum Loss {
     Stopped,
 }
 
+/// What is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Endpoint,
+    FeatureServer,
+}
+
+/// What can be lost, and come back.
+pub(super) trait Victim {
+    /// `kill -9`.
+    fn kill(&mut self) -> Result<()>;
+    /// Starts it again where it was.
+    fn revive(&mut self) -> Result<()>;
+    /// SIGSTOP.
+    fn stop(&mut self) -> Result<()>;
+    /// SIGCONT.
+    fn go_on(&mut self) -> Result<()>;
+}
+
+impl Victim for Endpoint<'_> {
+    fn kill(&mut self) -> Result<()> {
+        Endpoint::kill(self)
+    }
+
+    fn revive(&mut self) -> Result<()> {
+        Endpoint::revive(self)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        Endpoint::stop(self)
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        Endpoint::go_on(self)
+    }
+}
+
 impl Loss {
-    fn strike(self, victim: &mut Endpoint<'_>) -> Result<()> {
+    pub(super) fn strike(self, victim: &mut impl Victim) -> Result<()> {
         match self {
             Self::Killed => victim.kill(),
             Self::Stopped => victim.stop(),
         }
     }
 
-    fn heal(self, victim: &mut Endpoint<'_>) -> Result<()> {
+    pub(super) fn heal(self, victim: &mut impl Victim) -> Result<()> {
         match self {
             Self::Killed => victim.revive(),
             Self::Stopped => victim.go_on(),
@@ -46,14 +83,14 @@ impl Loss {
     }
 }
 
-/// How long the endpoint is gone, and how long its return is watched.
-const GONE: Duration = Duration::from_secs(4);
-const WATCHED: Duration = Duration::from_secs(8);
+/// How long it is gone, and how long its return is watched.
+pub(super) const GONE: Duration = Duration::from_secs(4);
+pub(super) const WATCHED: Duration = Duration::from_secs(8);
 /// Its share is looked at over this time, in steps.
-const SHARE_OVER: Duration = Duration::from_millis(500);
-const SHARE_STEP: Duration = Duration::from_millis(50);
+pub(super) const SHARE_OVER: Duration = Duration::from_millis(500);
+pub(super) const SHARE_STEP: Duration = Duration::from_millis(50);
 /// What it has in the end is looked at over this time.
-const LAST: Duration = Duration::from_secs(2);
+pub(super) const LAST: Duration = Duration::from_secs(2);
 /// No failed attempt for so long, and they go elsewhere: an even share would be eighty.
 const ELSEWHERE: Duration = Duration::from_millis(250);
 /// It has its share back at this much of an even one.
@@ -61,6 +98,7 @@ pub(super) const SHARE: f64 = 0.75;
 
 /// What was seen. `None`: not while it was watched.
 pub(super) struct Failover {
+    pub(super) kind: Kind,
     pub(super) loss: Loss,
     /// Until Weir saw it.
     pub(super) detected: Option<Duration>,
@@ -90,39 +128,60 @@ pub(super) fn run(place: Place<'_>, weir: &Path, loss: Loss) -> Result<Failover>
         let before = failures(&scrape::page(&mut Caller::connect(weir.admin)?)?);
         struck = Instant::now();
         loss.strike(&mut fleet[0])?;
-        detected = seen_gone(weir.admin, fleet[0].address, before, struck + GONE)?;
+        let is_out = |page: &str| is_out(page, fleet[0].address);
+        let signs = Signs { is_out: &is_out, failures: &failures };
+        detected = seen_gone(weir.admin, &signs, before, struck + GONE)?;
         sleep_until(struck + GONE);
         loss.heal(&mut fleet[0])?;
         healed = Instant::now();
         Ok(())
     })?;
-    let gone: Vec<Call> = calls[0].iter().filter(|call| struck <= call.due && call.due < healed).copied().collect();
-    let lost: Vec<&Call> = gone.iter().filter(|call| call.end != End::Status(200) || call.took > DEADLINE).collect();
-    let last = lost.iter().map(|call| call.due).max();
+    let (recovered, lost) = missed(&calls[0], (struck, healed));
     let (own, all) = (fleet[0].arrivals()?, fleet::arrivals(&fleet)?);
     Ok(Failover {
+        kind: Kind::Endpoint,
         loss,
         detected: detected.map(|at| at - struck),
-        recovered: last.map_or(Duration::ZERO, |last| last - struck),
-        lost: (lost.len(), gone.len()),
+        recovered,
+        lost,
         returned: share_back(&own, &all, healed, end).map(|at| at - healed),
         share: share(&own, &all, end - LAST, LAST),
     })
 }
 
-/// When Weir stopped sending requests to `endpoint`; `before` attempts had failed until then.
-fn seen_gone(admin: SocketAddr, endpoint: SocketAddr, before: f64, until: Instant) -> Result<Option<Instant>> {
-    let target = format!("backend/{endpoint}");
+/// Of the calls due between loss and return: until the last that was not answered in time, and how many were not, of how many.
+pub(super) fn missed(calls: &[Call], (struck, healed): (Instant, Instant)) -> (Duration, (usize, usize)) {
+    let gone: Vec<&Call> = calls.iter().filter(|call| struck <= call.due && call.due < healed).collect();
+    let lost: Vec<_> = gone.iter().filter(|call| call.end != End::Status(200) || call.took > DEADLINE).collect();
+    let last = lost.iter().map(|call| call.due).max();
+    (last.map_or(Duration::ZERO, |last| last - struck), (lost.len(), gone.len()))
+}
+
+/// Whether Weir's metrics say that the endpoint is not asked.
+fn is_out(page: &str, endpoint: SocketAddr) -> bool {
     let labels = ["pool=\"backend\"".into(), format!("endpoint=\"{endpoint}\"")];
+    let unhealthy = scrape::value(page, "weir_endpoint_healthy", &labels) == Some(0.0);
+    unhealthy || scrape::is_open(page, &format!("backend/{endpoint}"))
+}
+
+/// What a page of metrics says of what is lost.
+pub(super) struct Signs<'a> {
+    /// That it is out.
+    pub(super) is_out: &'a dyn Fn(&str) -> bool,
+    /// How much has failed so far.
+    pub(super) failures: &'a dyn Fn(&str) -> f64,
+}
+
+/// When Weir stopped sending requests to what is lost; `before` had failed until then.
+pub(super) fn seen_gone(admin: SocketAddr, signs: &Signs<'_>, before: f64, until: Instant) -> Result<Option<Instant>> {
     let (mut admin, mut failed, mut last) = (Caller::connect(admin)?, before, None);
     while Instant::now() < until {
         let page = scrape::page(&mut admin)?;
         let now = Instant::now();
-        let unhealthy = scrape::value(&page, "weir_endpoint_healthy", &labels) == Some(0.0);
-        if unhealthy || scrape::is_open(&page, &target) {
+        if (signs.is_out)(&page) {
             return Ok(Some(now));
         }
-        let failures = failures(&page);
+        let failures = (signs.failures)(&page);
         if failures > failed {
             (failed, last) = (failures, Some(now));
         } else if last.is_some_and(|last| now - last >= ELSEWHERE) {

@@ -1,4 +1,4 @@
-//! The faults' part: endpoints that become slow, die, hang and come back, a Redis master that dies, and a flood; under a load that
+//! The faults' part: endpoints and feature servers that become slow, die, hang and come back, a Redis master that dies, and a flood; under a load that
 //! does not wait for answers.
 //!
 //! Where Envoy is measured too, it takes turns with Weir in the same run. Every run has fresh processes, so that none remembers
@@ -9,6 +9,7 @@ mod churn;
 mod cluster;
 pub(crate) mod endpoint;
 mod failover;
+mod feature_servers;
 mod fleet;
 mod flood;
 mod proxies;
@@ -98,6 +99,10 @@ impl Bench<'_> {
         let mut failovers = Vec::new();
         for loss in [Loss::Killed, Loss::Stopped] {
             failovers.extend(self.part("failover", &mut failures, || failover::run(self.place, self.weir, loss)));
+        }
+        for (loss, redis) in [Loss::Killed, Loss::Stopped].into_iter().zip(self.flags.programs.redis.iter().cycle()) {
+            let run = || feature_servers::run(self.place, (self.weir, redis), loss);
+            failovers.extend(self.part("failover", &mut failures, run));
         }
         let cluster = self.flags.programs.redis.as_deref().and_then(|redis| {
             self.part("redis failover", &mut failures, || cluster::run(self.place, self.weir, redis))

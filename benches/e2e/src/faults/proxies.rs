@@ -17,7 +17,7 @@ use crate::{
 pub(super) const DEADLINE: Duration = Duration::from_millis(30);
 
 /// Longest time of one attempt.
-const ATTEMPT_MS: u32 = 12;
+pub(super) const ATTEMPT_MS: u32 = 12;
 /// Attempts after the first.
 const RETRIES: u32 = 2;
 /// First and longest wait before one.
@@ -55,6 +55,16 @@ pub(super) fn weir(place: Place<'_>, program: &Path, fleet: &[Endpoint<'_>]) -> 
         deadline = DEADLINE.as_millis(),
     );
     peers::weir_with(place, ("weir", program), &config)
+}
+
+/// The same numbers for a store that reads through feature servers: keys of `features`.
+pub(super) fn feature_policy() -> String {
+    let (first, longest) = WAITS_MS;
+    format!(
+        "  retry: {{max_retries: {RETRIES}, initial_delay: {first}ms, max_delay: {longest}ms}}
+  breaker: {{failure_threshold: {FAILURES}, open_for: {OUT_FOR_S}s}}
+"
+    )
 }
 
 /// Envoy in front of `fleet`.

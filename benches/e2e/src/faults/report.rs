@@ -8,7 +8,7 @@ use super::{
     Results, Struck,
     churn::{self, Churn},
     cluster::{self, ClusterFailover},
-    failover::{self, Failover, Loss},
+    failover::{self, Failover, Kind, Loss},
     flood::{self, Flood},
     proxies::DEADLINE,
     tally::Tally,
@@ -145,9 +145,13 @@ fn failovers(models: &[Failover], cluster: Option<&ClusterFailover>) -> String {
             Loss::Stopped => "SIGSTOP",
         };
         let (lost, asked) = seen.lost;
+        let (component, stands_in) = match seen.kind {
+            Kind::Endpoint => ("Model endpoint", "the other endpoints of its pool"),
+            Kind::FeatureServer => ("Feature server, one of two", "the other one"),
+        };
         let _ = writeln!(
             text,
-            "| Model endpoint, {fault} | the other endpoints of its pool | {} | {} | {lost} of {asked} | {}; {:.0} % in the end |",
+            "| {component}, {fault} | {stands_in} | {} | {} | {lost} of {asked} | {}; {:.0} % in the end |",
             seconds(seen.detected, "4 s"),
             seconds(Some(seen.recovered), ""),
             seconds(seen.returned, "8 s"),
@@ -168,7 +172,7 @@ fn failovers(models: &[Failover], cluster: Option<&ClusterFailover>) -> String {
     }
     let _ = writeln!(
         text,
-        "\nAn endpoint is back in use once it has {:.0} % of an even share of the arrivals; what it has in the end is of an even share too.\n",
+        "\nAn endpoint or a feature server is back in use once it has {:.0} % of an even share of the requests; what it has in the end is of an even share too.\n",
         failover::SHARE * 100.0
     );
     text

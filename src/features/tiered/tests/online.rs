@@ -25,7 +25,7 @@ impl Store {
         match &self.found(&[user]).await.views[0].found[0] {
             Found::Row(row, _) => row.values[0].clone(),
             Found::Absent => None,
-            Found::Unavailable | Found::Unreadable => panic!("unavailable"),
+            Found::Unavailable(_) | Found::Unreadable => panic!("unavailable"),
         }
     }
 
@@ -54,7 +54,8 @@ async fn each_row_is_told_for_what_it_is() {
     let reading = store.found(&[1, 4]).await;
     assert!(reading.views[0].is_incomplete());
     assert!(matches!(reading.views[0].found[0], Found::Row(..)), "L1 has it");
-    assert!(matches!(reading.views[0].found[1], Found::Unavailable));
+    assert!(matches!(reading.views[0].found[1], Found::Unavailable(None)), "it was asked, and did not answer");
+    assert_eq!(reading.until(), None);
 }
 
 #[tokio::test]
@@ -215,4 +216,39 @@ async fn what_is_stored_but_is_no_row_is_looked_for_in_l3_and_costs_no_other_row
     server.ask::<()>(&[b"HSET", &redis_key(&key(4), "p"), b"_ts:v", b"\xff"]);
     let set = store.users(&[4]).await;
     assert_eq!((values(&set), is_stale(&set), set.level()), (vec![5], true, Level::ReducedFeatures));
+}
+
+#[tokio::test]
+async fn where_breakers_alone_are_in_the_way_it_is_said_until_when() {
+    let mut server = Server::start();
+    let v = view("v").build();
+    let alone = open(from_ref(&v), redis(&server, LONG), None).await;
+    let both = open(from_ref(&v), redis(&server, LONG), Some(Scripted::default())).await;
+    server.kill();
+    let began = Instant::now();
+    eventually("L2's breaker to open", async || alone.found(&[1]).await.until().is_some()).await;
+    let opened = alone.found(&[1]).await.until().unwrap();
+    let open_for = crate::features::tests::breaker().open_for;
+    assert!(began + open_for <= opened && opened <= Instant::now() + open_for);
+
+    eventually("L2's breaker to open", async || both.found(&[1]).await.until().is_some()).await;
+    let sooner = Instant::now() + Duration::from_secs(2);
+    *both.l3().open.lock().unwrap() = Some(sooner);
+    assert_eq!(both.found(&[1, 2]).await.until(), Some(sooner), "whichever is first");
+    *both.l3().open.lock().unwrap() = Some(sooner + 10 * open_for);
+    assert!(both.found(&[1]).await.until().is_some_and(|until| until <= Instant::now() + open_for));
+    both.l3().broken.store(true, Ordering::Relaxed);
+    let reading = both.found(&[1]).await;
+    assert!(reading.views[0].is_incomplete());
+    assert_eq!(reading.until(), None, "L3 may be asked at once");
+}
+
+#[tokio::test]
+async fn an_absence_that_l3_could_not_confirm_waits_for_l3_alone() {
+    let server = Server::start();
+    let v = view("v").build();
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::default())).await;
+    let until = Instant::now() + LONG;
+    *store.l3().open.lock().unwrap() = Some(until);
+    assert_eq!(store.found(&[1]).await.until(), Some(until));
 }

@@ -1,16 +1,12 @@
 //! One value into one element of a datatype: exact where the type is the same, rounded only between floats or from an
 //! integer to a float, refused where it would become another value.
 
-use std::borrow::Cow;
-
-use crate::infer::{
-    Datatype, Value,
-    decoded::{Scalar, half},
-};
+use super::{Scalar, half};
+use crate::infer::Datatype;
 
 /// An element of some datatype, in that datatype's range.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Cell<'a> {
+pub(crate) enum Cell<'a> {
     Bool(bool),
     Int(i64),
     Uint(u64),
@@ -19,9 +15,22 @@ pub(super) enum Cell<'a> {
     Bytes(&'a [u8]),
 }
 
+impl<'a> From<Cell<'a>> for Scalar<'a> {
+    fn from(cell: Cell<'a>) -> Self {
+        match cell {
+            Cell::Bool(value) => Self::Bool(value),
+            Cell::Int(value) => Self::Int(value),
+            Cell::Uint(value) => Self::Uint(value),
+            Cell::Single(value) => Self::Float(value),
+            Cell::Double(value) => Self::Double(value),
+            Cell::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
 /// Why a value cannot be an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Misfit {
+pub(crate) enum Misfit {
     /// Another kind of thing altogether.
     Type,
     /// A number out of range.
@@ -38,7 +47,7 @@ pub(super) enum Misfit {
 
 impl Misfit {
     /// In words, after the column and the row.
-    pub(super) fn told(self, scalar: &Scalar<'_>, datatype: Datatype) -> String {
+    pub(crate) fn told(self, scalar: &Scalar<'_>, datatype: Datatype) -> String {
         match self {
             Self::Type => format!("{scalar} cannot be {datatype}; allowed: {}", allowed(datatype)),
             Self::Range => format!("{scalar} is out of range for {datatype}"),
@@ -62,7 +71,7 @@ const fn allowed(datatype: Datatype) -> &'static str {
 }
 
 /// Converts a value to an element of `datatype`.
-pub(super) fn cell<'s>(scalar: &'s Scalar<'_>, datatype: Datatype) -> Result<Cell<'s>, Misfit> {
+pub(crate) fn cell<'s>(scalar: &'s Scalar<'_>, datatype: Datatype) -> Result<Cell<'s>, Misfit> {
     match datatype {
         Datatype::Bytes => match scalar {
             Scalar::Text(text) => Ok(Cell::Bytes(text.as_bytes())),
@@ -165,26 +174,4 @@ fn exact(value: f64) -> Result<i128, Misfit> {
         return Err(Misfit::Fraction);
     }
     if value.abs() >= 2f64.powi(64) { Err(Misfit::Range) } else { Ok(value as i128) }
-}
-
-/// Hands out the elements of a value, one for a scalar.
-pub(super) fn each<'v, E>(value: &'v Value, mut take: impl FnMut(Scalar<'v>) -> Result<(), E>) -> Result<(), E> {
-    match value {
-        Value::Bytes(bytes) => take(Scalar::Bytes(bytes)),
-        Value::String(text) => take(Scalar::Text(Cow::Borrowed(text))),
-        Value::Int32(value) => take(Scalar::Int(i64::from(*value))),
-        Value::Int64(value) | Value::UnixTimestamp(value) => take(Scalar::Int(*value)),
-        Value::Double(value) => take(Scalar::Double(*value)),
-        Value::Float(value) => take(Scalar::Float(*value)),
-        Value::Bool(value) => take(Scalar::Bool(*value)),
-        Value::BytesList(list) => list.iter().try_for_each(|bytes| take(Scalar::Bytes(bytes))),
-        Value::StringList(list) => list.iter().try_for_each(|text| take(Scalar::Text(Cow::Borrowed(text)))),
-        Value::Int32List(list) => list.iter().try_for_each(|&value| take(Scalar::Int(i64::from(value)))),
-        Value::Int64List(list) | Value::UnixTimestampList(list) => list.iter().try_for_each(|&v| take(Scalar::Int(v))),
-        Value::DoubleList(list) => list.iter().try_for_each(|&value| take(Scalar::Double(value))),
-        Value::FloatList(list) => list.iter().try_for_each(|&value| take(Scalar::Float(value))),
-        Value::BoolList(list) => list.iter().try_for_each(|&value| take(Scalar::Bool(value))),
-        Value::Null => take(Scalar::Null),
-        Value::Opaque(_) => take(Scalar::Other),
-    }
 }

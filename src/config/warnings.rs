@@ -1,0 +1,106 @@
+//! What a file says that is right and yet will not do what it seems to: told by `weir check` and at the start, never refused.
+//!
+//! Each reads `path.to.key: what; why it matters; what to do`.
+
+use super::{Config, Discovery, Model, Pool};
+use crate::infer::PoolId;
+
+/// All of them.
+pub(super) fn of(config: &Config) -> Vec<String> {
+    let pools = config.pools.iter().filter_map(|pool| zones_without_own(config, pool));
+    let idle = (0..config.pools.len()).filter_map(|index| unused(config, index));
+    let hedges = config.models.iter().filter_map(|model| hedge_that_never_runs(config, model));
+    pools.chain(idle).chain(hedges).collect()
+}
+
+fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
+    let found = pool.discovery.iter().map(|discovery| match discovery {
+        Discovery::Dns(dns) => &dns.zone,
+        Discovery::File(file) => &file.zone,
+    });
+    let mut zones = pool.endpoints.iter().map(|endpoint| &endpoint.zone).chain(found).flatten();
+    let zone = zones.next().filter(|_| pool.balance.own_zone.is_none() && !config.models.is_empty())?;
+    Some(format!(
+        "pools.{}: its endpoints have zones (such as {zone}) and the gateway has none; all zones are asked alike, across their borders; \
+         set zone: at the top of the file, such as ${{ZONE}}",
+        pool.name
+    ))
+}
+
+/// Where no model at all is configured nothing is meant to be asked yet.
+fn unused(config: &Config, index: usize) -> Option<String> {
+    let id = PoolId(u32::try_from(index).ok()?);
+    if config.models.is_empty() || is_used(config, id) {
+        return None;
+    }
+    Some(format!(
+        "pools.{}: no request ever goes there; its endpoints are checked for nobody; name it in a model's or its tier's pool, an explainer, \
+         failover or capacity.burst_pool, or take it out",
+        config.pool(id).name
+    ))
+}
+
+/// Whether requests may come to a pool. Validated: failovers lead to an end.
+fn is_used(config: &Config, pool: PoolId) -> bool {
+    let of = |model: &Model| model.pool == pool || model.explainer == Some(pool) || config.burst(model) == Some(pool);
+    let stands_in = |(index, each): (usize, &Pool)| {
+        let is_target = each.failover.as_ref().is_some_and(|to| to.pool == pool);
+        is_target && u32::try_from(index).is_ok_and(|index| is_used(config, PoolId(index)))
+    };
+    config.models.iter().any(of) || config.pools.iter().enumerate().any(stands_in)
+}
+
+fn hedge_that_never_runs(config: &Config, model: &Model) -> Option<String> {
+    let pool = config.pool(model.pool);
+    let never = pool.hedge.is_some() && !model.idempotent;
+    never.then(|| {
+        format!(
+            "models.{}.idempotent: false, and pools.{}.hedge is set; its requests are never hedged, since that asks twice; set idempotent: true \
+             if asking twice changes nothing, or do not count on hedges for it",
+            model.name, pool.name
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(text: &str) -> Vec<String> {
+        let warnings = Config::parse(text, "t").unwrap().warnings;
+        let paths = warnings.iter().map(|warning| warning.split(": ").next().unwrap_or_default().to_owned());
+        paths.collect()
+    }
+
+    #[test]
+    fn each_is_told_where_it_is() {
+        for (text, paths) in [
+            ("pools: {p: {zone: a, endpoints: [http://h:1]}}\nmodels: {m: }", &["pools.p"][..]),
+            ("pools: {p: {endpoints: [{http: 'http://h:1', zone: a}]}}\nmodels: {m: }", &["pools.p"]),
+            ("pools: {p: {endpoints: [{dns: 'h:1', zone: a}]}}\nmodels: {m: }", &["pools.p"]),
+            ("zone: a\npools: {p: {zone: a, endpoints: [http://h:1]}}\nmodels: {m: }", &[]),
+            (
+                "pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2]}}\nmodels: {m: {pool: p}}",
+                &["pools.q"],
+            ),
+            // Whoever would take over for a pool that nobody uses is not used either.
+            (
+                "pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2], failover: r}, r: {endpoints: [http://h:3]}}\n\
+                 models: {m: {pool: p}}",
+                &["pools.q", "pools.r"],
+            ),
+            (
+                "capacity: {burst_pool: b}\ntiers: {high: {pool: p}}\npools: {p: {endpoints: [http://h:1], failover: f}, f: {endpoints: \
+                 [http://h:2]}, b: {endpoints: [http://h:3]}, e: {endpoints: [http://h:4]}}\nmodels: {m: {explainer: {pool: e}}}",
+                &[],
+            ),
+            ("pools: {p: {endpoints: [http://h:1]}}", &[]),
+            (
+                "pools: {p: {endpoints: [http://h:1], hedge: {}}}\nmodels: {m: {idempotent: false}, n: }",
+                &["models.m.idempotent"],
+            ),
+        ] {
+            assert_eq!(warned(text), paths, "{text}");
+        }
+    }
+}
