@@ -9,7 +9,8 @@ use serde_json::{Value as Json, json};
 use crate::{
     config::{
         Breaker, Column, Config, Discovery, Endpoint, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model,
-        Outlier, Pool, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        Outlier, Pool, PredictionCache, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart,
+        without_password,
     },
     infer::Value,
 };
@@ -41,6 +42,7 @@ pub(super) fn config(config: &Config) -> Json {
         "pools": pools(config),
         "models": models(config),
         "features": features(config),
+        "predictions": {"capacity": size(config.predictions.capacity), "l2": config.predictions.l2.is_some()},
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
         "spool": spool(config),
         "metrics": {"aliases": config.metrics_aliases},
@@ -153,8 +155,18 @@ fn model(config: &Config, model: &Model) -> Json {
         "queue_on_reject": model.queue_on_reject,
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
+        "cache": model.cache.as_ref().map(cache),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
         "fallback": model.fallback.as_ref().map(|fallback| json!({"reserve": fallback.reserve})),
+    })
+}
+
+fn cache(cache: &PredictionCache) -> Json {
+    json!({
+        "ttl": length(cache.ttl),
+        "keep_for": length(cache.keep_for),
+        "entity": cache.entity.as_deref(),
+        "headers": cache.headers.iter().map(|name| json!(name.as_str())).collect::<Json>(),
     })
 }
 
