@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Upstream;
-use crate::infer::{ModelId, Output};
+use crate::infer::{ModelId, Output, outputs::Combine};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -57,18 +57,9 @@ pub(crate) struct PredictionCache {
 pub(crate) struct Ensemble {
     /// At least one, none an ensemble itself.
     pub(crate) members: Vec<ModelId>,
-    /// A weight a member, all positive; equal ones unless `combine` is weighted.
+    /// A weight a member, all positive; equal ones where the file has none.
     pub(crate) weights: Vec<f64>,
     pub(crate) combine: Combine,
-}
-
-/// How members' answers become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Combine {
-    /// The (weighted) mean of each element.
-    Mean,
-    /// The value that most members give, each element on its own; of equals, the earlier member's.
-    Vote,
 }
 
 /// Where a pool's GPU memory is read.

@@ -22,7 +22,10 @@ use crate::{
     telemetry::handles::path::{PathHandles, Stage},
 };
 
+pub(crate) mod ensemble;
 mod stand_in;
+
+use ensemble::Ensembles;
 
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
@@ -58,6 +61,8 @@ pub struct Pipeline {
     pub(crate) features: Arc<features::Store>,
     /// 3: rows into tensors.
     pub(crate) enricher: Enricher,
+    /// Models that answer together.
+    pub(crate) ensembles: Ensembles,
     /// 6: asks the model.
     pub(crate) predict: Arc<Predict>,
     /// Reads a held body as far as joins, rules and defaults need.
@@ -96,7 +101,7 @@ impl Pipeline {
         let mut now = began;
         loop {
             let walked = match (plan.source, next.take().or_else(|| again.again())) {
-                (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
+                (Source::Model, Some(request)) => self.walk(request, &plan, now).await,
                 _ => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
@@ -236,14 +241,14 @@ impl Pipeline {
 
     /// Longer bodies than are held pass with the upstream's own name.
     fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
-        let model = self.config.model(plan.model);
-        if model.name == model.upstream {
+        let (named, upstream) = (&self.config.model(plan.named).name, &self.config.model(plan.model).upstream);
+        if named == upstream {
             return;
         }
         let Prediction { headers, body, .. } = prediction;
         let AnswerBody::Whole(bytes) = body else { return };
-        let (named, length) = (std::mem::take(bytes), json_length(headers));
-        let (renamed, length) = enrich::rename::answer(protocol, named, &model.upstream, &model.name, length);
+        let (whole, length) = (std::mem::take(bytes), json_length(headers));
+        let (renamed, length) = enrich::rename::answer(protocol, whole, upstream, named, length);
         *bytes = renamed;
         if let Some(length) = length {
             headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));

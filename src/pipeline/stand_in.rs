@@ -42,7 +42,7 @@ impl Pipeline {
         Ok(answer)
     }
 
-    fn decoded(&self, request: &InferRequest) -> Result<Arc<Decoded>, Error> {
+    pub(super) fn decoded(&self, request: &InferRequest) -> Result<Arc<Decoded>, Error> {
         match &request.payload {
             Payload::Decoded(decoded) => Ok(Arc::clone(decoded)),
             Payload::Retained(_) | Payload::Stream { .. } => {
@@ -59,7 +59,7 @@ impl Pipeline {
     }
 
     /// Outputs as the answer to a request.
-    fn written(
+    pub(super) fn written(
         &self,
         (request, decoded): (&InferRequest, &Decoded),
         outputs: &[Output],
