@@ -18,6 +18,7 @@ use crate::{
     ladder::Ladder,
     pipeline::{Pipeline, ensemble::Ensembles},
     predict::Predict,
+    predictions::Predictions,
     proto,
     telemetry::{Scrape, access, handles::path::PathHandles},
 };
@@ -39,6 +40,9 @@ where
         admission: Door::new(&config).context("tiers")?,
         features: Arc::new(store),
         enricher: Enricher::new(&config),
+        predictions: Arc::new(
+            Predictions::new(&config, tasks.clone(), Instant::now()).context("cannot share predictions")?,
+        ),
         ensembles: Ensembles::new(&config, Instant::now()),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
         decode: decode::held,
@@ -64,6 +68,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         admission: pipeline.admission.clone(),
         features: Arc::new(pipeline.features.next(&config).await),
         enricher: Enricher::new(&config),
+        predictions: Arc::clone(&pipeline.predictions),
         ensembles: Ensembles::new(&config, Instant::now()),
         predict: Arc::clone(&pipeline.predict),
         decode: pipeline.decode,
@@ -107,6 +112,7 @@ pub(super) fn admin(
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
+    let kept = gateway.clone();
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -119,8 +125,23 @@ pub(super) fn admin(
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
+        invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),
         drain: Box::new(move || drain.cancel()),
     })
+}
+
+fn invalidate(pipeline: &Pipeline, model: &str) -> admin::Invalidated {
+    let Some(id) = pipeline.config.model_id(model) else {
+        return admin::Invalidated::Unknown(
+            pipeline.config.models.iter().map(|model| model.name.to_string()).collect(),
+        );
+    };
+    if !pipeline.predictions.are_kept(id) {
+        return admin::Invalidated::NotKept;
+    }
+    pipeline.predictions.drop_model(id);
+    tracing::info!(model, "predictions dropped");
+    admin::Invalidated::Dropped
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

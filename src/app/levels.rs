@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::{
-    infer::Level,
+    infer::{Level, ModelId},
     ingress::service::Gateway,
-    ladder::{Facts, State},
+    ladder::{Facts, ModelFacts, State},
     pipeline::Pipeline,
 };
 
@@ -27,8 +27,17 @@ pub(super) async fn watch(gateway: Arc<ArcSwap<Gateway>>) {
     }
 }
 
-fn facts(pipeline: &Pipeline, _now: Instant) -> Facts {
-    Facts { models: vec![crate::ladder::ModelFacts::default(); pipeline.config.models.len()], ..Facts::default() }
+fn facts(pipeline: &Pipeline, now: Instant) -> Facts {
+    let (config, predict) = (&pipeline.config, &pipeline.predict);
+    let store = pipeline.features.signals(now);
+    let of_model = |id| ModelFacts {
+        // An ensemble has no attempts but its members'.
+        timeouts: predict.is_timing_out(id, now)
+            || config.model(id).members().iter().any(|member| predict.is_timing_out(*member, now)),
+        gpu_memory: predict.gpu_memory(config.model(id).pool, now),
+    };
+    let ids = (0..config.models.len()).filter_map(|index| u32::try_from(index).ok()).map(ModelId);
+    Facts { features_slow: store.slow, features_unavailable: store.unavailable, models: ids.map(of_model).collect() }
 }
 
 /// Each model by name.

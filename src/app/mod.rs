@@ -116,6 +116,8 @@ impl App {
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         tasks.background(levels::watch(gateway.clone()));
+        let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
+        tasks.background(async move { predictions.tend().await });
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
@@ -229,7 +231,11 @@ async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
         gateway.feast.maintain(now - last);
         last = now;
         // Once a minute this goes through all of L1: not on the thread that accepts connections.
-        let tidied = tokio::task::spawn_blocking(move || gateway.pipeline.features.maintain()).await;
+        let tidied = tokio::task::spawn_blocking(move || {
+            gateway.pipeline.features.maintain();
+            gateway.pipeline.predictions.maintain(Instant::now());
+        });
+        let tidied = tidied.await;
         if let Err(panicked) = tidied {
             tracing::error!(%panicked, "L1 was not tidied");
         }

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Upstream;
-use crate::infer::{ModelId, Output, outputs::Combine};
+use http::HeaderName;
+
+use super::{Breaker, Redis, Upstream};
+use crate::infer::{ModelId, Output, Rule, outputs::Combine};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -34,7 +36,7 @@ pub(crate) struct Fallback {
     /// A simpler model. Validated: going from one to the next leads to an end.
     pub(crate) model: Option<ModelId>,
     /// A CEL expression, evaluated once a row; it fills the first output of `default`.
-    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) rule: Option<Rule>,
     /// Share of the deadline kept for the fallback.
     pub(crate) reserve: f64,
     /// What is answered for one row when nothing else can; empty: nothing is.
@@ -50,6 +52,27 @@ pub(crate) struct PredictionCache {
     pub(crate) keep_for: Duration,
     /// Which input names the entity.
     pub(crate) entity: Option<Arc<str>>,
+    /// Request headers that answers depend on, beside those that are always told apart.
+    pub(crate) headers: Vec<HeaderName>,
+}
+
+/// Where predictions are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Predictions {
+    /// Bytes in this process.
+    pub(crate) capacity: u64,
+    /// Where gateways share them; `None`: each keeps its own.
+    pub(crate) l2: Option<SharedPredictions>,
+}
+
+/// The Redis of the features, for predictions.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedPredictions {
+    pub(crate) redis: Redis,
+    /// When it is not asked for a while.
+    pub(crate) breaker: Breaker,
+    /// The Feast project.
+    pub(crate) project: Arc<str>,
 }
 
 /// Models that answer together.

@@ -15,6 +15,7 @@ mod grid;
 mod grpc;
 mod recipe;
 pub mod rename;
+pub mod rule;
 #[cfg(any(test, feature = "bench"))]
 pub mod sample;
 mod table;
@@ -31,12 +32,15 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use self::recipe::{Output, Recipe};
+use self::{
+    recipe::{Output, Recipe},
+    rule::BoundRule,
+};
 use crate::{
     config::{Config, Model, View},
     features::FeatureSet,
     infer::{
-        Decoded, Error, InferRequest, Kind, Payload, Plan, Protocol, Rest, WorkerId,
+        Decoded, Error, InferRequest, Kind, ModelId, Payload, Plan, Protocol, Rest, WorkerId,
         decoded::{Layout, Span, Text},
     },
 };
@@ -48,6 +52,7 @@ const MOST_ROOM: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Enricher {
     recipes: Vec<Recipe>,
+    rules: Vec<Option<BoundRule>>,
     max_body: u64,
 }
 
@@ -99,7 +104,17 @@ impl Enricher {
     }
 
     fn compile(models: &[Model], views: &[Arc<View>], max_body: u64) -> Self {
-        Self { recipes: models.iter().map(|model| Recipe::new(model, views)).collect(), max_body }
+        let rule = |model: &Model| Some(BoundRule::bind(model.fallback.as_ref()?.rule.as_ref()?, model, views));
+        Self {
+            recipes: models.iter().map(|model| Recipe::new(model, views)).collect(),
+            rules: models.iter().map(rule).collect(),
+            max_body,
+        }
+    }
+
+    /// The rule that answers for a model, where it has one.
+    pub fn rule(&self, model: ModelId) -> Option<&BoundRule> {
+        self.rules[model.index()].as_ref()
     }
 
     /// Builds what the plan's model is sent.

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::{Body, Enricher};
+use super::{Body, Enricher, rule::BoundRule};
 use crate::{
     config::{Column, Consistency, Feature, Inputs, Join, Model, View},
     features::FeatureSet,
     infer::{
-        Datatype, Deadline, Decoded, EntityType, Error, FeatureType, InferRequest, Method, ModelId, Payload, Plan,
-        PoolId, Protocol, RequestId, TierId, Value, ViewId, WorkerId, request::Caching,
+        Datatype, Deadline, Decoded, EntityType, Error, FeatureType, InferRequest, Method, ModelId, Output, Payload,
+        Plan, PoolId, Protocol, RequestId, Rule, TierId, Value, ViewId, WorkerId, decoded::Scalar, request::Caching,
     },
 };
 
@@ -153,5 +153,37 @@ impl Sample {
             Body::Whole(bytes) => Ok((bytes, enriched.json_length)),
             Body::Stream { .. } => Err(Error::invalid("a decoded body became a stream")),
         }
+    }
+}
+
+/// A rule over one request column and one feature, and a user for every row.
+pub struct RuleSample {
+    rule: BoundRule,
+    features: FeatureSet,
+    output: Output,
+}
+
+impl RuleSample {
+    /// A rule that reads `amount` of the request and the feature `txns`.
+    ///
+    /// # Errors
+    /// As [`Rule::compile`].
+    pub fn new(rule: &str, rows: usize) -> Result<Self, String> {
+        let view = view(("user_id", EntityType::Int64), &[("txns", FeatureType::Int64, Value::Int64(0))]);
+        let model = model(&view, "fraud", Some(matrix(Datatype::Fp32, &["amount"], 1)));
+        let rule = BoundRule::bind(&Rule::compile(rule)?, &model, std::slice::from_ref(&view));
+        let features =
+            FeatureSet::sample(view, &[0], (0..rows).map(|row| Some(vec![Value::Int64(row as i64)])).collect());
+        let shape = [1].into_iter().collect();
+        let output = Output::new("score".into(), Datatype::Fp32, shape, [Scalar::Double(0.5)])?;
+        Ok(Self { rule, features, output })
+    }
+
+    /// The filled output.
+    ///
+    /// # Errors
+    /// As [`BoundRule::fill`].
+    pub fn fill(&self, decoded: &Decoded) -> Result<Output, Error> {
+        self.rule.fill(decoded, &self.features, self.features.rows().unwrap_or(0), &self.output)
     }
 }

@@ -201,6 +201,16 @@ impl L2 {
         }
     }
 
+    /// Whether every server's breaker refuses now: nobody could be asked, whatever the row. Not longer than breakers stay open
+    /// unless somebody asks in vain.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        match self {
+            Self::Redis(redis) => redis.is_unavailable(now),
+            Self::Served(served) => served.is_unavailable(now),
+            Self::Embedded(_) => false,
+        }
+    }
+
     /// Stores rows, each unless the store holds one as new; what became of each, in their order.
     pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
         match self {

@@ -27,8 +27,8 @@ pub use redis::read_any as read_any_replies;
 pub use row::Row;
 pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;
-pub use tiered::Store;
 pub(crate) use tiered::online;
+pub use tiered::{Signals, Store};
 
 #[cfg(test)]
 mod tests;

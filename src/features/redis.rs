@@ -202,6 +202,14 @@ impl Redis {
         self.guards.show(now);
     }
 
+    /// Whether every server's breaker refuses now.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        match &*self.servers {
+            Servers::Single(nodes) => of_worker(nodes, self.control).refuses(now),
+            Servers::Cluster(cluster) => cluster.is_unavailable(now),
+        }
+    }
+
     pub(crate) async fn connect(&self, worker: WorkerId) {
         let connecting = async {
             match &*self.servers {

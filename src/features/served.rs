@@ -127,6 +127,11 @@ impl Served {
         self.fleet.show(now);
     }
 
+    /// Whether every server's breaker refuses now.
+    pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
+        self.fleet.is_unavailable(now)
+    }
+
     /// Opens a connection of the worker's to each server.
     pub(crate) async fn connect(&self, worker: WorkerId) {
         // What fails is met again by requests.

@@ -151,6 +151,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         pools: Vec::new(),
         models,
         ladder: crate::fixture::ladder(),
+        predictions: config::Predictions { capacity: 0, l2: None },
         model_ids: std::collections::HashMap::new(),
         features,
         drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },

@@ -21,6 +21,7 @@ mod pace;
 #[cfg(any(test, feature = "bench"))]
 pub mod sample;
 mod settle;
+mod signals;
 mod warm;
 
 use std::{
@@ -31,12 +32,14 @@ use std::{
 
 use tokio::{sync::Semaphore, time::Instant};
 
+pub use self::signals::Signals;
 use self::{
     fly::Flight,
     joins::Join,
     lookup::{How, Lookup},
     notices::Notices,
     pace::Pace,
+    signals::Lookups,
 };
 use super::{
     FeatureSet,
@@ -85,6 +88,8 @@ struct Shared {
     /// How L2 is asked again.
     retry: Retry,
     metrics: Handles,
+    /// Shared by all snapshots.
+    lookups: Arc<Lookups>,
     notices: Notices,
     tasks: Tasks,
 }
@@ -166,6 +171,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
+            lookups: Arc::new(Lookups::new(config.ladder.feature_p99, Instant::now())),
             notices: Notices::of(&features.views),
             tasks,
         };
@@ -201,6 +207,7 @@ impl Store {
             flights: Arc::default(),
             retry: Retry::from(&features.retry),
             metrics: shared.metrics.next(&features.views),
+            lookups: Arc::clone(&shared.lookups),
             notices: Notices::of(&features.views),
             tasks: shared.tasks.clone(),
         };
@@ -241,7 +248,9 @@ impl Store {
     }
 
     async fn look_up(&self, mut lookup: Lookup, how: How) -> FeatureSet {
-        self.shared.walk(&mut lookup, &how).await;
+        let began = Instant::now();
+        let until = self.shared.walk(&mut lookup, &how, began).await;
+        self.shared.lookups.note(began, until);
         lookup.settle(&self.shared.metrics, SystemTime::now())
     }
 
@@ -289,21 +298,20 @@ fn memory(config: &Config, features: &config::Features) -> Memory {
 }
 
 impl Shared {
-    /// Layer by layer, until every key is settled or the time is up.
-    async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How) {
-        let began = Instant::now();
+    /// Layer by layer, until every key is settled or the time is up. Returns when L2 was through.
+    async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How, began: Instant) -> Instant {
         lookup.notice(&self.l1, how);
         if self.l1_mode == L1Mode::Observe {
             let observations = lookup.observe_l1(&self.l1, how, (&self.metrics, began));
-            Flight::board(self, lookup, how).await;
-            return lookup.compare(&observations, &self.metrics);
+            let until = Flight::board(self, lookup, how).await;
+            lookup.compare(&observations, &self.metrics);
+            return until;
         }
         lookup.ask_l1(&self.l1, how, began);
         lookup.count(&self.metrics);
-        self.metrics.took(Layer::L1, began.elapsed());
-        if lookup.is_open() {
-            Flight::board(self, lookup, how).await;
-        }
+        let until = Instant::now();
+        self.metrics.took(Layer::L1, until - began);
+        if lookup.is_open() { Flight::board(self, lookup, how).await } else { until }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod level;
 pub mod outputs;
 pub mod plan;
 pub mod request;
+pub mod rule;
 pub mod tensor;
 pub mod value;
 
@@ -30,5 +31,6 @@ pub use plan::{Members, Optional, Plan, Queue, Source, Stale};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };
+pub use rule::Rule;
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};

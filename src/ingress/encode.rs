@@ -229,6 +229,7 @@ fn cache_status(caches: &[CacheEvent]) -> HeaderValue {
         text.push_str(match event.outcome {
             CacheOutcome::Hit => "; hit",
             CacheOutcome::Miss => "; fwd=miss",
+            CacheOutcome::Collapsed => "; fwd=miss; collapsed",
             CacheOutcome::Unavailable => "; fwd=miss; detail=unavailable",
             CacheOutcome::Bypass => "; fwd=bypass",
         });

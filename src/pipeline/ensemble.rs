@@ -18,7 +18,7 @@ use http::{StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use super::{Pipeline, Walked, json_length};
+use super::{Pipeline, Walked, json_length, rename};
 use crate::{
     config::{self, Config},
     features::FeatureSet,
@@ -141,7 +141,9 @@ impl Pipeline {
         let member = &ensemble.members[0];
         let alone = self.ladder.alone(plan, member.id, began);
         let (request, _) = self.readable(request)?;
+        let protocol = request.protocol;
         let mut answer = self.compute(request, &alone, began).await.outcome?;
+        rename(protocol, (&mut answer.headers, &mut answer.body), (&member.name, &ensemble.name));
         let cause = plan.cause.unwrap_or(Cause::Timeouts);
         answer.degraded.push(Degradation::Model { used: member.name.clone(), cause });
         Ok(answer)

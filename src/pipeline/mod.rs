@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     admission::{Door, Permit, Slot, Ticket},
     config::Config,
-    enrich::{self, Enricher},
+    enrich::{self, Enriched, Enricher},
     features,
     infer::{
         Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Plan, PoolId, Protocol, Source, Timings,
@@ -19,10 +19,12 @@ use crate::{
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
+    predictions::Predictions,
     telemetry::handles::path::{PathHandles, Stage},
 };
 
 pub(crate) mod ensemble;
+mod kept;
 mod stand_in;
 
 use ensemble::Ensembles;
@@ -43,6 +45,16 @@ impl Walked {
     }
 }
 
+/// A request about to ask its model.
+struct Reach {
+    enriched: Enriched,
+    /// `None`: the door is still to be passed.
+    ticket: Option<Ticket>,
+    /// What the way took so far.
+    timings: Timings,
+    enriched_at: Instant,
+}
+
 /// A request that may have to walk more than once.
 struct Descent {
     request: Box<InferRequest>,
@@ -61,6 +73,8 @@ pub struct Pipeline {
     pub(crate) features: Arc<features::Store>,
     /// 3: rows into tensors.
     pub(crate) enricher: Enricher,
+    /// 4: answers what was asked before.
+    pub(crate) predictions: Arc<Predictions>,
     /// Models that answer together.
     pub(crate) ensembles: Ensembles,
     /// 6: asks the model.
@@ -118,7 +132,10 @@ impl Pipeline {
     }
 
     async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Walked {
-        let ticket = match self.admission.enter(&request, plan, began) {
+        // A kept prediction needs no slot: whether its tier has one is asked once there is none.
+        let may_be_kept = self.predictions.are_kept(plan.model) && request.method == Method::Predict;
+        let ticket = if may_be_kept { Ok(None) } else { self.admission.enter(&request, plan, began).map(Some) };
+        let ticket = match ticket {
             Ok(ticket) => ticket,
             Err(error) => return Walked::without_features(error),
         };
@@ -134,16 +151,35 @@ impl Pipeline {
         &self,
         request: Box<InferRequest>,
         features: &mut features::FeatureSet,
-        (ticket, plan): (Ticket, &Plan),
+        (ticket, plan): (Option<Ticket>, &Plan),
         began: Instant,
     ) -> Result<Answer, Error> {
         // Where nothing is joined, no time passed.
         let joined = features.rows().is_some();
         let now = || if joined { Instant::now() } else { began };
         let fetched = now();
-        let (protocol, method) = (request.protocol, request.method);
+        let cached = self.predictions.are_kept(plan.model).then(|| self.by_entity(&request, plan));
         let enriched = self.enricher.enrich(request, features, plan)?;
         let enriched_at = now();
+        let timings = Timings { features: fetched - began, ..Timings::default() };
+        let reach = Reach { enriched, ticket, timings, enriched_at };
+        if features.rows().is_some() {
+            self.handles.stage(Stage::Features, timings.features);
+            self.handles.stage(Stage::Enrich, enriched_at - fetched);
+        }
+        let Some(original) = cached else { return self.reach(reach, features, plan).await };
+        // Boxed: who has no cache does not carry the room for it.
+        Box::pin(self.reach_or_recall(reach, original, features, plan)).await
+    }
+
+    /// Asks the model, once there is a slot.
+    async fn reach(&self, reach: Reach, features: &mut features::FeatureSet, plan: &Plan) -> Result<Answer, Error> {
+        let Reach { enriched, ticket, timings, enriched_at } = reach;
+        let (protocol, method) = (enriched.request.protocol, enriched.request.method);
+        let ticket = match ticket {
+            Some(ticket) => ticket,
+            None => self.admission.enter(&enriched.request, plan, enriched_at)?,
+        };
         let mut permit = ticket.slot(enriched_at).await?;
         let queued_until = permit.waited_until().unwrap_or(enriched_at);
         let (home, pool) = self.place(&mut permit, plan, (protocol, queued_until));
@@ -153,8 +189,9 @@ impl Pipeline {
         let outcome = self.predict.run(enriched, Some(permit), plan, home, queued_until).await;
         self.learn((plan, method), &outcome, queued_until);
         let mut prediction = outcome?;
-        let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
-        self.observe(&timings, enriched_at - fetched, features);
+        let timings = Timings { queue: queued_until - enriched_at, model: prediction.took, ..timings };
+        self.handles.stage(Stage::Admission, timings.queue);
+        self.handles.stage(Stage::Predict, timings.model);
         self.rename_back(protocol, &mut prediction, plan);
         Ok(Answer {
             status: prediction.status,
@@ -217,6 +254,8 @@ impl Pipeline {
         let mut prediction = self.predict.run(enriched, None, &plan, home, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
         self.rename_back(protocol, &mut prediction, &plan);
+        let (model, named) = (self.config.model(plan.model), self.config.model(plan.named));
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.name, &named.name));
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -230,29 +269,24 @@ impl Pipeline {
         })
     }
 
-    fn observe(&self, timings: &Timings, enriching: std::time::Duration, features: &features::FeatureSet) {
-        self.handles.stage(Stage::Admission, timings.queue);
-        self.handles.stage(Stage::Predict, timings.model);
-        if features.rows().is_some() {
-            self.handles.stage(Stage::Features, timings.features);
-            self.handles.stage(Stage::Enrich, enriching);
-        }
-    }
-
     /// Longer bodies than are held pass with the upstream's own name.
     fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
-        let (named, upstream) = (&self.config.model(plan.named).name, &self.config.model(plan.model).upstream);
-        if named == upstream {
-            return;
-        }
-        let Prediction { headers, body, .. } = prediction;
-        let AnswerBody::Whole(bytes) = body else { return };
-        let (whole, length) = (std::mem::take(bytes), json_length(headers));
-        let (renamed, length) = enrich::rename::answer(protocol, whole, upstream, named, length);
-        *bytes = renamed;
-        if let Some(length) = length {
-            headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
-        }
+        let model = self.config.model(plan.model);
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.upstream, &model.name));
+    }
+}
+
+/// Gives an answer that is held another model's name.
+fn rename(protocol: Protocol, (headers, body): (&mut HeaderMap, &mut AnswerBody), (from, to): (&str, &str)) {
+    if from == to {
+        return;
+    }
+    let AnswerBody::Whole(bytes) = body else { return };
+    let (named, length) = (std::mem::take(bytes), json_length(headers));
+    let (renamed, length) = enrich::rename::answer(protocol, named, from, to, length);
+    *bytes = renamed;
+    if let Some(length) = length {
+        headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
     }
 }
 

@@ -21,13 +21,50 @@ use crate::{
 impl Pipeline {
     /// The plan's answer, from `found`, what an earlier walk joined for the model named.
     pub(super) async fn stand_in(&self, request: &InferRequest, found: Option<FeatureSet>, plan: &Plan) -> Walked {
-        let features = found.unwrap_or_default();
-        let outcome = match plan.source {
-            Source::Rule | Source::Cached => Err(Error::new(Kind::Unavailable, "nothing was kept")),
-            Source::Default => self.default_outputs(request, plan),
-            Source::Model => Err(Error::new(Kind::Internal, "a model does not stand in for itself")),
+        match plan.source {
+            Source::Rule => self.by_rule(request, found, plan).await,
+            Source::Cached => self.recall(request, found, plan).await,
+            Source::Default => {
+                let outcome = self.default_outputs(request, plan);
+                Walked { outcome, features: found.unwrap_or_default() }
+            }
+            Source::Model => {
+                Walked::without_features(Error::new(Kind::Internal, "a model does not stand in for itself"))
+            }
+        }
+    }
+
+    /// Evaluates the rule. Where no walk joined anything for the model named, its features are looked up now.
+    async fn by_rule(&self, request: &InferRequest, found: Option<FeatureSet>, plan: &Plan) -> Walked {
+        let fetched = match found {
+            Some(features) => Ok(features),
+            None => self.features.fetch(request, plan).await,
         };
+        let mut features = match fetched {
+            Ok(features) => features,
+            Err(error) => return Walked::without_features(error),
+        };
+        let outcome = self.ruled(request, &mut features, plan);
         Walked { outcome, features }
+    }
+
+    fn ruled(&self, request: &InferRequest, features: &mut FeatureSet, plan: &Plan) -> Result<Answer, Error> {
+        let none = || Error::new(Kind::Unavailable, "there is no rule");
+        let rule = self.enricher.rule(plan.named).ok_or_else(none)?;
+        let fallback = self.config.model(plan.named).fallback.as_ref();
+        let (first, others) = fallback.and_then(|fallback| fallback.default.split_first()).ok_or_else(none)?;
+        let decoded = self.decoded(request)?;
+        let rows = self.rows(&decoded, plan)?;
+        let mut outputs = vec![rule.fill(&decoded, features, rows, first)?];
+        for other in others {
+            outputs.push(other.batched(rows)?);
+        }
+        let mut answer = self.written((request, &decoded), &outputs, plan)?;
+        answer.level = answer.level.max(features.level());
+        answer.degraded = features.take_degraded();
+        answer.degraded.push(Degradation::Rule { cause: plan.cause.unwrap_or(Cause::Failed) });
+        answer.caches = features.caches().to_vec();
+        Ok(answer)
     }
 
     fn default_outputs(&self, request: &InferRequest, plan: &Plan) -> Result<Answer, Error> {
@@ -42,6 +79,7 @@ impl Pipeline {
         Ok(answer)
     }
 
+    /// The body as far as rows and rules need it.
     pub(super) fn decoded(&self, request: &InferRequest) -> Result<Arc<Decoded>, Error> {
         match &request.payload {
             Payload::Decoded(decoded) => Ok(Arc::clone(decoded)),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     infer::{Error, Kind, Protocol, Verdict},
-    resilience::breaker::Outcome,
+    resilience::{breaker::Outcome, ratio::Event},
     telemetry::handles::predict::AttemptOutcome,
 };
 
@@ -232,6 +232,21 @@ impl Class {
         }
     }
 
+    /// What it tells of whether the model answers in time; `None`: nothing.
+    pub(super) const fn timeliness(self) -> Option<Event> {
+        match self {
+            Self::TimedOut => Some(Event::Bad),
+            Self::Hurried | Self::Unjudged | Self::Caller => None,
+            Self::Answered
+            | Self::Refused
+            | Self::Overloaded
+            | Self::ServerError
+            | Self::ModelError
+            | Self::Connect
+            | Self::Broken => Some(Event::Good),
+        }
+    }
+
     /// What it tells the endpoint's breaker. No 4xx is a failure; being busy or a caller gone says nothing.
     pub(super) const fn verdict(self) -> Outcome {
         match self {
@@ -303,6 +318,17 @@ mod tests {
             &HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))]),
             None,
         )
+    }
+
+    #[test]
+    fn only_what_was_given_its_time_tells_of_the_time_it_takes() {
+        assert_eq!(Class::TimedOut.timeliness(), Some(Event::Bad));
+        for class in [Class::Hurried, Class::Unjudged, Class::Caller] {
+            assert_eq!(class.timeliness(), None, "{class:?}");
+        }
+        for class in [Class::Answered, Class::Refused, Class::ServerError, Class::Connect, Class::Broken] {
+            assert_eq!(class.timeliness(), Some(Event::Good), "{class:?}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) enum Region {
 }
 
 impl Predict {
-    /// Finds endpoints, checks their health and looks the pools through until the tasks are cancelled.
+    /// Finds endpoints, checks their health, reads their GPU memory and looks the pools through until the tasks are cancelled.
     pub(crate) fn watch(self: &Arc<Self>, worker: WorkerId) {
         for index in 0..self.pools.len() {
             for source in 1..=self.pools[index].config.discovery.len() {
@@ -52,6 +52,12 @@ impl Predict {
             }
             let this = self.clone();
             self.tasks.background(async move { health::watch(&this.pools[index], worker, &this.tasks).await });
+            let this = self.clone();
+            self.tasks.background(async move {
+                if let Some(gpu) = &this.pools[index].gpu {
+                    gpu.watch().await;
+                }
+            });
         }
         let this = self.clone();
         self.tasks.background(async move {

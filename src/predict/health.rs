@@ -130,7 +130,8 @@ async fn hold(source: Source) -> Result<Held, String> {
     stream.hold(LONGEST_ANSWER).await.map_err(describe)
 }
 
-fn describe(failure: Failure) -> String {
+/// What went wrong, for people.
+pub(super) fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unsent(_) => "the connection closed before the check was sent".into(),
         Failure::Connect(error) => error.to_string(),

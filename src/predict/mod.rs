@@ -22,6 +22,7 @@ pub(crate) mod classify;
 mod discovery;
 mod endpoint;
 mod failover;
+pub mod gpu;
 mod health;
 pub mod http1;
 mod http2;
@@ -48,10 +49,11 @@ use crate::{
     app::Tasks,
     config::{self, Config},
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, Plan, PoolId, Protocol, Verdict, WorkerId},
+    infer::{AnswerBody, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
+        ratio::{BadRatio, Bound, Limit},
     },
     telemetry::handles::predict::RetryDenied,
 };
@@ -64,6 +66,8 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const FREE_RESENDS: u32 = 8;
 /// A shorter time without an answer says nothing of an endpoint whose answers' times are not known.
 const FAIR: Duration = Duration::from_millis(5);
+/// A model that does not answer in time: as many of its attempts time out.
+const TIMEOUTS: Limit = Limit { bound: Bound::AtLeast(0.05), least: 20 };
 
 /// The pools.
 pub struct Predict {
@@ -136,6 +140,18 @@ impl Predict {
         run.attempts(outgoing, permit).await
     }
 
+    /// Whether too many of the model's predictions timed out in the last ten seconds, at whatever pool.
+    #[must_use]
+    pub fn is_timing_out(&self, model: ModelId, now: Instant) -> bool {
+        self.models[model.index()].timeouts.is_over(&TIMEOUTS, now)
+    }
+
+    /// How full the fullest GPU is of the pool that does this one's work now, of 1; `None`: that is not known.
+    #[must_use]
+    pub fn gpu_memory(&self, pool: PoolId, now: Instant) -> Option<f64> {
+        self.pools[self.acting(pool).index()].gpu.as_ref()?.memory(now)
+    }
+
     /// Closes what is idle too long on this worker; to be called every [`SWEEP_EVERY`].
     pub(crate) fn sweep(&self, worker: WorkerId) {
         for pool in &self.pools {
@@ -168,6 +184,8 @@ struct Model {
     floor: Floor,
     /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
     hedge: Option<Moment>,
+    /// How many of its predictions time out.
+    timeouts: BadRatio,
     /// Its own pool's name.
     pool: Arc<str>,
 }
@@ -181,7 +199,18 @@ impl Model {
             idempotent: model.idempotent,
             floor: Floor::new(now),
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
+            timeouts: BadRatio::new(now),
             pool: pool.name.clone(),
+        }
+    }
+
+    /// Learns from a prediction's end.
+    fn ended(&self, class: Class, took: Duration, now: Instant) {
+        if let Some(event) = class.timeliness() {
+            self.timeouts.note(event, now);
+        }
+        if class == Class::Answered {
+            self.answered(took, now);
         }
     }
 
@@ -363,8 +392,8 @@ impl Run<'_> {
         let class = if self.was_hurried(&outcome, method, ended) { Class::Hurried } else { class };
         let Choice { index, endpoint, permit } = choice;
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
-        if class == Class::Answered && method == Method::Predict {
-            self.model.answered(ended - began, ended);
+        if method == Method::Predict {
+            self.model.ended(class, ended - began, ended);
         }
         self.pool.metrics.attempt(class.counted_as());
         Settled { outcome, class, index, endpoint, began, ended }

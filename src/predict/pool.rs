@@ -17,6 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     balance::{Crowd, Group, Place, State},
     endpoint::{Endpoint, Health},
+    gpu::Gpu,
     members::Sources,
     survey::Survey,
 };
@@ -42,6 +43,8 @@ pub(super) struct Pool {
     pub(super) metrics: PoolHandles,
     pub(super) balance: BalanceHandles,
     pub(super) workers: usize,
+    /// How full its GPUs are; `None`: it does not say.
+    pub(super) gpu: Option<Gpu>,
     pub(super) sources: Mutex<Sources>,
     pub(super) survey: Mutex<Survey>,
     /// Told when the set has changed.
@@ -106,6 +109,7 @@ impl Pool {
             metrics: PoolHandles::new(&config.name),
             balance: BalanceHandles::new(&config.name),
             workers,
+            gpu: config.gpu.as_ref().map(|gpu| Gpu::new(&config.name, gpu)),
             sources: Mutex::new(Sources::new(config.discovery.len(), now)),
             survey: Mutex::new(Survey::new(config, now)),
             changed: Notify::new(),

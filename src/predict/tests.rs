@@ -538,3 +538,51 @@ async fn where_nobody_is_left_for_a_retry_the_answer_at_hand_is_told() {
     let all = predict.pools[0].budget.available(now);
     assert!(predict.pools[0].budget.withdraw(now) && all >= 100, "{all}");
 }
+
+/// Nobody answers: with the clock paused, every attempt ends at its time.
+#[tokio::test(start_paused = true)]
+async fn a_model_is_timing_out_where_its_predictions_do() {
+    for (last, expected) in [(Method::Predict, true), (Method::Other, false)] {
+        let server = Server::start(&[""]).await;
+        let mut pool = pool(&[&server.authority]);
+        pool.breaker.failure_threshold = 100;
+        let predict = predict(pool);
+        let timeout = Duration::from_millis(10);
+        let plan = Plan { attempts: 1, attempt_timeout: Some(timeout), ..plan(Duration::from_secs(20)) };
+        let ask = async |method| {
+            let mut request = request();
+            request.request.method = method;
+            let error = predict.run(request, None, &plan, PoolId(0), Instant::now()).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
+        };
+        for _ in 0..19 {
+            ask(Method::Predict).await;
+        }
+        assert!(!predict.is_timing_out(ModelId(0), Instant::now()), "few prove nothing");
+        ask(last).await;
+        assert_eq!(predict.is_timing_out(ModelId(0), Instant::now()), expected, "{last:?}");
+        let later = Instant::now() + Duration::from_secs(1);
+        assert!(!predict.is_timing_out(ModelId(0), later), "quiet begins with the last one");
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_names_an_exporter_tells_how_full_its_gpus_are() {
+    let page = "HTTP/1.1 200 OK\r\ncontent-length: 29\r\n\r\nvllm:kv_cache_usage_perc 0.95";
+    let exporter = Server::start(Box::leak(Box::new([page]))).await;
+    let mut pool = pool(&[&exporter.authority]);
+    let server = pool.endpoints[0].http.clone().unwrap();
+    pool.gpu = Some(config::Gpu { server, path: "/metrics".into(), interval: Duration::from_secs(60) });
+    let predict = Arc::new(predict(pool));
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), None);
+    predict.watch(WorkerId(0));
+    let known = async {
+        while predict.gpu_memory(PoolId(0), Instant::now()).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), known).await.unwrap();
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), Some(0.95));
+    assert_eq!(predict.gpu_memory(PoolId(0), Instant::now() + Duration::from_secs(1000)), None);
+    predict.tasks.finish().await;
+}

@@ -20,7 +20,7 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// How an event was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Event {
     /// As it should be.
     Good,
     /// Not so.
@@ -84,9 +84,9 @@ impl BadRatio {
     }
 
     /// Counts an event.
-    pub fn note(&self, verdict: Verdict, now: Instant) {
+    pub fn note(&self, event: Event, now: Instant) {
         self.all.add(1, now);
-        if verdict == Verdict::Bad {
+        if event == Event::Bad {
             self.bad.add(1, now);
             self.last_bad.fetch_max(self.nanos(now).saturating_add(1), Relaxed);
         }
@@ -134,8 +134,8 @@ mod tests {
     fn noted(bad: u32, good: u32) -> (BadRatio, Instant) {
         let origin = Instant::now();
         let ratio = BadRatio::new(origin);
-        (0..good).for_each(|_| ratio.note(Verdict::Good, origin));
-        (0..bad).for_each(|_| ratio.note(Verdict::Bad, origin));
+        (0..good).for_each(|_| ratio.note(Event::Good, origin));
+        (0..bad).for_each(|_| ratio.note(Event::Bad, origin));
         (ratio, origin)
     }
 
@@ -181,7 +181,7 @@ mod tests {
         assert!(ratio.is_over(&TIMEOUTS, origin + SECOND - Duration::from_nanos(1)));
         assert!(!ratio.is_over(&TIMEOUTS, origin + SECOND), "the window still holds it");
         assert_eq!(ratio.counts(origin + SECOND), Counts { bad: 10, all: 20 });
-        ratio.note(Verdict::Bad, origin + 2 * SECOND);
+        ratio.note(Event::Bad, origin + 2 * SECOND);
         assert!(ratio.is_over(&TIMEOUTS, origin + 2 * SECOND));
         assert_eq!(ratio.counts(origin + 12 * SECOND), Counts::default());
     }
@@ -191,9 +191,9 @@ mod tests {
         let origin = Instant::now();
         let ratio = BadRatio::new(origin);
         std::thread::scope(|scope| {
-            for verdict in [Verdict::Bad, Verdict::Good, Verdict::Good, Verdict::Bad] {
+            for event in [Event::Bad, Event::Good, Event::Good, Event::Bad] {
                 let ratio = &ratio;
-                scope.spawn(move || (0..1_000).for_each(|_| ratio.note(verdict, origin)));
+                scope.spawn(move || (0..1_000).for_each(|_| ratio.note(event, origin)));
             }
         });
         assert_eq!(ratio.counts(origin), Counts { bad: 2_000, all: 4_000 });
@@ -214,7 +214,7 @@ mod tests {
                 let recent = events.iter().any(|(then, bad)| *bad && at - then < 1_000);
                 let expected = recent && counted.len() >= least as usize && 2 * bad_ones >= counted.len();
                 prop_assert_eq!(ratio.is_over(&at_least, now), expected);
-                ratio.note(if bad { Verdict::Bad } else { Verdict::Good }, now);
+                ratio.note(if bad { Event::Bad } else { Event::Good }, now);
                 events.push((at, bad));
             }
         }

@@ -63,6 +63,13 @@ metrics! {
     L1_WARM_UP_TOOK = "weir_l1_warm_up_seconds", Gauge, "How long the warm-up of the row cache took at the start, from when L2 answered.";
     L1_KEY_SAVES = "weir_l1_key_saves_total", Counter, "Saves of the row cache's hottest keys, by outcome: saved, empty (it holds none; what was saved stays), error.";
     L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
+    PREDICTION_LOOKUPS = "weir_prediction_lookups_total", Counter, "Looks for a kept prediction by model, layer (l1, l2) and outcome (hit, miss, error: the layer could not say).";
+    PREDICTIONS_KEPT = "weir_predictions_kept_total", Counter, "Answers of models with a prediction cache, by outcome: kept, degraded (no full prediction: an error, one too long to hold, or made without what the feature store has), forbidden (its cache-control, vary or set-cookie says so), id (it has an id of its own).";
+    PREDICTIONS_COALESCED = "weir_predictions_coalesced_total", Counter, "Requests answered with what another request for the same was asking the model meanwhile, by model.";
+    PREDICTION_STAND_INS = "weir_prediction_stand_ins_total", Counter, "Kept predictions that answered at level 3, by model and whose they were (request: the same one's, entity: another's about the same entity).";
+    PREDICTIONS_DROPPED = "weir_predictions_dropped_total", Counter, "Times that all kept predictions of the model were dropped here.";
+    PREDICTIONS_BYTES = "weir_predictions_bytes", Gauge, "Weighed size of the predictions kept in this process.";
+    PREDICTIONS_ENTRIES = "weir_predictions_entries", Gauge, "Predictions kept in this process.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
     BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";
@@ -79,6 +86,8 @@ metrics! {
     ENDPOINTS = "weir_endpoints", Gauge, "Endpoints that a pool has, configured and found.";
     POOL_PANIC = "weir_pool_panic", Gauge, "1 while so few of the pool's endpoints are healthy that all are asked.";
     POOL_FAILED_OVER = "weir_pool_failed_over", Gauge, "1 while the pool that takes over for this one does.";
+    GPU_MEMORY = "weir_gpu_memory_ratio", Gauge, "How full the fullest of a pool's GPUs is (of vLLM, its KV cache), as the pool's exporter tells it, 0 to 1; absent while that is not known.";
+    GPU_SCRAPE_STALE = "weir_gpu_scrape_stale", Gauge, "1 while a pool's GPU memory is not known: for three intervals no scrape of its exporter told it.";
     DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that the triggers say, also where ladder.mode is observe and nothing is lowered.";

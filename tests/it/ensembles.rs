@@ -11,7 +11,7 @@ use crate::{
     support::{
         Weir,
         faulty_model::{
-            FaultyModel, Speaks,
+            Arrived, FaultyModel, Speaks,
             Step::{self, Close, Hang, Send},
         },
         grpc::{Grpc, framed, raw_input},
@@ -19,7 +19,7 @@ use crate::{
         http1,
         http2::{data, head, last_head},
         metrics::await_metric,
-        process::{free_port, loopback, wait_until},
+        process::{await_some, free_port, loopback, wait_until},
         triton::Triton,
     },
     world::near,
@@ -356,6 +356,30 @@ fn a_member_that_is_late_is_left_out_and_named() {
             });
         }
     });
+}
+
+#[test]
+fn members_that_time_out_too_often_leave_the_first() {
+    // Every eighth answer is late: too many for the ladder, and not for a breaker.
+    let (body, _) = says("v2 json", &[1.0]).body();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let answer = [head.as_bytes(), &body].concat();
+    let answers = move |at: Arrived| vec![if at.nth % 8 == 0 { Hang } else { Send(answer.clone()) }];
+    let (well, late) = (says("v2 json", &[1.0]).model(), FaultyModel::listen(Speaks::Http1, Arc::new(answers)));
+    let mut file = File::default();
+    file.server("a", "v2 json", well.address());
+    file.server("late", "v2 json", late.address());
+    file.pools = file.pools.replacen("  late: {", "  late: {attempt_timeout: 200ms, ", 1);
+    file.model("e", &format!("ensemble: {{members: [a, late]}}, timeout: {FAR}"));
+    let weir = file.start("ladder: {enter_after: 100ms}\n");
+    let told = await_some("the first member to be asked alone", Duration::from_secs(60), || {
+        let told = ask(&weir, "v2 json", "e");
+        assert_eq!((told.status, &told.values), (200, &vec![1.0]), "{told:?}");
+        told.degraded.as_ref().is_some_and(|degraded| degraded.starts_with("model;")).then_some(told)
+    });
+    assert_eq!((&*told.level, told.degraded.as_deref()), ("2", Some("model;used=a;reason=timeouts")));
+    assert_eq!(told.names, Some(("member".to_owned(), "members".to_owned())), "passed on as it came");
+    assert!(late.requests() < well.requests(), "{} of {}", late.requests(), well.requests());
 }
 
 #[test]

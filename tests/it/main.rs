@@ -23,6 +23,7 @@ mod object_faults;
 mod parts;
 mod passthrough;
 mod pools;
+mod predictions;
 mod redis_faults;
 mod registry;
 mod row_faults;

@@ -53,6 +53,9 @@ pub(crate) struct Root {
     /// When and how service is lowered.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) ladder: Ladder,
+    /// Where predictions are kept, of the models that have a `cache`.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub(crate) predictions: Predictions,
     /// What happens on SIGTERM.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) drain: Drain,
@@ -198,6 +201,22 @@ impl Default for Ladder {
 pub(crate) enum LadderMode {
     Act,
     Observe,
+}
+
+/// Where predictions are kept, of the models that have a `cache`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Predictions {
+    /// Memory for predictions, over all models; what is asked for least goes first. `0B`: none are kept in this process.
+    pub(crate) capacity: Size,
+    /// Whether gateways share predictions through `features.l2.redis`, where there is one.
+    pub(crate) l2: bool,
+}
+
+impl Default for Predictions {
+    fn default() -> Self {
+        Self { capacity: Size(64 << 20), l2: true }
+    }
 }
 
 /// What happens on SIGTERM.

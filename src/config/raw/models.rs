@@ -34,8 +34,8 @@ pub(crate) struct Model {
     /// Who answers V1 `:explain`.
     #[schemars(extend("x-unset" = "none, :explain answers 501"))]
     pub(crate) explainer: Option<Explainer>,
-    /// Models that answer together in its place. An ensemble has no `pool`, `upstream_model`, `features`, `inputs`, `explainer` and
-    /// `idempotent` of its own: its members have theirs.
+    /// Models that answer together in its place. An ensemble has no `pool`, `upstream_model`, `features`, `inputs`, `explainer`, `cache`
+    /// and `idempotent` of its own: its members have theirs.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) ensemble: Option<Ensemble>,
     /// Whether a request that cannot be answered is queued although the caller did not ask for it.
@@ -169,14 +169,18 @@ pub(crate) struct PredictionCache {
     pub(crate) ttl: Span,
     /// How long it may answer at level 3.
     pub(crate) keep_for: Span,
-    /// Which input names the entity, for answers at level 3 to other requests about it.
+    /// Which input names the entity, for answers at level 3 to other requests about it: a tensor, a key of each V1 instance, or a
+    /// request parameter.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) entity: Option<String>,
+    /// Request headers that the model's answers depend on, beside `content-type`, `content-encoding`, `accept`, `accept-encoding`,
+    /// `accept-language`, `authorization`, `cookie`, `x-api-key` and gRPC's encodings, which are always told apart.
+    pub(crate) headers: Vec<String>,
 }
 
 impl Default for PredictionCache {
     fn default() -> Self {
-        Self { ttl: Span::secs(30), keep_for: Span::secs(3600), entity: None }
+        Self { ttl: Span::secs(30), keep_for: Span::secs(3600), entity: None, headers: Vec::new() }
     }
 }
 

@@ -44,8 +44,8 @@ fn unknown_and_duplicate_keys() {
         "worker: 2\nzzz: 1\nlisten: {http: 0.0.0.0:0, http: 0.0.0.0:1}\npools: {p: {endpoint: [http://h:1]}}\n",
         &[
             "worker: unknown key, did you mean `workers`?; allowed: allow_repository, capacity, drain, features, ladder, listen, \
-             metrics, models, pools, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
-            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, spool, \
+             metrics, models, pools, predictions, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
+            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, predictions, spool, \
              tiers, workers, zone; given: zzz (weir.yaml:2:1)",
             "listen.http: set twice; allowed: once; first set at line 3 (weir.yaml:3:27)",
             "pools.p.endpoint: unknown key, did you mean `endpoints`?; allowed: attempt_timeout, breaker, connect_timeout, endpoints, \
@@ -247,12 +247,15 @@ fn ensembles_that_make_no_sense() {
         )
     };
     says(
-        "pools: {p: {endpoints: [http://h:1]}}\nmodels:\n  e: {pool: p, upstream_model: x, idempotent: false, explainer: {pool: p}, ensemble: {members: [m]}}\n  m: {pool: p}\n",
+        "pools: {p: {endpoints: [http://h:1]}}\nmodels:\n  e: {pool: p, upstream_model: x, idempotent: false, explainer: {pool: p}, cache: {}, ensemble: {members: [m]}}\n  m: {pool: p}\n",
         &[
             &own("pool", "p", 13),
             &own("upstream_model", "x", 32),
             &own("idempotent", "false", 47),
             &own("explainer", "a mapping with pool", 65),
+            "models.e.cache: beside `idempotent: false`; allowed: a cache only where asking twice changes nothing; given: a mapping with \
+             no keys (weir.yaml:3:83)",
+            &own("cache", "a mapping with no keys", 83),
         ],
     );
     says(

@@ -1,12 +1,16 @@
 //! What a model has below its full answer: fallbacks, ensembles and prediction caches that name what exists and end somewhere.
 
+use std::sync::Arc;
+
+use http::HeaderName;
+
 use crate::{
     config::{
-        Ensemble, Fallback, PredictionCache,
+        Ensemble, Fallback, Features, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId, Output, decoded::Scalar, outputs::Combine},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine},
 };
 
 use super::{Check, index};
@@ -14,19 +18,25 @@ use super::{Check, index};
 impl Check<'_> {
     pub(super) fn fallback(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Fallback> {
         let raw = model.fallback.as_ref()?;
-        if raw.rule.as_ref().is_some_and(|rule| rule.trim().is_empty()) {
-            self.wrong(&path.key("rule"), "empty", "a CEL expression");
-        }
         let outputs = raw.default.as_ref().map_or(&[][..], |default| &default.outputs);
         if raw.rule.is_some() && outputs.is_empty() {
             self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
         }
         Some(Fallback {
             model: self.fallback_model(&path.key("model"), name, raw),
-            rule: raw.rule.as_deref().map(Into::into),
+            rule: raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule)),
             reserve: raw.reserve.0,
             default: self.outputs(&path.key("default").key("outputs"), outputs),
         })
+    }
+
+    fn rule(&mut self, path: &Path, text: &str) -> Option<Rule> {
+        const ALLOWED: &str = "a CEL expression";
+        if text.trim().is_empty() {
+            self.wrong(path, "empty", ALLOWED);
+            return None;
+        }
+        Rule::compile(text).map_err(|wrong| self.wrong(path, wrong, ALLOWED)).ok()
     }
 
     fn outputs(&mut self, path: &Path, raw: &[raw::Output]) -> Vec<Output> {
@@ -66,11 +76,41 @@ impl Check<'_> {
             let wrong = format!("less than ttl ({})", raw.ttl);
             self.wrong(&path.key("keep_for"), wrong, format_args!("at least {}", raw.ttl));
         }
+        if !model.idempotent {
+            self.wrong(path, "beside `idempotent: false`", "a cache only where asking twice changes nothing");
+        }
         Some(PredictionCache {
             ttl: self.positive(&path.key("ttl"), raw.ttl),
             keep_for: raw.keep_for.0,
             entity: raw.entity.as_deref().map(Into::into),
+            headers: self.header_names(&path.key("headers"), &raw.headers),
         })
+    }
+
+    fn header_names(&mut self, path: &Path, raw: &[String]) -> Vec<HeaderName> {
+        let mut names = Vec::with_capacity(raw.len());
+        for (i, name) in raw.iter().enumerate() {
+            match name.parse() {
+                Ok(name) => names.push(name),
+                Err(_) => self.wrong(&path.item(i), "not a header's name", "letters, digits and -, as in x-tenant"),
+            }
+        }
+        names
+    }
+
+    pub(super) fn predictions(&self, features: &Features, models: &[Model]) -> Predictions {
+        let raw = &self.raw.predictions;
+        let wanted = raw.l2 && models.iter().any(|model| model.cache.is_some());
+        let shared = |redis: &Redis| SharedPredictions {
+            redis: redis.clone(),
+            breaker: features.breaker.clone(),
+            project: Arc::clone(&features.project),
+        };
+        let l2 = match &features.l2 {
+            L2::Redis(redis) if wanted => Some(shared(redis)),
+            _ => None,
+        };
+        Predictions { capacity: raw.capacity.0, l2 }
     }
 
     pub(super) fn ensemble(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Ensemble> {
@@ -104,6 +144,7 @@ impl Check<'_> {
             ("features", joins),
             ("inputs", model.inputs.is_some()),
             ("explainer", model.explainer.is_some()),
+            ("cache", model.cache.is_some()),
             ("idempotent", !model.idempotent),
         ] {
             if is_set {

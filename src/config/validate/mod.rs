@@ -38,6 +38,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let capacity = check.capacity();
     let features = check.features(registry);
     let models = check.models(&tiers, &features);
+    let predictions = check.predictions(&features, &models);
     check.retry(&Path::of("spool").key("retry"), raw.spool.retry.profile());
     let config = Config {
         listen,
@@ -49,6 +50,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         models,
         features,
         ladder: check.ladder(&raw.ladder),
+        predictions,
         drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
         metrics_aliases: raw.metrics.aliases,
         allow_repository: raw.allow_repository,

@@ -311,6 +311,16 @@ impl Cluster {
         topology.master(slot).is_none_or(|master| self.node(worker, master).would_admit())
     }
 
+    /// Whether the breaker of every master refuses now. While it is not known who they are, and nobody could tell so far, there
+    /// is nobody to ask; that is looked for until it is known.
+    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
+        match &*self.map.borrow() {
+            Map::Known(topology) => topology.masters.iter().all(|master| self.terms.guards.refuses(master, now)),
+            Map::Unknown(_) => true,
+            Map::Awaited => false,
+        }
+    }
+
     pub(super) async fn connect(self: &Arc<Self>, worker: WorkerId) {
         if let Ok(topology) = self.topology(worker).await {
             join_all(topology.masters.iter().map(|master| async { self.node(worker, master).connect().await })).await;
@@ -384,6 +394,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        app::Tasks,
+        features::{redis::guard::Guards, tests::breaker},
+    };
+
+    #[tokio::test]
+    async fn it_is_unavailable_where_every_master_refuses_or_none_can_be_found() {
+        let seed = Client::open("redis://seed.example:1").unwrap();
+        let guards = Arc::new(Guards::new(&breaker(), 8));
+        let (timeout, tasks) = (Duration::ZERO, Tasks::default());
+        let terms = Terms { timeout, connections: 1, guards: Arc::clone(&guards), tls: None, tasks };
+        let cluster = Cluster::new((vec![seed], Finder::Members), 1, terms);
+        let now = Instant::now();
+        assert!(!cluster.is_unavailable(now), "nobody has asked yet");
+        cluster.map.send_replace(Map::Unknown(Error::TimedOut(PATIENCE)));
+        assert!(cluster.is_unavailable(now));
+        let masters: Vec<Arc<str>> = vec!["h:1".into(), "h:2".into()];
+        let mut topology = Topology::of("h:1".into(), now);
+        topology.masters.clone_from(&masters);
+        cluster.map.send_replace(Map::Known(Arc::new(topology)));
+        let mut kept = Vec::new();
+        for (master, expected) in masters.iter().zip([false, true]) {
+            let guard = guards.of(master);
+            for _ in 0..breaker().failure_threshold {
+                guard.admit().unwrap().record(&Err(Error::TimedOut(PATIENCE)));
+            }
+            kept.push(guard);
+            assert_eq!(cluster.is_unavailable(Instant::now()), expected, "{master}");
+        }
+        assert!(!cluster.is_unavailable(Instant::now() + breaker().open_for));
+    }
 
     #[test]
     fn a_redirect_without_a_host_stays_at_the_server_that_gave_it() {

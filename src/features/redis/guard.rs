@@ -68,6 +68,12 @@ impl Guards {
         };
         guards.iter().for_each(|guard| guard.circuit.show(now));
     }
+
+    /// Whether the breaker of the server at an address refuses every request now; that of an unknown one does not.
+    pub(super) fn refuses(&self, address: &str, now: Instant) -> bool {
+        let guard = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(address).and_then(Weak::upgrade);
+        guard.is_some_and(|guard| guard.refuses(now))
+    }
 }
 
 /// A server's.
@@ -127,6 +133,11 @@ impl Guard {
     /// Whether the breaker would let a request through now.
     pub(super) fn would_admit(&self) -> bool {
         self.circuit.would_admit(Instant::now())
+    }
+
+    /// Whether the breaker is open, and not yet to be probed.
+    pub(super) fn refuses(&self, now: Instant) -> bool {
+        self.circuit.refuses(now)
     }
 
     /// Something else found the server well.
@@ -260,6 +271,22 @@ mod tests {
         assert!(guard.admit().is_err());
         guard.found_well();
         assert!(guard.admit().unwrap().permit.is_probe());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_refuses_from_when_its_breaker_opens_until_it_may_be_probed() {
+        let (guards, address, policy): (_, Arc<str>, _) = (Guards::new(&breaker(), MOST), "h:1".into(), breaker());
+        assert!(!guards.refuses(&address, Instant::now()), "nothing is known of it");
+        let guard = guards.of(&address);
+        assert!(!guards.refuses(&address, Instant::now()));
+        for _ in 0..policy.failure_threshold {
+            guard.admit().unwrap().record(&Err(Error::TimedOut(policy.window)));
+        }
+        assert!(guards.refuses(&address, Instant::now()));
+        tokio::time::advance(policy.open_for).await;
+        assert!(!guards.refuses(&address, Instant::now()), "without traffic it does not go on");
+        let _probe = guard.admit().unwrap();
+        assert!(!guards.refuses(&address, Instant::now()), "a probe is under way");
     }
 
     #[tokio::test]

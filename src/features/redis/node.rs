@@ -91,6 +91,11 @@ impl Node {
         self.guard.would_admit()
     }
 
+    /// Whether its breaker refuses every request now.
+    pub(super) fn refuses(&self, now: Instant) -> bool {
+        self.guard.refuses(now)
+    }
+
     pub(super) async fn ping(&self) -> Result<(), Error> {
         self.ask(::redis::cmd("PING")).await.map(drop)
     }

@@ -442,6 +442,7 @@ async fn a_master_that_hangs_costs_others_nothing_and_itself_no_more_than_its_br
         }
     }
     assert!(timed_out >= crate::features::tests::breaker().failure_threshold, "{timed_out}");
+    assert!(!redis.is_unavailable(Instant::now()), "others answer");
     hung.thaw();
     let back = async {
         while redis.read(WORKER, &asks).await.iter().any(|row| !matches!(row, Ok(Some(_)))) {

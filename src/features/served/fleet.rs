@@ -112,6 +112,11 @@ impl Fleet {
         self.servers.iter().for_each(|server| server.show(now));
     }
 
+    /// Whether every server's breaker refuses now.
+    pub(super) fn is_unavailable(&self, now: Instant) -> bool {
+        self.servers.iter().all(|server| server.refuses(now))
+    }
+
     /// What each server says of its health, over the worker's connections.
     pub(super) async fn health(&self, worker: WorkerId) -> Vec<Result<(), String>> {
         let client = self.client(worker);

@@ -108,6 +108,11 @@ impl Server {
         self.circuit.show(now);
     }
 
+    /// Whether its breaker is open, and not yet to be probed.
+    pub(super) fn refuses(&self, now: Instant) -> bool {
+        self.circuit.refuses(now)
+    }
+
     /// Whether it is to be tried again: probes do not wait until it is the cheaper one. One that fails its checks is not worth a
     /// question.
     pub(super) fn wants_probe(&self, now: Instant) -> bool {

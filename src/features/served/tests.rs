@@ -347,6 +347,26 @@ async fn a_server_that_keeps_failing_is_not_asked() {
 }
 
 #[tokio::test]
+async fn a_fleet_is_unavailable_where_every_server_refuses() {
+    let ([gone, there], served) = fleet::<2>(TIMEOUT).await;
+    drop(gone);
+    let threshold = breaker().failure_threshold;
+    let checks = async {
+        for _ in 0..threshold {
+            served.ready().await.unwrap();
+        }
+        assert!(!served.is_unavailable(Instant::now()), "one answers");
+    };
+    tokio::select! { () = checks => {}, () = always(&there, (200, "")) => {} }
+    drop(there);
+    for _ in 0..threshold {
+        served.ready().await.unwrap_err();
+    }
+    assert!(served.is_unavailable(Instant::now()));
+    assert!(!served.is_unavailable(Instant::now() + breaker().open_for), "without traffic it does not go on");
+}
+
+#[tokio::test]
 async fn what_a_server_says_of_the_request_is_no_failure() {
     let ([server], served) = fleet::<1>(TIMEOUT).await;
     let asks = async {

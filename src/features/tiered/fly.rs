@@ -98,6 +98,24 @@ pub(super) enum Done {
     Unreadable(At),
 }
 
+impl Progress {
+    /// Whether who waits for it waits for L2 no longer. A stale row at hand does instead of what L2 may say when asked again.
+    const fn is_past_l2(&self, has_stale: bool) -> bool {
+        match self {
+            Self::AtL2 => false,
+            Self::AtL2Again => has_stale,
+            Self::AtL3(_) | Self::Done(_) => true,
+        }
+    }
+}
+
+/// What a request waits for: first for all that L2 says, whose time is told apart, then for L3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    L2,
+    L3,
+}
+
 type Led = (Lead<Id, Progress>, Ask);
 
 /// A fetch that L2 did not end.
@@ -126,21 +144,33 @@ pub(super) struct Flight {
 type Awaited = (usize, usize, Watch<Progress>);
 
 impl Flight {
-    /// Joins or begins a fetch for everything open, and waits as long as the plan allows.
-    pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) {
+    /// Joins or begins a fetch for everything open, and waits as long as the plan allows. Returns when L2 was through with all
+    /// that the request waits for, or was no longer waited for.
+    pub(super) async fn board(shared: &Arc<Shared>, lookup: &mut Lookup, how: &How) -> Instant {
         let mut flight = Self::of(how, shared.retry);
         let awaited = flight.gather(shared, lookup, how);
         let mut flight = (!flight.led.is_empty()).then(|| shared.tasks.outliving(flight.fly(Arc::clone(shared))));
         let mut late = pin!(sleep_until(how.by.instant()));
-        for (join, want, progress) in awaited {
-            let stale_at_hand = matches!(&lookup.joins[join].wants[want].state, State::Open(Some(_)));
-            let outcome = shared.outcome(&progress, (how, stale_at_hand), late.as_mut());
-            let reached = match &mut flight {
-                Some(flight) => flight.until(outcome).await,
-                None => outcome.await,
-            };
-            lookup.reached(shared, (join, want), reached);
+        let (mut waiting, mut through) = (awaited, None);
+        for leg in [Leg::L2, Leg::L3] {
+            let mut further = Vec::new();
+            for (join, want, progress) in waiting {
+                let has_stale = lookup.has_stale(join, want);
+                let outcome = shared.outcome(&progress, (leg, how, has_stale), late.as_mut());
+                let reached = match &mut flight {
+                    Some(flight) => flight.until(outcome).await,
+                    None => outcome.await,
+                };
+                if leg == Leg::L3 || shared.is_futile(&reached, how, has_stale) {
+                    lookup.reached(shared, (join, want), reached);
+                } else {
+                    further.push((join, want, progress));
+                }
+            }
+            waiting = further;
+            through.get_or_insert_with(Instant::now);
         }
+        through.unwrap_or_else(Instant::now)
     }
 
     fn of(how: &How, profile: Retry) -> Self {
@@ -393,26 +423,34 @@ impl Shared {
         }
     }
 
-    /// Waits for a fetch's end, or until waiting on is of no use: L2 failed and a stale row is at hand, L3 takes longer than the
-    /// time that is left, or it is late.
+    /// How far a fetch is once L2 is through with it, or waiting on is of no use, or it is late.
     async fn outcome(
         &self,
         progress: &Watch<Progress>,
-        (how, stale_at_hand): (&How, bool),
+        (leg, how, has_stale): (Leg, &How, bool),
         late: Pin<&mut Sleep>,
     ) -> Progress {
-        let futile = |reached: &Progress| match reached {
-            Progress::AtL2 => false,
-            Progress::AtL2Again => stale_at_hand,
-            Progress::AtL3(behind) => {
-                (*behind != Behind::Absence && stale_at_hand) || !self.l3_fits(how.by.remaining(Instant::now()))
-            }
-            Progress::Done(_) => true,
+        let enough = |reached: &Progress| match leg {
+            Leg::L2 => reached.is_past_l2(has_stale),
+            Leg::L3 => self.is_futile(reached, how, has_stale),
         };
         tokio::select! {
             biased;
-            reached = progress.until(futile) => reached,
+            reached = progress.until(enough) => reached,
             () = late => progress.now(),
+        }
+    }
+
+    /// Whether waiting on for a fetch is of no use: it has ended, L2 failed and a stale row is at hand, or L3 takes longer than
+    /// the time that is left.
+    fn is_futile(&self, reached: &Progress, how: &How, has_stale: bool) -> bool {
+        match reached {
+            Progress::AtL2 => false,
+            Progress::AtL2Again => has_stale,
+            Progress::AtL3(behind) => {
+                (*behind != Behind::Absence && has_stale) || !self.l3_fits(how.by.remaining(Instant::now()))
+            }
+            Progress::Done(_) => true,
         }
     }
 
@@ -455,6 +493,11 @@ fn l3_outcome(error: &Boxed) -> Outcome {
 }
 
 impl Lookup {
+    /// Whether a stale row is at hand should the fetch fail.
+    fn has_stale(&self, join: usize, want: usize) -> bool {
+        matches!(self.joins[join].wants[want].state, State::Open(Some(_)))
+    }
+
     /// Takes what a fetch came to, as far as it got.
     fn reached(&mut self, shared: &Shared, (join, want): (usize, usize), reached: Progress) {
         let (at, found) = match reached {

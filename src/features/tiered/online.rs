@@ -206,7 +206,7 @@ impl Store {
             JoinLookup { view, select: [].into(), optional: false, wants, rows }
         };
         let mut lookup = Lookup::over(wishes.iter().map(join).collect());
-        self.shared.walk(&mut lookup, &how).await;
+        self.shared.walk(&mut lookup, &how, Instant::now()).await;
         lookup.tell(&self.shared.metrics, SystemTime::now())
     }
 

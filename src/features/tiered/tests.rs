@@ -1,6 +1,7 @@
 //! The layers together, on a real Redis; L3 answers as each test says.
 
 mod online;
+mod signals;
 mod warm;
 
 use std::{
@@ -168,6 +169,7 @@ fn caches(set: &FeatureSet) -> String {
             CacheOutcome::Miss => "miss",
             CacheOutcome::Unavailable => "unavailable",
             CacheOutcome::Bypass => "bypass",
+            CacheOutcome::Collapsed => "collapsed",
         };
         format!("{} {outcome}", event.cache.trim_start_matches("weir-"))
     };

@@ -15,6 +15,19 @@ pub(crate) enum Cell<'a> {
     Bytes(&'a [u8]),
 }
 
+impl<'a> From<Cell<'a>> for Scalar<'a> {
+    fn from(cell: Cell<'a>) -> Self {
+        match cell {
+            Cell::Bool(value) => Self::Bool(value),
+            Cell::Int(value) => Self::Int(value),
+            Cell::Uint(value) => Self::Uint(value),
+            Cell::Single(value) => Self::Float(value),
+            Cell::Double(value) => Self::Double(value),
+            Cell::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
 /// Why a value cannot be an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Misfit {
