@@ -274,7 +274,7 @@ impl<'a> Addressed<'a> {
         let limit = config.listen.max_body;
         let mut headers = self.head.headers;
         let tier = self.told.tier(config, model)?;
-        let joins = !model.joins.is_empty() && method == Method::Predict;
+        let joins = method == Method::Predict && config.is_decoded(model);
         let held = model.is_held_whole() && method == Method::Predict;
         let payload = if joins {
             let framed = match self.received {

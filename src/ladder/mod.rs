@@ -150,7 +150,7 @@ impl Ladder {
             let next = self.simpler(&plan, Cause::GpuMemory, now);
             return next.ok_or_else(|| self.refused(&plan, standing, "has neither a simpler model nor a rule"));
         }
-        let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes();
+        let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes(now);
         let next = times_out.then(|| self.simpler(&plan, Cause::Timeouts, now)).flatten();
         Ok(next.unwrap_or(plan))
     }

@@ -14,8 +14,8 @@ use crate::{
     enrich::{self, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Plan, PoolId, Protocol, Source, Timings,
-        headers::JSON_LENGTH,
+        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Plan, PoolId,
+        Protocol, Source, Timings, headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -77,6 +77,15 @@ impl Pipeline {
     ///
     /// Dropped, it gives back its slot and cancels upstream.
     pub async fn infer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
+        let (model, method) = (request.model, request.method);
+        let outcome = self.walk(request).await;
+        if method == Method::Predict && passed_over(&outcome) {
+            self.admission.passed_over(model, Instant::now());
+        }
+        outcome
+    }
+
+    async fn walk(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now)?;
         if self.ladder.has_ways_down(&plan, request.method)
@@ -248,6 +257,18 @@ impl Pipeline {
         if let Some(length) = length {
             headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
         }
+    }
+}
+
+/// Whether something else than the model answered, or nobody, where neither its door refused the request nor its time was taken:
+/// both have been counted.
+fn passed_over(outcome: &Result<Answer, Error>) -> bool {
+    match outcome {
+        Ok(answer) => {
+            let mut causes = answer.degraded.iter().filter_map(Degradation::instead_of_model);
+            causes.any(|cause| !matches!(cause, Cause::Shed | Cause::Timeout))
+        }
+        Err(error) => matches!(error.kind(), Kind::Unavailable | Kind::BackendFailed),
     }
 }
 

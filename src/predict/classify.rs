@@ -239,7 +239,6 @@ impl Class {
             Self::Hurried | Self::Unjudged | Self::Caller => None,
             Self::Answered
             | Self::Refused
-            | Self::Unjudged
             | Self::Overloaded
             | Self::ServerError
             | Self::ModelError

@@ -82,14 +82,14 @@ metrics! {
     GPU_MEMORY = "weir_gpu_memory_ratio", Gauge, "How full the fullest of a pool's GPUs is (of vLLM, its KV cache), as the pool's exporter tells it, 0 to 1; absent while that is not known.";
     GPU_SCRAPE_STALE = "weir_gpu_scrape_stale", Gauge, "1 while a pool's GPU memory is not known: for three intervals no scrape of its exporter told it.";
     DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
-    LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
-    LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that the triggers say, also where ladder.mode is observe and nothing is lowered.";
+    LADDER_LEVEL = "weir_ladder_level", Gauge, "The level that the model stands at, 0 to 4; answers may need a lower one.";
+    LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that triggers and drills say, also where ladder.mode is observe and triggers lower nothing.";
     LADDER_TRANSITIONS = "weir_ladder_transitions_total", Counter, "Moves of the model's standing level, by model and the level moved to.";
     LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
     SHED = "weir_requests_shed_total", Counter, "Requests refused, by tier and reason: queue_full, queue_timeout, deadline (less of it was left than half of the model's answers take), limit (the pool takes no more).";
-    DEMAND = "weir_demand", Gauge, "Work offered to the model, in requests at once: those past the door, waiting ones among them, and as many as those refused in the last ten seconds would have been.";
+    DEMAND = "weir_demand", Gauge, "Work offered to the model, in requests at once: those past the door, waiting ones among them, and as many as those of the last ten seconds that were refused, or that something else than the model answered (level 2 or worse), would have been.";
     POOL_LIMIT = "weir_pool_limit", Gauge, "Requests that a pool with an adaptive limit may have at once.";
     QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";
     QUEUE_DEPTH_ALIAS = "kserve_inference_queue_depth", Gauge, "weir_inference_queue_depth under the name KServe autoscalers ask for.";
