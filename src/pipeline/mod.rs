@@ -15,7 +15,7 @@ use crate::{
     features,
     infer::{
         Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Plan, PoolId,
-        Protocol, Source, Timings, headers::JSON_LENGTH,
+        Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -160,6 +160,11 @@ impl Pipeline {
         let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
         self.observe(&timings, enriched_at - fetched, features);
         self.rename_back(protocol, &mut prediction, plan);
+        let degraded = match prediction.verdict {
+            Verdict::Good => features.take_degraded(),
+            // A rule may answer instead, from the same rows.
+            Verdict::Failed => features.degraded().to_vec(),
+        };
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -167,7 +172,7 @@ impl Pipeline {
             trailers: prediction.trailers,
             verdict: prediction.verdict,
             level: features.level(),
-            degraded: features.take_degraded(),
+            degraded,
             caches: features.caches().to_vec(),
             timings,
         })

@@ -16,8 +16,14 @@ mod drills;
 mod scene;
 mod ways;
 
-use self::scene::{Exporter, Moody, PATIENCE, PROTOCOLS, Told, ask, await_standing, burst, each, moves, standing, tag};
-use crate::support::{Redis, Weir, http1, metrics::await_metric, process::wait_until};
+use self::scene::{
+    Exporter, Moody, PATIENCE, PROTOCOLS, SlowLine, Told, ask, await_standing, burst, each, moves, pool, standing, tag,
+};
+use crate::support::{
+    Redis, Weir, http1,
+    metrics::await_metric,
+    process::{await_some, wait_until},
+};
 
 /// A row in the store, or what stands in for it.
 const JOINED: &str = "features: [{view: user_stats, join: {user_id: user_id}}, {view: bonus, join: {user_id: user_id}, \
@@ -25,12 +31,12 @@ const JOINED: &str = "features: [{view: user_stats, join: {user_id: user_id}}, {
                       \"bonus:points\"]}";
 
 /// Views on this Redis, whose rows are good for half a second.
-fn views(redis: &Redis, timeout: &str, breaker: &str) -> String {
+fn views(redis: &str, timeout: &str, breaker: &str) -> String {
     format!(
         "features:\n  project: shop\n  l2: {{redis: [{}], timeout: {timeout}}}\n  retry: {{max_retries: 0}}\n  breaker: {breaker}\n  \
          views:\n    user_stats: {{entities: {{user_id: INT64}}, features: {{txns: {{type: INT64, default: 5}}}}, ttl: 500ms}}\n    \
          bonus: {{entities: {{user_id: INT64}}, features: {{points: {{type: FLOAT, default: 0.5}}}}, ttl: 1h}}\n",
-        redis.url()
+        redis
     )
 }
 
@@ -77,14 +83,15 @@ fn expect_moves(weir: &mut Weir, model: &str, name: &str, reason: &str) {
 #[test]
 fn slow_features_are_level_1() {
     let (redis, models) = (Redis::start(), Moody::all());
+    let line = SlowLine::to(redis.address());
     let mut weir = Weir::start(&format!(
         "{}{}ladder: {{feature_p99: 200ms, enter_after: 100ms, exit_after: 4s}}\n",
         by_protocol(&models, &format!("timeout: 20s, {JOINED}")),
-        views(&redis, "400ms", "{failure_threshold: 100000}"),
+        views(&line.url(), "5s", "{failure_threshold: 100000}"),
     ));
     push(&weir);
     each(|protocol| await_full(&weir, protocol, &tag(protocol)));
-    redis.freeze();
+    line.slow(400);
     each(|protocol| {
         let name = tag(protocol);
         // Users who are not known yet: each lookup waits for as long as it may.
@@ -102,7 +109,7 @@ fn slow_features_are_level_1() {
         assert!(told.degraded.contains("default;view=bonus;reason=unavailable"), "{told:?}");
         assert!(told.caches.starts_with("weir-l1; hit"), "{told:?}");
     });
-    redis.thaw();
+    line.slow(0);
     each(|protocol| {
         await_standing(&weir, &tag(protocol), 0, &[]);
         await_full(&weir, protocol, &tag(protocol));
@@ -122,10 +129,10 @@ fn a_store_that_is_gone_is_level_2() {
     let (redis, models, explainer) = (Redis::start(), Moody::all(), Moody::new("v1"));
     let mut weir = Weir::start(&format!(
         "{}  explained: {{pool: v1, timeout: 20s, explainer: {{pool: explainer}}, {JOINED}}}\n{}ladder: {{enter_after: 100ms, exit_after: \
-         2s}}\n",
+         1s}}\n",
         by_protocol(&models, &format!("timeout: 20s, {JOINED}"))
             .replace("pools:\n", &format!("pools:\n{}", explainer.pool("explainer", ""))),
-        views(&redis, "400ms", "{failure_threshold: 5, open_for: 1s}"),
+        views(&redis.url(), "400ms", "{failure_threshold: 5}"),
     ));
     let explain =
         || http1::post(weir.http(), "/v1/models/explained:explain", r#"{"instances": [{"user_id": 2, "amount": 1}]}"#);
@@ -134,7 +141,6 @@ fn a_store_that_is_gone_is_level_2() {
     redis.kill();
     each(|protocol| {
         let mut user = 100;
-        // Breakers stay open for a second only: somebody has to keep asking.
         wait_until("level 2", PATIENCE, || {
             user += 1;
             ask(&weir, protocol, &tag(protocol), &[(user, 1.0)]);
@@ -238,11 +244,12 @@ fn full_gpus_are_level_2_for_whoever_makes_room() {
 
 #[test]
 fn timeouts_are_level_2_until_a_probe_says_otherwise() {
-    let (models, lites) = (Moody::all(), Moody::all());
+    // Three endpoints each, so that none has so many answers that its breaker would judge them: what is slow is not yet broken.
+    let (models, lites) = (PROTOCOLS.map(|protocol| [(); 3].map(|()| Moody::new(protocol))), Moody::all());
     let (mut pools, mut entries) = (String::new(), String::new());
     for ((protocol, model), lite) in PROTOCOLS.into_iter().zip(&models).zip(&lites) {
         let name = tag(protocol);
-        pools += &model.pool(&name, ", attempt_timeout: 1500ms");
+        pools += &pool(&name, &model.each_ref().map(Moody::endpoint), ", attempt_timeout: 700ms");
         pools += &lite.pool(&format!("{name}-lite"), "");
         entries += &format!(
             "  {name}: {{pool: {name}, timeout: 20s, fallback: {{model: {name}-lite}}}}\n  {name}-lite: {{pool: {name}-lite, timeout: 20s}}\n"
@@ -250,33 +257,41 @@ fn timeouts_are_level_2_until_a_probe_says_otherwise() {
     }
     let mut weir =
         Weir::start(&format!("pools:\n{pools}models:\n{entries}ladder: {{enter_after: 100ms, exit_after: 5s}}\n"));
-    models.iter().for_each(|model| model.turn("hang"));
+    models.iter().flatten().for_each(|model| model.turn("hang"));
     each(|protocol| {
         let (name, model) =
             (tag(protocol), &models[PROTOCOLS.iter().position(|each| *each == protocol).expect("it is one")]);
+        let arrivals = || model.iter().map(Moody::arrivals).sum::<usize>();
         let told = burst(&weir, protocol, &name, 25);
         let timed_out = format!("model;used={name}-lite;reason=timeout");
         assert!(told.iter().all(|told| (told.status, &*told.level) == (200, "2")), "{told:?}");
         assert!(told.iter().any(|told| told.degraded == timed_out), "{told:?}");
         await_standing(&weir, &name, 2, &["timeouts"]);
         // Most are spared the wait. Probes, a few, keep telling, for longer than what was counted before they were alone.
-        let (before, mut asked) = (model.arrivals(), 0);
+        let before = arrivals();
         let stood = || {
             weir.metrics().count("weir_ladder_level_seconds_total", &[("model", &name), ("level", "simplified_model")])
         };
-        while stood() < 16.0 {
-            let told = ask(&weir, protocol, &name, &[(1, 1.0)]);
-            assert_eq!((told.status, &*told.level), (200, "2"), "{told:?}");
-            assert!(told.degraded == format!("{timed_out}s") || told.degraded == timed_out, "{told:?}");
-            asked += 1;
-        }
+        let ask_on = || {
+            let mut asked = 0;
+            while stood() < 16.0 {
+                let told = ask(&weir, protocol, &name, &[(1, 1.0)]);
+                assert_eq!((told.status, &*told.level), (200, "2"), "{told:?}");
+                assert!(told.degraded == format!("{timed_out}s") || told.degraded == timed_out, "{told:?}");
+                asked += 1;
+                // So slowly that probes alone would be too few to enter anew.
+                thread::sleep(Duration::from_millis(100));
+            }
+            asked
+        };
+        let asked: usize = thread::scope(|scope| {
+            let clients = [scope.spawn(ask_on), scope.spawn(ask_on)];
+            clients.map(|client| client.join().expect("it is answered")).into_iter().sum()
+        });
         assert_eq!(standing(&weir, &name)["reasons"], json!(["timeouts"]));
-        let probes = model.arrivals() - before;
-        assert!(
-            probes > 0 && probes < 20 && asked > 2 * probes,
-            "{probes} of {asked}: 20 in ten seconds would enter anew"
-        );
-        model.turn("none");
+        let probes = arrivals() - before;
+        assert!(probes > 5 && asked > 2 * probes, "{probes} of {asked}");
+        model.iter().for_each(|model| model.turn("none"));
         wait_until("level 0 with traffic", PATIENCE, || full(&ask(&weir, protocol, &name, &[(1, 1.0)])));
         await_standing(&weir, &name, 0, &[]);
     });
@@ -301,7 +316,7 @@ fn a_pool_that_is_killed_is_level_3_and_with_nothing_left_4() {
     let server = start();
     let pool = format!(
         "pools:\n  p: {{endpoints: [{{http: \"http://127.0.0.1:{port}\", grpc: \"http://127.0.0.1:{port}\"}}], health: {{path: \
-                        /v2/health/live, interval: 200ms}}, breaker: {{open_for: 1s}}}}\n"
+                        /v2/health/live, interval: 200ms}}}}\n"
     );
     let entries: String = PROTOCOLS
         .map(tag)
@@ -316,7 +331,12 @@ fn a_pool_that_is_killed_is_level_3_and_with_nothing_left_4() {
     await_metric(weir.admin(), "weir_endpoint_healthy", &[("pool", "p")], |healthy| healthy == 0.0);
     each(|protocol| {
         let (name, bare) = (tag(protocol), format!("{}-bare", tag(protocol)));
-        let told = ask(&weir, protocol, &name, &[(1, 1.0), (2, 2.0), (3, 3.0)]);
+        // Until the breaker has opened it is tried, in vain.
+        let told = await_some("nobody is asked any more", PATIENCE, || {
+            let told = ask(&weir, protocol, &name, &[(1, 1.0), (2, 2.0), (3, 3.0)]);
+            assert_eq!((told.status, &*told.level), (200, "3"), "{told:?}");
+            (told.degraded != "default;reason=failed").then_some(told)
+        });
         assert_eq!((told.status, &*told.level, &*told.degraded), (200, "3", "default;reason=unavailable"), "{told:?}");
         assert_eq!(told.scores, [0.5; 3], "{told:?}");
         for _ in 0..5 {
@@ -325,7 +345,8 @@ fn a_pool_that_is_killed_is_level_3_and_with_nothing_left_4() {
             assert!(told.retry_after.is_some_and(|seconds| seconds >= 1), "{told:?}");
         }
         let count = |model, level| weir.metrics().count("weir_answers_total", &[("model", model), ("level", level)]);
-        assert_eq!((count(&*name, "default_response"), count(&*bare, "reject")), (1.0, 5.0));
+        assert!(count(&*name, "default_response") >= 1.0);
+        assert_eq!(count(&*bare, "reject"), 5.0);
     });
     let log = weir.process().log();
     for name in PROTOCOLS.map(tag) {
@@ -435,6 +456,7 @@ fn recover(weir: &Weir, patient: &Patient) {
     await_full(weir, protocol, name);
     await_standing(weir, name, 0, &[]);
     let took = lifted.elapsed();
+    println!("{name}: level 0 after {took:?}");
     let mut slowest = SLOWEST.lock().expect("no holder panics");
     *slowest = slowest.max(took);
 }

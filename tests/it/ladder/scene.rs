@@ -1,11 +1,11 @@
 //! What the ladder's tests stand on: a model server whose mood a test turns, and one request in every protocol.
 
 use std::{
-    io::Write,
-    net::{SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
@@ -80,11 +80,16 @@ impl Moody {
         self.model.requests()
     }
 
-    /// A pool of it, whose breaker stays out of the way; no retries.
+    /// A pool of it, whose breaker counts no failures; no retries.
     pub(super) fn pool(&self, name: &str, more: &str) -> String {
-        let breaker = if more.contains("breaker:") { "" } else { ", breaker: {failure_threshold: 100000}" };
-        format!("  {name}: {{endpoints: [{}], retry: {{max_retries: 0}}{breaker}{more}}}\n", self.endpoint())
+        pool(name, &[self.endpoint()], more)
     }
+}
+
+/// A pool whose breakers count no failures; no retries.
+pub(super) fn pool(name: &str, endpoints: &[String], more: &str) -> String {
+    let breaker = if more.contains("breaker:") { "" } else { ", breaker: {failure_threshold: 100000}" };
+    format!("  {name}: {{endpoints: [{}], retry: {{max_retries: 0}}{breaker}{more}}}\n", endpoints.join(", "))
 }
 
 /// One row of a request.
@@ -194,7 +199,7 @@ fn post(weir: &Weir, protocol: &str, (model, headers): (&str, &[(&str, &str)]), 
         degraded: header("weir-degraded").unwrap_or_default(),
         caches: header("cache-status").unwrap_or_default(),
         retry_after: header("retry-after").map(|text| text.parse().expect("seconds")),
-        scores: if binary.is_empty() { numbers(&value) } else { floats(binary) },
+        scores: if binary.is_empty() { numbers(&value) } else { floats(&binary[..first_length(&value)]) },
         text: String::from_utf8_lossy(json).into_owned(),
     }
 }
@@ -204,6 +209,12 @@ fn numbers(value: &Value) -> Vec<f64> {
     let rows = value.get("predictions").or_else(|| value.get("outputs")?.get(0)?.get("data"));
     let number = |row: &Value| row.as_f64().or_else(|| row.get("score")?.as_f64());
     rows.and_then(Value::as_array).into_iter().flatten().filter_map(number).collect()
+}
+
+/// Of the binary data, what is the first output's.
+fn first_length(value: &Value) -> usize {
+    let length = value["outputs"][0]["parameters"]["binary_data_size"].as_u64().expect("it says how long it is");
+    usize::try_from(length).expect("short")
 }
 
 fn floats(raw: &[u8]) -> Vec<f64> {
@@ -267,6 +278,53 @@ pub(super) fn await_standing(weir: &Weir, model: &str, level: u64, reasons: &[&s
 pub(super) fn moves(log: &str, what: &str, model: &str, reason: &str) -> usize {
     let (model, reason) = (format!("model={model} "), format!("reason=\"{reason}\""));
     log.lines().filter(|line| line.contains(what) && line.contains(&model) && line.contains(&reason)).count()
+}
+
+/// A line to a server that lets what the server says wait, as long as a test wants.
+pub(super) struct SlowLine {
+    address: SocketAddr,
+    millis: Arc<AtomicU64>,
+}
+
+impl SlowLine {
+    /// One that is not slow yet.
+    pub(super) fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        let millis = Arc::new(AtomicU64::new(0));
+        let waits = millis.clone();
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let far = TcpStream::connect(server).expect("the server runs");
+                let ends = [(&near, &far, false), (&far, &near, true)];
+                for (from, to, waits_here) in ends {
+                    let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+                    let waits = waits.clone();
+                    thread::spawn(move || pass(from, to, waits_here.then_some(&*waits)));
+                }
+            }
+        });
+        Self { address, millis }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    pub(super) fn slow(&self, millis: u64) {
+        self.millis.store(millis, SeqCst);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, waits: Option<&AtomicU64>) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        thread::sleep(Duration::from_millis(waits.map_or(0, |millis| millis.load(SeqCst))));
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Both));
 }
 
 /// The page of an exporter of GPU memory, of which a test says how full it is.
