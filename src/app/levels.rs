@@ -32,8 +32,14 @@ fn facts(pipeline: &Pipeline, now: Instant) -> Facts {
     let store = pipeline.features.signals(now);
     let of_model = |id| ModelFacts {
         // An ensemble has no attempts but its members'.
-        timeouts: predict.is_timing_out(id, now)
-            || config.model(id).members().iter().any(|member| predict.is_timing_out(*member, now)),
+        timeouts: config
+            .model(id)
+            .members()
+            .iter()
+            .chain([&id])
+            .map(|id| predict.timeouts(*id, now))
+            .max()
+            .unwrap_or_default(),
         gpu_memory: predict.gpu_memory(config.model(id).pool, now),
     };
     let ids = (0..config.models.len()).filter_map(|index| u32::try_from(index).ok()).map(ModelId);

@@ -519,6 +519,13 @@ impl Config {
         &self.models[id.index()]
     }
 
+    /// Whether a body for the model is decoded as it comes: it joins features, or a model that stands in for it does. Validated:
+    /// that leads to an end.
+    pub(crate) fn is_decoded(&self, model: &Model) -> bool {
+        let fallback = || model.fallback.as_ref().and_then(|fallback| fallback.model);
+        model.is_decoded() || fallback().is_some_and(|model| self.is_decoded(self.model(model)))
+    }
+
     /// The pool with that id.
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.index()]

@@ -52,6 +52,11 @@ impl FeatureSet {
         std::mem::take(&mut self.degraded)
     }
 
+    /// The same, for an answer that may not be the last.
+    pub(crate) fn degraded(&self) -> &[Degradation] {
+        &self.degraded
+    }
+
     /// What each layer did, nearest first; layers that were not asked are left out.
     pub(crate) fn caches(&self) -> &[CacheEvent] {
         &self.caches

@@ -2,8 +2,9 @@
 //!
 //! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops
 //! after `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more
-//! than once. No fact depends on a level's own effect but the timeouts, of which some requests keep telling (`standing`): a level
-//! never keeps itself. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all the same.
+//! than once. No fact depends on a level's own effect but the timeouts, of which some requests keep telling (`standing`). Those are
+//! few: as long as the trigger is in force, what they say counts however few they are. Without any it ends like the others, so that
+//! a level never keeps itself. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all the same.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +17,7 @@ use super::standing::{Shown, Standing, Trigger};
 use crate::{
     config::{self, Config, LadderMode},
     infer::{Level, ModelId},
-    resilience::hysteresis::Hysteresis,
+    resilience::{hysteresis::Hysteresis, ratio::Excess},
     telemetry::handles::ladder::LadderHandles,
 };
 
@@ -34,8 +35,8 @@ pub struct Facts {
 /// What is reported of a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModelFacts {
-    /// Too many of its attempts time out.
-    pub timeouts: bool,
+    /// Whether too many of its attempts time out.
+    pub timeouts: Excess,
     /// The share of its pool's GPU memory that is in use, where that is known.
     pub gpu_memory: Option<f64>,
 }
@@ -93,13 +94,16 @@ impl Standings {
     pub(super) fn look(&self, facts: &Facts, now: Instant) {
         for (model, of_model) in self.models.iter().zip(&facts.models) {
             let full = of_model.gpu_memory.is_some_and(|share| share > self.gpu_memory);
-            let active = [
-                model.joins && facts.features_slow,
-                model.joins && facts.features_unavailable,
-                model.low_priority && full,
-                of_model.timeouts,
-            ];
-            model.look(active, self.mode, now);
+            let is_active = |trigger, in_force| match trigger {
+                Trigger::FeaturesSlow => model.joins && facts.features_slow,
+                Trigger::FeaturesUnavailable => model.joins && facts.features_unavailable,
+                Trigger::GpuMemory => model.low_priority && full,
+                Trigger::Timeouts => {
+                    of_model.timeouts == Excess::Proven || (in_force && of_model.timeouts == Excess::OfFew)
+                }
+            };
+            model.look(is_active, now);
+            model.settle(self.mode, now);
         }
     }
 
@@ -134,7 +138,7 @@ impl Model {
             name: model.name.clone(),
             low_priority: model.low_priority,
             joins: !model.joins.is_empty(),
-            shown: Shown::default(),
+            shown: Shown::new(now),
             machine: Mutex::new(Machine {
                 triggers: std::array::from_fn(|_| hysteresis.clone()),
                 drill: None,
@@ -145,14 +149,12 @@ impl Model {
         }
     }
 
-    fn look(&self, active: [bool; Trigger::ALL.len()], mode: LadderMode, now: Instant) {
-        {
-            let mut machine = self.lock();
-            for (trigger, active) in machine.triggers.iter_mut().zip(active) {
-                trigger.look(active, now);
-            }
+    /// `is_active`: of a trigger, which is in force or not.
+    fn look(&self, is_active: impl Fn(Trigger, bool) -> bool, now: Instant) {
+        let mut machine = self.lock();
+        for (trigger, state) in Trigger::ALL.into_iter().zip(&mut machine.triggers) {
+            state.look(is_active(trigger, state.in_force()), now);
         }
-        self.settle(mode, now);
     }
 
     /// Shows what the machine has come to.

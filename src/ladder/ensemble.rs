@@ -91,6 +91,7 @@ mod tests {
         fixture,
         infer::{InferRequest, Members, PoolId},
         ladder::{Facts, ModelFacts, State},
+        resilience::ratio::Excess,
     };
 
     const ALL: ModelId = ModelId(0);
@@ -186,7 +187,10 @@ mod tests {
     async fn timeouts_leave_the_first_member() {
         let ladder = ladder("");
         let late = |timeouts| ModelFacts { timeouts, ..ModelFacts::default() };
-        let now = long(&ladder, &Facts { models: vec![late(true), late(false), late(false)], ..Facts::default() });
+        let now = long(
+            &ladder,
+            &Facts { models: vec![late(Excess::Proven), late(Excess::None), late(Excess::None)], ..Facts::default() },
+        );
         let State { level, .. } = ladder.state(ALL, now);
         assert_eq!(level, Level::SimplifiedModel);
         // The first is asked in full: what it takes tells when it is over.

@@ -151,7 +151,7 @@ impl Ladder {
             let next = self.simpler(&plan, Cause::GpuMemory, now);
             return next.ok_or_else(|| self.refused(&plan, standing, "has neither a simpler model nor a rule"));
         }
-        let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes();
+        let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes(now);
         let next = times_out.then(|| self.simpler(&plan, Cause::Timeouts, now)).flatten();
         Ok(next.unwrap_or(plan))
     }
@@ -236,15 +236,14 @@ impl Ladder {
         }
     }
 
-    /// The next way down from a plan; `None`: that was the last, or there is no time for another.
+    /// The next way down from a plan; `None`: that was the last. Once the deadline has passed no model is asked any more. What asks
+    /// nobody is there as soon as an error would be, and says more.
     fn below(&self, plan: &Plan, cause: Cause, now: Instant) -> Option<Plan> {
-        if plan.deadline.remaining(now).is_zero() {
-            return None;
-        }
         let route = self.route(plan.named);
         // The first cause is what the caller is told.
         let plan = Plan { cause: plan.cause.or(Some(cause)), ..plan.clone() };
         if plan.source == Source::Model
+            && !plan.deadline.remaining(now).is_zero()
             && let Some(model) = route.after(plan.named, plan.model)
         {
             return Some(self.to_model(&plan, model, now));

@@ -3,13 +3,23 @@
 //! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change.
 //! The worst counts. Triggers move a model between levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
 
-use crate::infer::{Cause, Level};
+use tokio::time::Instant;
+
+use crate::{
+    infer::{Cause, Level},
+    resilience::seldom::Seldom,
+};
 
 /// Of the requests of a model that stands lower because its attempts time out, every so many'th is asked in full all the same:
-/// what they take is how the trigger learns that it is over.
+/// what they take is how the trigger learns that it is over. One after each such time besides: few requests would be too few of
+/// those to learn from.
 const PROBE_EVERY: u32 = 20;
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// What moves a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,13 +106,19 @@ impl Standing {
 }
 
 /// The byte that the path loads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shown {
     standing: AtomicU8,
     asked: AtomicU32,
+    probing: Seldom,
 }
 
 impl Shown {
+    pub(super) const fn new(now: Instant) -> Self {
+        let probing = Seldom::each(PROBE_AFTER, now);
+        Self { standing: AtomicU8::new(0), asked: AtomicU32::new(0), probing }
+    }
+
     pub(super) fn load(&self) -> Standing {
         Standing(self.standing.load(Relaxed))
     }
@@ -111,9 +127,10 @@ impl Shown {
         self.standing.store(standing.0, Relaxed);
     }
 
-    /// Whether the next request is one of those that are asked in full all the same.
-    pub(super) fn probes(&self) -> bool {
-        self.asked.fetch_add(1, Relaxed).is_multiple_of(PROBE_EVERY)
+    /// Whether a request at `now` is one of those that are asked in full all the same.
+    pub(super) fn probes(&self, now: Instant) -> bool {
+        let by_count = self.asked.fetch_add(1, Relaxed).is_multiple_of(PROBE_EVERY);
+        self.probing.is_due(now) || by_count
     }
 }
 
@@ -141,9 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn one_in_so_many_is_asked_in_full() {
-        let shown = Shown::default();
-        let probes = (0..10 * PROBE_EVERY).filter(|_| shown.probes()).count();
-        assert_eq!(probes, 10);
+    fn one_in_so_many_is_asked_in_full_and_one_a_second() {
+        let now = Instant::now();
+        let shown = Shown::new(now);
+        let probes = (0..10 * PROBE_EVERY).filter(|_| shown.probes(now)).count();
+        assert_eq!(probes, 10, "of many at once");
+        let shown = Shown::new(now);
+        let probes: Vec<u32> = (0..10).filter(|at| shown.probes(now + *at * PROBE_AFTER / 2)).collect();
+        assert_eq!(probes, [0, 2, 4, 6, 8], "of two a second");
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     infer::{AnswerBody, Stale, Timings},
 };
 
+mod descent;
+mod standings;
+
 const FRAUD: u32 = 0;
 const LITE: u32 = 1;
 

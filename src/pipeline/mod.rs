@@ -14,8 +14,8 @@ use crate::{
     enrich::{self, Enriched, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Plan, PoolId, Protocol, Source, Timings,
-        headers::JSON_LENGTH,
+        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Plan, PoolId,
+        Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -101,6 +101,15 @@ impl Pipeline {
     ///
     /// Dropped, it gives back its slot and cancels upstream.
     pub async fn infer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
+        let (model, method) = (request.model, request.method);
+        let outcome = self.answer(request).await;
+        if method == Method::Predict && passed_over(&outcome) {
+            self.admission.passed_over(model, Instant::now());
+        }
+        outcome
+    }
+
+    async fn answer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now)?;
         if self.ladder.has_ways_down(&plan, request.method)
@@ -128,7 +137,7 @@ impl Pipeline {
         if plan.level > Level::Full || plan.source != Source::Model || plan.model != plan.named {
             return Err(Error::new(Kind::Unavailable, "the model stands at a lower level"));
         }
-        let Walked { outcome, .. } = self.compute(request, &plan, now).await;
+        let Walked { outcome, .. } = self.walk(request, &plan, now).await;
         self.ladder.conclude(&plan, outcome)
     }
 
@@ -222,6 +231,11 @@ impl Pipeline {
         self.handles.stage(Stage::Admission, timings.queue);
         self.handles.stage(Stage::Predict, timings.model);
         self.rename_back(protocol, &mut prediction, plan);
+        let degraded = match prediction.verdict {
+            Verdict::Good => features.take_degraded(),
+            // A rule may answer instead, from the same rows.
+            Verdict::Failed => features.degraded().to_vec(),
+        };
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -229,7 +243,7 @@ impl Pipeline {
             trailers: prediction.trailers,
             verdict: prediction.verdict,
             level: features.level(),
-            degraded: features.take_degraded(),
+            degraded,
             caches: features.caches().to_vec(),
             timings,
         })
@@ -316,6 +330,18 @@ fn rename(protocol: Protocol, (headers, body): (&mut HeaderMap, &mut AnswerBody)
     *bytes = renamed;
     if let Some(length) = length {
         headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
+    }
+}
+
+/// Whether something else than the model answered, or nobody, where neither its door refused the request nor its time was taken:
+/// both have been counted.
+fn passed_over(outcome: &Result<Answer, Error>) -> bool {
+    match outcome {
+        Ok(answer) => {
+            let mut causes = answer.degraded.iter().filter_map(Degradation::instead_of_model);
+            causes.any(|cause| !matches!(cause, Cause::Shed | Cause::Timeout))
+        }
+        Err(error) => matches!(error.kind(), Kind::Unavailable | Kind::BackendFailed),
     }
 }
 

@@ -53,7 +53,7 @@ use crate::{
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
-        ratio::{BadRatio, Bound, Limit},
+        ratio::{BadRatio, Bound, Excess, Limit},
     },
     telemetry::handles::predict::RetryDenied,
 };
@@ -142,8 +142,8 @@ impl Predict {
 
     /// Whether too many of the model's predictions timed out in the last ten seconds, at whatever pool.
     #[must_use]
-    pub fn is_timing_out(&self, model: ModelId, now: Instant) -> bool {
-        self.models[model.index()].timeouts.is_over(&TIMEOUTS, now)
+    pub fn timeouts(&self, model: ModelId, now: Instant) -> Excess {
+        self.models[model.index()].timeouts.excess(&TIMEOUTS, now)
     }
 
     /// How full the fullest GPU is of the pool that does this one's work now, of 1; `None`: that is not known.

@@ -542,7 +542,7 @@ async fn where_nobody_is_left_for_a_retry_the_answer_at_hand_is_told() {
 /// Nobody answers: with the clock paused, every attempt ends at its time.
 #[tokio::test(start_paused = true)]
 async fn a_model_is_timing_out_where_its_predictions_do() {
-    for (last, expected) in [(Method::Predict, true), (Method::Other, false)] {
+    for (last, expected) in [(Method::Predict, Excess::Proven), (Method::Other, Excess::OfFew)] {
         let server = Server::start(&[""]).await;
         let mut pool = pool(&[&server.authority]);
         pool.breaker.failure_threshold = 100;
@@ -558,11 +558,11 @@ async fn a_model_is_timing_out_where_its_predictions_do() {
         for _ in 0..19 {
             ask(Method::Predict).await;
         }
-        assert!(!predict.is_timing_out(ModelId(0), Instant::now()), "few prove nothing");
+        assert_eq!(predict.timeouts(ModelId(0), Instant::now()), Excess::OfFew, "few prove nothing");
         ask(last).await;
-        assert_eq!(predict.is_timing_out(ModelId(0), Instant::now()), expected, "{last:?}");
+        assert_eq!(predict.timeouts(ModelId(0), Instant::now()), expected, "{last:?}");
         let later = Instant::now() + Duration::from_secs(1);
-        assert!(!predict.is_timing_out(ModelId(0), later), "quiet begins with the last one");
+        assert_eq!(predict.timeouts(ModelId(0), later), Excess::None, "quiet begins with the last one");
     }
 }
 

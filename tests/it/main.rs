@@ -18,6 +18,7 @@ mod feast_server;
 mod feature_tier;
 mod features;
 mod hedges;
+mod ladder;
 mod lifecycle;
 mod object_faults;
 mod parts;

@@ -6,28 +6,64 @@ use http::HeaderName;
 
 use crate::{
     config::{
-        Ensemble, Fallback, Features, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
+        Ensemble, Fallback, Features, Join, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
         problems::Path,
         raw::{self, Loose},
     },
     infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine},
 };
 
-use super::{Check, index};
+use super::{Check, index, inputs::Joined};
 
 impl Check<'_> {
-    pub(super) fn fallback(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Fallback> {
+    pub(super) fn fallback(
+        &mut self,
+        path: &Path,
+        (name, model): (&str, &raw::Model),
+        joined: &Joined<'_>,
+    ) -> Option<Fallback> {
         let raw = model.fallback.as_ref()?;
         let outputs = raw.default.as_ref().map_or(&[][..], |default| &default.outputs);
-        if raw.rule.is_some() && outputs.is_empty() {
-            self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
+        let rule = raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule));
+        if raw.rule.is_some() {
+            self.filled(path, outputs);
+        }
+        if let Some(rule) = &rule {
+            self.unambiguous(&path.key("rule"), rule, joined);
         }
         Some(Fallback {
             model: self.fallback_model(&path.key("model"), name, raw),
-            rule: raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule)),
+            rule,
             reserve: raw.reserve.0,
             default: self.outputs(&path.key("default").key("outputs"), outputs),
         })
+    }
+
+    /// Checks the output that a rule fills, a row of it for each of the request's.
+    fn filled(&mut self, path: &Path, outputs: &[raw::Output]) {
+        match outputs.first().map(|output| &*output.shape) {
+            None => self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs"),
+            Some([] | [1, ..]) => {}
+            Some(_) => {
+                let shape = path.key("default").key("outputs").item(0).key("shape");
+                self.wrong(&shape, "no row's, and the rule fills one a row", "[], [1] or [1, …] for the first output");
+            }
+        }
+    }
+
+    /// Checks that a rule's names say which view they mean.
+    fn unambiguous(&mut self, path: &Path, rule: &Rule, joined: &Joined<'_>) {
+        for name in rule.names().iter().filter(|name| !name.contains('.')) {
+            let selects = |join: &&Join| {
+                let view = &joined.features.views[join.view.index()];
+                join.select.iter().any(|feature| *view.features[*feature].name == **name)
+            };
+            let views: Vec<_> =
+                joined.joins.iter().filter(selects).map(|join| format!("{}.{name}", join.label)).collect();
+            if views.len() > 1 && joined.unsure.is_none() {
+                self.wrong(path, format_args!("{name} is a feature of several views"), views.join(", "));
+            }
+        }
     }
 
     fn rule(&mut self, path: &Path, text: &str) -> Option<Rule> {

@@ -30,7 +30,9 @@ impl Check<'_> {
         let tier = self.tier_of(&path.key("tier"), raw.tier.as_deref(), tiers);
         let pool = self.pool_of(&path, raw, &tiers[tier.index()]);
         let (joins, unsure) = self.joins(&path.key("features"), &raw.features, features);
-        let inputs = self.inputs(&path.key("inputs"), raw, &Joined { joins: &joins, features, unsure });
+        let joined = Joined { joins: &joins, features, unsure };
+        let inputs = self.inputs(&path.key("inputs"), raw, &joined);
+        let fallback = self.fallback(&path.key("fallback"), (name, raw), &joined);
         let explainer = path.key("explainer").key("pool");
         Model {
             name: name.into(),
@@ -42,7 +44,7 @@ impl Check<'_> {
             joins,
             inputs,
             explainer: raw.explainer.as_ref().and_then(|raw| self.pool_named(&explainer, &raw.pool)),
-            fallback: self.fallback(&path.key("fallback"), name, raw),
+            fallback,
             cache: self.cache(&path.key("cache"), raw),
             ensemble: self.ensemble(&path.key("ensemble"), name, raw),
             queue_on_reject: raw.queue_on_reject,
