@@ -1,7 +1,5 @@
 //! Stage 4 on the path: a request of a model whose predictions are kept, and what stands in for one at level 3.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -10,8 +8,8 @@ use crate::{
     enrich::Enriched,
     features::FeatureSet,
     infer::{
-        Answer, AnswerBody, CacheEvent, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Payload, Plan,
-        Timings, Verdict,
+        Answer, AnswerBody, CacheEvent, Cause, Degradation, Error, InferRequest, Kind, Level, Payload, Plan, Timings,
+        Verdict,
     },
     predictions::{COLLAPSED, HIT, Lead, Look, Question, SameEntities, StandIn, Told, Waited},
 };
