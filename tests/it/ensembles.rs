@@ -364,7 +364,7 @@ fn members_that_time_out_too_often_leave_the_first() {
     let (body, _) = says("v2 json", &[1.0]).body();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
     let answer = [head.as_bytes(), &body].concat();
-    let answers = move |at: Arrived| vec![if at.nth % 8 == 0 { Hang } else { Send(answer.clone()) }];
+    let answers = move |at: Arrived| vec![if at.nth.is_multiple_of(8) { Hang } else { Send(answer.clone()) }];
     let (well, late) = (says("v2 json", &[1.0]).model(), FaultyModel::listen(Speaks::Http1, Arc::new(answers)));
     let mut file = File::default();
     file.server("a", "v2 json", well.address());
