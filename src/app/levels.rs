@@ -31,7 +31,9 @@ fn facts(pipeline: &Pipeline, now: Instant) -> Facts {
     let (config, predict) = (&pipeline.config, &pipeline.predict);
     let store = pipeline.features.signals(now);
     let of_model = |id| ModelFacts {
-        timeouts: predict.is_timing_out(id, now),
+        // An ensemble has no attempts but its members'.
+        timeouts: predict.is_timing_out(id, now)
+            || config.model(id).members().iter().any(|member| predict.is_timing_out(*member, now)),
         gpu_memory: predict.gpu_memory(config.model(id).pool, now),
     };
     let ids = (0..config.models.len()).filter_map(|index| u32::try_from(index).ok()).map(ModelId);

@@ -31,9 +31,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{
-    Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions,
-};
+pub(crate) use ladder::{Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};

@@ -94,7 +94,7 @@ async fn prepare<'a>(
     let deadline = told.deadline(model.timeout, began)?;
     let tier = told.tier(config, model)?;
     let json_length = json_length(&told, ask.protocol)?;
-    let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
+    let joins = model.is_decoded() && matches!(ask.method, Method::Predict | Method::Explain);
     let held = (model.is_held_whole() || wish.may_queue(model)) && ask.method == Method::Predict;
     let extent = if joins || held { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
     let limit = config.listen.max_body;

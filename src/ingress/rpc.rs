@@ -277,7 +277,7 @@ impl<'a> Addressed<'a> {
         let limit = config.listen.max_body;
         let mut headers = self.head.headers;
         let tier = self.told.tier(config, model)?;
-        let joins = !model.joins.is_empty() && method == Method::Predict;
+        let joins = model.is_decoded() && method == Method::Predict;
         let held = (model.is_held_whole() || wish.may_queue(model)) && method == Method::Predict;
         let payload = if joins {
             let framed = match self.received {

@@ -23,8 +23,11 @@ use crate::{
     telemetry::handles::path::{PathHandles, Stage},
 };
 
+pub(crate) mod ensemble;
 mod kept;
 mod stand_in;
+
+use ensemble::Ensembles;
 
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
@@ -75,6 +78,8 @@ pub struct Pipeline {
     pub(crate) enricher: Enricher,
     /// 4: answers what was asked before.
     pub(crate) predictions: Arc<Predictions>,
+    /// Models that answer together.
+    pub(crate) ensembles: Ensembles,
     /// 6: asks the model.
     pub(crate) predict: Arc<Predict>,
     /// Reads a held body as far as joins, rules and defaults need.
@@ -134,7 +139,7 @@ impl Pipeline {
         let mut now = began;
         loop {
             let walked = match (plan.source, next.take().or_else(|| again.again())) {
-                (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
+                (Source::Model, Some(request)) => self.walk(request, &plan, now).await,
                 _ => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
@@ -278,6 +283,8 @@ impl Pipeline {
         let mut prediction = self.predict.run(enriched, None, &plan, home, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
         self.rename_back(protocol, &mut prediction, &plan);
+        let (model, named) = (self.config.model(plan.model), self.config.model(plan.named));
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.name, &named.name));
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -294,17 +301,21 @@ impl Pipeline {
     /// Longer bodies than are held pass with the upstream's own name.
     fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
         let model = self.config.model(plan.model);
-        if model.name == model.upstream {
-            return;
-        }
-        let Prediction { headers, body, .. } = prediction;
-        let AnswerBody::Whole(bytes) = body else { return };
-        let (named, length) = (std::mem::take(bytes), json_length(headers));
-        let (renamed, length) = enrich::rename::answer(protocol, named, &model.upstream, &model.name, length);
-        *bytes = renamed;
-        if let Some(length) = length {
-            headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
-        }
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.upstream, &model.name));
+    }
+}
+
+/// Gives an answer that is held another model's name.
+fn rename(protocol: Protocol, (headers, body): (&mut HeaderMap, &mut AnswerBody), (from, to): (&str, &str)) {
+    if from == to {
+        return;
+    }
+    let AnswerBody::Whole(bytes) = body else { return };
+    let (named, length) = (std::mem::take(bytes), json_length(headers));
+    let (renamed, length) = enrich::rename::answer(protocol, named, from, to, length);
+    *bytes = renamed;
+    if let Some(length) = length {
+        headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
     }
 }
 

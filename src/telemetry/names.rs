@@ -92,6 +92,7 @@ metrics! {
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The model's standing level.";
     LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that the triggers say, also where ladder.mode is observe and nothing is lowered.";
     LADDER_TRANSITIONS = "weir_ladder_transitions_total", Counter, "Moves of the model's standing level, by model and the level moved to.";
+    MEMBERS_LEFT_OUT = "weir_ensemble_members_left_out_total", Counter, "Answers of an ensemble that a member is not in, by ensemble, member and reason: timeout, failed (an error of its own), unreadable (its answer is), differs (its outputs are not the others'), unavailable, shed, gpu_memory, drill.";
     LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";

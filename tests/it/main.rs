@@ -11,6 +11,7 @@ mod balance;
 mod bodies;
 mod breakers;
 mod cli;
+mod ensembles;
 mod examples;
 mod faults;
 mod feast_server;
