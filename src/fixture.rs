@@ -38,6 +38,7 @@ pub(crate) fn config() -> Config {
             store: SpoolStore::Embedded { path: None },
             keep_for: Duration::from_secs(86_400),
             max_entries: 100_000,
+            max_bytes: 1 << 30,
             retry: Retry {
                 max_retries: 5,
                 initial_delay: Duration::from_secs(60),

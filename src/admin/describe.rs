@@ -52,13 +52,13 @@ pub(super) fn config(config: &Config) -> Json {
 }
 
 fn spool(config: &Config) -> Json {
-    let Spool { store, keep_for, max_entries, retry } = &config.spool;
+    let Spool { store, keep_for, max_entries, max_bytes, retry } = &config.spool;
     let place = match store {
         SpoolStore::Redis { .. } => "redis".into(),
         SpoolStore::Embedded { path: Some(path) } => path.display().to_string(),
         SpoolStore::Embedded { path: None } => "memory".into(),
     };
-    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "retry": self::retry(retry)})
+    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "max_bytes": size(*max_bytes), "retry": self::retry(retry)})
 }
 
 /// The tiers, highest first.

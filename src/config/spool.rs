@@ -12,6 +12,8 @@ pub(crate) struct Spool {
     pub(crate) keep_for: Duration,
     /// Results among them; at least 1.
     pub(crate) max_entries: u64,
+    /// Of requests and results together; at least 1.
+    pub(crate) max_bytes: u64,
     /// How a kept request is tried again.
     pub(crate) retry: Retry,
 }

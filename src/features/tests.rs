@@ -158,6 +158,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
             store: config::SpoolStore::Embedded { path: None },
             keep_for: Duration::from_secs(60),
             max_entries: 1,
+            max_bytes: 1,
             retry: features.retry.clone(),
         },
         features,

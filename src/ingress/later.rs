@@ -178,7 +178,7 @@ fn queued(new: &New, gateway: &Gateway, now: Millis) -> Entry {
 fn refused(error: spool::Error, instead: Option<Error>) -> Error {
     let kind = match &error {
         spool::Error::OtherRequest(_) => Kind::KeyReused,
-        spool::Error::Full(_) => Kind::SpoolFull,
+        spool::Error::Full(_) | spool::Error::NoRoom { .. } => Kind::SpoolFull,
         spool::Error::Unreachable(_) | spool::Error::Damaged(_) => Kind::Unavailable,
     };
     let text = match (&instead, kind) {

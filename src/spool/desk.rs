@@ -50,6 +50,8 @@ impl Spool {
                 Ok(Told::This(json!({
                     "store": self.place(),
                     "max_entries": self.terms().max_entries,
+                    "max_bytes": self.terms().max_bytes,
+                    "bytes": depth.bytes,
                     "depth": counts,
                     "oldest_waiting": depth.oldest_waiting.map(time),
                     "entries": entries.iter().map(entry).collect::<Vec<_>>(),

@@ -40,6 +40,18 @@ pub(crate) enum Error {
     /// As many are kept as may be: come back later, or let an operator make room.
     #[error("the spool is full: it keeps {0} entries (spool.max_entries), results among them")]
     Full(u64),
+    /// As much is kept as may be: the same, or send less.
+    #[error(
+        "the spool is full: it keeps {kept} bytes of requests and results, and this one has {more} (spool.max_bytes: {most})"
+    )]
+    NoRoom {
+        /// What is kept.
+        kept: u64,
+        /// What was to be kept.
+        more: u64,
+        /// What may be.
+        most: u64,
+    },
     /// The key belongs to another request: use a new one.
     #[error(
         "idempotency-key {0:?} was used for another request to this model; allowed: the same request, or a new key"
@@ -103,6 +115,8 @@ pub(crate) struct Claimed {
 pub(crate) struct Depth {
     /// In the order of [`Standing::ALL`].
     pub(crate) entries: [u64; 4],
+    /// Of requests and results together.
+    pub(crate) bytes: u64,
     /// When the oldest of those that wait was received.
     pub(crate) oldest_waiting: Option<Millis>,
 }
@@ -111,6 +125,7 @@ pub(crate) struct Depth {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) max_entries: u64,
+    pub(crate) max_bytes: u64,
     pub(crate) keep_for: Duration,
     pub(crate) retry: Retry,
 }
@@ -155,8 +170,12 @@ impl Spool {
     ///
     /// The database cannot be opened (another process has it open), or Redis's certificates cannot be read.
     pub(crate) fn open(config: &config::Spool) -> Result<Self, Error> {
-        let terms =
-            Terms { max_entries: config.max_entries, keep_for: config.keep_for, retry: Retry::from(&config.retry) };
+        let terms = Terms {
+            max_entries: config.max_entries,
+            max_bytes: config.max_bytes,
+            keep_for: config.keep_for,
+            retry: Retry::from(&config.retry),
+        };
         let store = match &config.store {
             SpoolStore::Redis { redis, project } => Store::Redis(Box::new(redis::Shared::open(redis, project, terms)?)),
             SpoolStore::Embedded { path } => Store::Embedded(embedded::Embedded::open(path.as_deref(), terms)?),
@@ -198,7 +217,7 @@ impl Spool {
             (Ok(Put::Kept), Why::Logged) => Outcome::Logged,
             (Ok(Put::Known(_)), _) => Outcome::Known,
             (Err(Error::OtherRequest(_)), _) => Outcome::OtherRequest,
-            (Err(Error::Full(_)), _) => Outcome::Full,
+            (Err(Error::Full(_) | Error::NoRoom { .. }), _) => Outcome::Full,
             (Err(Error::Unreachable(_) | Error::Damaged(_)), _) => Outcome::Error,
         });
         put
@@ -303,7 +322,7 @@ impl Spool {
     pub(crate) async fn show(&self, now: Millis) -> Result<(), Error> {
         let depth = self.depth().await?;
         let waited = depth.oldest_waiting.map_or(0, |received| now.saturating_sub(received));
-        self.handles.depth(depth.entries, waited as f64 / 1000.0);
+        self.handles.depth(depth.entries, depth.bytes, waited as f64 / 1000.0);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ const KEEP: Millis = 10_000;
 fn terms() -> Terms {
     let (initial_delay, max_delay) = (Duration::from_secs(60), Duration::from_secs(3600));
     let retry = Retry { max_retries: 2, initial_delay, max_delay, multiplier: 2.0, jitter: 0.3 };
-    Terms { max_entries: 6, keep_for: Duration::from_millis(KEEP), retry }
+    Terms { max_entries: 6, max_bytes: 1 << 20, keep_for: Duration::from_millis(KEEP), retry }
 }
 
 fn redis(urls: &[String], mode: RedisMode) -> Redis {
@@ -146,6 +146,30 @@ async fn no_more_are_kept_than_may_be() {
 }
 
 #[tokio::test]
+async fn no_more_bytes_are_kept_than_may_be() {
+    let long = "x".repeat(1000);
+    let each = new("m", "0", &long).request.encode().len() as u64;
+    let terms = Terms { max_bytes: 2 * each + 10, ..terms() };
+    for (kind, spool) in all(terms) {
+        let first = new("m", "0", &long);
+        spool.put(&first, 5).await.unwrap();
+        spool.put(&new("m", "1", &long), 5).await.unwrap();
+        let refused = spool.put(&new("m", "2", &long), 5).await.unwrap_err().to_string();
+        let told = format!("it keeps {} bytes of requests and results, and this one has {each}", 2 * each);
+        assert!(refused.contains(&told), "{kind}: {refused}");
+        // A result is never refused, and counts.
+        spool.finish(&first.id, &reply(&long), 6).await.unwrap();
+        let result = reply(&long).encode().len() as u64;
+        assert_eq!(spool.depth().await.unwrap().bytes, 2 * each + result, "{kind}");
+        spool.forget(&first.id).await.unwrap();
+        assert_eq!(spool.put(&new("m", "2", &long), 6).await.unwrap(), Put::Kept, "{kind}");
+        // All of it is forgotten in time.
+        assert!(claim(&spool, "m", 9, 6 + KEEP).await.is_empty(), "{kind}");
+        assert_eq!(spool.depth().await.unwrap(), Depth::default(), "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn the_oldest_come_first_and_no_more_than_wanted() {
     for (kind, spool) in all(terms()) {
         spool.put(&new("n", "k", ""), 4).await.unwrap();
@@ -217,7 +241,9 @@ async fn what_is_on_disk_outlives_the_process_and_what_was_being_tried_waits_aga
     first.finish(&done.id, &reply("c"), 8).await.unwrap();
     drop(first);
     let second = spool(open().unwrap());
-    assert_eq!(second.depth().await.unwrap(), Depth { entries: [2, 0, 1, 0], oldest_waiting: Some(7) });
+    let bytes = [&tried, &waits, &done].map(|new| new.request.encode().len() as u64).iter().sum::<u64>();
+    let bytes = bytes + reply("c").encode().len() as u64;
+    assert_eq!(second.depth().await.unwrap(), Depth { entries: [2, 0, 1, 0], bytes, oldest_waiting: Some(7) });
     assert_eq!(second.get(&done.id, 9).await.unwrap().unwrap().reply, Some(reply("c")));
     let claimed = claim(&second, "m", 9, now()).await;
     let ids: HashSet<_> = claimed.iter().map(|claimed| (claimed.id.clone(), claimed.attempts)).collect();
@@ -445,6 +471,7 @@ async fn same(spool: &Spool, model: &Model) {
     let depth = spool.depth().await.unwrap();
     let count = |standing| expected.iter().filter(|entry| entry.state.standing() == standing).count() as u64;
     assert_eq!(depth.entries, Standing::ALL.map(count));
+    assert_eq!(depth.bytes == 0, expected.is_empty());
     let waiting = expected.iter().filter(|entry| entry.state.standing() == Standing::Waiting);
     assert_eq!(depth.oldest_waiting, waiting.map(|entry| entry.received).min());
 }

@@ -201,6 +201,15 @@ fn ten_thousand_outlive_gateways_and_connections_with_one_result_each() {
     assert_eq!(ids.values().collect::<HashSet<_>>().len(), COUNT);
     assert_eq!(depth(&first), json!({"waiting": COUNT, "running": 0, "done": 0, "parked": 0}));
     assert_eq!(ledger.asked().len(), 0, "a drilled model is not asked, for later neither");
+    let queued: Vec<(String, HashMap<String, String>)> = ::redis::cmd("XRANGE")
+        .arg("weir:spool:{shop}:stream:m")
+        .arg("-")
+        .arg("+")
+        .query(&mut redis.connection())
+        .expect("a stream");
+    let places: HashMap<&str, usize> =
+        queued.iter().enumerate().map(|(place, (_, entry))| (&*entry["id"], place)).collect();
+    let places = ids.iter().map(|(number, id)| (format!("q{number}"), places[&**id])).collect();
 
     drill(&first, "m", 0);
     drill(&second, "m", 0);
@@ -235,19 +244,17 @@ fn ten_thousand_outlive_gateways_and_connections_with_one_result_each() {
     assert!(asked.len() <= COUNT + 6 * MOST, "{} arrivals", asked.len());
     let most = ledger.shared.most_inside.load(Ordering::SeqCst);
     assert!(most <= 2 * MOST, "{most} at once");
-    in_order(&asked, COUNT);
+    in_order(&asked, &places);
 }
 
-/// Questions came to the model nearly in the order in which they were asked: those that are far from their place are those that a killed
-/// gateway and broken connections left behind.
-fn in_order(asked: &[String], count: usize) {
+/// Questions came to the model nearly in the order of the queue: those that are far from their place are those that a killed gateway and
+/// broken connections left behind.
+fn in_order(asked: &[String], places: &HashMap<String, usize>) {
     let mut seen = HashSet::new();
     let firsts = asked.iter().filter(|id| seen.insert(id.as_str()));
-    let numbers = firsts.map(|id| id[1..].parse::<i64>().expect("a number"));
-    // Eight callers asked at once, each at its own pace.
-    let far = |(place, number): (usize, i64)| (place as i64 - number).abs() > count as i64 / 10;
-    let strays = numbers.enumerate().map(far).filter(|is_far| *is_far).count();
-    assert!(strays <= count / 100, "{strays} are far from their place");
+    let far = |(arrival, id): &(usize, &String)| arrival.abs_diff(places[*id]) > 20 * MOST;
+    let strays = firsts.enumerate().filter(far).count();
+    assert!(strays <= 6 * MOST, "{strays} are far from their place");
 }
 
 #[test]

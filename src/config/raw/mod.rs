@@ -248,13 +248,21 @@ pub(crate) struct Spool {
     /// How many are kept at most, results among them; more are refused.
     #[schemars(range(min = 1))]
     pub(crate) max_entries: u64,
+    /// How long they may be together, results among them; more are refused.
+    pub(crate) max_bytes: Size,
     /// How a kept request is tried again.
     pub(crate) retry: SpoolRetry,
 }
 
 impl Default for Spool {
     fn default() -> Self {
-        Self { path: None, keep_for: Span::secs(86_400), max_entries: 100_000, retry: SpoolRetry::default() }
+        Self {
+            path: None,
+            keep_for: Span::secs(86_400),
+            max_entries: 100_000,
+            max_bytes: Size(1 << 30),
+            retry: SpoolRetry::default(),
+        }
     }
 }
 

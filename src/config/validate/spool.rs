@@ -17,10 +17,14 @@ impl Check<'_> {
             L2::Redis(redis) => SpoolStore::Redis { redis: redis.clone(), project: features.project.clone() },
             _ => SpoolStore::Embedded { path: raw.path.as_ref().map(Into::into) },
         };
+        if raw.max_bytes.0 == 0 {
+            self.wrong(&path.key("max_bytes"), "zero", "more than 0B");
+        }
         Spool {
             store,
             keep_for: self.positive(&path.key("keep_for"), raw.keep_for),
             max_entries: raw.max_entries,
+            max_bytes: raw.max_bytes.0,
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
         }
     }

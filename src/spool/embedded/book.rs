@@ -10,12 +10,20 @@ use super::super::{Depth, Entry, Millis, Standing, State};
 /// An entry's place among those of its age: two that came in the same millisecond keep their order.
 pub(super) type Number = u64;
 
+/// What the store knows of an entry beside what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) number: Number,
+    /// Of its request and its result together.
+    pub(super) bytes: u64,
+}
+
 /// When an entry is due, its number, and its id.
 type Turn = (Millis, Number, Arc<str>);
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    entries: HashMap<Arc<str>, (Number, Entry)>,
+    entries: HashMap<Arc<str>, (Mark, Entry)>,
     keys: HashMap<(Arc<str>, Arc<str>), Arc<str>>,
     /// By model, those that wait: when each is due, and its number.
     due: HashMap<Arc<str>, BTreeSet<Turn>>,
@@ -24,6 +32,7 @@ pub(super) struct Book {
     expiring: BTreeSet<(Millis, Arc<str>)>,
     by_age: BTreeSet<(Number, Arc<str>)>,
     counts: [u64; 4],
+    bytes: u64,
     last: Number,
 }
 
@@ -36,6 +45,11 @@ impl Book {
         self.keys.get(&(model.into(), key.into()))
     }
 
+    /// Bytes of requests and results.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.entries.len() as u64
     }
@@ -45,13 +59,15 @@ impl Book {
         self.last + 1
     }
 
-    pub(super) fn number(&self, id: &str) -> Option<Number> {
-        self.entries.get(id).map(|(number, _)| *number)
+    pub(super) fn mark(&self, id: &str) -> Option<Mark> {
+        self.entries.get(id).map(|(mark, _)| *mark)
     }
 
     /// Puts an entry in, over what it was.
-    pub(super) fn set(&mut self, number: Number, entry: Entry) {
+    pub(super) fn set(&mut self, mark: Mark, entry: Entry) {
         self.remove(&Arc::clone(&entry.id));
+        let Mark { number, bytes } = mark;
+        self.bytes += bytes;
         let id = Arc::clone(&entry.id);
         self.last = self.last.max(number);
         self.keys.insert((Arc::clone(&entry.model), Arc::clone(&entry.key)), Arc::clone(&id));
@@ -69,12 +85,13 @@ impl Book {
             }
             State::Done { .. } | State::Parked { .. } => {}
         }
-        self.entries.insert(id, (number, entry));
+        self.entries.insert(id, (mark, entry));
     }
 
     /// Takes an entry out.
     pub(super) fn remove(&mut self, id: &Arc<str>) -> bool {
-        let Some((number, entry)) = self.entries.remove(id) else { return false };
+        let Some((Mark { number, bytes }, entry)) = self.entries.remove(id) else { return false };
+        self.bytes -= bytes;
         self.keys.remove(&(Arc::clone(&entry.model), Arc::clone(&entry.key)));
         self.expiring.remove(&(entry.expires, Arc::clone(id)));
         self.by_age.remove(&(number, Arc::clone(id)));
@@ -127,6 +144,6 @@ impl Book {
 
     pub(super) fn depth(&self) -> Depth {
         let oldest = self.waiting.first().and_then(|(_, id)| self.get(id));
-        Depth { entries: self.counts, oldest_waiting: oldest.map(|entry| entry.received) }
+        Depth { entries: self.counts, bytes: self.bytes, oldest_waiting: oldest.map(|entry| entry.received) }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, backends::InMemoryBackend};
 
-use self::book::{Book, Number};
+use self::book::{Book, Mark};
 use super::{
     Claimed, Depth, Entry, Error, Failed, Finished, Held, Kept, Millis, New, Put, Replayed, Reply, Request, SWEEP,
     Standing, State, Terms, millis,
@@ -194,6 +194,11 @@ impl Inner {
         if book.len() >= self.terms.max_entries {
             return Err(Error::Full(self.terms.max_entries));
         }
+        let request = new.request.encode();
+        let (kept, more, most) = (book.bytes(), request.len() as u64, self.terms.max_bytes);
+        if kept.saturating_add(more) > most {
+            return Err(Error::NoRoom { kept, more, most });
+        }
         let entry = Entry {
             id: Arc::clone(&new.id),
             key: Arc::clone(&new.key),
@@ -206,12 +211,12 @@ impl Inner {
             claims: 0,
             state: State::Waiting { due: now },
         };
-        let number = book.next();
+        let mark = Mark { number: book.next(), bytes: more };
         let writing = self.database.begin_write().map_err(failed)?;
-        insert(&writing, ENTRIES, (&entry.id, &record::encode(number, &entry)))?;
-        insert(&writing, REQUESTS, (&entry.id, &new.request.encode()))?;
+        insert(&writing, ENTRIES, (&entry.id, &record::encode(mark, &entry)))?;
+        insert(&writing, REQUESTS, (&entry.id, &request))?;
         writing.commit().map_err(failed)?;
-        book.set(number, entry);
+        book.set(mark, entry);
         Ok(Put::Kept)
     }
 
@@ -236,34 +241,35 @@ impl Inner {
         writing.set_durability(Durability::None).map_err(failed)?;
         let mut entries = Vec::with_capacity(due.len());
         for id in due {
-            let Some((number, mut entry)) = book.number(&id).zip(book.get(&id).cloned()) else { continue };
+            let Some((mark, mut entry)) = book.mark(&id).zip(book.get(&id).cloned()) else { continue };
             entry.claim(Arc::clone(by), until);
-            insert(&writing, ENTRIES, (&id, &record::encode(number, &entry)))?;
-            entries.push((number, entry));
+            insert(&writing, ENTRIES, (&id, &record::encode(mark, &entry)))?;
+            entries.push((mark, entry));
         }
         writing.commit().map_err(failed)?;
         let mut claimed = Vec::with_capacity(entries.len());
-        for (number, entry) in entries {
+        for (mark, entry) in entries {
             let request = self.read(REQUESTS, &entry.id)?;
             let request =
                 request.ok_or_else(|| super::Unreadable::because("it is not there")).and_then(Request::decode);
             let (id, claim, attempts) = (Arc::clone(&entry.id), entry.claims, entry.attempts);
             claimed.push(Claimed { id, claim, attempts, request });
-            book.set(number, entry);
+            book.set(mark, entry);
         }
         Ok(claimed)
     }
 
     /// Writes what an entry became, with its result where it got one, and enters it in the book.
     fn store(&self, book: &mut Book, entry: Entry, reply: Option<&[u8]>) -> Result<(), Error> {
-        let number = book.number(&entry.id).unwrap_or_else(|| book.next());
+        let mut mark = book.mark(&entry.id).unwrap_or(Mark { number: book.next(), bytes: 0 });
+        mark.bytes += reply.map_or(0, |reply| reply.len() as u64);
         let writing = self.database.begin_write().map_err(failed)?;
-        insert(&writing, ENTRIES, (&entry.id, &record::encode(number, &entry)))?;
+        insert(&writing, ENTRIES, (&entry.id, &record::encode(mark, &entry)))?;
         if let Some(reply) = reply {
             insert(&writing, REPLIES, (&entry.id, reply))?;
         }
         writing.commit().map_err(failed)?;
-        book.set(number, entry);
+        book.set(mark, entry);
         Ok(())
     }
 
@@ -297,7 +303,7 @@ impl Inner {
 /// The book of what the database has; makes the tables where there are none.
 fn read(database: &Database) -> Result<Book, Error> {
     let writing = database.begin_write().map_err(failed)?;
-    let mut entries = Vec::<(Number, Entry)>::new();
+    let mut entries = Vec::<(Mark, Entry)>::new();
     for table in [REQUESTS, REPLIES] {
         writing.open_table(table).map_err(failed)?;
     }
@@ -310,7 +316,7 @@ fn read(database: &Database) -> Result<Book, Error> {
     }
     writing.commit().map_err(failed)?;
     let mut book = Book::default();
-    entries.into_iter().for_each(|(number, entry)| book.set(number, entry));
+    entries.into_iter().for_each(|(mark, entry)| book.set(mark, entry));
     Ok(book)
 }
 

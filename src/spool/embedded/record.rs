@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use super::{
     super::{Entry, State, Unreadable, Why},
-    book::Number,
+    book::Mark,
 };
 
 /// Numbers are never used again for something else.
@@ -33,6 +33,8 @@ struct Record {
     state: Option<Stood>,
     #[prost(string, tag = "14")]
     word: String,
+    #[prost(uint64, tag = "15")]
+    bytes: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -48,7 +50,7 @@ enum Stood {
 }
 
 /// Writes an entry down; its id is the database's key.
-pub(super) fn encode(number: Number, entry: &Entry) -> Vec<u8> {
+pub(super) fn encode(mark: Mark, entry: &Entry) -> Vec<u8> {
     let (state, word) = match &entry.state {
         State::Waiting { due } => (Stood::Waiting(*due), ""),
         State::Running { by, until } => (Stood::Running(*until), &**by),
@@ -56,7 +58,8 @@ pub(super) fn encode(number: Number, entry: &Entry) -> Vec<u8> {
         State::Parked { at, reason } => (Stood::Parked(*at), &**reason),
     };
     let record = Record {
-        number,
+        number: mark.number,
+        bytes: mark.bytes,
         key: (*entry.key).into(),
         model: (*entry.model).into(),
         why: entry.why.name().into(),
@@ -72,7 +75,7 @@ pub(super) fn encode(number: Number, entry: &Entry) -> Vec<u8> {
 }
 
 /// Reads what [`encode`] wrote.
-pub(super) fn decode(id: &str, bytes: &[u8]) -> Result<(Number, Entry), Unreadable> {
+pub(super) fn decode(id: &str, bytes: &[u8]) -> Result<(Mark, Entry), Unreadable> {
     let record = Record::decode(bytes).map_err(Unreadable::because)?;
     let digest = <[u8; 16]>::try_from(&record.digest[..]).map_err(Unreadable::because)?;
     let state = match record.state.ok_or_else(|| Unreadable::because("its state"))? {
@@ -93,5 +96,5 @@ pub(super) fn decode(id: &str, bytes: &[u8]) -> Result<(Number, Entry), Unreadab
         claims: record.claims,
         state,
     };
-    Ok((record.number, entry))
+    Ok((Mark { number: record.number, bytes: record.bytes }, entry))
 }

@@ -57,13 +57,18 @@ impl Shared {
         let mut step = self.step("put", now);
         step.arg(&*new.id).arg(&*new.key).arg(&*new.request.model).arg(new.why.name());
         step.arg(format!("{:032x}", new.request.digest())).arg(now.saturating_add(millis(self.terms.keep_for)));
-        step.arg(self.terms.max_entries).arg(new.request.encode());
+        let request = new.request.encode();
+        step.arg(self.terms.max_entries).arg(self.terms.max_bytes).arg(&request);
         let said: Vec<String> = self.call(&step).await?;
         match said.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["known", id] if *id == *new.id => Ok(Put::Kept),
             ["known", id] => Ok(Put::Known(id.into())),
             ["other"] => Err(Error::OtherRequest(Arc::clone(&new.key))),
             ["full"] => Err(Error::Full(self.terms.max_entries)),
+            ["no room", kept] => {
+                let (more, most) = (request.len() as u64, self.terms.max_bytes);
+                Err(Error::NoRoom { kept: kept.parse().unwrap_or(most), more, most })
+            }
             _ => Err(Error::Damaged(format!("put: {said:?}").into())),
         }
     }
@@ -173,10 +178,10 @@ impl Shared {
     }
 
     pub(super) async fn depth(&self) -> Result<Depth, Error> {
-        let (waiting, running, done, parked, oldest): (u64, u64, u64, u64, String) =
+        let (waiting, running, done, parked, bytes, oldest): (u64, u64, u64, u64, u64, String) =
             self.call(&self.step("depth", 0)).await?;
         let oldest_waiting = oldest.parse::<f64>().ok().map(|at| at as Millis);
-        Ok(Depth { entries: [waiting, running, done, parked], oldest_waiting })
+        Ok(Depth { entries: [waiting, running, done, parked], bytes, oldest_waiting })
     }
 
     /// Forgets gateways that went away.

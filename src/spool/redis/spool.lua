@@ -9,6 +9,7 @@
 --   P:later:M      sorted set: ids of those whose turn comes, by when
 --   P:waiting, P:running, P:done, P:parked   sorted sets: all ids by state, by (received, until, at, at)
 --   P:kept         sorted set: all ids, by when they are forgotten
+--   P:sizes        hash: bytes of request and result, by id;  P:bytes: their sum
 local P, step, now = KEYS[1], ARGV[1], ARGV[2]
 local GROUP = 'gateways'
 -- Beside its work, what one step forgets or takes back at most.
@@ -57,7 +58,18 @@ local function park(id, reason)
   redis.call('HSET', entry(id), 'at', now, 'reason', reason)
 end
 
+-- More bytes are kept of it.
+local function grow(id, bytes)
+  redis.call('HINCRBY', P .. ':sizes', id, bytes)
+  redis.call('INCRBY', P .. ':bytes', bytes)
+end
+
 local function forget(id)
+  local size = redis.call('HGET', P .. ':sizes', id)
+  if size then
+    redis.call('DECRBY', P .. ':bytes', size)
+    redis.call('HDEL', P .. ':sizes', id)
+  end
   local known = redis.call('HMGET', entry(id), 'model', 'key')
   if known[1] then
     unqueue(id, known[1])
@@ -98,8 +110,8 @@ end
 
 local steps = {}
 
--- id, key, model, why, digest, expires, most, request
-function steps.put(id, key, model, why, digest, expires, most, request)
+-- id, key, model, why, digest, expires, most, most bytes, request
+function steps.put(id, key, model, why, digest, expires, most, most_bytes, request)
   sweep()
   local by_key = P .. ':key:' .. model .. ':' .. key
   local known = redis.call('GET', by_key)
@@ -108,6 +120,9 @@ function steps.put(id, key, model, why, digest, expires, most, request)
     return {'known', known}
   end
   if redis.call('ZCARD', P .. ':kept') >= tonumber(most) then return {'full'} end
+  local bytes = redis.call('GET', P .. ':bytes') or '0'
+  if tonumber(bytes) + #request > tonumber(most_bytes) then return {'no room', bytes} end
+  grow(id, #request)
   redis.call('HSET', entry(id), 'key', key, 'model', model, 'why', why, 'digest', digest, 'received', now, 'attempts', 0,
     'claims', 0, 'request', request)
   redis.call('SET', by_key, id)
@@ -164,6 +179,7 @@ function steps.finish(id, expires, reply)
   unqueue(id, of[2])
   enter(id, 'done', now)
   redis.call('HSET', entry(id), 'at', now, 'reply', reply)
+  grow(id, #reply)
   keep_until(id, of[2], of[3], expires)
   return 'stored'
 end
@@ -214,6 +230,7 @@ function steps.depth()
   for _, set in ipairs({'waiting', 'running', 'done', 'parked'}) do
     depth[#depth + 1] = redis.call('ZCARD', P .. ':' .. set)
   end
+  depth[#depth + 1] = tonumber(redis.call('GET', P .. ':bytes') or '0')
   depth[#depth + 1] = redis.call('ZRANGE', P .. ':waiting', 0, 0, 'WITHSCORES')[2] or ''
   return depth
 end

@@ -54,6 +54,7 @@ pub(crate) struct Spool {
     kept: [Counter; 7],
     replays: [Counter; 7],
     depth: [Gauge; 4],
+    bytes: Gauge,
     oldest: Gauge,
 }
 
@@ -69,6 +70,7 @@ impl Spool {
             kept: KEPT.map(|outcome| counter!(names::SPOOL_KEPT, "outcome" => outcome)),
             replays: REPLAYS.map(|outcome| counter!(names::SPOOL_REPLAYS, "outcome" => outcome)),
             depth: STATES.map(|state| gauge!(names::SPOOL_DEPTH, "state" => state)),
+            bytes: gauge!(names::SPOOL_BYTES),
             oldest: gauge!(names::SPOOL_OLDEST),
         }
     }
@@ -81,11 +83,12 @@ impl Spool {
         self.replays[replay as usize].increment(1);
     }
 
-    /// Shows how many entries are in each state, and how long the oldest has waited, in seconds.
-    pub(crate) fn depth(&self, entries: [u64; 4], oldest: f64) {
+    /// Shows how many entries are in each state, how long they are together, and how long the oldest has waited, in seconds.
+    pub(crate) fn depth(&self, entries: [u64; 4], bytes: u64, oldest: f64) {
         for (gauge, count) in self.depth.iter().zip(entries) {
             gauge.set(count as f64);
         }
+        self.bytes.set(bytes as f64);
         self.oldest.set(oldest);
     }
 }
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn every_state_and_outcome_has_its_series() {
         let (handles, scrape) = scratch(Spool::new);
-        handles.depth([4, 3, 2, 1], 60.0);
+        handles.depth([4, 3, 2, 1], 7, 60.0);
         handles.kept(Kept::Dropped);
         handles.replayed(Replay::Unstored);
         let text = scrape.render();
@@ -106,6 +109,7 @@ mod tests {
             "weir_spool_depth{state=\"waiting\"} 4",
             "weir_spool_depth{state=\"parked\"} 1",
             "weir_spool_oldest_waiting_seconds 60",
+            "weir_spool_bytes 7",
             "weir_spool_requests_total{outcome=\"dropped\"} 1",
             "weir_spool_requests_total{outcome=\"queued\"} 0",
             "weir_spool_replays_total{outcome=\"unstored\"} 1",
