@@ -1,6 +1,6 @@
 //! What is said of bad files, word for word.
 
-use super::{FULL, bad, good::joined_text};
+use super::{FULL, bad, good, good::joined_text};
 
 /// Parses the text and compares the problems with the lines, each ended by its place.
 fn says(text: &str, lines: &[&str]) {

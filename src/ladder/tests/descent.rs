@@ -35,7 +35,8 @@ fn config(below: Below) -> Config {
                 reserve: 0.3,
                 default: if own && (below.default || below.rule) { vec![output()] } else { Vec::new() },
             });
-            model.cache = (own && below.cache).then(|| PredictionCache { ttl: TIMEOUT, keep_for: TIMEOUT, entity: None });
+            model.cache =
+                (own && below.cache).then(|| PredictionCache { ttl: TIMEOUT, keep_for: TIMEOUT, entity: None });
             model
         })
         .collect();
@@ -60,8 +61,12 @@ fn rank(plan: &Plan) -> (Source, u32) {
 }
 
 fn below() -> impl Strategy<Value = Below> {
-    (0..4usize, any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|(simpler, rule, cache, default)| Below { simpler, rule, cache, default })
+    (0..4usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(simpler, rule, cache, default)| Below {
+        simpler,
+        rule,
+        cache,
+        default,
+    })
 }
 
 proptest! {

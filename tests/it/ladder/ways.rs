@@ -59,10 +59,7 @@ fn a_rule_answers_row_by_row_over_inputs_and_features() {
         let told = ask(&weir, protocol, &tag(protocol), &rows);
         expect(&told, "2", "default;view=user_stats;reason=not_found, rule;reason=failed");
         assert_eq!(told.scores, [0.75, 0.125, 0.75], "{told:?}");
-        assert_eq!(
-            told.text.matches("unknown").count(),
-            if protocol == "v2 binary" { 0 } else { 3 }
-        );
+        assert_eq!(told.text.matches("unknown").count(), if protocol == "v2 binary" { 0 } else { 3 });
         assert!(told.text.contains("label"), "{told:?}");
         // A double and an int are not added: the rule has no answer, and the default has.
         let told = ask(&weir, protocol, &format!("{}-failing", tag(protocol)), &rows[..2]);
