@@ -6,6 +6,7 @@
 #   benches/run.sh reads      Feast's server, raw HMGETs and Weir on one Redis
 #   benches/run.sh predictions  Weir's prediction cache and a bare hyper server with the same bytes
 #   benches/run.sh faults     Envoy and Weir while endpoints are slow, die and come back; a feature server and a Redis master that die; a flood
+#   benches/run.sh ladder     Weir's degradation ladder while everything fails, how soon all is well again, and what it costs
 #
 # With flags after that (--rounds N, --seconds S) it is a trial, and only prints.
 #
@@ -87,11 +88,11 @@ measure() {
     --redis "$(command -v redis-server)" --weir "$target/release/weir" "${flags[@]}"
 }
 
-parts=(proxies reads predictions faults)
+parts=(proxies reads predictions faults ladder)
 case ${1:-} in
-  proxies | reads | predictions | faults) parts=("$1"); shift ;;
+  proxies | reads | predictions | faults | ladder) parts=("$1"); shift ;;
   --* | '') ;;
-  *) say "there is no part '$1': proxies, reads, predictions or faults"; exit 2 ;;
+  *) say "there is no part '$1': proxies, reads, predictions, faults or ladder"; exit 2 ;;
 esac
 flags=("$@")
 [ $# -gt 0 ] || flags=(--write docs/benchmarks.md)
@@ -101,7 +102,7 @@ for part in "${parts[@]}"; do
   case $part in
     proxies) install_proxies ;;
     reads) install_feast ;;
-    predictions)
+    predictions | ladder)
       missing=()
       need redis-server redis-server
       need setpriv util-linux
@@ -123,5 +124,6 @@ for part in "${parts[@]}"; do
     reads) measure reads --feast "$feast" ;;
     predictions) measure predictions ;;
     faults) measure faults --envoy "$envoy" ;;
+    ladder) measure ladder ;;
   esac
 done

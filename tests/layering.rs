@@ -48,7 +48,7 @@ const ABOVE: &[&str] = &["main", "lib", "cli", "app", "demo"];
 
 /// What benches and fuzz targets need of a module's inside: built with it, used by nothing of the gateway.
 const FOR_BENCHES: &[&[&str]] =
-    &[&["enrich", "sample"], &["features", "tiered", "sample"], &["cli", "offline", "measure"]];
+    &[&["enrich", "sample"], &["ladder", "sample"], &["features", "tiered", "sample"], &["cli", "offline", "measure"]];
 
 /// Lines a file may have, tests apart.
 const LONGEST_FILE: usize = 600;

@@ -36,6 +36,9 @@ pub trait Readiness: Send + Sync {
 /// A part's state as JSON, at the moment of asking.
 pub type Section = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Holds a model at a level for a while: how it stands then, or `None` where there is no such model.
+pub type Drill = Box<dyn Fn(&str, Level, Duration) -> Option<Value> + Send + Sync>;
+
 /// Whether a region's pools have enough healthy endpoints, as failover by DNS asks.
 pub enum Region {
     /// All have.
@@ -76,8 +79,8 @@ pub struct Sources {
     pub features: Section,
     /// Where models stand: `/admin/v1/levels`.
     pub levels: Section,
-    /// Holds a model at a level for a while; how it stands then, or `None`: there is no such model.
-    pub drill: Box<dyn Fn(&str, Level, Duration) -> Option<Value> + Send + Sync>,
+    /// Beside `/admin/v1/levels`.
+    pub drill: Drill,
     /// Drops what is kept of a model's predictions.
     pub invalidate: Box<dyn Fn(&str) -> Invalidated + Send + Sync>,
     /// Requests kept for later.

@@ -76,13 +76,13 @@ impl Door {
     pub fn enter(&self, request: &InferRequest, plan: &Plan, now: Instant) -> Result<Ticket, Error> {
         let house = &self.0;
         let asked = Asked { tier: plan.tier, model: plan.model, method: request.method };
-        house.in_time(asked, plan.deadline, now)?;
+        house.in_time(asked, plan.model_by, now)?;
         let gate = &house.gate;
         if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
             return Err(house.refuse(asked, ShedReason::QueueFull, now));
         }
         let inside = Inside::new(Arc::clone(house), asked);
-        Ok(Ticket { inside, deadline: plan.deadline, queue: plan.queue })
+        Ok(Ticket { inside, model_by: plan.model_by, queue: plan.queue })
     }
 
     /// Learns that a model's answer took `took`, at the plan's pool, and was there at `now`.
@@ -132,7 +132,8 @@ impl Door {
 /// Past the door, no slot yet.
 pub struct Ticket {
     inside: Inside,
-    deadline: Deadline,
+    /// What comes after it is kept for the ways down.
+    model_by: Deadline,
     queue: Queue,
 }
 
@@ -157,25 +158,25 @@ impl Ticket {
     ///
     /// Dropping the future leaves the queue; a slot that was just given goes to the next in turn.
     pub async fn slot(self, now: Instant) -> Result<Permit, Error> {
-        let Self { inside, deadline, queue } = self;
+        let Self { inside, model_by, queue } = self;
         let (house, asked) = (&inside.house, inside.asked);
-        house.in_time(asked, deadline, now)?;
+        house.in_time(asked, model_by, now)?;
         if house.gate.acquire(asked.tier) {
             return Ok(Permit::new(inside, None));
         }
         if queue == Queue::Skips {
             return Err(house.refuse(asked, ShedReason::QueueFull, now));
         }
-        house.wait(asked, deadline, now).await?;
+        house.wait(asked, model_by, now).await?;
         Ok(Permit::new(inside, Some(Instant::now())))
     }
 }
 
 impl House {
-    async fn wait(&self, asked: Asked, deadline: Deadline, now: Instant) -> Result<(), Error> {
+    async fn wait(&self, asked: Asked, model_by: Deadline, now: Instant) -> Result<(), Error> {
         let limits = &self.tiers[asked.tier.index()];
         let patience = now + limits.queue_timeout;
-        let latest = self.models[asked.model.index()].latest_start(asked.method, deadline, now);
+        let latest = self.models[asked.model.index()].latest_start(asked.method, model_by, now);
         let reason = if latest < patience { ShedReason::Deadline } else { ShedReason::QueueTimeout };
         let waiter = Waiter { tier: asked.tier, model: asked.model, since: now };
         let turn = self.gate.queue(waiter, limits.queue);
@@ -185,10 +186,10 @@ impl House {
     }
 
     /// Whether there is time for the model.
-    fn in_time(&self, asked: Asked, deadline: Deadline, now: Instant) -> Result<(), Error> {
+    fn in_time(&self, asked: Asked, model_by: Deadline, now: Instant) -> Result<(), Error> {
         let median = self.models[asked.model.index()].median(asked.method).estimate(now);
         let Some(median) = median else { return Ok(()) };
-        let left = deadline.remaining(now);
+        let left = model_by.remaining(now);
         if left >= median {
             return Ok(());
         }

@@ -154,6 +154,19 @@ async fn a_wait_ends_at_the_deadline_where_that_is_earlier() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_ends_where_the_time_of_the_fallback_begins() {
+    let (door, _) = door();
+    let _held = fill(&door, HIGH);
+    let (request, start) = (fixture::request(0, HIGH, 40 * MS), Instant::now());
+    let plan = Plan { model_by: Deadline::after(start, 28 * MS), ..plan(&request) };
+    let error = slot(door.enter(&request, &plan, start).unwrap()).await.err().unwrap();
+    assert_eq!((error.kind(), start.elapsed()), (Kind::Shed, 28 * MS));
+    answered(&door, 20 * MS);
+    let plan = Plan { model_by: Deadline::after(Instant::now(), 19 * MS), ..plan };
+    assert_eq!(door.enter(&request, &plan, Instant::now()).err().unwrap().kind(), Kind::Shed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn less_time_than_half_of_the_answers_take_is_refused_at_once() {
     let (door, scrape) = door();
     answered(&door, 100 * MS);

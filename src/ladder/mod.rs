@@ -14,6 +14,8 @@
 mod controller;
 mod ensemble;
 mod route;
+#[cfg(any(test, feature = "bench"))]
+pub mod sample;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -55,6 +57,10 @@ pub struct Ladder {
 
 /// What becomes of a walk.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest is what nearly every walk comes to: a box would cost it more"
+)]
 pub enum Settled {
     /// It is the answer.
     Answer(Answer),
@@ -166,7 +172,7 @@ impl Ladder {
         let model = route.after(plan.named, plan.named);
         let to_model = model.map(|model| Plan { queue: Queue::Waits, ..self.to_model(&plan, model, now) });
         let has_rule = route.ways.contains(&Source::Rule);
-        to_model.or_else(|| has_rule.then(|| Plan { source: Source::Rule, level: Level::SimplifiedModel, ..plan }))
+        to_model.or_else(|| has_rule.then_some(Plan { source: Source::Rule, level: Level::SimplifiedModel, ..plan }))
     }
 
     /// A plan that asks no model, from `least` down.

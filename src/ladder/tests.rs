@@ -109,3 +109,25 @@ fn an_outage_says_when_to_try_again() {
     assert_eq!(settle(known).retry_after(), Some(Duration::from_secs(9)));
     assert_eq!(settle(Error::new(Kind::BackendFailed, "reset")).retry_after(), None);
 }
+
+#[test]
+fn past_the_deadline_no_model_is_asked_and_what_asks_none_answers() {
+    let config = Config::parse(
+        "pools: {a: {endpoints: [\"http://127.0.0.1:9000\"]}}
+models:
+  lite: {pool: a}
+  m: {pool: a, fallback: {model: lite, default: {outputs: [{name: s, datatype: FP32, shape: [1], data: [0.5]}]}}}
+",
+        "test",
+    )
+    .unwrap();
+    let (ladder, id) = (Ladder::new(&config), config.model_id("m").unwrap());
+    let request = InferRequest { model: id, ..request(0, Method::Predict) };
+    let plan = ladder.plan(&request, Instant::now()).unwrap();
+    let source = |now| match ladder.settle(&plan, Err(Error::new(Kind::DeadlineExceeded, "late")), now) {
+        Settled::Next(next) => (next.source, next.model == id),
+        settled => panic!("{settled:?}"),
+    };
+    assert_eq!(source(plan.model_by.instant()), (Source::Model, false), "the time of the fallback begins");
+    assert_eq!(source(plan.deadline.instant()), (Source::Default, true));
+}

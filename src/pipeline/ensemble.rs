@@ -21,7 +21,6 @@ use tokio::time::Instant;
 use super::{Pipeline, Walked, json_length, rename};
 use crate::{
     config::{self, Config},
-    features::FeatureSet,
     infer::{
         Answer, AnswerBody, CacheEvent, CacheOutcome, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level,
         Members, ModelId, Output, Payload, Plan, Protocol, Timings,
@@ -127,7 +126,7 @@ impl Pipeline {
             Members::All => Box::pin(self.together(request, plan, ensemble, began)).await,
             Members::First => Box::pin(self.first(request, plan, ensemble, began)).await,
         };
-        Walked { outcome, features: FeatureSet::default() }
+        Walked { outcome, features: None }
     }
 
     /// The first member's answer in place of all of them.

@@ -115,7 +115,7 @@ impl Pipeline {
             }
             None => Err(Error::new(Kind::Unavailable, "no prediction is kept")),
         };
-        Walked { outcome, features }
+        Walked { outcome, features: Some(features) }
     }
 }
 

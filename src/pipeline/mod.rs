@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     enrich::{self, Enriched, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Plan, PoolId,
+        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan, PoolId,
         Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
@@ -38,13 +38,13 @@ pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
 /// How a walk went, and what it found on the way.
 struct Walked {
     outcome: Result<Answer, Error>,
-    /// For a way down that asks no model.
-    features: features::FeatureSet,
+    /// For a way down that asks no model; `None`: it did not come to look.
+    features: Option<features::FeatureSet>,
 }
 
 impl Walked {
     fn without_features(error: Error) -> Self {
-        Self { outcome: Err(error), features: features::FeatureSet::default() }
+        Self { outcome: Err(error), features: None }
     }
 }
 
@@ -147,9 +147,9 @@ impl Pipeline {
         let (mut next, mut found) = (Some(request), None);
         let mut now = began;
         loop {
-            let walked = match (plan.source, next.take().or_else(|| again.again())) {
-                (Source::Model, Some(request)) => self.walk(request, &plan, now).await,
-                _ => self.stand_in(&again, found.take(), &plan).await,
+            let walked = match plan.source {
+                Source::Model => self.by_model(next.take().or_else(|| again.again()), &plan, now).await,
+                Source::Rule | Source::Cached | Source::Default => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
             let walked_of = plan.model;
@@ -164,9 +164,31 @@ impl Pipeline {
                 Settled::Next(next) => next,
             };
             if walked_of == plan.named {
-                found = Some(walked.features);
+                found = walked.features;
             }
         }
+    }
+
+    /// One walk of a request that may be one down: a simpler model may join what the one named does not, which has left the body
+    /// unread.
+    async fn by_model(&self, request: Option<Box<InferRequest>>, plan: &Plan, began: Instant) -> Walked {
+        let Some(mut request) = request else {
+            return Walked::without_features(Error::new(
+                Kind::Internal,
+                "a body that passes but once cannot be sent again",
+            ));
+        };
+        let joins = !self.config.model(plan.model).joins.is_empty();
+        if joins && !matches!(request.payload, Payload::Decoded(_)) {
+            match self.decoded(&request) {
+                Ok(decoded) => request.payload = Payload::Decoded(decoded),
+                Err(error) => return Walked::without_features(error),
+            }
+            // It was read, and is sent as it reads.
+            request.headers.remove(header::CONTENT_ENCODING);
+            request.headers.remove("grpc-encoding");
+        }
+        self.walk(request, plan, began).await
     }
 
     async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Walked {
@@ -182,7 +204,7 @@ impl Pipeline {
             Err(error) => return Walked::without_features(error),
         };
         let outcome = self.ask(request, &mut features, (ticket, plan), began).await;
-        Walked { outcome, features }
+        Walked { outcome, features: Some(features) }
     }
 
     async fn ask(

@@ -26,7 +26,7 @@ impl Pipeline {
             Source::Cached => self.recall(request, found, plan).await,
             Source::Default => {
                 let outcome = self.default_outputs(request, plan);
-                Walked { outcome, features: found.unwrap_or_default() }
+                Walked { outcome, features: found }
             }
             Source::Model => {
                 Walked::without_features(Error::new(Kind::Internal, "a model does not stand in for itself"))
@@ -45,7 +45,7 @@ impl Pipeline {
             Err(error) => return Walked::without_features(error),
         };
         let outcome = self.ruled(request, &mut features, plan);
-        Walked { outcome, features }
+        Walked { outcome, features: Some(features) }
     }
 
     fn ruled(&self, request: &InferRequest, features: &mut FeatureSet, plan: &Plan) -> Result<Answer, Error> {

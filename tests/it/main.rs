@@ -11,6 +11,7 @@ mod balance;
 mod bodies;
 mod breakers;
 mod cli;
+mod descent;
 mod ensembles;
 mod examples;
 mod faults;

@@ -286,13 +286,21 @@ fn answer_length(bytes: &[u8]) -> Result<Option<usize>> {
 
 /// Status of an answer, and the length of head and body, once the head is whole.
 pub(crate) fn answer_head(bytes: &[u8]) -> Result<Option<(u16, usize)>> {
+    Ok(answer_head_with(bytes, "")?.map(|(status, length, _)| (status, length)))
+}
+
+/// The same, and the value of a header that is a number.
+pub(crate) fn answer_head_with(bytes: &[u8], number: &str) -> Result<Option<(u16, usize, Option<u8>)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut answer = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = answer.parse(bytes)? else { return Ok(None) };
     let status = answer.code.context("no status")?;
-    let length = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = length.with_context(|| format!("no length: {}", String::from_utf8_lossy(bytes)))?;
-    Ok(Some((status, head + std::str::from_utf8(length.value)?.trim().parse::<usize>()?)))
+    let value = |name: &str| {
+        let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok().map(str::trim)
+    };
+    let length = value("content-length").with_context(|| format!("no length: {}", String::from_utf8_lossy(bytes)))?;
+    Ok(Some((status, head + length.parse::<usize>()?, value(number).and_then(|value| value.parse().ok()))))
 }
 
 /// A signal is no reason to stop measuring.

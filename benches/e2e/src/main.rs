@@ -1,7 +1,9 @@
-//! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis; and beside
-//! Envoy while endpoints are slow, die and come back; and its prediction cache beside a bare hyper server.
+//! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis; beside
+//! Envoy while endpoints are slow, die and come back; its prediction cache beside a bare hyper server; and what its ladder
+//! answers when everything fails.
 //!
-//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers), `weir-e2e predictions` and `weir-e2e faults` start everything on loopback, check
+//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers), `weir-e2e predictions`, `weir-e2e faults` and
+//! `weir-e2e ladder` start everything on loopback, check
 //! that every setup answers alike, measure them in turns and print a Markdown report; `backend`, `endpoint` and `bare` are the
 //! processes that it starts of itself. How to read the numbers is in docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
 
@@ -49,13 +51,15 @@ const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--
        weir-e2e predictions --weir PROGRAM [--rounds N] [--seconds S] [--write DOCUMENT]
        weir-e2e faults --weir PROGRAM [--envoy PROGRAM] [--redis PROGRAM]
                     [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
+       weir-e2e ladder --weir PROGRAM --redis PROGRAM
+                    [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
        weir-e2e backend ADDRESS
-       weir-e2e endpoint ADDRESS MICROSECONDS ARRIVALS
+       weir-e2e endpoint ADDRESS BEHAVIOUR ARRIVALS
        weir-e2e bare ADDRESS UPSTREAM
 
 The programs that are named are measured; S is the length of the longest of a setup's runs a round.
 --before measures another build of Weir beside this one. SETUPS and SIZES are parts of names with commas between them
-(\"L1\", \"10 × 10,50 × 200\"): the others are left out. So are PARTS of the faults (\"crash,churn\").";
+(\"L1\", \"10 × 10,50 × 200\"): the others are left out. So are PARTS of the faults (\"crash,churn\") and of the ladder (\"outage,recovery,cost\").";
 
 /// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
 const OPEN_SHARE: f64 = 0.6;
@@ -76,13 +80,14 @@ fn command() -> Result<()> {
     match words.as_slice() {
         ["backend", address] => on_one_thread(backend::serve(address.parse()?)),
         ["bare", address, upstream] => on_one_thread(bare::serve(address.parse()?, upstream.parse()?)),
-        ["endpoint", address, takes, arrivals] => {
-            on_one_thread(faults::endpoint::serve(address.parse()?, takes.parse()?, Path::new(arrivals)))
+        ["endpoint", address, behaviour, arrivals] => {
+            on_one_thread(faults::endpoint::serve(address.parse()?, behaviour, Path::new(arrivals)))
         }
         ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (6, 3.0))?),
         ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (4, 1.5))?),
         ["predictions", flags @ ..] => predictions::run(&Flags::parse(flags, predictions::FLAGS, (6, 3.0))?),
         ["faults", flags @ ..] => faults::run(&Flags::parse(flags, faults::FLAGS, (2, 4.0))?),
+        ["ladder", flags @ ..] => faults::ladder::run(&Flags::parse(flags, faults::ladder::FLAGS, (8, 6.0))?),
         _ => bail!("{USAGE}"),
     }
 }

@@ -147,10 +147,15 @@ pub(crate) fn envoy(site: Site<'_>, program: &Path) -> Result<Server> {
 
 /// Redis without persistence.
 pub(crate) fn redis(place: Place<'_>, program: &Path) -> Result<Server> {
-    let address = free_address()?;
+    redis_at(place, program, free_address()?)
+}
+
+/// The same, at an address.
+pub(crate) fn redis_at(place: Place<'_>, program: &Path, address: SocketAddr) -> Result<Server> {
     let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"].map(String::from);
     let folder = [place.0.display().to_string(), "--port".into(), address.port().to_string()];
-    place.start("redis", program, &[arguments.as_slice(), &folder].concat(), address)
+    let name = format!("redis-{}", address.port());
+    place.start(&name, program, &[arguments.as_slice(), &folder].concat(), address)
 }
 
 /// Weir in front of the model `m`, which joins nothing.

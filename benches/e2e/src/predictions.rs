@@ -37,8 +37,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let backend = peers::backend(place)?;
     let site = Site { place, backend: backend.address };
     let requests = || (0..REQUESTS).map(|row| verify::inference(&body(row))).collect::<Vec<_>>();
-    let mut setups =
-        vec![Setup::new(FLOOR, None, requests()), begun(HIT, peers::weir_keeping(site, weir), requests())];
+    let mut setups = vec![Setup::new(FLOOR, None, requests()), begun(HIT, peers::weir_keeping(site, weir), requests())];
     check(&mut setups, false);
 
     let schedule = flags.schedule();
@@ -90,7 +89,10 @@ fn markdown(setups: &[Setup], schedule: Schedule, others: f64) -> String {
     let Schedule { rounds, one, many, .. } = schedule;
     let mut text = report::occasion(others);
     let _ = writeln!(text, "`make bench`: {rounds} rounds, runs of {many:?} (c = {MANY}) and {one:?} (c = 1).\n");
-    let _ = writeln!(text, "| | req/s, c = {MANY} | req/s, c = 1 | CPU µs/request, c = {MANY} | p50 / p99 µs, c = {MANY} |");
+    let _ = writeln!(
+        text,
+        "| | req/s, c = {MANY} | req/s, c = 1 | CPU µs/request, c = {MANY} | p50 / p99 µs, c = {MANY} |"
+    );
     let _ = writeln!(text, "|---|---|---|---|---|");
     for setup in setups {
         if let Some(failure) = &setup.failure {

@@ -175,7 +175,7 @@ fn latency(phases: &[Phase]) -> String {
 }
 
 /// The median of the processor time, with the least and the most of any round.
-fn spread(phases: &[Phase]) -> String {
+pub(crate) fn spread(phases: &[Phase]) -> String {
     let least = phases.iter().map(|phase| phase.cpu).fold(f64::INFINITY, f64::min);
     let most = phases.iter().map(|phase| phase.cpu).fold(0.0, f64::max);
     format!("{:.1} ({least:.1}–{most:.1})", median(phases.iter().map(|phase| phase.cpu)))

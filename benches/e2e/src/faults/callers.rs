@@ -15,12 +15,14 @@ use anyhow::{Context, Result};
 use rustix::{buffer::spare_capacity, event::epoll, fd::OwnedFd};
 
 use crate::{
-    load::{answer_head, retry_interrupted, timespec},
+    load::{answer_head_with, retry_interrupted, timespec},
     pace::{Arrivals, Pace},
 };
 
 /// How long an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// What an answer's level is told in.
+const LEVEL: &str = "weir-level";
 /// Connections that each stream has from the beginning.
 const READY: usize = 32;
 /// Connections that a stream may have.
@@ -42,6 +44,8 @@ pub(super) struct Call {
     /// From then to its end.
     pub(super) took: Duration,
     pub(super) end: End,
+    /// The level that answered, where the answer says one.
+    pub(super) level: Option<u8>,
 }
 
 /// How a request ended.
@@ -195,27 +199,27 @@ impl<'a> Callers<'a> {
                 return Ok(());
             }
         }
-        if let Some((status, length)) = answer_head(&connection.answer)?
+        if let Some((status, length, level)) = answer_head_with(&connection.answer, LEVEL)?
             && connection.answer.len() >= length
         {
             connection.answer.clear();
             let lane = connection.lane;
-            self.note(index, End::Status(status));
+            self.note(index, End::Status(status), level);
             self.lanes[lane].idle.push(index);
         }
         Ok(())
     }
 
     /// Writes down how the connection's outstanding request ended, if it has one.
-    fn note(&mut self, index: usize, end: End) {
+    fn note(&mut self, index: usize, end: End, level: Option<u8>) {
         let Some(connection) = &mut self.connections[index] else { return };
         let Some(due) = connection.due.take() else { return };
         self.outstanding -= 1;
-        self.lanes[connection.lane].calls.push(Call { due, took: due.elapsed(), end });
+        self.lanes[connection.lane].calls.push(Call { due, took: due.elapsed(), end, level });
     }
 
     fn close(&mut self, index: usize, end: End) {
-        self.note(index, end);
+        self.note(index, end, None);
         if let Some(connection) = self.connections[index].take() {
             let lane = &mut self.lanes[connection.lane];
             lane.open -= 1;
@@ -225,10 +229,11 @@ impl<'a> Callers<'a> {
 
     fn give_up(&mut self) {
         for index in 0..self.connections.len() {
-            self.note(index, End::Silent);
+            self.note(index, End::Silent, None);
         }
         for lane in &mut self.lanes {
-            let silent = lane.backlog.drain(..).map(|due| Call { due, took: due.elapsed(), end: End::Silent });
+            let silent =
+                lane.backlog.drain(..).map(|due| Call { due, took: due.elapsed(), end: End::Silent, level: None });
             lane.calls.extend(silent);
         }
     }

@@ -1,7 +1,7 @@
 //! The model server that faults happen to: it takes its time, and writes down when each inference arrived.
 //!
 //! Arrivals go to a file at once, one time of the monotonic clock each, so that what a killed process had seen is still known.
-//! `PUT /takes` with a number of microseconds makes it slower or faster; every `GET` says that it is ready, at once.
+//! `PUT /behaviour` changes how inferences go ([`Behaviour`]); every `GET` says that it is ready, at once.
 
 use std::{
     convert::Infallible,
@@ -10,15 +10,15 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -28,16 +28,45 @@ use tokio::net::TcpListener;
 use crate::backend::{ANSWER, read};
 
 struct Endpoint {
-    /// Microseconds.
-    takes: AtomicU64,
+    behaviour: Mutex<Behaviour>,
+    asked: AtomicU32,
     arrivals: File,
 }
 
+/// How inferences go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Behaviour {
+    /// How long each takes.
+    pub(super) takes: Duration,
+    /// What each is answered with.
+    pub(super) status: u16,
+    /// Every so many'th is not answered; 0: all are.
+    pub(super) silent: u32,
+}
+
+impl Behaviour {
+    pub(super) const fn well(takes: Duration) -> Self {
+        Self { takes, status: 200, silent: 0 }
+    }
+
+    /// Written in words of a `PUT`.
+    pub(super) fn words(self) -> String {
+        format!("{} {} {}", self.takes.as_micros(), self.status, self.silent)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        let takes = Duration::from_micros(words.next()?.parse().ok()?);
+        Some(Self { takes, status: words.next()?.parse().ok()?, silent: words.next()?.parse().ok()? })
+    }
+}
+
 /// Serves until the process is stopped.
-pub(crate) async fn serve(address: SocketAddr, takes: u64, arrivals: &Path) -> Result<()> {
+pub(crate) async fn serve(address: SocketAddr, behaviour: &str, arrivals: &Path) -> Result<()> {
     let listener = TcpListener::bind(address).await?;
     let arrivals = OpenOptions::new().append(true).create(true).open(arrivals).context("no place for arrivals")?;
-    let endpoint = Arc::new(Endpoint { takes: AtomicU64::new(takes), arrivals });
+    let behaviour = Mutex::new(Behaviour::parse(behaviour).context("no behaviour")?);
+    let endpoint = Arc::new(Endpoint { behaviour, asked: AtomicU32::new(0), arrivals });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -51,22 +80,26 @@ pub(crate) async fn serve(address: SocketAddr, takes: u64, arrivals: &Path) -> R
 }
 
 async fn answer(request: Request<Incoming>, endpoint: Arc<Endpoint>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut status = 200;
     let text = match *request.method() {
         Method::POST => {
             endpoint.note_arrival();
             read(request.into_body()).await;
-            endpoint.compute().await;
+            status = endpoint.compute().await;
             ANSWER
         }
         Method::PUT => {
-            let takes = read(request.into_body()).await;
-            let takes = std::str::from_utf8(&takes).ok().and_then(|takes| takes.parse().ok());
-            endpoint.takes.store(takes.unwrap_or_default(), Ordering::Relaxed);
+            let words = read(request.into_body()).await;
+            match std::str::from_utf8(&words).ok().and_then(Behaviour::parse) {
+                Some(behaviour) => *endpoint.lock() = behaviour,
+                None => status = 400,
+            }
             "{}"
         }
         _ => r#"{"ready":true}"#,
     };
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -77,11 +110,21 @@ impl Endpoint {
         let _ = (&self.arrivals).write_all(&now().to_le_bytes());
     }
 
-    async fn compute(&self) {
-        let takes = self.takes.load(Ordering::Relaxed);
-        if takes > 0 {
-            tokio::time::sleep(Duration::from_micros(takes)).await;
+    /// Takes its time; the answer's status.
+    async fn compute(&self) -> u16 {
+        let Behaviour { takes, status, silent } = *self.lock();
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        if silent > 0 && asked.is_multiple_of(silent) {
+            std::future::pending::<()>().await;
         }
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        status
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Behaviour> {
+        self.behaviour.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,4 +132,17 @@ impl Endpoint {
 pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_behaviour_reads_as_it_is_written() {
+        let behaviour = Behaviour { takes: Duration::from_millis(2), status: 500, silent: 10 };
+        let read = Behaviour::parse(&behaviour.words()).expect("three words");
+        assert_eq!((read.takes, read.status, read.silent), (behaviour.takes, 500, 10));
+        assert!(Behaviour::parse("2000 200").is_none());
+    }
 }

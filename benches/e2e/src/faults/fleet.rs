@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::endpoint;
+use super::endpoint::{self, Behaviour};
 use crate::{
     caller::Caller,
     peers::{Place, Server},
@@ -21,22 +21,24 @@ use crate::{
 pub(super) struct Endpoint<'a> {
     pub(super) address: SocketAddr,
     place: Place<'a>,
-    takes: Duration,
+    /// What it does when it is started.
+    behaviour: Behaviour,
     server: Option<Server>,
 }
 
 impl<'a> Endpoint<'a> {
     /// Starts one whose answers take so long.
     pub(super) fn start(place: Place<'a>, takes: Duration) -> Result<Self> {
-        let mut endpoint = Self { address: steady_address()?, place, takes, server: None };
+        let behaviour = Behaviour::well(takes);
+        let mut endpoint = Self { address: steady_address()?, place, behaviour, server: None };
         endpoint.revive()?;
         Ok(endpoint)
     }
 
     /// Starts it again where it was.
     pub(super) fn revive(&mut self) -> Result<()> {
-        let (takes, arrivals) = (self.takes.as_micros().to_string(), self.arrivals_file().display().to_string());
-        let arguments = ["endpoint".into(), self.address.to_string(), takes, arrivals];
+        let (behaviour, arrivals) = (self.behaviour.words(), self.arrivals_file().display().to_string());
+        let arguments = ["endpoint".into(), self.address.to_string(), behaviour, arrivals];
         let name = format!("endpoint-{}", self.address.port());
         self.server = Some(self.place.start(&name, &std::env::current_exe()?, &arguments, self.address)?);
         Ok(())
@@ -67,10 +69,19 @@ impl<'a> Endpoint<'a> {
 
     /// Makes its answers take so long, until it is killed.
     pub(super) fn take(&self, takes: Duration) -> Result<()> {
-        let body = takes.as_micros().to_string();
-        let request =
-            format!("PUT /takes HTTP/1.1\r\nhost: bench.local\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        let answer = Caller::connect(self.address)?.call(request.as_bytes())?;
+        self.tell(Behaviour::well(takes))
+    }
+
+    /// Makes it behave so, now and when it is started again.
+    pub(super) fn behave(&mut self, behaviour: Behaviour) -> Result<()> {
+        self.behaviour = behaviour;
+        if self.is_alive() { self.tell(behaviour) } else { Ok(()) }
+    }
+
+    fn tell(&self, behaviour: Behaviour) -> Result<()> {
+        let body = behaviour.words();
+        let head = format!("PUT /behaviour HTTP/1.1\r\nhost: bench.local\r\ncontent-length: {}\r\n\r\n", body.len());
+        let answer = Caller::connect(self.address)?.call([head, body].concat().as_bytes())?;
         ensure!(answer.status == 200, "it answered {}", answer.status);
         Ok(())
     }

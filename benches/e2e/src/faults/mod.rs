@@ -12,6 +12,7 @@ mod failover;
 mod feature_servers;
 mod fleet;
 mod flood;
+pub(crate) mod ladder;
 mod proxies;
 mod report;
 mod scrape;
@@ -111,14 +112,8 @@ impl Bench<'_> {
         Results { struck, churn, failovers, cluster, flood, failures }
     }
 
-    /// Runs a part, unless it is left out; keeps why it could not be run.
     fn part<T>(&self, name: &str, failures: &mut Vec<String>, run: impl FnOnce() -> Result<T>) -> Option<T> {
-        if !Only::has(&self.flags.only.setups, name) {
-            return None;
-        }
-        eprintln!("{name}");
-        let failed = |error: anyhow::Error| failures.push(format!("{name}: {error:#}"));
-        run().map_err(failed).ok()
+        run_part(name, (&self.flags.only, failures), run)
     }
 
     /// Both proxies in turns, so many rounds.
@@ -164,6 +159,16 @@ impl Bench<'_> {
         }
         Ok(floods)
     }
+}
+
+/// Runs a part, unless it is left out; keeps why it could not be run.
+fn run_part<T>(name: &str, (only, failures): (&Only, &mut Vec<String>), run: impl FnOnce() -> Result<T>) -> Option<T> {
+    if !Only::has(&only.setups, name) {
+        return None;
+    }
+    eprintln!("{name}");
+    let failed = |error: anyhow::Error| failures.push(format!("{name}: {error:#}"));
+    run().map_err(failed).ok()
 }
 
 /// Says how a run went, for who is waiting.

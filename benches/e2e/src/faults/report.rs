@@ -50,7 +50,7 @@ pub(super) fn markdown(results: &Results, flags: &Flags, others: f64) -> String 
 }
 
 /// In percent, to three digits behind the point, cut off.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.3} %", (share * 1e5).floor() / 1e3)
 }
 
@@ -61,7 +61,7 @@ fn name(fault: Fault) -> &'static str {
     }
 }
 
-fn latency(tally: &Tally) -> String {
+pub(super) fn latency(tally: &Tally) -> String {
     format!("{:.1} / {:.1}", tally.quantile(0.5), tally.quantile(0.99))
 }
 
@@ -128,7 +128,7 @@ fn churned(seen: &Churn) -> String {
     text
 }
 
-fn seconds(time: Option<Duration>, limit: &str) -> String {
+pub(super) fn seconds(time: Option<Duration>, limit: &str) -> String {
     time.map_or_else(|| format!("not within {limit}"), |time| format!("{:.2} s", time.as_secs_f64()))
 }
 
@@ -208,17 +208,21 @@ fn flooded([through, straight]: &[Flood; 2]) -> String {
 }
 
 /// An aim, what was seen, and whether that is enough; `None`: not measured.
-type Aim = (String, Option<(String, bool)>);
+pub(super) type Aim = (String, Option<(String, bool)>);
 
 fn aims(results: &Results) -> String {
     let mut rows = vec![beside_envoy(&results.struck, Fault::BrownOut), beside_envoy(&results.struck, Fault::Crash)];
     rows.extend(under_churn(results.churn.as_ref()));
     rows.push(under_flood(results.flood.as_ref()));
+    aims_table(&rows)
+}
+
+pub(super) fn aims_table(rows: &[Aim]) -> String {
     let mut text = "| Target | Seen | |\n|---|---|---|\n".to_owned();
     for (aim, seen) in rows {
         let (seen, verdict) = match seen {
-            Some((seen, met)) => (seen, if met { "met" } else { "**missed**" }),
-            None => ("–".into(), "not measured"),
+            Some((seen, met)) => (seen.as_str(), if *met { "met" } else { "**missed**" }),
+            None => ("–", "not measured"),
         };
         let _ = writeln!(text, "| {aim} | {seen} | {verdict} |");
     }
@@ -283,6 +287,7 @@ mod tests {
         let call = |index| Call {
             due: from,
             took: Duration::from_millis(if index < lost { 41 } else { 2 }),
+            level: None,
             end: if index < lost { End::Status(504) } else { End::Status(200) },
         };
         let calls: Vec<Call> = (0..1000).map(call).collect();

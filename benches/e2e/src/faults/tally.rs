@@ -17,7 +17,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn has(self, at: Instant) -> bool {
+    pub(super) fn has(self, at: Instant) -> bool {
         self.from <= at && at < self.to
     }
 }
@@ -127,7 +127,7 @@ mod tests {
     fn only_what_was_due_in_the_window_and_answered_by_the_deadline_counts() {
         let from = Instant::now();
         let at = |millis| from + Duration::from_millis(millis);
-        let call = |due, took, end| Call { due: at(due), took: Duration::from_millis(took), end };
+        let call = |due, took, end| Call { due: at(due), took: Duration::from_millis(took), end, level: None };
         let ok = End::Status(200);
         let calls =
             [call(0, 5, ok), call(1, 31, ok), call(2, 9, End::Status(503)), call(3, 1, End::Broken), call(10, 1, ok)];
