@@ -14,8 +14,8 @@ use crate::{
     enrich::{self, Enriched, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan, PoolId,
-        Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
+        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan,
+        PoolId, Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},

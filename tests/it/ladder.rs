@@ -456,7 +456,7 @@ fn recover(weir: &Weir, patient: &Patient) {
     await_full(weir, protocol, name);
     await_standing(weir, name, 0, &[]);
     let took = lifted.elapsed();
-    println!("{name}: level 0 after {took:?}");
+    eprintln!("{name}: level 0 after {took:?}");
     let mut slowest = SLOWEST.lock().expect("no holder panics");
     *slowest = slowest.max(took);
 }
