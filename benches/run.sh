@@ -4,6 +4,7 @@
 #   benches/run.sh            all parts
 #   benches/run.sh proxies    nginx, Envoy, a bare hyper proxy and Weir on one backend
 #   benches/run.sh reads      Feast's server, raw HMGETs and Weir on one Redis
+#   benches/run.sh predictions  Weir's prediction cache and a bare hyper server with the same bytes
 #   benches/run.sh faults     Envoy and Weir while endpoints are slow, die and come back; a feature server and a Redis master that die; a flood
 #
 # With flags after that (--rounds N, --seconds S) it is a trial, and only prints.
@@ -86,11 +87,11 @@ measure() {
     --redis "$(command -v redis-server)" --weir "$target/release/weir" "${flags[@]}"
 }
 
-parts=(proxies reads faults)
+parts=(proxies reads predictions faults)
 case ${1:-} in
-  proxies | reads | faults) parts=("$1"); shift ;;
+  proxies | reads | predictions | faults) parts=("$1"); shift ;;
   --* | '') ;;
-  *) say "there is no part '$1': proxies, reads or faults"; exit 2 ;;
+  *) say "there is no part '$1': proxies, reads, predictions or faults"; exit 2 ;;
 esac
 flags=("$@")
 [ $# -gt 0 ] || flags=(--write docs/benchmarks.md)
@@ -100,6 +101,12 @@ for part in "${parts[@]}"; do
   case $part in
     proxies) install_proxies ;;
     reads) install_feast ;;
+    predictions)
+      missing=()
+      need redis-server redis-server
+      need setpriv util-linux
+      [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
+      ;;
     faults) missing=(); install_envoy ;;
   esac
 done
@@ -114,6 +121,7 @@ for part in "${parts[@]}"; do
   case $part in
     proxies) measure run --nginx "$(command -v nginx)" --envoy "$envoy" ;;
     reads) measure reads --feast "$feast" ;;
+    predictions) measure predictions ;;
     faults) measure faults --envoy "$envoy" ;;
   esac
 done

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::{
     config::{
         Balance, Breaker, Capacity, Column, Compat, Config, Consistency, Drain, Endpoint, Feature, Features, Health,
-        Inputs, Join, L1, L1Mode, L2, L3, Ladder, LadderMode, Limit, Listen, Model, Outlier, Pool, PushSource, Redis,
-        RedisMode, Retry, Secret, Tier, Times, Upstream, View,
+        Inputs, Join, L1, L1Mode, L2, L3, Ladder, LadderMode, Limit, Listen, Model, Outlier, Pool, Predictions,
+        PushSource, Redis, RedisMode, Retry, Secret, Spool, SpoolStore, Tier, Times, Upstream, View,
     },
     infer::{
         Datatype, Deadline, EntityType, FeatureType, InferRequest, Method, ModelId, Payload, PoolId, Protocol,
@@ -32,7 +32,20 @@ pub(crate) fn config() -> Config {
         model_ids: [("fraud".into(), ModelId(0)), ("lite".into(), ModelId(1))].into(),
         features: features(),
         ladder: ladder(),
+        predictions: Predictions { capacity: 64 << 20, l2: None },
         drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
+        spool: Spool {
+            store: SpoolStore::Embedded { path: None },
+            keep_for: Duration::from_secs(86_400),
+            max_entries: 100_000,
+            retry: Retry {
+                max_retries: 5,
+                initial_delay: Duration::from_secs(60),
+                max_delay: Duration::from_secs(3600),
+                multiplier: 2.0,
+                jitter: 0.3,
+            },
+        },
         metrics_aliases: true,
         notices: vec!["pools.gpu.hedge: not acted on yet".into()],
         warnings: Vec::new(),

@@ -7,6 +7,7 @@
 //!  pipeline::compute   1 admission.enter(&request, &plan)      ─► Ticket         refused at the door
 //!                      2 features.fetch(&request, &plan)       ─► FeatureSet     rows + freshness: facts come up
 //!                      3 enricher.enrich(request, &features, &plan) ─► Enriched  pure
+//!                      4 predictions.question(&enriched, &plan) ─► hit? Answer    keyed on what the model would see
 //!                      5 ticket.slot()                         ─► Permit         a slot of the tier's pool, only now
 //!                      6 predict.run(enriched, permit, &plan)  ─► Prediction     the attempt loop
 //!  pipeline::infer     ladder.settle(&plan, outcome)           ─► Answer | Error
@@ -15,7 +16,8 @@
 //! ```
 //!
 //! Start reading at [`pipeline`]; [`infer`] is the vocabulary. `ARCHITECTURE.md` shows the layers, who may name whom, and where
-//! a new pool policy, level, metric or protocol goes. (Stage 4, the prediction cache, has its number but is not built yet.)
+//! a new pool policy, level, metric or protocol goes.
+
 pub mod admin;
 pub mod admission;
 pub mod app;
@@ -30,6 +32,9 @@ pub mod ingress;
 pub mod ladder;
 pub mod pipeline;
 pub mod predict;
+pub mod predictions;
 pub mod proto;
+mod redis_link;
 pub mod resilience;
+pub mod spool;
 pub mod telemetry;

@@ -24,20 +24,22 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("proto", &[], &[]),
     ("resilience", &["config"], &[]),
     ("config", &["infer"], &[]),
-    ("telemetry", &["infer", "config"], &[]),
+    // It says what a breaker did in the breaker's words.
+    ("telemetry", &["infer", "config"], &["resilience::breaker"]),
+    ("redis_link", &["config"], &[]),
     // Stages: of each other, only the type that the one before hands on.
     ("ladder", BELOW, &[]),
     ("admission", BELOW, &[]),
     ("features", BELOW, &[]),
     ("enrich", BELOW, &["features::FeatureSet"]),
-    ("predictions", BELOW, &["enrich::Enriched"]),
+    ("predictions", BELOW, &["enrich::Enriched", "enrich::Body", "redis_link"]),
     ("predict", BELOW, &["enrich::Enriched", "enrich::Body", "admission::Permit"]),
     // The path, and what carries requests to it.
     ("pipeline", BELOW, &["ladder", "admission", "features", "enrich", "predictions", "predict"]),
     // The feature server's API reads and writes rows through the pipeline's store; this is what it calls them.
-    ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store"]),
-    ("admin", BELOW, &["pipeline"]),
-    ("spool", BELOW, &[]),
+    ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store", "spool"]),
+    ("admin", BELOW, &["pipeline", "spool"]),
+    ("spool", BELOW, &["redis_link"]),
     ("deploy", BELOW, &[]),
 ];
 

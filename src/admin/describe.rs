@@ -8,10 +8,11 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Discovery, Endpoint, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2, Model,
-        Outlier, Pool, Retry, SaveTo, Size, Span, Tier, Upstream, View, WarmStart, without_password,
+        Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2,
+        Model, Outlier, Pool, PredictionCache, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View,
+        WarmStart, without_password,
     },
-    infer::Value,
+    infer::{Value, outputs::Combine},
 };
 
 /// Everything.
@@ -41,11 +42,23 @@ pub(super) fn config(config: &Config) -> Json {
         "pools": pools(config),
         "models": models(config),
         "features": features(config),
+        "predictions": {"capacity": size(config.predictions.capacity), "l2": config.predictions.l2.is_some()},
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
+        "spool": spool(config),
         "metrics": {"aliases": config.metrics_aliases},
         "notices": config.notices,
         "warnings": config.warnings,
     })
+}
+
+fn spool(config: &Config) -> Json {
+    let Spool { store, keep_for, max_entries, retry } = &config.spool;
+    let place = match store {
+        SpoolStore::Redis { .. } => "redis".into(),
+        SpoolStore::Embedded { path: Some(path) } => path.display().to_string(),
+        SpoolStore::Embedded { path: None } => "memory".into(),
+    };
+    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "retry": self::retry(retry)})
 }
 
 /// The tiers, highest first.
@@ -132,17 +145,41 @@ pub(super) fn models(config: &Config) -> Json {
 }
 
 fn model(config: &Config, model: &Model) -> Json {
+    let alone = model.ensemble.is_none();
     json!({
         "name": &*model.name,
         "tier": &*config.tiers[model.tier.index()].name,
-        "pool": &*config.pool(model.pool).name,
-        "upstream_model": &*model.upstream,
+        "pool": alone.then(|| &*config.pool(model.pool).name),
+        "upstream_model": alone.then_some(&*model.upstream),
+        "ensemble": model.ensemble.as_ref().map(|each| ensemble(config, each)),
         "timeout": length(model.timeout),
         "idempotent": model.idempotent,
+        "queue_on_reject": model.queue_on_reject,
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
+        "cache": model.cache.as_ref().map(cache),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
         "fallback": model.fallback.as_ref().map(|fallback| json!({"reserve": fallback.reserve})),
+    })
+}
+
+fn cache(cache: &PredictionCache) -> Json {
+    json!({
+        "ttl": length(cache.ttl),
+        "keep_for": length(cache.keep_for),
+        "entity": cache.entity.as_deref(),
+        "headers": cache.headers.iter().map(|name| json!(name.as_str())).collect::<Json>(),
+    })
+}
+
+fn ensemble(config: &Config, ensemble: &Ensemble) -> Json {
+    json!({
+        "members": ensemble.members.iter().map(|member| json!(&*config.model(*member).name)).collect::<Json>(),
+        "combine": match ensemble.combine {
+            Combine::Mean => "mean",
+            Combine::Vote => "vote",
+        },
+        "weights": ensemble.weights,
     })
 }
 

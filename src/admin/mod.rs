@@ -7,6 +7,7 @@
 mod access;
 mod describe;
 mod levels;
+mod spool;
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::{config::Config, infer::Level, telemetry::Scrape};
+use crate::{config::Config, infer::Level, spool::Spool, telemetry::Scrape};
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -42,6 +43,16 @@ pub enum Region {
     /// What is not, a line a pool.
     Missing(Vec<String>),
     /// There is no such region; these there are.
+    Unknown(Vec<String>),
+}
+
+/// What became of a wish to drop a model's predictions.
+pub enum Invalidated {
+    /// They answer nobody any more.
+    Dropped,
+    /// None of that model are kept.
+    NotKept,
+    /// There is no such model; these there are.
     Unknown(Vec<String>),
 }
 
@@ -67,6 +78,10 @@ pub struct Sources {
     pub levels: Section,
     /// Holds a model at a level for a while; how it stands then, or `None`: there is no such model.
     pub drill: Box<dyn Fn(&str, Level, Duration) -> Option<Value> + Send + Sync>,
+    /// Drops what is kept of a model's predictions.
+    pub invalidate: Box<dyn Fn(&str) -> Invalidated + Send + Sync>,
+    /// Requests kept for later.
+    pub(crate) spool: Arc<Spool>,
     /// Begins to drain the process; returns at once, may be called again.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
@@ -82,6 +97,10 @@ pub fn router(sources: Sources) -> Router {
         .route("/admin/v1/features", get(features))
         .route("/admin/v1/levels", get(levels::shown))
         .route("/admin/v1/levels/{model}", post(levels::drill))
+        .route("/admin/v1/invalidate", post(invalidate))
+        .route("/admin/v1/spool", get(spool::list))
+        .route("/admin/v1/spool/{id}", get(spool::show).delete(spool::forget))
+        .route("/admin/v1/spool/{id}/replay", post(spool::replay))
         .route("/admin/v1/drain", post(drain))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&sources), access::operators_only));
     Router::new()
@@ -180,10 +199,35 @@ async fn drain(State(sources): Shared) -> Response {
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
 }
 
+/// What `POST /admin/v1/invalidate` may say.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Invalidate {
+    model: String,
+}
+
+async fn invalidate(State(sources): Shared, body: axum::body::Bytes) -> Response {
+    let Invalidate { model } = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => {
+            let wrong = format!("{error}; allowed: {{\"model\": \"name\"}}");
+            return refuse(StatusCode::BAD_REQUEST, &wrong);
+        }
+    };
+    match (sources.invalidate)(&model) {
+        Invalidated::Dropped => Json(json!({"model": model, "predictions": "dropped"})).into_response(),
+        Invalidated::NotKept => Json(json!({"model": model, "predictions": "not kept"})).into_response(),
+        Invalidated::Unknown(known) => {
+            let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+            refuse(StatusCode::NOT_FOUND, &format!("unknown model {model:?}; configured: {known}"))
+        }
+    }
+}
+
 async fn not_found() -> Response {
     refuse(
         StatusCode::NOT_FOUND,
-        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,levels,drain}",
+        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,levels,spool,invalidate,drain}",
     )
 }
 

@@ -49,6 +49,12 @@ impl Admin {
             levels: section("levels"),
             drill: Box::new(|model, level, time| (model == "m").then(|| json!([level as u8, time.as_secs()]))),
             features: section("features"),
+            invalidate: Box::new(|model| match model {
+                "fraud" => Invalidated::Dropped,
+                "lite" => Invalidated::NotKept,
+                _ => Invalidated::Unknown(vec!["fraud".into(), "lite".into()]),
+            }),
+            spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
             drain: Box::new({
                 let drains = Arc::clone(&drains);
                 move || {
@@ -187,4 +193,21 @@ async fn serving_ends_when_it_is_told_to() {
     admin.stop.send(()).unwrap();
     assert!(admin.served.join_next().await.unwrap().unwrap().is_ok());
     assert!(admin.client.get(format!("http://{}/livez", admin.address)).send().await.is_err());
+}
+
+#[tokio::test]
+async fn predictions_are_dropped_by_operators() {
+    let admin = Admin::start().await;
+    let ask = |body: &'static str| admin.ask(Method::POST, "/admin/v1/invalidate").body(body);
+    let said = |model: &str, said: &str| (200, json!({"model": model, "predictions": said}));
+    assert_eq!(answer(ask(r#"{"model":"fraud"}"#)).await, said("fraud", "dropped"));
+    assert_eq!(answer(ask(r#"{"model":"lite"}"#)).await, said("lite", "not kept"));
+    let unknown = json!({"error": "unknown model \"x\"; configured: fraud, lite"});
+    assert_eq!(answer(ask(r#"{"model":"x"}"#)).await, (404, unknown));
+    for body in ["", "{}", r#"{"model":"fraud","view":"v"}"#] {
+        let (status, told) = answer(ask(body)).await;
+        assert!(status == 400 && told["error"].as_str().unwrap().contains("allowed: {\"model\""), "{body}: {told}");
+    }
+    let (status, _) = answer(ask(r#"{"model":"fraud"}"#).header("origin", "https://evil.example")).await;
+    assert_eq!(status, 403);
 }

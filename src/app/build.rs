@@ -14,11 +14,13 @@ use crate::{
     config::Config,
     enrich::Enricher,
     features,
-    ingress::{decode, feast, hold::Holds, record::Records, service::Gateway},
+    ingress::{decode, feast, hold::Holds, later, record::Records, service::Gateway},
     ladder::Ladder,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, ensemble::Ensembles},
     predict::Predict,
+    predictions::Predictions,
     proto,
+    spool::Spool,
     telemetry::{Scrape, access, handles::path::PathHandles},
 };
 
@@ -33,19 +35,26 @@ where
     H: tonic_health::pb::health_server::Health,
 {
     let store = features::Store::open(&config, tasks.clone()).await.context("cannot open the feature store")?;
+    let spool = Arc::new(Spool::open(&config.spool).context("cannot open the spool")?);
     let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),
         admission: Door::new(&config).context("tiers")?,
         features: Arc::new(store),
         enricher: Enricher::new(&config),
+        predictions: Arc::new(
+            Predictions::new(&config, tasks.clone(), Instant::now()).context("cannot share predictions")?,
+        ),
+        ensembles: Ensembles::new(&config, Instant::now()),
         predict: Arc::new(Predict::new(&config, tasks.clone(), Instant::now())),
         decode: decode::held,
+        log: Arc::new(later::logging(&spool)),
         handles: handles.clone(),
         config: config.clone(),
     };
     Ok(Gateway {
         pipeline,
+        spool,
         holds: Arc::new(Holds::new(config.listen.hold_bodies)),
         records: Records::new(&config, handles, access::Log::from_env().context("cannot open the access log")?),
         feast: feast::Server::new(&config),
@@ -63,8 +72,11 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         admission: pipeline.admission.clone(),
         features: Arc::new(pipeline.features.next(&config).await),
         enricher: Enricher::new(&config),
+        predictions: Arc::clone(&pipeline.predictions),
+        ensembles: Ensembles::new(&config, Instant::now()),
         predict: Arc::clone(&pipeline.predict),
         decode: pipeline.decode,
+        log: Arc::clone(&pipeline.log),
         handles: Arc::clone(&pipeline.handles),
         config: config.clone(),
     };
@@ -73,6 +85,7 @@ pub(super) async fn next(gateway: &Gateway, config: Arc<Config>) -> Gateway {
         holds: Arc::clone(&gateway.holds),
         records: gateway.records.next(&config),
         feast: gateway.feast.next(&config),
+        spool: Arc::clone(&gateway.spool),
         services: gateway.services.clone(),
         readiness: Arc::clone(&gateway.readiness),
     }
@@ -105,6 +118,7 @@ pub(super) fn admin(
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
+    let kept = gateway.clone();
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -115,10 +129,26 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
+        spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
+        invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),
         drain: Box::new(move || drain.cancel()),
     })
+}
+
+fn invalidate(pipeline: &Pipeline, model: &str) -> admin::Invalidated {
+    let Some(id) = pipeline.config.model_id(model) else {
+        return admin::Invalidated::Unknown(
+            pipeline.config.models.iter().map(|model| model.name.to_string()).collect(),
+        );
+    };
+    if !pipeline.predictions.are_kept(id) {
+        return admin::Invalidated::NotKept;
+    }
+    pipeline.predictions.drop_model(id);
+    tracing::info!(model, "predictions dropped");
+    admin::Invalidated::Dropped
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

@@ -25,6 +25,7 @@ mod levels;
 mod pools;
 mod readiness;
 mod registry;
+mod replay;
 mod tasks;
 mod warm;
 
@@ -52,6 +53,8 @@ pub struct App {
     stop_accepting: CancellationToken,
     /// Asks every connection to end after what it has in flight.
     end_connections: CancellationToken,
+    /// Says that no request is left to be logged.
+    stop_logging: CancellationToken,
     /// Set by `POST /admin/v1/drain`.
     asked_to_drain: CancellationToken,
     acceptors: Workers,
@@ -107,6 +110,7 @@ impl App {
             tasks: tasks.clone(),
             stop_accepting: CancellationToken::new(),
             end_connections: CancellationToken::new(),
+            stop_logging: CancellationToken::new(),
             asked_to_drain: CancellationToken::new(),
             acceptors,
             threads: Vec::new(),
@@ -116,9 +120,12 @@ impl App {
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         tasks.background(levels::watch(gateway.clone()));
+        let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
+        tasks.background(async move { predictions.tend().await });
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
+        keep_for_later(&config, control, &tasks, (&gateway, &readiness, &app.stop_logging));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let holds = gateway.load_full().holds.clone();
@@ -164,6 +171,7 @@ impl App {
         if tokio::time::timeout(self.drain.deadline, workers).await.is_err() {
             tracing::warn!("requests were still in flight at the end of drain.deadline");
         }
+        self.stop_logging.cancel();
         self.tasks.finish().await;
         tracing::info!("stopped");
     }
@@ -218,6 +226,23 @@ fn keep_warm(
     missing
 }
 
+/// Replays what is kept for later, and keeps what was answered at level 3, where there are models to be asked. Neither is in the
+/// background: a drain waits until claims are given back, and the last request is kept.
+fn keep_for_later(
+    config: &Config,
+    control: WorkerId,
+    tasks: &Tasks,
+    (gateway, readiness, stop_logging): (&Arc<ArcSwap<Gateway>>, &Readiness, &CancellationToken),
+) {
+    if config.models.is_empty() {
+        return;
+    }
+    let replayer = replay::Replayer::new(gateway.clone(), control);
+    tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
+    let (spool, end) = (gateway.load_full().spool.clone(), stop_logging.clone());
+    tasks.spawn(async move { spool.log_all(end).await });
+}
+
 /// Keeps the feature store tidy and gauges current, whichever snapshot's they are.
 async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -229,7 +254,11 @@ async fn maintain(gateway: Arc<ArcSwap<Gateway>>) {
         gateway.feast.maintain(now - last);
         last = now;
         // Once a minute this goes through all of L1: not on the thread that accepts connections.
-        let tidied = tokio::task::spawn_blocking(move || gateway.pipeline.features.maintain()).await;
+        let tidied = tokio::task::spawn_blocking(move || {
+            gateway.pipeline.features.maintain();
+            gateway.pipeline.predictions.maintain(Instant::now());
+        });
+        let tidied = tidied.await;
         if let Err(panicked) = tidied {
             tracing::error!(%panicked, "L1 was not tidied");
         }

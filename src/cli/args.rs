@@ -69,6 +69,9 @@ pub(super) enum Command {
     /// Make the lookup files that the third layer (`features.l3`) reads.
     #[command(subcommand)]
     Offline(Offline),
+    /// See, replay and drop the requests that are kept for later.
+    #[command(subcommand)]
+    Spool(super::spool::Command),
 }
 
 /// Which configuration file.
@@ -136,6 +139,16 @@ mod tests {
             (&*build.view, &*build.from, &*build.to, file.config.to_str()),
             ("v", "/in", "s3://b/p", Some("w.yaml"))
         );
+        for line in
+            ["ls", "ls --state parked --limit 5", "show x", "replay x y", "replay --state parked", "drop --state done"]
+        {
+            let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let line = format!("weir spool {command} -c w.yaml {rest}");
+            assert!(matches!(parse(line.trim_end()), Ok(Command::Spool(_))), "{line}");
+        }
+        for line in ["drop -c w.yaml", "drop -c w.yaml x --state done", "ls -c w.yaml --state gone", "show -c w.yaml"] {
+            assert!(parse(&format!("weir spool {line}")).is_err(), "{line}");
+        }
         assert!(matches!(parse("weir drill --model m --level 3 --for 5m"), Ok(Command::Drill(Drill { level: 3, .. }))));
         assert!(parse("weir drill --model m --level 5 --for 5m").is_err());
         assert!(parse("weir serve").is_err() && parse("weir").is_err());
@@ -144,7 +157,7 @@ mod tests {
     #[test]
     fn the_help_lists_what_there_is() {
         let commands: Vec<_> = Args::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-        assert_eq!(commands, ["serve", "check", "schema", "demo", "drill", "offline"]);
+        assert_eq!(commands, ["serve", "check", "schema", "demo", "drill", "offline", "spool"]);
         for command in Args::command().get_subcommands() {
             let documented = command.get_after_help().is_some() || command.has_subcommands();
             assert!(command.get_about().is_some() && documented, "{}", command.get_name());

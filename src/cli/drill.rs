@@ -1,14 +1,9 @@
 //! `weir drill`: holds a model of a running gateway at a level for a while.
 
-use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use anyhow::bail;
+use http::Method;
 
-use super::args::Drill;
-
-/// No answer of the admin API is longer.
-const LONGEST_ANSWER: usize = 1 << 20;
+use super::{admin::Gateway, args::Drill};
 
 pub(super) fn run(drill: &Drill) -> anyhow::Result<()> {
     super::print(&super::serve::block_on(ask(drill))?)
@@ -20,25 +15,9 @@ async fn ask(drill: &Drill) -> anyhow::Result<String> {
     let authority = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
     let encoded = percent_encoding::utf8_percent_encode(model, percent_encoding::NON_ALPHANUMERIC);
     let body = serde_json::json!({"level": level, "for": time}).to_string();
-    let mut request = http::Request::post(format!("/admin/v1/levels/{encoded}")).header("host", authority);
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let request = request.body(Full::new(bytes::Bytes::from(body))).context("--admin or --token")?;
-    let unreachable = || format!("no gateway answers at {authority} (its listen.admin)");
-    let stream = TcpStream::connect(authority).await.with_context(unreachable)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let exchange = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    let (status, said) = tokio::select! {
-        answer = exchange => answer.with_context(unreachable)?,
-        ended = connection => bail!("{}: {ended:?}", unreachable()),
-    };
+    let gateway = Gateway { authority, token: token.as_deref() };
+    let (status, said) = gateway.ask(Method::POST, &format!("/admin/v1/levels/{encoded}"), body.into()).await?;
+    let said = String::from_utf8_lossy(&said);
     if !status.is_success() {
         bail!("refused ({status}): {}", reason(&said));
     }

@@ -3,6 +3,7 @@
 //! Standard output carries what was asked for and nothing else; problems go to standard error, and the exit code is 0 or 1 (2
 //! for a command line that cannot be read).
 
+mod admin;
 mod args;
 mod check;
 pub mod demo;
@@ -10,6 +11,7 @@ mod drill;
 pub mod offline;
 mod schema;
 pub mod serve;
+mod spool;
 
 use std::{
     io::{self, Write},
@@ -43,6 +45,7 @@ fn run(command: args::Command) -> anyhow::Result<()> {
         args::Command::Schema => schema::run(),
         args::Command::Demo(args) => demo::run(args),
         args::Command::Drill(args) => drill::run(&args),
+        args::Command::Spool(command) => spool::run(&read(&command.file().config)?, &command),
         args::Command::Offline(args::Offline::Build { file, build }) => offline::build(&read(&file.config)?, &build),
     }
 }

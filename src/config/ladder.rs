@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Upstream;
-use crate::infer::{ModelId, Output, Rule};
+use http::HeaderName;
+
+use super::{Breaker, Redis, Upstream};
+use crate::infer::{ModelId, Output, Rule, outputs::Combine};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -50,6 +52,27 @@ pub(crate) struct PredictionCache {
     pub(crate) keep_for: Duration,
     /// Which input names the entity.
     pub(crate) entity: Option<Arc<str>>,
+    /// Request headers that answers depend on, beside those that are always told apart.
+    pub(crate) headers: Vec<HeaderName>,
+}
+
+/// Where predictions are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Predictions {
+    /// Bytes in this process.
+    pub(crate) capacity: u64,
+    /// Where gateways share them; `None`: each keeps its own.
+    pub(crate) l2: Option<SharedPredictions>,
+}
+
+/// The Redis of the features, for predictions.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedPredictions {
+    pub(crate) redis: Redis,
+    /// When it is not asked for a while.
+    pub(crate) breaker: Breaker,
+    /// The Feast project.
+    pub(crate) project: Arc<str>,
 }
 
 /// Models that answer together.
@@ -57,18 +80,9 @@ pub(crate) struct PredictionCache {
 pub(crate) struct Ensemble {
     /// At least one, none an ensemble itself.
     pub(crate) members: Vec<ModelId>,
-    /// A weight a member, all positive; equal ones unless `combine` is weighted.
+    /// A weight a member, all positive; equal ones where the file has none.
     pub(crate) weights: Vec<f64>,
     pub(crate) combine: Combine,
-}
-
-/// How members' answers become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Combine {
-    /// The (weighted) mean of each element.
-    Mean,
-    /// The value that most members give, each element on its own; of equals, the earlier member's.
-    Vote,
 }
 
 /// Where a pool's GPU memory is read.

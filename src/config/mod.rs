@@ -18,6 +18,7 @@ mod raw;
 mod registry;
 mod schema;
 mod shape;
+mod spool;
 mod substitute;
 #[cfg(test)]
 mod tests;
@@ -30,13 +31,14 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache};
+pub(crate) use ladder::{Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
 pub(crate) use raw::{Size, Span, duration};
 pub(crate) use schema::document as json_schema;
+pub(crate) use spool::{Spool, SpoolStore};
 pub(crate) use tree::without_password;
 
 /// The join key of views without one, as Feast stores their only row: text, and empty.
@@ -55,7 +57,9 @@ pub struct Config {
     pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
     pub(crate) features: Features,
     pub(crate) ladder: Ladder,
+    pub(crate) predictions: Predictions,
     pub(crate) drain: Drain,
+    pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,
     /// Whether model repository load and unload are passed on; refused otherwise.
     pub(crate) allow_repository: bool,
@@ -515,11 +519,11 @@ impl Config {
         &self.models[id.index()]
     }
 
-    /// Whether a body for the model is decoded as it comes: it joins features, or a model that stands in for it does. Validated:
-    /// that leads to an end.
+    /// Whether a body for the model is decoded as it comes: for its own sake, or for that of a model that stands in for it.
+    /// Validated: that leads to an end.
     pub(crate) fn is_decoded(&self, model: &Model) -> bool {
         let fallback = || model.fallback.as_ref().and_then(|fallback| fallback.model);
-        !model.joins.is_empty() || fallback().is_some_and(|model| self.is_decoded(self.model(model)))
+        model.is_decoded() || fallback().is_some_and(|model| self.is_decoded(self.model(model)))
     }
 
     /// The pool with that id.

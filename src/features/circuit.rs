@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    resilience::breaker::{Breaker, Permit, Policy, Transition},
+    resilience::breaker::{Breaker, Permit, Policy},
     telemetry::handles::breaker::BreakerHandles,
 };
 
@@ -23,11 +23,7 @@ impl Circuit {
     pub(super) fn new(target: &str, policy: Policy) -> Self {
         let metrics = Arc::new(BreakerHandles::new(target));
         let told = Arc::clone(&metrics);
-        let breaker = Breaker::new(policy, move |transition| match transition {
-            Transition::Opened { cause, open_for } => told.opened(&cause, open_for),
-            Transition::HalfOpen => told.half_open(),
-            Transition::Closed => told.closed(),
-        });
+        let breaker = Breaker::new(policy, move |transition| told.tell(transition));
         Self { breaker, metrics }
     }
 
@@ -105,6 +101,6 @@ mod tests {
         probe.record(Outcome::Failure, until);
         shows(30);
         drop(circuit);
-        shows(0);
+        assert!(!scrape.render().contains("weir_breaker_open_seconds{"), "{}", scrape.render());
     }
 }

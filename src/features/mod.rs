@@ -31,4 +31,4 @@ pub(crate) use tiered::online;
 pub use tiered::{Signals, Store};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! What the tests of this stage share: views, rows, and real Redis servers.
 
-pub(super) mod servers;
+pub(crate) mod servers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -151,9 +151,16 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         pools: Vec::new(),
         models,
         ladder: crate::fixture::ladder(),
+        predictions: config::Predictions { capacity: 0, l2: None },
         model_ids: std::collections::HashMap::new(),
-        features,
         drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },
+        spool: config::Spool {
+            store: config::SpoolStore::Embedded { path: None },
+            keep_for: Duration::from_secs(60),
+            max_entries: 1,
+            retry: features.retry.clone(),
+        },
+        features,
         metrics_aliases: false,
         notices: Vec::new(),
         warnings: Vec::new(),

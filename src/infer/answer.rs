@@ -215,6 +215,8 @@ pub enum CacheOutcome {
     Miss,
     /// `fwd=miss; detail=unavailable`: of at least one key it could not say whether it was.
     Unavailable,
+    /// `fwd=miss; collapsed`: another request for the same was under way already, and its answer serves this one too.
+    Collapsed,
     /// `fwd=bypass`: the caller asked not to.
     Bypass,
 }

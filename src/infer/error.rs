@@ -36,6 +36,10 @@ pub enum Kind {
     Unimplemented,
     /// The caller went away.
     Cancelled,
+    /// The idempotency key was used for another request: use a new one.
+    KeyReused,
+    /// The request could not be kept for later: the spool is full.
+    SpoolFull,
     /// A defect in Weir.
     Internal,
 }

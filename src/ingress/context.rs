@@ -40,6 +40,9 @@ struct Rare {
     grpc_timeout: Option<HeaderValue>,
     tier: Option<HeaderValue>,
     json_length: Option<HeaderValue>,
+    idempotency_key: Option<HeaderValue>,
+    /// Whether the caller would come back for its answer.
+    respond_async: bool,
 }
 
 impl Told {
@@ -63,6 +66,11 @@ impl Told {
                 "grpc-timeout" => &mut told.rare().grpc_timeout,
                 "weir-tier" => &mut told.rare().tier,
                 "inference-header-content-length" => &mut told.rare().json_length,
+                "idempotency-key" => &mut told.rare().idempotency_key,
+                "prefer" => {
+                    told.rare().respond_async |= respond_async(value);
+                    continue;
+                }
                 _ => continue,
             };
             place.get_or_insert_with(|| value.clone());
@@ -79,6 +87,16 @@ impl Told {
     /// How long the JSON at the front of a body with binary tensors is said to be.
     pub(super) fn json_length(&self) -> Option<&HeaderValue> {
         self.rare.as_ref()?.json_length.as_ref()
+    }
+
+    /// Whether the caller would come back for its answer, where there is none now.
+    pub(super) fn prefers_async(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.respond_async)
+    }
+
+    /// What the caller calls its request, however often it sends it.
+    pub(super) fn idempotency_key(&self) -> Option<&HeaderValue> {
+        self.rare.as_ref()?.idempotency_key.as_ref()
     }
 
     /// The caller's `x-request-id`, or a new one.
@@ -182,9 +200,31 @@ fn caching(cache_control: &HeaderValue) -> Caching {
     if asked { Caching::Bypassed } else { Caching::Allowed }
 }
 
+/// **Source:** RFC 7240 §2 and §4.1.
+fn respond_async(prefer: &HeaderValue) -> bool {
+    let mut preferences = prefer.to_str().unwrap_or_default().split(',');
+    preferences.any(|preference| {
+        let token = preference.split(';').next().unwrap_or_default().trim();
+        token.eq_ignore_ascii_case("respond-async")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_would_come_back_says_so() {
+        for (prefer, expected) in [
+            ("respond-async", true),
+            ("wait=10, Respond-Async; x=1", true),
+            ("respond-asynchronously", false),
+            ("return=minimal", false),
+        ] {
+            assert_eq!(Told::by(&headers(&[("prefer", prefer)])).prefers_async(), expected, "{prefer}");
+        }
+        assert!(!Told::default().prefers_async());
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()

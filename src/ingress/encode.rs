@@ -181,7 +181,7 @@ fn grpc_error(code: u8, message: &str) -> Response<ResponseBody> {
 }
 
 /// **Source:** gRPC over HTTP/2, "Trailers-Only" and "Percent-Encoded".
-fn grpc_status(code: u8, message: &str) -> HeaderMap {
+pub(super) fn grpc_status(code: u8, message: &str) -> HeaderMap {
     const RESERVED: &AsciiSet = &CONTROLS.add(b'%');
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -229,6 +229,7 @@ fn cache_status(caches: &[CacheEvent]) -> HeaderValue {
         text.push_str(match event.outcome {
             CacheOutcome::Hit => "; hit",
             CacheOutcome::Miss => "; fwd=miss",
+            CacheOutcome::Collapsed => "; fwd=miss; collapsed",
             CacheOutcome::Unavailable => "; fwd=miss; detail=unavailable",
             CacheOutcome::Bypass => "; fwd=bypass",
         });

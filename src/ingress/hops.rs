@@ -36,7 +36,7 @@ fn ends_here(name: &HeaderName, hop: Hop) -> bool {
         "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "te" | "transfer-encoding"
         | "upgrade" => true,
         // Meant for the hop that is weir.
-        "expect" | "proxy-authorization" | "weir-tier" => hop == Hop::Request,
+        "expect" | "prefer" | "proxy-authorization" | "weir-tier" => hop == Hop::Request,
         _ => false,
     }
 }

@@ -12,6 +12,7 @@ use super::{
     decode, encode,
     hold::Hold,
     hops::{self, Hop},
+    later::{self, Wish},
     receive::{Extent, Received, Terms, receive},
     service::{Arrival, Gateway},
 };
@@ -32,10 +33,11 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
     let protocol = ask.protocol;
     let model = gateway.pipeline.config.model_id(&ask.model);
     let mut call = gateway.records.begin(model, protocol, began);
-    let outcome = match prepare(gateway, arrival, &ask, (id.clone(), began)).await {
+    let wish = Wish::by(&arrival.told);
+    let outcome = match prepare(gateway, arrival, (&ask, &wish), (id.clone(), began)).await {
         Ok((request, _held)) => {
             call.runs_under(request.tier);
-            gateway.pipeline.infer(request).await
+            later::infer(gateway, request, wish).await
         }
         Err(error) => Err(error),
     };
@@ -47,7 +49,9 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
 pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>) -> Response<ResponseBody> {
     let id = arrival.told.request_id();
     let protocol = ask.protocol;
-    let outcome = match prepare(gateway, arrival, &ask, (id.clone(), Instant::now())).await {
+    // Nothing that is no inference is kept for later.
+    let asked = (&ask, &Wish::default());
+    let outcome = match prepare(gateway, arrival, asked, (id.clone(), Instant::now())).await {
         Ok((request, _held)) => gateway.pipeline.forward(request).await,
         Err(error) => Err(error),
     };
@@ -76,7 +80,7 @@ pub(super) type Prepared<'a> = (Box<InferRequest>, Hold<'a>);
 async fn prepare<'a>(
     gateway: &'a Gateway,
     arrival: Arrival,
-    ask: &Ask<'_>,
+    (ask, wish): (&Ask<'_>, &Wish),
     (id, began): (RequestId, Instant),
 ) -> Result<Prepared<'a>, Error> {
     let Arrival { worker, request, told } = arrival;
@@ -92,10 +96,10 @@ async fn prepare<'a>(
     let json_length = json_length(&told, ask.protocol)?;
     let joins = match ask.method {
         Method::Predict => config.is_decoded(model),
-        Method::Explain => !model.joins.is_empty(),
+        Method::Explain => model.is_decoded(),
         Method::Other | Method::Stream => false,
     };
-    let held = model.is_held_whole() && ask.method == Method::Predict;
+    let held = (model.is_held_whole() || wish.may_queue(model)) && ask.method == Method::Predict;
     let extent = if joins || held { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
     let limit = config.listen.max_body;
     let (mut headers, mut hold) = (parts.headers, gateway.holds.hold());

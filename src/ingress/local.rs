@@ -47,7 +47,7 @@ pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Rou
 
 fn unknown_path(path: &str) -> String {
     format!(
-        "no such path {path:?}; allowed: /v1/models[/{{model}}[:predict|:explain]], /v2[/health/live|/health/ready], \
+        "no such path {path:?}; allowed: /v1/models[/{{model}}[:predict|:explain]], /v1/async/{{id}}, /v2[/health/live|/health/ready], \
          /v2/models/{{model}}[/versions/{{version}}][/infer|/ready], gRPC inference.GRPCInferenceService, \
          /get-online-features, /push, /write-to-online-store, /health"
     )

@@ -17,6 +17,8 @@ pub(super) enum Route<'a> {
     V1Models,
     /// `/v1/models/{m}`
     V1Model(Cow<'a, str>),
+    /// `/v1/async/{id}`
+    V1Async(&'a str),
     /// V2 `…/infer` (POST).
     V2Infer(Cow<'a, str>, Option<&'a str>),
     /// `/v2`
@@ -50,6 +52,7 @@ pub(super) fn route(path: &str) -> Route<'_> {
         (Some("v2"), Some("models"), Some(model), rest) if !model.is_empty() => v2_model(model, rest),
         (Some("v1"), Some("models"), Some(model), None) if !model.is_empty() => v1_model(model),
         (Some("v1"), Some("models"), None | Some(""), None) => Route::V1Models,
+        (Some("v1"), Some("async"), Some(id), None) if !id.is_empty() => Route::V1Async(id),
         (Some("v2"), None | Some(""), None, None) => Route::V2Server,
         (Some("v2"), Some("health"), Some("live"), None) => Route::V2Live,
         (Some("v2"), Some("health"), Some("ready"), None) => Route::V2Ready,
@@ -135,6 +138,9 @@ mod tests {
             ("/v1/models/m:explain", Route::V1Explain(m())),
             ("/v1/models/m:delete", Route::Unknown),
             ("/v1/models", Route::V1Models),
+            ("/v1/async/0a", Route::V1Async("0a")),
+            ("/v1/async/", Route::Unknown),
+            ("/v1/async/0a/b", Route::Unknown),
             ("/v1/models/m", Route::V1Model(m())),
             ("/v2", Route::V2Server),
             ("/v2/", Route::V2Server),

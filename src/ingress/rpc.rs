@@ -15,7 +15,9 @@ use super::{
     decode, encode, grpc,
     hold::Hold,
     hops::{self, Hop},
-    infer as infer_http, local,
+    infer as infer_http,
+    later::{self, Wish},
+    local,
     receive::{Extent, Received, Terms, first_message, read_message, read_on, receive},
     service::{Arrival, Gateway},
 };
@@ -108,14 +110,15 @@ async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Respo
     let addressed = address(gateway, arrival, Asks::PREDICT, began).await;
     let model = addressed.as_ref().ok().map(|addressed| addressed.model);
     let mut call = gateway.records.begin(model, Protocol::Grpc, began);
+    let wish = addressed.as_ref().map_or_else(|_| Wish::default(), |addressed| Wish::by(&addressed.told));
     let prepared = match addressed {
-        Ok(addressed) => addressed.prepare(gateway, id.clone(), Method::Predict).await,
+        Ok(addressed) => addressed.prepare(gateway, id.clone(), (Method::Predict, &wish)).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
         Ok((request, _held)) => {
             call.runs_under(request.tier);
-            gateway.pipeline.infer(request).await
+            later::infer(gateway, request, wish).await
         }
         Err(error) => Err(error),
     };
@@ -130,7 +133,7 @@ async fn about_model(
     (id, asks): (RequestId, Asks),
 ) -> Response<ResponseBody> {
     let prepared = match address(gateway, arrival, asks, Instant::now()).await {
-        Ok(addressed) => addressed.prepare(gateway, id.clone(), asks.method).await,
+        Ok(addressed) => addressed.prepare(gateway, id.clone(), (asks.method, &Wish::default())).await,
         Err(error) => Err(error),
     };
     let outcome = match prepared {
@@ -267,7 +270,7 @@ impl<'a> Addressed<'a> {
         mut self,
         gateway: &Gateway,
         id: RequestId,
-        method: Method,
+        (method, wish): (Method, &Wish),
     ) -> Result<infer_http::Prepared<'a>, Error> {
         let config = &gateway.pipeline.config;
         let model = config.model(self.model);
@@ -275,7 +278,7 @@ impl<'a> Addressed<'a> {
         let mut headers = self.head.headers;
         let tier = self.told.tier(config, model)?;
         let joins = method == Method::Predict && config.is_decoded(model);
-        let held = model.is_held_whole() && method == Method::Predict;
+        let held = (model.is_held_whole() || wish.may_queue(model)) && method == Method::Predict;
         let payload = if joins {
             let framed = match self.received {
                 Received::Whole(framed) => framed,
@@ -320,7 +323,7 @@ impl<'a> Addressed<'a> {
 }
 
 /// The bare message; what goes out is not compressed again.
-fn unframed(headers: &mut HeaderMap, framed: Bytes, limit: u64) -> Result<Bytes, Error> {
+pub(super) fn unframed(headers: &mut HeaderMap, framed: Bytes, limit: u64) -> Result<Bytes, Error> {
     let message = grpc::unframe(framed, grpc_encoding(headers)?.as_deref(), limit)?;
     headers.remove("grpc-encoding");
     headers.remove(header::CONTENT_ENCODING);

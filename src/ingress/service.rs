@@ -11,13 +11,14 @@ use super::{
     context::Told,
     encode, feast,
     hold::Holds,
-    infer as infer_http, local,
+    infer as infer_http, later, local,
     route::{Route, route},
     rpc,
 };
 use crate::{
     infer::{Error, Kind, Method, Protocol, WorkerId},
     pipeline::Pipeline,
+    spool::Spool,
 };
 
 /// Everything a request needs; one per config snapshot, shared by the workers.
@@ -27,6 +28,8 @@ pub(crate) struct Gateway {
     /// What bodies may be held, over all snapshots.
     pub(crate) holds: Arc<Holds>,
     pub(crate) feast: feast::Server,
+    /// Requests kept for later.
+    pub(crate) spool: Arc<Spool>,
     /// `grpc.health.v1` and reflection.
     pub(crate) services: tonic::service::Routes,
     /// Whether this gateway would answer `/readyz` with 200.
@@ -94,6 +97,7 @@ async fn dispatch(gateway: &Arc<Gateway>, arrival: Arrival) -> Response<Response
         Route::V2ModelReady(model) => {
             return Box::pin(local::model_ready(gateway, arrival, model)).await;
         }
+        Route::V1Async(id) => return Box::pin(later::result(gateway, &arrival, id)).await,
         Route::V1Model(name) => return Box::pin(local::v1_model(gateway, &arrival, &name)).await,
         Route::Feast(endpoint) => return Box::pin(feast::serve(gateway, arrival, endpoint)).await,
         Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),

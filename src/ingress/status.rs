@@ -37,6 +37,9 @@ pub(crate) const fn of(kind: Kind) -> Status {
         Kind::Unimplemented => (StatusCode::NOT_IMPLEMENTED, 12, Full),
         // Nobody reads it; logs and metrics say 499.
         Kind::Cancelled => (CLIENT_CLOSED_REQUEST, 1, Full),
+        // **Source:** draft-ietf-httpapi-idempotency-key-header, "Error Handling".
+        Kind::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, 3, Full),
+        Kind::SpoolFull => (StatusCode::INSUFFICIENT_STORAGE, 8, Reject),
         Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 13, Reject),
     };
     Status { http, grpc, level }

@@ -12,6 +12,7 @@
 //! config; where a model stands is written in the background and only loaded here.
 
 mod controller;
+mod ensemble;
 mod route;
 mod standing;
 #[cfg(test)]
@@ -105,7 +106,7 @@ impl Ladder {
     ///
     /// `Unavailable`, where the level that the model stands at leaves nothing to answer with.
     pub fn plan(&self, request: &InferRequest, now: Instant) -> Result<Plan, Error> {
-        let plan = self.full(request, now);
+        let plan = self.in_person(self.full(request, now), request.method)?;
         let standing = self.standings.shown(request.model).load();
         if standing.is_full() { Ok(plan) } else { self.lowered(plan, standing, (request.method, now)) }
     }
@@ -159,7 +160,7 @@ impl Ladder {
     fn simpler(&self, plan: &Plan, cause: Cause, now: Instant) -> Option<Plan> {
         let route = self.route(plan.named);
         let plan = Plan { cause: Some(cause), ..plan.clone() };
-        if route.is_ensemble {
+        if route.is_ensemble() {
             return Some(Plan { members: Members::First, level: Level::SimplifiedModel, ..plan });
         }
         let model = route.after(plan.named, plan.named);
@@ -184,7 +185,11 @@ impl Ladder {
     /// Whether something else than the model can answer, or answers already.
     pub fn has_ways_down(&self, plan: &Plan, method: Method) -> bool {
         let acts = self.mode == LadderMode::Act && method == Method::Predict;
-        plan.source != Source::Model || plan.model != plan.named || (acts && self.route(plan.named).has_ways_down())
+        let route = self.route(plan.named);
+        plan.source != Source::Model
+            || plan.model != plan.named
+            || route.is_ensemble()
+            || (acts && route.has_ways_down())
     }
 
     /// The pool that serves what the plan asks for beyond what its tier has reserved, where there is one.
@@ -292,7 +297,7 @@ impl Ladder {
 }
 
 /// What a failure is told as where something else answers; `None`: nothing else may, it is the caller's.
-const fn cause_of(kind: Kind) -> Option<Cause> {
+pub(crate) const fn cause_of(kind: Kind) -> Option<Cause> {
     match kind {
         Kind::Shed => Some(Cause::Shed),
         Kind::DeadlineExceeded => Some(Cause::Timeout),
@@ -308,6 +313,8 @@ const fn cause_of(kind: Kind) -> Option<Cause> {
         | Kind::NotAllowed
         | Kind::Unimplemented
         | Kind::Cancelled
+        | Kind::KeyReused
+        | Kind::SpoolFull
         | Kind::Internal => None,
     }
 }

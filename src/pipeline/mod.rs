@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     admission::{Door, Permit, Slot, Ticket},
     config::Config,
-    enrich::{self, Enricher},
+    enrich::{self, Enriched, Enricher},
     features,
     infer::{
         Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Plan, PoolId,
@@ -19,13 +19,21 @@ use crate::{
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
+    predictions::Predictions,
     telemetry::handles::path::{PathHandles, Stage},
 };
 
+pub(crate) mod ensemble;
+mod kept;
 mod stand_in;
+
+use ensemble::Ensembles;
 
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
+
+/// What is told of a request that was answered at level 3, so that it can be asked again when its model is well.
+pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
 
 /// How a walk went, and what it found on the way.
 struct Walked {
@@ -38,6 +46,16 @@ impl Walked {
     fn without_features(error: Error) -> Self {
         Self { outcome: Err(error), features: features::FeatureSet::default() }
     }
+}
+
+/// A request about to ask its model.
+struct Reach {
+    enriched: Enriched,
+    /// `None`: the door is still to be passed.
+    ticket: Option<Ticket>,
+    /// What the way took so far.
+    timings: Timings,
+    enriched_at: Instant,
 }
 
 /// A request that may have to walk more than once.
@@ -58,10 +76,16 @@ pub struct Pipeline {
     pub(crate) features: Arc<features::Store>,
     /// 3: rows into tensors.
     pub(crate) enricher: Enricher,
+    /// 4: answers what was asked before.
+    pub(crate) predictions: Arc<Predictions>,
+    /// Models that answer together.
+    pub(crate) ensembles: Ensembles,
     /// 6: asks the model.
     pub(crate) predict: Arc<Predict>,
     /// Reads a held body as far as joins, rules and defaults need.
     pub(crate) decode: Decode,
+    /// Hears of answers at level 3.
+    pub(crate) log: Arc<Log>,
     /// What each stage takes.
     pub(crate) handles: Arc<PathHandles>,
 }
@@ -78,14 +102,14 @@ impl Pipeline {
     /// Dropped, it gives back its slot and cancels upstream.
     pub async fn infer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let (model, method) = (request.model, request.method);
-        let outcome = self.walk(request).await;
+        let outcome = self.answer(request).await;
         if method == Method::Predict && passed_over(&outcome) {
             self.admission.passed_over(model, Instant::now());
         }
         outcome
     }
 
-    async fn walk(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
+    async fn answer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now)?;
         if self.ladder.has_ways_down(&plan, request.method)
@@ -98,6 +122,25 @@ impl Pipeline {
         self.ladder.conclude(&plan, outcome)
     }
 
+    /// Answers an inference request in full or not at all: nothing stands in for its model.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told; `Unavailable` where its model stands lower.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Pipeline::infer`].
+    pub(crate) async fn infer_in_full(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
+        let now = Instant::now();
+        let plan = self.ladder.plan(&request, now)?;
+        if plan.level > Level::Full || plan.source != Source::Model || plan.model != plan.named {
+            return Err(Error::new(Kind::Unavailable, "the model stands at a lower level"));
+        }
+        let Walked { outcome, .. } = self.compute(request, &plan, now).await;
+        self.ladder.conclude(&plan, outcome)
+    }
+
     /// Walks, and as long as nobody answers walks again one way down.
     async fn descend(&self, descent: Descent, mut plan: Plan, began: Instant) -> Result<Answer, Error> {
         let Descent { request, again } = descent;
@@ -105,13 +148,18 @@ impl Pipeline {
         let mut now = began;
         loop {
             let walked = match (plan.source, next.take().or_else(|| again.again())) {
-                (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
+                (Source::Model, Some(request)) => self.walk(request, &plan, now).await,
                 _ => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
             let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, now) {
-                Settled::Answer(answer) => return Ok(answer),
+                Settled::Answer(answer) => {
+                    if answer.level == Level::DefaultResponse {
+                        (self.log)(&self.config, &again);
+                    }
+                    return Ok(answer);
+                }
                 Settled::Error(error) => return Err(error),
                 Settled::Next(next) => next,
             };
@@ -122,7 +170,10 @@ impl Pipeline {
     }
 
     async fn compute(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Walked {
-        let ticket = match self.admission.enter(&request, plan, began) {
+        // A kept prediction needs no slot: whether its tier has one is asked once there is none.
+        let may_be_kept = self.predictions.are_kept(plan.model) && request.method == Method::Predict;
+        let ticket = if may_be_kept { Ok(None) } else { self.admission.enter(&request, plan, began).map(Some) };
+        let ticket = match ticket {
             Ok(ticket) => ticket,
             Err(error) => return Walked::without_features(error),
         };
@@ -138,16 +189,35 @@ impl Pipeline {
         &self,
         request: Box<InferRequest>,
         features: &mut features::FeatureSet,
-        (ticket, plan): (Ticket, &Plan),
+        (ticket, plan): (Option<Ticket>, &Plan),
         began: Instant,
     ) -> Result<Answer, Error> {
         // Where nothing is joined, no time passed.
         let joined = features.rows().is_some();
         let now = || if joined { Instant::now() } else { began };
         let fetched = now();
-        let (protocol, method) = (request.protocol, request.method);
+        let cached = self.predictions.are_kept(plan.model).then(|| self.by_entity(&request, plan));
         let enriched = self.enricher.enrich(request, features, plan)?;
         let enriched_at = now();
+        let timings = Timings { features: fetched - began, ..Timings::default() };
+        let reach = Reach { enriched, ticket, timings, enriched_at };
+        if features.rows().is_some() {
+            self.handles.stage(Stage::Features, timings.features);
+            self.handles.stage(Stage::Enrich, enriched_at - fetched);
+        }
+        let Some(original) = cached else { return self.reach(reach, features, plan).await };
+        // Boxed: who has no cache does not carry the room for it.
+        Box::pin(self.reach_or_recall(reach, original, features, plan)).await
+    }
+
+    /// Asks the model, once there is a slot.
+    async fn reach(&self, reach: Reach, features: &mut features::FeatureSet, plan: &Plan) -> Result<Answer, Error> {
+        let Reach { enriched, ticket, timings, enriched_at } = reach;
+        let (protocol, method) = (enriched.request.protocol, enriched.request.method);
+        let ticket = match ticket {
+            Some(ticket) => ticket,
+            None => self.admission.enter(&enriched.request, plan, enriched_at)?,
+        };
         let mut permit = ticket.slot(enriched_at).await?;
         let queued_until = permit.waited_until().unwrap_or(enriched_at);
         let (home, pool) = self.place(&mut permit, plan, (protocol, queued_until));
@@ -157,8 +227,9 @@ impl Pipeline {
         let outcome = self.predict.run(enriched, Some(permit), plan, home, queued_until).await;
         self.learn((plan, method), &outcome, queued_until);
         let mut prediction = outcome?;
-        let timings = Timings { queue: queued_until - enriched_at, features: fetched - began, model: prediction.took };
-        self.observe(&timings, enriched_at - fetched, features);
+        let timings = Timings { queue: queued_until - enriched_at, model: prediction.took, ..timings };
+        self.handles.stage(Stage::Admission, timings.queue);
+        self.handles.stage(Stage::Predict, timings.model);
         self.rename_back(protocol, &mut prediction, plan);
         let degraded = match prediction.verdict {
             Verdict::Good => features.take_degraded(),
@@ -226,6 +297,8 @@ impl Pipeline {
         let mut prediction = self.predict.run(enriched, None, &plan, home, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
         self.rename_back(protocol, &mut prediction, &plan);
+        let (model, named) = (self.config.model(plan.model), self.config.model(plan.named));
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.name, &named.name));
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -239,29 +312,24 @@ impl Pipeline {
         })
     }
 
-    fn observe(&self, timings: &Timings, enriching: std::time::Duration, features: &features::FeatureSet) {
-        self.handles.stage(Stage::Admission, timings.queue);
-        self.handles.stage(Stage::Predict, timings.model);
-        if features.rows().is_some() {
-            self.handles.stage(Stage::Features, timings.features);
-            self.handles.stage(Stage::Enrich, enriching);
-        }
-    }
-
     /// Longer bodies than are held pass with the upstream's own name.
     fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
         let model = self.config.model(plan.model);
-        if model.name == model.upstream {
-            return;
-        }
-        let Prediction { headers, body, .. } = prediction;
-        let AnswerBody::Whole(bytes) = body else { return };
-        let (named, length) = (std::mem::take(bytes), json_length(headers));
-        let (renamed, length) = enrich::rename::answer(protocol, named, &model.upstream, &model.name, length);
-        *bytes = renamed;
-        if let Some(length) = length {
-            headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
-        }
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.upstream, &model.name));
+    }
+}
+
+/// Gives an answer that is held another model's name.
+fn rename(protocol: Protocol, (headers, body): (&mut HeaderMap, &mut AnswerBody), (from, to): (&str, &str)) {
+    if from == to {
+        return;
+    }
+    let AnswerBody::Whole(bytes) = body else { return };
+    let (named, length) = (std::mem::take(bytes), json_length(headers));
+    let (renamed, length) = enrich::rename::answer(protocol, named, from, to, length);
+    *bytes = renamed;
+    if let Some(length) = length {
+        headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
     }
 }
 

@@ -23,7 +23,7 @@ impl Pipeline {
     pub(super) async fn stand_in(&self, request: &InferRequest, found: Option<FeatureSet>, plan: &Plan) -> Walked {
         match plan.source {
             Source::Rule => self.by_rule(request, found, plan).await,
-            Source::Cached => Walked::without_features(Error::new(Kind::Unavailable, "nothing was kept")),
+            Source::Cached => self.recall(request, found, plan).await,
             Source::Default => {
                 let outcome = self.default_outputs(request, plan);
                 Walked { outcome, features: found.unwrap_or_default() }
@@ -79,7 +79,8 @@ impl Pipeline {
         Ok(answer)
     }
 
-    fn decoded(&self, request: &InferRequest) -> Result<Arc<Decoded>, Error> {
+    /// The body as far as rows and rules need it.
+    pub(super) fn decoded(&self, request: &InferRequest) -> Result<Arc<Decoded>, Error> {
         match &request.payload {
             Payload::Decoded(decoded) => Ok(Arc::clone(decoded)),
             Payload::Retained(_) | Payload::Stream { .. } => {
@@ -96,7 +97,7 @@ impl Pipeline {
     }
 
     /// Outputs as the answer to a request.
-    fn written(
+    pub(super) fn written(
         &self,
         (request, decoded): (&InferRequest, &Decoded),
         outputs: &[Output],

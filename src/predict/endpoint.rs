@@ -414,13 +414,8 @@ impl Transitions {
     }
 
     fn tell(&self, transition: Transition) {
-        if self.is_retired() {
-            return;
-        }
-        match transition {
-            Transition::Opened { cause, open_for } => self.metrics.opened(&cause, open_for),
-            Transition::HalfOpen => self.metrics.half_open(),
-            Transition::Closed => self.metrics.closed(),
+        if !self.is_retired() {
+            self.metrics.tell(transition);
         }
     }
 }

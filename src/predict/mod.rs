@@ -133,7 +133,9 @@ impl Predict {
     ) -> Result<Prediction, Error> {
         let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
-        let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
+        // The path says the name that the caller used.
+        let named = &self.models[enriched.request.model.index()].name;
+        let outgoing = Outgoing::new(enriched, named, &model.upstream);
         let run = Run { predict: self, pool: &self.pools[plan.pool.index()], home, model, worker, plan, started: now };
         run.attempts(outgoing, permit).await
     }

@@ -57,7 +57,7 @@ pub struct Limit {
 }
 
 /// What a share says of whoever it is the share of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Excess {
     /// It is not too much.
     #[default]

@@ -63,6 +63,13 @@ metrics! {
     L1_WARM_UP_TOOK = "weir_l1_warm_up_seconds", Gauge, "How long the warm-up of the row cache took at the start, from when L2 answered.";
     L1_KEY_SAVES = "weir_l1_key_saves_total", Counter, "Saves of the row cache's hottest keys, by outcome: saved, empty (it holds none; what was saved stays), error.";
     L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
+    PREDICTION_LOOKUPS = "weir_prediction_lookups_total", Counter, "Looks for a kept prediction by model, layer (l1, l2) and outcome (hit, miss, error: the layer could not say).";
+    PREDICTIONS_KEPT = "weir_predictions_kept_total", Counter, "Answers of models with a prediction cache, by outcome: kept, degraded (no full prediction: an error, one too long to hold, or made without what the feature store has), forbidden (its cache-control, vary or set-cookie says so), id (it has an id of its own).";
+    PREDICTIONS_COALESCED = "weir_predictions_coalesced_total", Counter, "Requests answered with what another request for the same was asking the model meanwhile, by model.";
+    PREDICTION_STAND_INS = "weir_prediction_stand_ins_total", Counter, "Kept predictions that answered at level 3, by model and whose they were (request: the same one's, entity: another's about the same entity).";
+    PREDICTIONS_DROPPED = "weir_predictions_dropped_total", Counter, "Times that all kept predictions of the model were dropped here.";
+    PREDICTIONS_BYTES = "weir_predictions_bytes", Gauge, "Weighed size of the predictions kept in this process.";
+    PREDICTIONS_ENTRIES = "weir_predictions_entries", Gauge, "Predictions kept in this process.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
     BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";
@@ -85,6 +92,7 @@ metrics! {
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The level that the model stands at, 0 to 4; answers may need a lower one.";
     LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that triggers and drills say, also where ladder.mode is observe and triggers lower nothing.";
     LADDER_TRANSITIONS = "weir_ladder_transitions_total", Counter, "Moves of the model's standing level, by model and the level moved to.";
+    MEMBERS_LEFT_OUT = "weir_ensemble_members_left_out_total", Counter, "Answers of an ensemble that a member is not in, by ensemble, member and reason: timeout, failed (an error of its own), unreadable (its answer is), differs (its outputs are not the others'), unavailable, shed, gpu_memory, drill.";
     LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
@@ -93,6 +101,10 @@ metrics! {
     POOL_LIMIT = "weir_pool_limit", Gauge, "Requests that a pool with an adaptive limit may have at once.";
     QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";
     QUEUE_DEPTH_ALIAS = "kserve_inference_queue_depth", Gauge, "weir_inference_queue_depth under the name KServe autoscalers ask for.";
+    SPOOL_DEPTH = "weir_spool_depth", Gauge, "Requests kept for later, by state: waiting, running, done (their results are kept), parked. In Redis all gateways of a project share them and each shows all.";
+    SPOOL_OLDEST = "weir_spool_oldest_waiting_seconds", Gauge, "How long ago the oldest kept request that waits was received; 0 where none waits.";
+    SPOOL_KEPT = "weir_spool_requests_total", Counter, "Requests that were to be kept for later, by outcome: queued, logged (answered at level 3), known (kept already under its idempotency key), other_request (its key is another's), full (spool.max_entries), error (the store failed), dropped (too many were being logged).";
+    SPOOL_REPLAYS = "weir_spool_replays_total", Counter, "Replays of kept requests by outcome: done, already (there was a result), retried, parked, given_back (it did not reach the model), lost (its entry is gone or another gateway's), unstored (the store failed).";
     ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
     HELD_BODY_BYTES = "weir_held_body_bytes", Gauge, "Bytes of requests' bodies held to be decoded or sent again; listen.hold_bodies is the most.";

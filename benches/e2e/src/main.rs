@@ -1,7 +1,7 @@
 //! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis; and beside
-//! Envoy while endpoints are slow, die and come back.
+//! Envoy while endpoints are slow, die and come back; and its prediction cache beside a bare hyper server.
 //!
-//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers) and `weir-e2e faults` start everything on loopback, check
+//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers), `weir-e2e predictions` and `weir-e2e faults` start everything on loopback, check
 //! that every setup answers alike, measure them in turns and print a Markdown report; `backend`, `endpoint` and `bare` are the
 //! processes that it starts of itself. How to read the numbers is in docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
 
@@ -14,6 +14,7 @@ mod feast;
 mod load;
 mod pace;
 mod peers;
+mod predictions;
 mod process;
 mod reads;
 mod report;
@@ -45,6 +46,7 @@ const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--
        weir-e2e reads --feast PYTHON --redis PROGRAM [--weir PROGRAM]
                     [--rounds N] [--seconds S] [--write DOCUMENT]
                     [--before PROGRAM] [--only SETUPS] [--sizes SIZES]
+       weir-e2e predictions --weir PROGRAM [--rounds N] [--seconds S] [--write DOCUMENT]
        weir-e2e faults --weir PROGRAM [--envoy PROGRAM] [--redis PROGRAM]
                     [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
        weir-e2e backend ADDRESS
@@ -79,6 +81,7 @@ fn command() -> Result<()> {
         }
         ["run", flags @ ..] => run(&Flags::parse(flags, &["--nginx", "--envoy", "--redis", "--weir"], (6, 3.0))?),
         ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (4, 1.5))?),
+        ["predictions", flags @ ..] => predictions::run(&Flags::parse(flags, predictions::FLAGS, (6, 3.0))?),
         ["faults", flags @ ..] => faults::run(&Flags::parse(flags, faults::FLAGS, (2, 4.0))?),
         _ => bail!("{USAGE}"),
     }

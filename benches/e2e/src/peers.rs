@@ -158,6 +158,11 @@ pub(crate) fn weir(site: Site<'_>, program: &Path) -> Result<Server> {
     serve_weir(site, program, "weir", "models:\n  m: {tier: standard}\n")
 }
 
+/// Weir in front of the model `m`, which joins nothing and whose predictions are kept.
+pub(crate) fn weir_keeping(site: Site<'_>, program: &Path) -> Result<Server> {
+    serve_weir(site, program, "weir-keeping", "models:\n  m: {tier: standard, cache: {ttl: 1h}}\n")
+}
+
 /// Weir in front of the model `m`, which is sent one user's ten features as a matrix.
 pub(crate) fn weir_joined(site: Site<'_>, program: &Path, redis: SocketAddr) -> Result<Server> {
     serve_weir(site, program, "weir-joined", &joined("100MiB", &format!("redis: [\"redis://{redis}\"]")))

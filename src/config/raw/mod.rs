@@ -53,6 +53,9 @@ pub(crate) struct Root {
     /// When and how service is lowered.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) ladder: Ladder,
+    /// Where predictions are kept, of the models that have a `cache`.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub(crate) predictions: Predictions,
     /// What happens on SIGTERM.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) drain: Drain,
@@ -200,6 +203,22 @@ pub(crate) enum LadderMode {
     Observe,
 }
 
+/// Where predictions are kept, of the models that have a `cache`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Predictions {
+    /// Memory for predictions, over all models; what is asked for least goes first. `0B`: none are kept in this process.
+    pub(crate) capacity: Size,
+    /// Whether gateways share predictions through `features.l2.redis`, where there is one.
+    pub(crate) l2: bool,
+}
+
+impl Default for Predictions {
+    fn default() -> Self {
+        Self { capacity: Size(64 << 20), l2: true }
+    }
+}
+
 /// What happens on SIGTERM.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -216,24 +235,26 @@ impl Default for Drain {
     }
 }
 
-/// Requests kept for later.
+/// Requests kept for later: in the Redis of the features where there is one, for all gateways of the project; else by this process.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Spool {
-    /// How long a request is kept.
-    #[schemars(extend("x-later" = true))]
+    /// File of the embedded spool, for a gateway without `features.l2.redis`. Without it requests are kept in memory, and lost when
+    /// the process ends.
+    #[schemars(extend("x-unset" = "in Redis, else in memory"))]
+    pub(crate) path: Option<String>,
+    /// How long a request is kept, and from when it is answered its result.
     pub(crate) keep_for: Span,
-    /// How many are kept; the oldest go first.
-    #[schemars(range(min = 1), extend("x-later" = true))]
+    /// How many are kept at most, results among them; more are refused.
+    #[schemars(range(min = 1))]
     pub(crate) max_entries: u64,
     /// How a kept request is tried again.
-    #[schemars(extend("x-later" = true))]
     pub(crate) retry: SpoolRetry,
 }
 
 impl Default for Spool {
     fn default() -> Self {
-        Self { keep_for: Span::secs(86_400), max_entries: 100_000, retry: SpoolRetry::default() }
+        Self { path: None, keep_for: Span::secs(86_400), max_entries: 100_000, retry: SpoolRetry::default() }
     }
 }
 

@@ -34,11 +34,12 @@ pub(crate) struct Model {
     /// Who answers V1 `:explain`.
     #[schemars(extend("x-unset" = "none, :explain answers 501"))]
     pub(crate) explainer: Option<Explainer>,
-    /// Models that answer together.
+    /// Models that answer together in its place. An ensemble has no `pool`, `upstream_model`, `features`, `inputs`, `explainer`, `cache`
+    /// and `idempotent` of its own: its members have theirs.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) ensemble: Option<Ensemble>,
-    /// Whether a request that cannot be answered is queued although the caller did not ask for it.
-    #[schemars(extend("x-later" = true))]
+    /// Whether a request that cannot be answered is queued (202) although the caller did not ask for it with
+    /// `prefer: respond-async`.
     pub(crate) queue_on_reject: bool,
     /// What answers when the model does not.
     #[schemars(extend("x-unset" = "none"))]
@@ -168,14 +169,18 @@ pub(crate) struct PredictionCache {
     pub(crate) ttl: Span,
     /// How long it may answer at level 3.
     pub(crate) keep_for: Span,
-    /// Which input names the entity, for answers at level 3 to other requests about it.
+    /// Which input names the entity, for answers at level 3 to other requests about it: a tensor, a key of each V1 instance, or a
+    /// request parameter.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) entity: Option<String>,
+    /// Request headers that the model's answers depend on, beside `content-type`, `content-encoding`, `accept`, `accept-encoding`,
+    /// `accept-language`, `authorization`, `cookie`, `x-api-key` and gRPC's encodings, which are always told apart.
+    pub(crate) headers: Vec<String>,
 }
 
 impl Default for PredictionCache {
     fn default() -> Self {
-        Self { ttl: Span::secs(30), keep_for: Span::secs(3600), entity: None }
+        Self { ttl: Span::secs(30), keep_for: Span::secs(3600), entity: None, headers: Vec::new() }
     }
 }
 
@@ -192,17 +197,18 @@ pub(crate) struct Explainer {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Ensemble {
-    /// The members, keys of `models`.
+    /// The members, keys of `models`: asked at once, each as if the request named it, but within this model's deadline and without
+    /// its own fallback.
     #[schemars(extend("x-required" = true))]
     pub(crate) members: Vec<String>,
     /// How their answers become one.
     pub(crate) combine: Combine,
-    /// With `combine: weighted`, what each member counts.
-    #[schemars(extend("x-unset" = "required with combine: weighted"))]
+    /// With `combine: weighted` or `vote`, what each member counts.
+    #[schemars(extend("x-unset" = "one alike; required with combine: weighted"))]
     pub(crate) weights: Vec<f64>,
 }
 
-/// How members' answers become one.
+/// How members' answers become one: the mean of each element, the mean by `weights`, or the value that most members give.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Combine {

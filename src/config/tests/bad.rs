@@ -44,8 +44,8 @@ fn unknown_and_duplicate_keys() {
         "worker: 2\nzzz: 1\nlisten: {http: 0.0.0.0:0, http: 0.0.0.0:1}\npools: {p: {endpoint: [http://h:1]}}\n",
         &[
             "worker: unknown key, did you mean `workers`?; allowed: allow_repository, capacity, drain, features, ladder, listen, \
-             metrics, models, pools, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
-            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, spool, \
+             metrics, models, pools, predictions, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
+            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, predictions, spool, \
              tiers, workers, zone; given: zzz (weir.yaml:2:1)",
             "listen.http: set twice; allowed: once; first set at line 3 (weir.yaml:3:27)",
             "pools.p.endpoint: unknown key, did you mean `endpoints`?; allowed: attempt_timeout, breaker, connect_timeout, endpoints, \
@@ -220,7 +220,7 @@ fn references_that_lead_nowhere() {
     says(
         &format!(
             "{POOL}capacity: {{burst_pool: pp}}\ntiers: {{standard: {{pool: x}}}}\nmodels:\n  m: {{tier: standart, fallback: {{model: n}}}}\n  \
-             n: {{pool: y, explainer: {{pool: z}}, fallback: {{model: m}}, ensemble: {{members: [n, m]}}}}\n  a/b: {{fallback: {{model: o}}}}\n"
+             n: {{pool: y, explainer: {{pool: z}}, fallback: {{model: m}}}}\n  a/b: {{fallback: {{model: o}}}}\n"
         ),
         &[
             "capacity.burst_pool: no such pool, did you mean `p`?; allowed: p; given: pp (weir.yaml:2:24)",
@@ -232,10 +232,46 @@ fn references_that_lead_nowhere() {
             "models.n.explainer.pool: no such pool; allowed: p; given: z (weir.yaml:6:34)",
             "models.n.fallback.model: falls back to itself in the end; allowed: a model whose fallbacks end elsewhere; given: m \
              (weir.yaml:6:56)",
-            "models.n.ensemble.members[0]: no such other model; allowed: m, a/b; given: n (weir.yaml:6:81)",
             "models.a/b: not a model's name; allowed: visible ASCII characters without `/`, `:`, `?` and `#`, as it stands in URLs; given: a mapping with fallback \
              (weir.yaml:7:8)",
             "models.a/b.fallback.model: no such model; allowed: m, n, a/b; given: o (weir.yaml:7:27)",
+        ],
+    );
+}
+
+#[test]
+fn ensembles_that_make_no_sense() {
+    let own = |key: &str, given: &str, at: u32| {
+        format!(
+            "models.e.{key}: set for an ensemble, which asks its members; allowed: the key at its members; given: {given} (weir.yaml:3:{at})"
+        )
+    };
+    says(
+        "pools: {p: {endpoints: [http://h:1]}}\nmodels:\n  e: {pool: p, upstream_model: x, idempotent: false, explainer: {pool: p}, cache: {}, ensemble: {members: [m]}}\n  m: {pool: p}\n",
+        &[
+            &own("pool", "p", 13),
+            &own("upstream_model", "x", 32),
+            &own("idempotent", "false", 47),
+            &own("explainer", "a mapping with pool", 65),
+            "models.e.cache: beside `idempotent: false`; allowed: a cache only where asking twice changes nothing; given: a mapping with \
+             no keys (weir.yaml:3:83)",
+            &own("cache", "a mapping with no keys", 83),
+        ],
+    );
+    says(
+        "pools: {p: {endpoints: [http://h:1]}}\nmodels:\n  a: {ensemble: {members: [a, m, n, m], combine: weighted, weights: [1, 0, 2]}}\n  \
+         b: {ensemble: {members: []}}\n  c: {ensemble: {members: [b, m], weights: [1, 2]}}\n  m: {pool: p}\n",
+        &[
+            "models.a.ensemble.members[0]: no such other model; allowed: b, c, m; given: a (weir.yaml:3:28)",
+            "models.a.ensemble.members[2]: no such other model; allowed: b, c, m; given: n (weir.yaml:3:34)",
+            "models.a.ensemble.members[3]: a member already; allowed: each model once; combine: weighted lets one count more; given: m \
+             (weir.yaml:3:37)",
+            "models.a.ensemble.weights: 3 weights for 4 members; allowed: one a member; given: a list of 3 (weir.yaml:3:69)",
+            "models.a.ensemble.weights[1]: not a weight; allowed: a number above 0; given: 0 (weir.yaml:3:73)",
+            "models.b.ensemble.members: no member; allowed: at least one model; given: a list of 0 (weir.yaml:4:27)",
+            "models.c.ensemble.members[0]: an ensemble itself; allowed: a model that is none; given: b (weir.yaml:5:28)",
+            "models.c.ensemble.weights: weights that combine does not use; allowed: combine: weighted or vote, or no weights; given: a list of 2 \
+             (weir.yaml:5:44)",
         ],
     );
 }
@@ -613,4 +649,21 @@ fn rules_that_cannot_answer() {
         ],
     );
     good(&text.replace("rule: x +", "rule: a.x +").replace("shape: [2], data: [1, 2]", "shape: [1, 2], data: [1, 2]"));
+}
+
+#[test]
+fn a_spool_has_one_place_and_a_time() {
+    says(
+        "spool:\n  path: \"\"\n  keep_for: 0s\n",
+        &[
+            "spool.path: empty; allowed: the path of a file; given: \"\" (weir.yaml:2:9)",
+            "spool.keep_for: zero; allowed: more than 0s; given: 0s (weir.yaml:3:13)",
+        ],
+    );
+    says(
+        "features: {project: p, l2: {redis: redis://h}}\nspool: {path: /x}\n",
+        &[
+            "spool.path: beside `features.l2.redis`, which has the spool; allowed: one store; given: /x (weir.yaml:2:15)",
+        ],
+    );
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{FULL, good, read};
 use crate::{
     config::{Column, Config, Consistency, Discovery, HedgeAfter, Inputs, L2, Limit, RedisMode, SaveTo},
-    infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
+    infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value, outputs::Combine},
 };
 
 #[test]
@@ -97,9 +97,8 @@ fn the_documented_store_is_read_as_written() {
 #[test]
 fn what_is_not_acted_upon_is_said() {
     let notices = good(FULL).notices;
-    for key in ["spool.keep_for", "spool.retry"] {
-        assert!(notices.contains(&format!("{key}: accepted, not acted upon by this version")), "{key}: {notices:#?}");
-    }
+    let said = |key: &str| notices.contains(&format!("{key}: accepted, not acted upon by this version"));
+    assert!(said("features.hot_keys") && !said("spool.keep_for"), "{notices:#?}");
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));
     let text = FULL
         .replace("read_from: primary", "read_from: replica")
@@ -132,6 +131,21 @@ fn a_pools_limit_is_learnt_where_it_says_so() {
     let limits = |text: &str| good(text).pools.iter().map(|pool| pool.limit).collect::<Vec<_>>();
     let text = "pools: {p: {endpoints: [http://h]}, q: {endpoints: [http://h], limit: adaptive}}";
     assert_eq!(limits(text), [Limit::None, Limit::Adaptive]);
+}
+
+#[test]
+fn an_ensemble_needs_no_pool() {
+    let config = good(
+        "pools: {p: {endpoints: [http://h]}, q: {endpoints: [http://i]}}\nmodels:\n  e: {ensemble: {members: [b, a], combine: weighted, \
+         weights: [2, 0.5]}}\n  a: {pool: p}\n  b: {pool: q}\n  v: {ensemble: {members: [a, b], combine: vote}}\n",
+    );
+    let model = |name: &str| config.model(config.model_id(name).unwrap());
+    let ensemble = |name: &str| model(name).ensemble.as_ref().unwrap();
+    let combined = |name: &str| (ensemble(name).combine, ensemble(name).weights.clone());
+    assert_eq!(model("e").members(), ["b", "a"].map(|name| config.model_id(name).unwrap()));
+    assert_eq!(model("e").pool, model("b").pool, "what is no prediction is asked of the first member");
+    assert_eq!((combined("e"), combined("v")), ((Combine::Mean, vec![2.0, 0.5]), (Combine::Vote, vec![1.0; 2])));
+    assert!(model("e").is_decoded() && model("e").is_held_whole() && !model("a").is_decoded());
 }
 
 #[test]
@@ -240,6 +254,20 @@ fn secrets_and_numbers_come_from_variables_and_files() {
 }
 
 #[test]
+fn an_ensembles_own_pool_is_none() {
+    let text = "pools: {p: {endpoints: [http://h:1]}}\nmodels: {e: {ensemble: {members: [m]}}, m: {pool: p}}";
+    let explained = read(text).unwrap_or_else(|problems| panic!("{problems}")).explained;
+    for line in [
+        "models.e.pool: its members'  (default; reload: live)",
+        "models.e.upstream_model: its members'  (default; reload: live)",
+        "models.e.inputs: its members'  (default; reload: live)",
+        "models.e.ensemble.combine: mean  (default; reload: live)",
+    ] {
+        assert!(explained.lines().any(|each| each == line), "{line} is not in\n{explained}");
+    }
+}
+
+#[test]
 fn every_key_is_explained_and_no_secret_shown() {
     let explained = read(&FULL.replace("redis://127", "redis://u:pw@127")).unwrap().explained;
     for line in [
@@ -337,7 +365,7 @@ fn the_policies_that_apply_to_a_pool_are_explained() {
         "pools.p.hedge: off  (default; reload: live)",
         "pools.q.hedge.after: p95  (default; reload: live)",
         "pools.q.hedge.share: 0.02  (default; reload: live)",
-        "pools.p.attempt_timeout: what remains of the deadline, divided by the attempts left  (default; reload: live)",
+        "pools.p.attempt_timeout: what the waits between attempts leave of the deadline, divided by the attempts that fit  (default; reload: live)",
         "pools.p.max_in_flight: no limit  (default; reload: live)",
         "pools.p.limit: as many as the tiers' slots  (default; reload: live)",
         "pools.p.outlier.max_ejected: 0.5  (default; reload: live)",

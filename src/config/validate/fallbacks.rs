@@ -1,12 +1,16 @@
 //! What a model has below its full answer: fallbacks, ensembles and prediction caches that name what exists and end somewhere.
 
+use std::sync::Arc;
+
+use http::HeaderName;
+
 use crate::{
     config::{
-        Combine, Ensemble, Fallback, Join, PredictionCache,
+        Ensemble, Fallback, Features, Join, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine},
 };
 
 use super::{Check, index, inputs::Joined};
@@ -108,15 +112,46 @@ impl Check<'_> {
             let wrong = format!("less than ttl ({})", raw.ttl);
             self.wrong(&path.key("keep_for"), wrong, format_args!("at least {}", raw.ttl));
         }
+        if !model.idempotent {
+            self.wrong(path, "beside `idempotent: false`", "a cache only where asking twice changes nothing");
+        }
         Some(PredictionCache {
             ttl: self.positive(&path.key("ttl"), raw.ttl),
             keep_for: raw.keep_for.0,
             entity: raw.entity.as_deref().map(Into::into),
+            headers: self.header_names(&path.key("headers"), &raw.headers),
         })
+    }
+
+    fn header_names(&mut self, path: &Path, raw: &[String]) -> Vec<HeaderName> {
+        let mut names = Vec::with_capacity(raw.len());
+        for (i, name) in raw.iter().enumerate() {
+            match name.parse() {
+                Ok(name) => names.push(name),
+                Err(_) => self.wrong(&path.item(i), "not a header's name", "letters, digits and -, as in x-tenant"),
+            }
+        }
+        names
+    }
+
+    pub(super) fn predictions(&self, features: &Features, models: &[Model]) -> Predictions {
+        let raw = &self.raw.predictions;
+        let wanted = raw.l2 && models.iter().any(|model| model.cache.is_some());
+        let shared = |redis: &Redis| SharedPredictions {
+            redis: redis.clone(),
+            breaker: features.breaker.clone(),
+            project: Arc::clone(&features.project),
+        };
+        let l2 = match &features.l2 {
+            L2::Redis(redis) if wanted => Some(shared(redis)),
+            _ => None,
+        };
+        Predictions { capacity: raw.capacity.0, l2 }
     }
 
     pub(super) fn ensemble(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Ensemble> {
         let raw = model.ensemble.as_ref()?;
+        self.members_have(&path.parent().unwrap_or_default(), model);
         let at = path.key("members");
         if raw.members.is_empty() {
             self.wrong(&at, "no member", "at least one model");
@@ -128,27 +163,49 @@ impl Check<'_> {
             if found.is_some() && self.raw.models.get(member).is_some_and(|member| member.ensemble.is_some()) {
                 self.wrong(&at.item(i), "an ensemble itself", "a model that is none");
             }
+            if raw.members[..i].contains(member) {
+                self.wrong(&at.item(i), "a member already", "each model once; combine: weighted lets one count more");
+            }
             members.extend(self.raw.models.names().position(|other| other == member).map(|at| ModelId(index(at))));
         }
         Some(Ensemble { members, weights: self.weights(path, raw), combine: combined(raw.combine) })
     }
 
+    /// Records what an ensemble is said to have and only its members can.
+    fn members_have(&mut self, path: &Path, model: &raw::Model) {
+        let joins = !matches!(&model.features, raw::Joined::Views(views) if views.is_empty());
+        for (key, is_set) in [
+            ("pool", model.pool.is_some()),
+            ("upstream_model", model.upstream_model.is_some()),
+            ("features", joins),
+            ("inputs", model.inputs.is_some()),
+            ("explainer", model.explainer.is_some()),
+            ("cache", model.cache.is_some()),
+            ("idempotent", !model.idempotent),
+        ] {
+            if is_set {
+                self.wrong(&path.key(key), "set for an ensemble, which asks its members", "the key at its members");
+            }
+        }
+    }
+
     fn weights(&mut self, path: &Path, raw: &raw::Ensemble) -> Vec<f64> {
         let (at, members) = (path.key("weights"), raw.members.len());
-        let weighted = matches!(raw.combine, raw::Combine::Weighted);
-        if weighted && raw.weights.len() != members {
+        let weighs = !matches!(raw.combine, raw::Combine::Mean);
+        let needed = matches!(raw.combine, raw::Combine::Weighted) || !raw.weights.is_empty();
+        if weighs && needed && raw.weights.len() != members {
             let wrong = format!("{} weights for {members} members", raw.weights.len());
-            self.wrong(&at, wrong, "one a member, with combine: weighted");
+            self.wrong(&at, wrong, "one a member");
         }
-        if !weighted && !raw.weights.is_empty() {
-            self.wrong(&at, "weights that combine does not use", "combine: weighted, or no weights");
+        if !weighs && !raw.weights.is_empty() {
+            self.wrong(&at, "weights that combine does not use", "combine: weighted or vote, or no weights");
         }
         for (i, weight) in raw.weights.iter().enumerate() {
             if !(weight.is_finite() && *weight > 0.0) {
                 self.wrong(&at.item(i), "not a weight", "a number above 0");
             }
         }
-        if weighted { raw.weights.clone() } else { vec![1.0; members] }
+        if weighs && needed { raw.weights.clone() } else { vec![1.0; members] }
     }
 
     fn output(&mut self, path: &Path, output: &raw::Output) -> Option<Output> {

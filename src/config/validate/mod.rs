@@ -13,6 +13,7 @@ mod listen;
 mod models;
 mod pools;
 mod registry;
+mod spool;
 mod store;
 mod tiers;
 mod url;
@@ -38,7 +39,8 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let capacity = check.capacity();
     let features = check.features(registry);
     let models = check.models(&tiers, &features);
-    check.retry(&Path::of("spool").key("retry"), raw.spool.retry.profile());
+    let predictions = check.predictions(&features, &models);
+    let spool = check.spool(&features);
     let config = Config {
         listen,
         workers: raw.workers.map_or_else(cores, |n| n as usize),
@@ -49,7 +51,9 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         models,
         features,
         ladder: check.ladder(&raw.ladder),
+        predictions,
         drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
+        spool,
         metrics_aliases: raw.metrics.aliases,
         allow_repository: raw.allow_repository,
         notices: Vec::new(),

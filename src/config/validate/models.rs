@@ -10,7 +10,15 @@ use super::{Check, MODEL_NAMES, index, inputs::Joined, one_of};
 impl Check<'_> {
     pub(super) fn models(&mut self, tiers: &[Tier], features: &Features) -> Vec<Model> {
         let raw = self.raw;
-        raw.models.iter().map(|(name, model)| self.model(name, model, tiers, features)).collect()
+        let mut models: Vec<Model> =
+            raw.models.iter().map(|(name, model)| self.model(name, model, tiers, features)).collect();
+        for index in 0..models.len() {
+            // What is no prediction is asked there. Validated: it is no ensemble itself.
+            if let Some(first) = models[index].members().first() {
+                models[index].pool = models[first.index()].pool;
+            }
+        }
+        models
     }
 
     fn model(&mut self, name: &str, raw: &raw::Model, tiers: &[Tier], features: &Features) -> Model {
@@ -58,6 +66,7 @@ impl Check<'_> {
         let at = path.key("pool");
         let pool = match &raw.pool {
             Some(pool) => self.pool_named(&at, pool),
+            None if raw.ensemble.is_some() => None,
             None if tier.pool.is_some() => tier.pool,
             None => {
                 let tier_pool = Path::of("tiers").key(&tier.name).key("pool");

@@ -169,6 +169,7 @@ fn caches(set: &FeatureSet) -> String {
             CacheOutcome::Miss => "miss",
             CacheOutcome::Unavailable => "unavailable",
             CacheOutcome::Bypass => "bypass",
+            CacheOutcome::Collapsed => "collapsed",
         };
         format!("{} {outcome}", event.cache.trim_start_matches("weir-"))
     };

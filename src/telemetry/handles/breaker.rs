@@ -5,7 +5,10 @@ use std::{fmt, time::Duration};
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::telemetry::{install::hide, names};
+use crate::{
+    resilience::breaker::Transition,
+    telemetry::{install::hide, names},
+};
 
 /// A breaker's state, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,20 +55,29 @@ impl BreakerHandles {
         handles
     }
 
+    /// Logs, counts and shows a transition.
+    pub fn tell(&self, transition: Transition) {
+        match transition {
+            Transition::Opened { cause, open_for } => self.opened(&cause, open_for),
+            Transition::HalfOpen => self.half_open(),
+            Transition::Closed => self.closed(),
+        }
+    }
+
     /// It refuses every call for so long; `why` goes to the log.
-    pub fn opened(&self, why: &dyn fmt::Display, open_for: Duration) {
+    fn opened(&self, why: &dyn fmt::Display, open_for: Duration) {
         self.moved(State::Open, open_for);
         tracing::warn!(breaker = %self.target, %why, ?open_for, "circuit breaker opened");
     }
 
     /// Its first probe goes out.
-    pub fn half_open(&self) {
+    fn half_open(&self) {
         self.moved(State::HalfOpen, Duration::ZERO);
         tracing::info!(breaker = %self.target, "circuit breaker half-open: probing");
     }
 
     /// It lets every call by again.
-    pub fn closed(&self) {
+    fn closed(&self) {
         self.moved(State::Closed, Duration::ZERO);
         tracing::info!(breaker = %self.target, "circuit breaker closed");
     }

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod balance;
 pub mod breaker;
+pub mod ensembles;
 pub mod feast;
 pub(crate) mod feature_server;
 pub(crate) mod features;
@@ -15,6 +16,8 @@ pub mod ladder;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
+pub(crate) mod predictions;
 pub(crate) mod redis;
 pub(crate) mod registry;
+pub(crate) mod spool;
 pub(crate) mod warm;

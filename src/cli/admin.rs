@@ -1,0 +1,51 @@
+//! One request to the admin port of a running gateway.
+
+use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// No answer that is read is longer.
+const LONGEST_ANSWER: usize = 256 << 20;
+
+/// Where the admin port is, and what lets one in from elsewhere.
+pub(super) struct Gateway<'a> {
+    /// `host:port`
+    pub(super) authority: &'a str,
+    pub(super) token: Option<&'a str>,
+}
+
+impl Gateway<'_> {
+    /// Asks it, with a body where there is one.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answers there, or not in HTTP.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        let unreachable = || format!("no gateway answers at {} (its listen.admin)", self.authority);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().context("the path")?;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, HeaderValue::from_str(self.authority).context("the admin address")?);
+        if let Some(token) = self.token {
+            let bearer = HeaderValue::from_str(&format!("Bearer {token}")).context("the token")?;
+            headers.insert(header::AUTHORIZATION, bearer);
+        }
+        let stream = TcpStream::connect(self.authority).await.with_context(unreachable)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let exchange = async {
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            #[expect(clippy::disallowed_methods, reason = "within a limit")]
+            let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
+            anyhow::Ok((status, body.map_err(|error| anyhow!(error))?.to_bytes()))
+        };
+        tokio::select! {
+            answer = exchange => answer.with_context(unreachable),
+            ended = connection => bail!("{}: {ended:?}", unreachable()),
+        }
+    }
+}

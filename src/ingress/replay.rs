@@ -1,0 +1,246 @@
+//! A kept request, asked again as it came, and what that came to.
+//!
+//! It runs under the lowest tier, due after its model's timeout, and only the full model's answer is its result: nothing stands in for
+//! it, and one from stale or default features is none. A refusal that asking again does not change is its result, too, as its caller would have had it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use super::{context, decode, encode, infer as infer_http, rpc, service::Gateway, status};
+use crate::{
+    config::{Config, Model},
+    infer::{
+        Answer, AnswerBody, Caching, Deadline, Error, InferRequest, Kind, Level, Method, Payload, Protocol, TierId,
+        WorkerId, headers::REQUEST_ID,
+    },
+    spool::{Reply, Request},
+};
+
+/// What a replay came to.
+#[derive(Debug)]
+pub(crate) enum Came {
+    /// Its result.
+    To(Box<Reply>),
+    /// None, but another try may bring one.
+    ToNothing(String),
+    /// None, nor will another try.
+    ToNoUse(String),
+    /// It did not reach the model; the same may hold for that long.
+    NoFurther(Duration),
+}
+
+/// How long a request is left alone that did not reach its model, where nothing says when it may.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+
+/// Asks a kept request again.
+///
+/// # Cancel safety
+///
+/// Dropped, it may have reached its model.
+pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -> Came {
+    let limit = gateway.pipeline.config.listen.max_body;
+    let outcome = match request(&gateway.pipeline.config, kept, worker) {
+        Ok(request) => gateway.pipeline.infer_in_full(request).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(answer) if answer.level != Level::Full => {
+            Came::ToNothing(format!("answered at level {} only", answer.level.digit()))
+        }
+        Ok(answer) if is_passing(encode::status_of(&answer, kept.protocol)) => {
+            Came::ToNothing(format!("the model's server answered {}", encode::status_of(&answer, kept.protocol)))
+        }
+        Ok(answer) => match reply(answer, limit).await {
+            Ok(reply) => Came::To(Box::new(reply)),
+            Err(came) => came,
+        },
+        Err(error) => failed(&error, kept.protocol),
+    }
+}
+
+/// Whether the same request may fare better another time.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
+fn failed(error: &Error, protocol: Protocol) -> Came {
+    match error.kind() {
+        Kind::Shed | Kind::Unavailable | Kind::Cancelled => Came::NoFurther(error.retry_after().unwrap_or(LEFT_ALONE)),
+        Kind::DeadlineExceeded | Kind::BackendFailed | Kind::Internal | Kind::RequestTimeout | Kind::SpoolFull => {
+            Came::ToNothing(error.to_string())
+        }
+        Kind::InvalidRequest
+        | Kind::TooLarge
+        | Kind::NotFound
+        | Kind::MethodNotAllowed
+        | Kind::UnsupportedMediaType
+        | Kind::Unauthenticated
+        | Kind::NotAllowed
+        | Kind::KeyReused
+        | Kind::Unimplemented => Came::To(Box::new(refusal(error, protocol))),
+    }
+}
+
+/// A refusal as its caller would have had it.
+fn refusal(error: &Error, protocol: Protocol) -> Reply {
+    let row = status::of(error.kind());
+    if protocol == Protocol::Grpc {
+        let headers = encode::grpc_status(row.grpc, &error.to_string());
+        return Reply { status: StatusCode::OK, headers, body: Bytes::new(), trailers: None };
+    }
+    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = serde_json::json!({ "error": error.to_string() }).to_string().into();
+    Reply { status: row.http, headers: HeaderMap::from_iter([content_type]), body, trailers: None }
+}
+
+/// An answer, whole.
+async fn reply(answer: Answer, limit: u64) -> Result<Reply, Came> {
+    let Answer { status, headers, body, trailers, .. } = answer;
+    let mut stream = match body {
+        AnswerBody::Whole(body) => return Ok(Reply { status, headers, body, trailers }),
+        AnswerBody::Stream(stream) => stream,
+    };
+    let (mut body, mut trailers) = (BytesMut::new(), trailers);
+    while let Some(frame) = stream.frame().await {
+        match frame.map_err(|error| Came::ToNothing(error.to_string()))?.into_data() {
+            Ok(data) => body.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok().or(trailers),
+        }
+        if body.len() as u64 > limit {
+            return Err(Came::ToNoUse(format!("its answer is longer than the {limit} bytes of listen.max_body")));
+        }
+    }
+    Ok(Reply { status, headers, body: body.freeze(), trailers })
+}
+
+/// The request as it came, but under the lowest tier and due after its model's timeout.
+fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<InferRequest>, Error> {
+    let id = config.model_id(&kept.model);
+    let id =
+        id.ok_or_else(|| Error::new(Kind::NotFound, format!("model {:?} is not configured any more", kept.model)))?;
+    let model = config.model(id);
+    let mut headers = kept.headers.clone();
+    let lowest = TierId(u32::try_from(config.tiers.len().saturating_sub(1)).unwrap_or(0));
+    Ok(Box::new(InferRequest {
+        id: context::id_or_new(headers.get(REQUEST_ID)),
+        worker,
+        protocol: kept.protocol,
+        method: kept.method,
+        verb: kept.verb.clone(),
+        path: kept.path.clone(),
+        model: id,
+        version: kept.version.as_deref().map(Into::into),
+        tier: model.tier.max(lowest),
+        deadline: Deadline::after(Instant::now(), model.timeout),
+        caching: Caching::Allowed,
+        payload: payload(config, model, kept, &mut headers)?,
+        headers,
+        json_length: kept.json_length,
+    }))
+}
+
+fn payload(config: &Config, model: &Model, kept: &Request, headers: &mut HeaderMap) -> Result<Payload, Error> {
+    let (body, limit) = (kept.body.clone(), config.listen.max_body);
+    if model.joins.is_empty() || !matches!(kept.method, Method::Predict | Method::Explain) {
+        return Ok(Payload::Retained(body));
+    }
+    let plain = match kept.protocol {
+        Protocol::Grpc => rpc::unframed(headers, body, limit)?,
+        _ => infer_http::inflated(headers, body, limit)?,
+    };
+    Ok(Payload::Decoded(Arc::new(decode::decode(kept.protocol, plain, kept.json_length)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::PathAndQuery;
+
+    use super::*;
+    use crate::{
+        fixture,
+        infer::{Timings, Verdict},
+    };
+
+    fn kept(model: &str, protocol: Protocol, body: &'static [u8]) -> Request {
+        Request {
+            model: model.into(),
+            version: None,
+            protocol,
+            method: Method::Predict,
+            verb: http::Method::POST,
+            path: PathAndQuery::from_static("/v2/models/fraud/infer"),
+            tier: "high".into(),
+            headers: HeaderMap::new(),
+            json_length: None,
+            body: Bytes::from_static(body),
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_as_it_came_under_the_lowest_tier() {
+        let config = fixture::config();
+        let request = |kept: &Request| request(&config, kept, WorkerId(0));
+        let lite = request(&kept("lite", Protocol::V2Json, b"any bytes")).unwrap();
+        assert_eq!(lite.tier, TierId(1));
+        assert!(matches!(&lite.payload, Payload::Retained(body) if &**body == b"any bytes"));
+        let fraud = request(&kept("fraud", Protocol::V2Json, br#"{"inputs":[]}"#)).unwrap();
+        assert!(
+            matches!(fraud.payload, Payload::Decoded(_)) && fraud.tier == TierId(1),
+            "the tier is `standard`, not `high`"
+        );
+        assert_eq!(request(&kept("gone", Protocol::V1, b"")).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(request(&kept("fraud", Protocol::V1, b"no JSON")).unwrap_err().kind(), Kind::InvalidRequest);
+    }
+
+    #[test]
+    fn what_asking_again_may_mend_is_no_result() {
+        let came = |kind| failed(&Error::new(kind, "so"), Protocol::V2Json);
+        for kind in [Kind::Shed, Kind::Unavailable] {
+            assert!(matches!(came(kind), Came::NoFurther(_)), "{kind:?}");
+        }
+        for kind in [Kind::BackendFailed, Kind::DeadlineExceeded, Kind::Internal] {
+            assert!(matches!(came(kind), Came::ToNothing(_)), "{kind:?}");
+        }
+        for (kind, status) in [(Kind::InvalidRequest, 400), (Kind::NotFound, 404), (Kind::Unimplemented, 501)] {
+            let Came::To(reply) = came(kind) else { panic!("{kind:?} is a result") };
+            assert_eq!((reply.status.as_u16(), &*reply.body), (status, &br#"{"error":"so"}"#[..]));
+        }
+        let Came::To(reply) = failed(&Error::invalid("so"), Protocol::Grpc) else { panic!("a result") };
+        assert_eq!(reply.headers["grpc-status"], "3");
+        for (status, passes) in
+            [(200, false), (400, false), (404, false), (501, false), (429, true), (408, true), (500, true), (503, true)]
+        {
+            assert_eq!(is_passing(StatusCode::from_u16(status).unwrap()), passes, "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_streamed_answer_is_kept_whole_up_to_a_limit() {
+        let answer = || {
+            let frames =
+                ["one ", "two"].map(|part| Ok::<_, Error>(http_body::Frame::data(Bytes::from_static(part.as_bytes()))));
+            let trailers =
+                http_body::Frame::trailers(HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static("t"))]));
+            let frames = futures_util::stream::iter(frames.into_iter().chain([Ok(trailers)]));
+            Answer {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: AnswerBody::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()),
+                trailers: None,
+                verdict: Verdict::Good,
+                level: Level::Full,
+                degraded: Vec::new(),
+                caches: Vec::new(),
+                timings: Timings::default(),
+            }
+        };
+        let whole = reply(answer(), 7).await.unwrap();
+        assert_eq!((&*whole.body, whole.trailers.unwrap().len()), (&b"one two"[..], 1));
+        assert!(matches!(reply(answer(), 6).await, Err(Came::ToNoUse(why)) if why.contains("longer than the 6 bytes")));
+    }
+}

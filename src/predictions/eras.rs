@@ -1,0 +1,62 @@
+//! When a model's predictions began anew: what was kept before is never found again, and leaves as its time comes.
+//!
+//! An era has two names. The number is this process's and part of L1's keys; the token is shared by all gateways (kept in L2) and part of
+//! the hash, so that a gateway that was not there at the time agrees with the others. Whatever changes the token begins an era here.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::key::Era;
+use crate::infer::ModelId;
+
+/// All models'.
+#[derive(Debug)]
+pub(super) struct Eras(Box<[Cell]>);
+
+#[derive(Debug, Default)]
+struct Cell {
+    number: AtomicU32,
+    token: AtomicU64,
+}
+
+impl Eras {
+    pub(super) fn new(models: usize) -> Self {
+        Self((0..models).map(|_| Cell::default()).collect())
+    }
+
+    pub(super) fn now(&self, model: ModelId) -> Era {
+        let cell = &self.0[model.index()];
+        // In this order: a new number never goes with an old token.
+        let number = cell.number.load(Ordering::Acquire);
+        Era { number, token: cell.token.load(Ordering::Acquire) }
+    }
+
+    /// Begins one with that token.
+    pub(super) fn begin(&self, model: ModelId, token: u64) {
+        let cell = &self.0[model.index()];
+        cell.token.store(token, Ordering::Release);
+        cell.number.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether a number is still that of one of the models' eras. Numbers of different models may be the same: then a dead entry stays
+    /// a little longer.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.0.iter().any(|cell| cell.number.load(Ordering::Relaxed) == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_era_is_a_models_own() {
+        let eras = Eras::new(2);
+        let before = [0, 1].map(|model| eras.now(ModelId(model)));
+        eras.begin(ModelId(1), 7);
+        assert_eq!(eras.now(ModelId(0)), before[0]);
+        assert_eq!(eras.now(ModelId(1)), Era { number: 1, token: 7 });
+        eras.begin(ModelId(1), 0);
+        assert_ne!(eras.now(ModelId(1)), before[1], "also where the token comes again");
+        assert!(eras.has(0) && eras.has(2) && !eras.has(1));
+    }
+}

@@ -1,0 +1,216 @@
+//! What makes two requests the same to a model: a key over everything that it sees of them but their id.
+//!
+//! The key is a BLAKE3 hash of 256 bits, and nothing else of a request is kept or compared. A caller chooses the bytes, and whoever found
+//! two requests of one key could have one answered with the other's prediction. XXH3 is broken for that (collisions that hold for every
+//! seed are published), and a keyed hash like SipHash would need a secret that all gateways of a project share; a cryptographic hash
+//! needs none, so that L1 and L2 have the same key. It costs about a microsecond a kilobyte, and only models with a cache pay it.
+//!
+//! Parts are hashed behind their lengths, so that no two lists of parts are the same bytes.
+//!
+//! **Source:** github.com/BLAKE3-team/BLAKE3-specs.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+
+use super::id::Split;
+use crate::{
+    config::Config,
+    infer::{
+        Decoded, InferRequest, ModelId, Protocol,
+        decoded::{Layout, Scalar},
+    },
+};
+
+/// Told first, so that no two versions of this file make the same key of different things.
+const FORMAT: &[u8] = b"weir prediction 1";
+
+/// Request headers that are part of every key: they say how the body is to be read and the answer to be written, and who asks (a model
+/// server, or what stands before it, may refuse one and not the other).
+const KEYED: [HeaderName; 10] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-accept-encoding"),
+];
+
+/// The request parameter that chooses between tensors in JSON and behind it.
+const BINARY: &str = "binary_data_output";
+
+/// Under which a prediction is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    hash: [u8; 32],
+    /// Of the model's predictions: those of an earlier one are never found.
+    pub(super) era: u32,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.hex(), self.era)
+    }
+}
+
+impl Key {
+    /// As a key in Redis ends.
+    pub(super) fn hex(&self) -> String {
+        blake3::Hash::from_bytes(self.hash).to_hex().to_string()
+    }
+}
+
+/// What of a model is the same for all of its keys.
+#[derive(Debug)]
+pub(super) struct Scheme {
+    start: blake3::Hasher,
+    headers: Box<[HeaderName]>,
+}
+
+/// What of the predictions' past tells them apart: see `eras`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Era {
+    /// Of this process.
+    pub(super) number: u32,
+    /// Of all gateways that share L2.
+    pub(super) token: u64,
+}
+
+/// The parts of a request around its body.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) protocol: Protocol,
+    /// With version and query.
+    pub(super) path: &'a str,
+    pub(super) headers: &'a HeaderMap,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn of(request: &'a InferRequest) -> Self {
+        Self { protocol: request.protocol, path: request.path.as_str(), headers: &request.headers }
+    }
+}
+
+impl Scheme {
+    /// `also`: further headers that answers depend on.
+    pub(super) fn new(config: &Config, model: ModelId, also: &[HeaderName]) -> Self {
+        let model = config.model(model);
+        let pool = config.pool(model.pool);
+        let mut start = blake3::Hasher::new();
+        // Gateways that name other servers by the same name do not share predictions.
+        let asked = format!("{:?} {:?} {:?}", pool.name, pool.endpoints, pool.discovery);
+        for part in [FORMAT, model.name.as_bytes(), model.upstream.as_bytes(), asked.as_bytes()] {
+            put(&mut start, part);
+        }
+        let mut headers = KEYED.to_vec();
+        headers.extend(also.iter().filter(|name| !KEYED.contains(name)).cloned());
+        Self { start, headers: headers.into() }
+    }
+
+    /// Whether answers that vary by this request header are told apart.
+    pub(super) fn tells_apart(&self, name: &str) -> bool {
+        self.headers.iter().any(|keyed| name.eq_ignore_ascii_case(keyed.as_str()))
+    }
+
+    /// Of a request as the model would see it.
+    pub(super) fn exact(&self, era: Era, head: Head<'_>, (body, split): (&Bytes, &Split), json: Option<usize>) -> Key {
+        let mut hash = self.begin(b"exact", era, head);
+        // The id's own length is no part of it.
+        let json = json.map_or(u64::MAX, |length| (length - split.id.as_ref().map_or(0, Bytes::len)) as u64);
+        hash.update(&json.to_le_bytes());
+        hash.update(&[u8::from(split.id.is_some())]);
+        put(&mut hash, &body[split.before.clone()]);
+        put(&mut hash, &body[split.after.clone()]);
+        finish(&hash, era)
+    }
+
+    /// Of the entities that a request is about, and of how its answer is to look. `None`: it does not say which.
+    pub(super) fn entity(
+        &self,
+        era: Era,
+        head: Head<'_>,
+        (decoded, split): (&Decoded, &Split),
+        source: &str,
+    ) -> Option<Key> {
+        let mut hash = self.begin(b"entity", era, head);
+        hash.update(&[u8::from(split.id.is_some())]);
+        for outputs in &split.outputs {
+            put(&mut hash, &decoded.body[outputs.clone()]);
+        }
+        let binary = decoded.parameter(BINARY).map(|binary| binary.value.of(&decoded.body));
+        put(&mut hash, binary.unwrap_or_default());
+        let rows = decoded.rows(&[source]).ok()?;
+        hash.update(&(rows as u64).to_le_bytes());
+        let mut said = 0;
+        entities(decoded, source, |value| {
+            put(&mut hash, value);
+            said += 1;
+        })?;
+        (said > 0).then(|| finish(&hash, era))
+    }
+
+    fn begin(&self, purpose: &[u8], era: Era, head: Head<'_>) -> blake3::Hasher {
+        let mut hash = self.start.clone();
+        put(&mut hash, purpose);
+        hash.update(&era.token.to_le_bytes());
+        put(&mut hash, head.protocol.name().as_bytes());
+        put(&mut hash, head.path.as_bytes());
+        for (index, name) in self.headers.iter().enumerate() {
+            for value in head.headers.get_all(name) {
+                hash.update(&(index as u64).to_le_bytes());
+                put(&mut hash, value.as_bytes());
+            }
+        }
+        hash.update(&u64::MAX.to_le_bytes());
+        hash
+    }
+}
+
+/// Each row's value of what the request carries as `source`, in the form of its own protocol; `None` where a row has none.
+fn entities(decoded: &Decoded, source: &str, mut each: impl FnMut(&[u8])) -> Option<()> {
+    if let Some(tensor) = decoded.tensor(source) {
+        each(&[tensor.datatype as u8]);
+        for element in tensor.elements(&decoded.body) {
+            scalar(&element, &mut each)?;
+        }
+        return Some(());
+    }
+    if let Layout::V1 { instances, .. } = &decoded.layout
+        && decoded.in_rows(source)
+    {
+        for row in 0..instances.rows.len() {
+            each(instances.get(&decoded.body, row, source).ok()??.of(&decoded.body));
+        }
+        return Some(());
+    }
+    each(decoded.parameter(source)?.value.of(&decoded.body));
+    Some(())
+}
+
+/// A value by itself: of JSON the text, of raw contents the bits.
+fn scalar(scalar: &Scalar<'_>, each: &mut impl FnMut(&[u8])) -> Option<()> {
+    match scalar {
+        Scalar::Number(text) => each(text.as_bytes()),
+        Scalar::Text(text) => each(text.as_bytes()),
+        Scalar::Bytes(bytes) => each(bytes),
+        Scalar::Bool(value) => each(&[u8::from(*value)]),
+        Scalar::Int(value) => each(&value.to_le_bytes()),
+        Scalar::Uint(value) => each(&value.to_le_bytes()),
+        Scalar::Float(value) => each(&value.to_bits().to_le_bytes()),
+        Scalar::Double(value) => each(&value.to_bits().to_le_bytes()),
+        Scalar::Null | Scalar::Other => return None,
+    }
+    Some(())
+}
+
+fn put(hash: &mut blake3::Hasher, part: &[u8]) {
+    hash.update(&(part.len() as u64).to_le_bytes());
+    hash.update(part);
+}
+
+fn finish(hash: &blake3::Hasher, era: Era) -> Key {
+    Key { hash: *hash.finalize().as_bytes(), era: era.number }
+}

@@ -1,0 +1,432 @@
+//! Stage 4: predictions that are kept, and given again to whoever asks the model the same.
+//!
+//! ```text
+//!   question(enriched) ─► look ──► L1 has it ─────────────────────────────► told, with the asker's id
+//!                          │   └─► somebody asks already ─► wait ──► kept ─► told
+//!                          │                                  └────► no ───► ask alone
+//!                          └─► Lead ─► fetch: L2 has it ───────────────────► told
+//!                                 └──► the model ─► keep: L1, L2, the waiters
+//! ```
+//!
+//! The key is made of what the model would see (`key`): of the enriched body, in which a pushed feature stands. A hit takes no slot and no
+//! place in a queue. A promotion begins a new era of the model's predictions (`eras`). What may be kept is decided in `kept`; a stream
+//! never is. The same predictions stand in at level 3 for as long as `keep_for`: the same request's, else the last one about the same
+//! entities.
+//!
+//! Who leads is one of a tier: a request of a high tier never waits for one that waits in a lower tier's queue.
+
+mod eras;
+mod id;
+mod kept;
+mod key;
+mod memory;
+mod shared;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub(crate) use self::kept::Told;
+use self::{
+    eras::Eras,
+    id::Split,
+    kept::{Kept, Unfit},
+    key::{Head, Key, Scheme},
+    memory::Memory,
+    shared::Shared,
+};
+use crate::{
+    app::Tasks,
+    config::{self, Config},
+    enrich::{Body, Enriched},
+    infer::{
+        Answer, CacheEvent, CacheOutcome, CachedOf, Caching, Decoded, Error, InferRequest, Members, Method, ModelId,
+        Plan, Protocol, TierId,
+    },
+    resilience::flight::{self, Batch, Flights, Joined},
+    telemetry::handles::predictions::{Keeping, Layer, Outcome, PredictionsHandles},
+};
+
+/// Of the time left, what a look in L2 may take: a quarter.
+const L2_SHARE: u32 = 4;
+
+/// What `cache-status` calls it.
+const NAME: &str = "weir-prediction";
+
+/// Every model's predictions; outlives a snapshot.
+pub struct Predictions {
+    /// By model id; `None`: nothing is kept of it.
+    models: Box<[Option<Model>]>,
+    eras: Eras,
+    memory: Memory,
+    /// L2, where gateways share one.
+    shared: Option<Arc<Shared>>,
+    tasks: Tasks,
+    flights: Arc<Flights<Seat, Word>>,
+    handles: PredictionsHandles,
+}
+
+/// A model whose predictions are kept.
+struct Model {
+    config: config::PredictionCache,
+    scheme: Scheme,
+}
+
+/// Who shares a flight.
+type Seat = (Key, TierId);
+
+/// What a leader says.
+#[derive(Clone, Debug)]
+enum Word {
+    /// Nothing yet.
+    Asks,
+    /// There it is.
+    Kept(Arc<Kept>),
+    /// There is none that could be another's.
+    Nothing,
+}
+
+/// What a request asks a model whose predictions are kept.
+#[derive(Debug)]
+pub(crate) struct Question {
+    model: ModelId,
+    tier: TierId,
+    protocol: Protocol,
+    key: Key,
+    /// The request's own, which a hit gets.
+    id: Option<Bytes>,
+    caching: Caching,
+    asked: Instant,
+}
+
+/// Under which the last prediction about some entities is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SameEntities(Key);
+
+/// What a look finds.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// The answer.
+    Told(Told),
+    /// Somebody asks the model the same.
+    Asked(Asked),
+    /// The model is to be asked, and the answer handed to [`Predictions::keep`].
+    Miss(Lead),
+}
+
+/// Somebody asks already.
+#[derive(Debug)]
+pub(crate) struct Asked(flight::Watch<Word>);
+
+/// What waiting brings.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// The answer.
+    Told(Told),
+    /// Who asked went away: look again.
+    Gone,
+    /// The model is to be asked, for this request alone.
+    Alone(Lead),
+}
+
+/// The duty to ask the model and to say what came of it. Dropped, those who wait look again.
+#[derive(Debug)]
+pub(crate) struct Lead(Option<flight::Lead<Seat, Word>>);
+
+/// A prediction that stands in for one that cannot be had.
+#[derive(Debug)]
+pub(crate) struct StandIn {
+    pub(crate) told: Told,
+    pub(crate) age: Duration,
+    pub(crate) of: CachedOf,
+}
+
+impl Predictions {
+    /// Keeps nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// L2's URL is none, or its authorities cannot be read.
+    pub fn new(config: &Config, tasks: Tasks, now: Instant) -> Result<Self, redis::RedisError> {
+        let shared = config.predictions.l2.as_ref().map(|l2| Shared::new(l2, config)).transpose()?;
+        let kept = |(index, model): (usize, &config::Model)| {
+            let config_of = model.cache.clone()?;
+            let id = ModelId(u32::try_from(index).unwrap_or(u32::MAX));
+            Some(Model { scheme: Scheme::new(config, id, &config_of.headers), config: config_of })
+        };
+        Ok(Self {
+            models: config.models.iter().enumerate().map(kept).collect(),
+            eras: Eras::new(config.models.len()),
+            memory: Memory::new(config.predictions.capacity, now),
+            shared: shared.map(Arc::new),
+            tasks,
+            flights: Arc::default(),
+            handles: PredictionsHandles::new(config.models.iter().map(|model| (&*model.name, model.cache.is_some()))),
+        })
+    }
+
+    /// Keeps the connection to L2, and hears of other gateways' eras; for as long as it is polled.
+    pub async fn tend(&self) {
+        if let Some(shared) = &self.shared {
+            shared.tend(&self.eras, |model| self.handles.dropped(model)).await;
+        }
+    }
+
+    /// Whether a model's predictions are kept at all.
+    pub(crate) fn are_kept(&self, model: ModelId) -> bool {
+        self.models[model.index()].is_some()
+    }
+
+    /// What a request asks; `None`: its answer is not kept.
+    pub(crate) fn question(&self, enriched: &Enriched, plan: &Plan) -> Option<Question> {
+        let model = self.models[plan.model.index()].as_ref()?;
+        let (request, era) = (&*enriched.request, self.eras.now(plan.model));
+        let Body::Whole(body) = &enriched.body else { return None };
+        if request.method != Method::Predict || plan.members != Members::All {
+            return None;
+        }
+        let split = Split::of(request.protocol, body, enriched.json_length);
+        Some(Question {
+            model: plan.model,
+            tier: plan.tier,
+            protocol: request.protocol,
+            key: model.scheme.exact(era, Head::of(request), (body, &split), enriched.json_length),
+            id: split.id,
+            caching: request.caching,
+            asked: Instant::now(),
+        })
+    }
+
+    /// Looks in L1, and whether somebody asks the same already.
+    pub(crate) fn look(&self, question: &Question) -> Look {
+        if question.caching == Caching::Bypassed {
+            return Look::Miss(Lead(None));
+        }
+        if let Some(told) = self.in_memory(question) {
+            self.handles.looked_up(question.model, Layer::L1, Outcome::Hit);
+            return Look::Told(told);
+        }
+        match self.flights.join(&Arc::<Batch<Word>>::default(), (question.key, question.tier), Word::Asks) {
+            Joined::Waiter(watch) => Look::Asked(Asked(watch)),
+            Joined::Leader(lead) => self.led(question, lead),
+        }
+    }
+
+    /// A flight may have ended between the look and this one's beginning: what it found is here then.
+    fn led(&self, question: &Question, lead: flight::Lead<Seat, Word>) -> Look {
+        match self.in_memory(question) {
+            Some(told) => {
+                self.handles.looked_up(question.model, Layer::L1, Outcome::Hit);
+                Look::Told(told)
+            }
+            None => {
+                self.handles.looked_up(question.model, Layer::L1, Outcome::Miss);
+                Look::Miss(Lead(Some(lead)))
+            }
+        }
+    }
+
+    fn in_memory(&self, question: &Question) -> Option<Told> {
+        let now = Instant::now();
+        let kept = self.memory.get(&question.key, now)?;
+        let ttl = self.models[question.model.index()].as_ref()?.config.ttl;
+        kept.is_fresh(ttl, now).then(|| kept.told(question.id.as_ref()))
+    }
+
+    /// Looks in L2, which takes a part of what is left for the model at most.
+    ///
+    /// # Errors
+    ///
+    /// It has none: the model is to be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the lead is.
+    pub(crate) async fn fetch(&self, lead: Lead, question: &Question, plan: &Plan) -> Result<Told, Lead> {
+        let (Some(shared), Some(model), true) = (&self.shared, &self.models[question.model.index()], lead.0.is_some())
+        else {
+            return Err(lead);
+        };
+        let now = Instant::now();
+        let until = now + plan.model_by.remaining(now) / L2_SHARE;
+        let found = shared.get(&question.key, question.protocol, until).await;
+        let Ok(Some(kept)) = found else {
+            let outcome = if found.is_ok() { Outcome::Miss } else { Outcome::Error };
+            self.handles.looked_up(question.model, Layer::L2, outcome);
+            return Err(lead);
+        };
+        let kept = Arc::new(kept);
+        self.memory.put(question.key, Arc::clone(&kept), model.config.keep_for);
+        if !kept.is_fresh(model.config.ttl, Instant::now()) {
+            self.handles.looked_up(question.model, Layer::L2, Outcome::Miss);
+            return Err(lead);
+        }
+        self.handles.looked_up(question.model, Layer::L2, Outcome::Hit);
+        let told = kept.told(question.id.as_ref());
+        if let Lead(Some(lead)) = lead {
+            lead.end(Word::Kept(kept));
+        }
+        Ok(told)
+    }
+
+    /// Waits for what somebody else's asking brings, until `until`; `None`: it took too long.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it was a look.
+    pub(crate) async fn wait(&self, asked: Asked, question: &Question, until: Instant) -> Option<Waited> {
+        let said = |word: &Word| !matches!(word, Word::Asks);
+        let word = tokio::time::timeout_at(until, asked.0.until(said)).await.ok()?;
+        Some(match word {
+            Word::Kept(kept) => {
+                self.handles.coalesced(question.model);
+                Waited::Told(kept.told(question.id.as_ref()))
+            }
+            Word::Asks => Waited::Gone,
+            Word::Nothing => Waited::Alone(Lead(None)),
+        })
+    }
+
+    /// Keeps what came of asking the model, where it may be kept, under the request's key and under that of its entities; tells who
+    /// waits for it.
+    pub(crate) fn keep(
+        &self,
+        lead: Lead,
+        question: &Question,
+        outcome: &Result<Answer, Error>,
+        entity: Option<SameEntities>,
+    ) {
+        let kept = outcome.as_ref().ok().and_then(|answer| self.kept_of(question, answer));
+        if let Some((model, kept)) = &kept {
+            let keep_for = model.config.keep_for;
+            let keys: Vec<_> = std::iter::once(question.key).chain(entity.map(|SameEntities(key)| key)).collect();
+            keys.iter().for_each(|key| self.memory.put(*key, Arc::clone(kept), keep_for));
+            if let Some(shared) = self.shared.clone() {
+                let kept = Arc::clone(kept);
+                self.tasks.spawn(async move { shared.set(keys, kept, keep_for).await });
+            }
+        }
+        if let Lead(Some(lead)) = lead {
+            lead.end(kept.map_or(Word::Nothing, |(_, kept)| Word::Kept(kept)));
+        }
+    }
+
+    fn kept_of(&self, question: &Question, answer: &Answer) -> Option<(&Model, Arc<Kept>)> {
+        let model = self.models[question.model.index()].as_ref()?;
+        let asker = (question.protocol, question.id.as_ref());
+        let kept = Kept::of(answer, asker, &model.scheme, question.asked);
+        self.handles.kept(question.model, kept.as_ref().map_or_else(|unfit| unfit.counted(), |_| Keeping::Kept));
+        Some((model, Arc::new(kept.ok()?)))
+    }
+
+    /// Whether a model's predictions are kept by their entities too.
+    pub(crate) fn by_entity(&self, model: ModelId) -> bool {
+        self.models[model.index()].as_ref().is_some_and(|model| model.config.entity.is_some())
+    }
+
+    /// What the entities of a request as it came are kept under.
+    pub(crate) fn entity(&self, model: ModelId, request: &InferRequest, decoded: &Decoded) -> Option<SameEntities> {
+        self.of_entity(model, request, decoded).map(|(key, _)| key)
+    }
+
+    /// The same, and the request's own id.
+    fn of_entity(
+        &self,
+        of: ModelId,
+        request: &InferRequest,
+        decoded: &Decoded,
+    ) -> Option<(SameEntities, Option<Bytes>)> {
+        let model = self.models[of.index()].as_ref()?;
+        let source = model.config.entity.as_deref()?;
+        let split = match request.protocol {
+            Protocol::Grpc => Split::of_message(&decoded.body)?,
+            protocol => Split::of(protocol, &decoded.body, request.json_length),
+        };
+        let era = self.eras.now(of);
+        let key = model.scheme.entity(era, Head::of(request), (decoded, &split), source)?;
+        Some((SameEntities(key), split.id))
+    }
+
+    /// What stands in for a prediction that cannot be had: the same request's, or the last one about the same entities.
+    pub(crate) async fn kept(
+        &self,
+        request: &InferRequest,
+        (enriched, decoded): (Option<&Enriched>, Option<&Decoded>),
+        plan: &Plan,
+    ) -> Option<StandIn> {
+        if request.caching == Caching::Bypassed {
+            return None;
+        }
+        if let Some(exact) = enriched.and_then(|enriched| self.question(enriched, plan))
+            && let Some(kept) = self.find(&exact.key, request.protocol, plan).await
+        {
+            return Some(self.stands_in(&kept, exact.id.as_ref(), plan.model, CachedOf::Request));
+        }
+        let (SameEntities(key), id) = self.of_entity(plan.model, request, decoded?)?;
+        let kept = self.find(&key, request.protocol, plan).await?;
+        Some(self.stands_in(&kept, id.as_ref(), plan.model, CachedOf::Entity))
+    }
+
+    /// One that may stand in, of whichever layer.
+    async fn find(&self, key: &Key, protocol: Protocol, plan: &Plan) -> Option<Arc<Kept>> {
+        let now = Instant::now();
+        if let Some(kept) = self.memory.get(key, now) {
+            return Some(kept);
+        }
+        let until = now + plan.deadline.remaining(now) / L2_SHARE;
+        let kept = self.shared.as_ref()?.get(key, protocol, until).await.ok()??;
+        let keep_for = self.models[plan.model.index()].as_ref()?.config.keep_for;
+        (kept.age(Instant::now()) < keep_for).then(|| Arc::new(kept))
+    }
+
+    fn stands_in(&self, kept: &Kept, id: Option<&Bytes>, model: ModelId, of: CachedOf) -> StandIn {
+        self.handles.stood_in(model, of);
+        StandIn { told: kept.told(id), age: kept.age(Instant::now()), of }
+    }
+
+    /// Drops all that is kept of a model: what was asked before now answers nobody any more.
+    pub fn drop_model(&self, model: ModelId) {
+        self.eras.begin(model, rand::random());
+        self.handles.dropped(model);
+        if let Some(shared) = &self.shared {
+            shared.tell(model);
+        }
+    }
+
+    /// Housekeeping and gauges, to be called now and then.
+    pub fn maintain(&self, now: Instant) {
+        self.memory.sweep(now, |key| !self.eras.has(key.era));
+        self.handles.gauge(self.memory.bytes(), self.memory.entries());
+    }
+}
+
+impl Question {
+    /// What the cache did, for `cache-status`, where the model was asked.
+    pub(crate) const fn missed(&self) -> CacheEvent {
+        let outcome = match self.caching {
+            Caching::Allowed => CacheOutcome::Miss,
+            Caching::Bypassed => CacheOutcome::Bypass,
+        };
+        CacheEvent { cache: NAME, outcome }
+    }
+}
+
+/// What `cache-status` says of an answer that was kept.
+pub(crate) const HIT: CacheEvent = CacheEvent { cache: NAME, outcome: CacheOutcome::Hit };
+
+/// The same of one that somebody else was waiting for.
+pub(crate) const COLLAPSED: CacheEvent = CacheEvent { cache: NAME, outcome: CacheOutcome::Collapsed };
+
+impl Unfit {
+    const fn counted(self) -> Keeping {
+        match self {
+            Self::Degraded => Keeping::Degraded,
+            Self::Forbidden => Keeping::Forbidden,
+            Self::Id => Keeping::Id,
+        }
+    }
+}

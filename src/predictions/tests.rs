@@ -1,0 +1,548 @@
+//! The stage as the pipeline uses it, on requests as the enricher makes them.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use prost::Message as _;
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::SmallRng};
+use tokio::time::{Instant, advance};
+
+use super::*;
+use crate::{
+    config::PredictionCache,
+    enrich::Enricher,
+    features::FeatureSet,
+    fixture,
+    infer::{AnswerBody, Degradation, Kind, Level, Payload, Reason, Timings, Value, Verdict, headers::JSON_LENGTH},
+    ingress::decode::decode,
+    proto::inference as pb,
+    telemetry::scratch,
+};
+
+/// Joins a feature of a user.
+const FRAUD: ModelId = ModelId(0);
+/// Joins nothing.
+const LITE: ModelId = ModelId(1);
+
+/// The fixture's gateway, with a cache of both models.
+struct Bench {
+    config: Config,
+    enricher: Enricher,
+    predictions: Predictions,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut config = fixture::config();
+        let cache = PredictionCache {
+            ttl: Duration::from_secs(30),
+            keep_for: Duration::from_secs(3600),
+            entity: Some("user_id".into()),
+            headers: vec!["x-tenant".parse().unwrap()],
+        };
+        config.models.iter_mut().for_each(|model| model.cache = Some(cache.clone()));
+        let predictions = scratch(|| Predictions::new(&config, Tasks::default(), Instant::now())).0.unwrap();
+        Self { enricher: Enricher::new(&config), config, predictions }
+    }
+
+    fn plan(&self, model: ModelId) -> Plan {
+        let deadline = crate::infer::Deadline::after(Instant::now(), Duration::from_secs(5));
+        let of = self.config.model(model);
+        Plan::full(model, of.pool, of.tier, deadline)
+    }
+
+    /// What the model sees of a request, with that value of its user's feature.
+    fn enriched(&self, request: InferRequest, feature: Option<i64>) -> Enriched {
+        let (plan, view) = (self.plan(request.model), &self.config.features.views[0]);
+        let features = match request.model {
+            FRAUD => FeatureSet::sample(Arc::clone(view), &[0], vec![feature.map(|value| vec![Value::Int64(value)])]),
+            _ => FeatureSet::default(),
+        };
+        self.enricher.enrich(Box::new(request), &features, &plan).unwrap()
+    }
+
+    fn question(&self, request: InferRequest, feature: Option<i64>) -> Question {
+        let plan = self.plan(request.model);
+        self.predictions.question(&self.enriched(request, feature), &plan).unwrap()
+    }
+
+    fn ask(&self, body: &str) -> Question {
+        self.question(json(LITE, body), None)
+    }
+
+    fn look(&self, question: &Question) -> Option<Bytes> {
+        match self.predictions.look(question) {
+            Look::Told(told) => Some(told.body),
+            Look::Miss(_) => None,
+            Look::Asked(_) => panic!("nobody asks"),
+        }
+    }
+
+    fn keep(&self, question: &Question, answer: Answer) {
+        self.predictions.keep(Lead(None), question, &Ok(answer), None);
+    }
+
+    fn entity(&self, request: &InferRequest) -> Option<SameEntities> {
+        let decoded = decoded(request);
+        self.predictions.entity(request.model, request, &decoded)
+    }
+}
+
+fn json(model: ModelId, body: &str) -> InferRequest {
+    let payload = Payload::Retained(Bytes::copy_from_slice(body.as_bytes()));
+    InferRequest { payload, ..fixture::request(model.0, 1, Duration::from_secs(5)) }
+}
+
+fn decoded(request: &InferRequest) -> Decoded {
+    let Payload::Retained(body) = &request.payload else { panic!("decoded before") };
+    decode(request.protocol, body.clone(), request.json_length).unwrap()
+}
+
+fn answer(body: impl Into<Bytes>) -> Answer {
+    Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: AnswerBody::Whole(body.into()),
+        trailers: None,
+        verdict: Verdict::Good,
+        level: Level::Full,
+        degraded: Vec::new(),
+        caches: Vec::new(),
+        timings: Timings::default(),
+    }
+}
+
+/// One request, as a model tells it from another.
+#[derive(Clone, Debug, PartialEq)]
+struct Variation {
+    shape: Vec<i64>,
+    datatype: &'static str,
+    parameter: &'static str,
+    outputs: &'static [&'static str],
+    feature: Option<i64>,
+    first: i32,
+    path: &'static str,
+    tenant: &'static str,
+}
+
+impl Variation {
+    fn any(random: &mut SmallRng) -> Self {
+        fn one<T: Clone>(random: &mut SmallRng, of: &[T]) -> T {
+            of[random.random_range(0..of.len())].clone()
+        }
+        Self {
+            shape: one(random, &[vec![6], vec![1, 6], vec![2, 3], vec![3, 2]]),
+            datatype: one(random, &["INT32", "UINT32", "FP32"]),
+            parameter: one(random, &["", "a", "b"]),
+            outputs: one(random, &[&[][..], &["y"], &["z"], &["y", "z"], &["z", "y"]]),
+            feature: one(random, &[None, Some(0), Some(1), Some(70)]),
+            first: one(random, &[1, 2]),
+            path: one(random, &["/v2/models/fraud/infer", "/v2/models/fraud/versions/2/infer"]),
+            tenant: one(random, &["", "t"]),
+        }
+    }
+
+    /// The same but for one thing.
+    fn neighbour(&self, random: &mut SmallRng) -> Self {
+        let other = Self::any(random);
+        let mut neighbour = self.clone();
+        match random.next_u32() % 8 {
+            0 => neighbour.shape = other.shape,
+            1 => neighbour.datatype = other.datatype,
+            2 => neighbour.parameter = other.parameter,
+            3 => neighbour.outputs = other.outputs,
+            4 => neighbour.feature = other.feature,
+            5 => neighbour.first = other.first,
+            6 => neighbour.path = other.path,
+            _ => neighbour.tenant = other.tenant,
+        }
+        neighbour
+    }
+
+    fn request(&self, protocol: Protocol, id: &str) -> InferRequest {
+        let (body, json_length) = match protocol {
+            Protocol::V1 => (self.v1(), None),
+            Protocol::V2Json => (self.v2(id, false), None),
+            Protocol::V2Binary => {
+                let json = self.v2(id, true);
+                ([json.as_slice(), &self.raw()].concat(), Some(json.len()))
+            }
+            Protocol::Grpc => (self.grpc(id), None),
+        };
+        let decoded = decode(protocol, body.into(), json_length).unwrap();
+        let mut request = fixture::request(FRAUD.0, 0, Duration::from_secs(5));
+        request.path = self.path.parse().unwrap();
+        request.headers.insert("x-tenant", HeaderValue::from_static(self.tenant));
+        InferRequest { protocol, json_length, payload: Payload::Decoded(Arc::new(decoded)), ..request }
+    }
+
+    fn raw(&self) -> Vec<u8> {
+        (0..6).flat_map(|index| (self.first + index).to_le_bytes()).collect()
+    }
+
+    /// V1 has no tensors' shapes and types and no list of outputs: they are parameters.
+    fn v1(&self) -> Vec<u8> {
+        let told = format!("{:?} {} {:?}", self.shape, self.datatype, self.outputs);
+        let told = serde_json::json!({
+            "instances": [{"user_id": 7, "amount": f64::from(self.first)}],
+            "parameters": {"p": self.parameter, "x": told},
+        });
+        told.to_string().into()
+    }
+
+    fn v2(&self, id: &str, binary: bool) -> Vec<u8> {
+        let mut x = serde_json::json!({"name": "x", "shape": self.shape, "datatype": self.datatype});
+        if binary {
+            x["parameters"] = serde_json::json!({"binary_data_size": 24});
+        } else {
+            x["data"] = (0..6).map(|index| self.first + index).collect();
+        }
+        let mut told = serde_json::json!({"inputs": [
+            {"name": "user_id", "shape": [1], "datatype": "INT64", "data": [7]},
+            {"name": "amount", "shape": [1], "datatype": "FP64", "data": [1.5]},
+            x,
+        ]});
+        if !id.is_empty() {
+            told["id"] = id.into();
+        }
+        if !self.parameter.is_empty() {
+            told["parameters"] = serde_json::json!({"p": self.parameter});
+        }
+        if !self.outputs.is_empty() {
+            told["outputs"] = self.outputs.iter().map(|name| serde_json::json!({"name": name})).collect();
+        }
+        told.to_string().into()
+    }
+
+    fn grpc(&self, id: &str) -> Vec<u8> {
+        use pb::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+        let input = |name: &str, datatype: &str, shape: &[i64]| InferInputTensor {
+            name: name.into(),
+            datatype: datatype.into(),
+            shape: shape.to_vec(),
+            ..Default::default()
+        };
+        let output = |name: &&str| InferRequestedOutputTensor { name: (*name).into(), ..Default::default() };
+        let choice = pb::infer_parameter::ParameterChoice::StringParam(self.parameter.into());
+        let parameter = pb::InferParameter { parameter_choice: Some(choice) };
+        let request = pb::ModelInferRequest {
+            model_name: "fraud".into(),
+            id: id.into(),
+            parameters: [("p".to_owned(), parameter)].into(),
+            inputs: vec![
+                input("user_id", "INT64", &[1]),
+                input("amount", "FP64", &[1]),
+                input("x", self.datatype, &self.shape),
+            ],
+            outputs: self.outputs.iter().map(output).collect(),
+            raw_input_contents: vec![
+                Bytes::copy_from_slice(&7i64.to_le_bytes()),
+                Bytes::copy_from_slice(&1.5f64.to_le_bytes()),
+                self.raw().into(),
+            ],
+            ..Default::default()
+        };
+        request.encode_to_vec()
+    }
+
+    /// What the model says: everything that it was asked, and the id.
+    fn answer(&self, protocol: Protocol, id: &str) -> Answer {
+        let told = format!("{self:?}");
+        let json = || {
+            let mut said = serde_json::json!({"model_name": "fraud", "outputs": [told]});
+            if !id.is_empty() {
+                said["id"] = id.into();
+            }
+            said.to_string()
+        };
+        match protocol {
+            Protocol::V1 => answer(serde_json::json!({"predictions": [told]}).to_string()),
+            Protocol::V2Json => answer(json()),
+            Protocol::V2Binary => {
+                let mut answer = answer(format!("{}\x01\x02", json()));
+                answer.headers.insert(JSON_LENGTH, HeaderValue::from(json().len()));
+                answer
+            }
+            Protocol::Grpc => {
+                let response = pb::ModelInferResponse {
+                    model_name: "fraud".into(),
+                    id: id.into(),
+                    raw_output_contents: vec![told.into()],
+                    ..Default::default()
+                };
+                let message = response.encode_to_vec();
+                let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+                let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
+                Answer { trailers: Some(trailers), ..answer([&[0][..], &length, &message].concat()) }
+            }
+        }
+    }
+}
+
+fn whole(answer: &Answer) -> &Bytes {
+    let AnswerBody::Whole(body) = &answer.body else { panic!("a stream") };
+    body
+}
+
+#[tokio::test]
+async fn of_100_000_requests_that_differ_in_one_thing_none_gets_anothers_answer() {
+    const EACH: usize = 25_000;
+    let bench = Bench::new();
+    let mut random = SmallRng::seed_from_u64(4);
+    for protocol in [Protocol::V1, Protocol::V2Json, Protocol::V2Binary, Protocol::Grpc] {
+        let (mut hits, mut last) = (0, Variation::any(&mut random));
+        for number in 0..EACH {
+            last = if number % 2 == 0 { Variation::any(&mut random) } else { last.neighbour(&mut random) };
+            let id = if number % 5 == 0 { String::new() } else { format!("r-{}", random.random_range(0..2000)) };
+            let question = bench.question(last.request(protocol, &id), last.feature);
+            let expected = last.answer(protocol, if protocol == Protocol::V1 { "" } else { &id });
+            match bench.predictions.look(&question) {
+                Look::Told(told) => {
+                    hits += 1;
+                    assert_eq!(told.body, whole(&expected), "{protocol:?} {last:?} {id:?}");
+                    assert_eq!(told.headers, expected.headers, "{last:?}");
+                    assert_eq!(told.trailers, expected.trailers);
+                }
+                Look::Miss(lead) => bench.predictions.keep(lead, &question, &Ok(expected), None),
+                Look::Asked(_) => panic!("nobody asks"),
+            }
+        }
+        assert!(hits > EACH / 3, "{protocol:?}: only {hits} hits of what is there again and again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prediction_answers_for_its_ttl_and_stands_in_for_longer() {
+    let bench = Bench::new();
+    let question = bench.ask(r#"{"inputs":[]}"#);
+    bench.keep(&question, answer("{}"));
+    advance(Duration::from_millis(29_999)).await;
+    assert_eq!(bench.look(&question).as_deref(), Some(&b"{}"[..]));
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(bench.look(&question), None);
+    let kept = async || {
+        let request = json(LITE, r#"{"inputs":[]}"#);
+        let enriched = bench.enriched(request.again().map(|again| *again).unwrap(), None);
+        bench.predictions.kept(&request, (Some(&enriched), None), &bench.plan(LITE)).await
+    };
+    advance(Duration::from_secs(3569)).await;
+    let stand_in = kept().await.unwrap();
+    assert_eq!((stand_in.age, stand_in.of), (Duration::from_secs(3599), CachedOf::Request));
+    advance(Duration::from_secs(1)).await;
+    assert!(kept().await.is_none());
+    assert_eq!(bench.predictions.memory.entries(), 1);
+    bench.predictions.maintain(Instant::now());
+    assert_eq!(bench.predictions.memory.entries(), 0, "and leaves");
+}
+
+#[tokio::test]
+async fn a_promotion_stops_old_predictions_at_once() {
+    let bench = Bench::new();
+    let (lite, fraud) = (bench.ask("{}"), bench.question(json(FRAUD, "{}"), None).key);
+    bench.keep(&lite, answer("{}"));
+    bench.predictions.drop_model(FRAUD);
+    assert!(bench.look(&lite).is_some(), "another model's");
+    assert_ne!(bench.question(json(FRAUD, "{}"), None).key, fraud);
+    bench.predictions.drop_model(LITE);
+    let after = bench.ask("{}");
+    assert_eq!(bench.look(&after), None);
+    // One that was asked before and is answered after is the old model's.
+    bench.keep(&lite, answer("{}"));
+    assert_eq!(bench.look(&after), None);
+}
+
+#[tokio::test]
+async fn no_cache_asks_the_model_and_renews_what_is_kept() {
+    let bench = Bench::new();
+    let question = bench.ask("{}");
+    bench.keep(&question, answer("old"));
+    let mut again = bench.ask("{}");
+    again.caching = Caching::Bypassed;
+    assert_eq!(again.missed().outcome, CacheOutcome::Bypass);
+    let Look::Miss(lead) = bench.predictions.look(&again) else { panic!("looked up") };
+    bench.predictions.keep(lead, &again, &Ok(answer("new")), None);
+    assert_eq!(bench.look(&question).as_deref(), Some(&b"new"[..]));
+    let mut request = json(LITE, "{}");
+    request.caching = Caching::Bypassed;
+    let enriched = bench.enriched(json(LITE, "{}"), None);
+    assert!(bench.predictions.kept(&request, (Some(&enriched), None), &bench.plan(LITE)).await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_no_full_prediction_or_may_not_be_kept_is_not() {
+    let with = |name: &'static str, value: &'static str| {
+        let mut answer = answer("{}");
+        answer.headers.insert(name, HeaderValue::from_static(value));
+        answer
+    };
+    let of_rows = |reason| Degradation::Default { view: "v".into(), reason };
+    let stale = Degradation::Stale { view: "v".into(), age: Duration::ZERO };
+    let cases = [
+        (answer("{}"), true),
+        (Answer { degraded: vec![of_rows(Reason::NotFound)], ..answer("{}") }, true),
+        (with("cache-control", "max-age=60"), true),
+        (with("cache-control", "max-age=0"), false),
+        (with("vary", "Accept-Encoding, x-tenant"), true),
+        (with("vary", "x-shadow"), false),
+        (with("vary", "*"), false),
+        (with("cache-control", "max-age=60, No-Store"), false),
+        (with("cache-control", "private=\"x\""), false),
+        (with("set-cookie", "a=b"), false),
+        (Answer { status: StatusCode::ACCEPTED, ..answer("{}") }, false),
+        (Answer { verdict: Verdict::Failed, ..answer("{}") }, false),
+        (Answer { level: Level::ReducedFeatures, ..answer("{}") }, false),
+        (Answer { degraded: vec![of_rows(Reason::Unavailable)], ..answer("{}") }, false),
+        (Answer { degraded: vec![stale], ..answer("{}") }, false),
+    ];
+    for (number, (answer, kept)) in cases.into_iter().enumerate() {
+        let bench = Bench::new();
+        let question = bench.ask("{}");
+        bench.keep(&question, answer);
+        assert_eq!(bench.look(&question).is_some(), kept, "case {number}");
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_answer_is_kept_only_where_it_says_ok() {
+    let bench = Bench::new();
+    let variation = Variation::any(&mut SmallRng::seed_from_u64(1));
+    let ask = || bench.question(variation.request(Protocol::Grpc, "a"), None);
+    for status in ["5", "0"] {
+        let mut said = variation.answer(Protocol::Grpc, "a");
+        said.trailers.as_mut().unwrap().insert("grpc-status", HeaderValue::from_static(status));
+        bench.keep(&ask(), said);
+        assert_eq!(bench.look(&ask()).is_some(), status == "0");
+    }
+}
+
+#[tokio::test]
+async fn streams_and_parts_of_ensembles_are_not_asked_about() {
+    let bench = Bench::new();
+    let question = |change: fn(&mut InferRequest, &mut Plan)| {
+        let (mut request, mut plan) = (json(LITE, "{}"), bench.plan(LITE));
+        change(&mut request, &mut plan);
+        let enriched = bench.enriched(request, None);
+        bench.predictions.question(&enriched, &plan).is_some()
+    };
+    assert!(question(|_, _| {}));
+    assert!(!question(|request, _| request.method = Method::Stream));
+    assert!(!question(|request, _| request.method = Method::Explain));
+    assert!(!question(|_, plan| plan.members = Members::First));
+    assert!(!Predictions::new(&fixture::config(), Tasks::default(), Instant::now()).unwrap().are_kept(LITE));
+}
+
+#[tokio::test]
+async fn who_comes_while_the_model_is_asked_waits_for_that() {
+    let bench = Bench::new();
+    let first = bench.ask(r#"{"id":"a"}"#);
+    let Look::Miss(lead) = bench.predictions.look(&first) else { panic!("nothing is kept") };
+    let second = bench.ask(r#"{"id":"other"}"#);
+    let Look::Asked(asked) = bench.predictions.look(&second) else { panic!("somebody asks") };
+    let until = Instant::now() + Duration::from_secs(60);
+    let (waited, ()) = tokio::join!(bench.predictions.wait(asked, &second, until), async {
+        bench.predictions.keep(lead, &first, &Ok(answer(r#"{"id":"a","x":1}"#)), None);
+    });
+    let Some(Waited::Told(told)) = waited else { panic!("{waited:?}") };
+    assert_eq!(&told.body[..], br#"{"id":"other","x":1}"#);
+    // Of another tier nobody waits.
+    let mut third = bench.ask(r#"{"x":1}"#);
+    let Look::Miss(_lead) = bench.predictions.look(&third) else { panic!("nothing is kept") };
+    third.tier = TierId(0);
+    assert!(matches!(bench.predictions.look(&third), Look::Miss(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_failed_by_no_leader() {
+    let bench = Bench::new();
+    let ask = || bench.ask("{}");
+    let until = Instant::now() + Duration::from_secs(1);
+    let failed = || Err(Error::new(Kind::BackendFailed, "reset"));
+    let lead = || match bench.predictions.look(&ask()) {
+        Look::Miss(lead) => lead,
+        other => panic!("{other:?}"),
+    };
+    let waiter = || match bench.predictions.look(&ask()) {
+        Look::Asked(asked) => asked,
+        other => panic!("{other:?}"),
+    };
+    let (leads, waits) = (lead(), waiter());
+    drop(leads);
+    assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Gone)));
+    let (leads, waits) = (lead(), waiter());
+    bench.predictions.keep(leads, &ask(), &failed(), None);
+    assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Alone(_))));
+    let (_leads, waits) = (lead(), waiter());
+    assert!(bench.predictions.wait(waits, &ask(), until).await.is_none(), "its own deadline");
+}
+
+#[tokio::test]
+async fn the_last_prediction_about_the_same_entities_stands_in() {
+    let bench = Bench::new();
+    let body = |id: &str, users: &str, shape: u32, amount: f64, outputs: &str| {
+        format!(
+            r#"{{{id}"inputs":[{{"name":"user_id","shape":[{shape}],"datatype":"INT64","data":[{users}]}},{{"name":"amount","shape":[1],"datatype":"FP64","data":[{amount}]}}]{outputs}}}"#
+        )
+    };
+    let asked = json(LITE, &body(r#""id":"a","#, "1, 2", 2, 0.5, ""));
+    let entity = bench.entity(&asked);
+    assert!(entity.is_some());
+    let question = bench.question(asked, None);
+    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a"}"#)), entity);
+    let kept = async |body: &str| {
+        let request = json(LITE, body);
+        let enriched = bench.enriched(json(LITE, body), None);
+        let decoded = decoded(&request);
+        bench.predictions.kept(&request, (Some(&enriched), Some(&decoded)), &bench.plan(LITE)).await
+    };
+    let stand_in = kept(&body(r#""id":"b","#, "1,2", 2, 9.75, "")).await.unwrap();
+    assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b"}"#[..], CachedOf::Entity));
+    for (number, other) in [
+        body(r#""id":"b","#, "2, 1", 2, 0.5, ""),
+        body(r#""id":"b","#, "1", 1, 0.5, ""),
+        body(r#""id":"b","#, "1, 2, 3", 3, 0.5, ""),
+        body("", "1, 2", 2, 0.75, ""),
+        body(r#""id":"b","#, "1, 2", 2, 0.75, r#","outputs":[{"name":"y"}]"#),
+        body(r#""id":"b","#, "1, 2", 2, 0.75, r#","parameters":{"binary_data_output":true}"#),
+        r#"{"id":"b","inputs":[]}"#.to_owned(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert!(kept(other).await.is_none(), "case {number}");
+    }
+    bench.predictions.drop_model(LITE);
+    assert!(kept(&body(r#""id":"b","#, "1,2", 2, 9.75, "")).await.is_none(), "of the model before");
+}
+
+#[tokio::test]
+async fn entities_are_read_wherever_a_request_carries_them() {
+    let bench = Bench::new();
+    let v1 = |body: &str| bench.entity(&InferRequest { protocol: Protocol::V1, ..json(LITE, body) });
+    let key = |found: Option<SameEntities>| found.map(|SameEntities(key)| key);
+    let one = key(v1(r#"{"instances":[{"user_id":1,"x":2}]}"#));
+    assert!(one.is_some());
+    assert_eq!(one, key(v1(r#"{"instances":[{"x":3,"user_id":1}]}"#)));
+    assert_ne!(one, key(v1(r#"{"instances":[{"user_id":2,"x":2}]}"#)));
+    assert_ne!(one, key(v1(r#"{"instances":[{"user_id":1},{"user_id":1}]}"#)));
+    assert!(v1(r#"{"instances":[{"user_id":1},{"x":1}]}"#).is_none());
+    assert!(v1(r#"{"instances":[]}"#).is_none());
+    let parameter = key(bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":7}}"#)));
+    assert!(parameter.is_some());
+    assert_ne!(parameter, key(bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":8}}"#))));
+}
+
+#[tokio::test]
+async fn memory_is_bounded() {
+    let mut config = fixture::config();
+    config.predictions.capacity = 1 << 20;
+    let memory = Memory::new(config.predictions.capacity, Instant::now());
+    let bench = Bench::new();
+    for number in 0..3000 {
+        let question = bench.ask(&format!(r#"{{"x":{number}}}"#));
+        let (_, kept) = bench.predictions.kept_of(&question, &answer(vec![b' '; 1000])).unwrap();
+        memory.put(question.key, kept, Duration::from_secs(60));
+    }
+    assert!(memory.bytes() <= 1 << 20, "{}", memory.bytes());
+    assert!(memory.entries() > 400, "{}", memory.entries());
+}

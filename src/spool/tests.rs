@@ -1,0 +1,476 @@
+//! One contract, over every store: each test runs on all of them, and random histories are held to a model of twenty lines.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method as Verb, StatusCode};
+use proptest::{prelude::*, test_runner::TestRunner};
+
+use super::{entry::ABANDONED, *};
+use crate::{
+    config::{Redis, RedisMode, Secret},
+    features::tests::servers::{Certificates, Cluster, Sentinels, Server},
+    infer::{Method, Protocol},
+};
+
+const KEEP: Millis = 10_000;
+
+fn terms() -> Terms {
+    let (initial_delay, max_delay) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let retry = Retry { max_retries: 2, initial_delay, max_delay, multiplier: 2.0, jitter: 0.3 };
+    Terms { max_entries: 6, keep_for: Duration::from_millis(KEEP), retry }
+}
+
+fn redis(urls: &[String], mode: RedisMode) -> Redis {
+    Redis {
+        urls: urls.iter().cloned().map(Secret).collect(),
+        mode,
+        ttl: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        ca: None,
+        connections: 1,
+        max_in_flight: 1,
+    }
+}
+
+static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+/// A spool of the test's own in a Redis that all share.
+fn shared(redis: &Redis, terms: Terms) -> Spool {
+    // A project's name may hold anything, braces too.
+    let project = format!("p}}{{{}", new_id());
+    Spool::over(Store::Redis(Box::new(redis::Shared::open(redis, &project, terms).unwrap())), terms)
+}
+
+fn single() -> Redis {
+    redis(&[SERVER.url()], RedisMode::Single)
+}
+
+/// An empty spool of each kind.
+fn all(terms: Terms) -> Vec<(&'static str, Spool)> {
+    vec![
+        ("embedded", Spool::over(Store::Embedded(embedded::Embedded::open(None, terms).unwrap()), terms)),
+        ("redis", shared(&single(), terms)),
+        ("cluster", shared(&redis(&CLUSTER.urls(), RedisMode::Cluster), terms)),
+    ]
+}
+
+fn request(model: &str, body: &str) -> Request {
+    Request {
+        model: model.into(),
+        version: None,
+        protocol: Protocol::V2Json,
+        method: Method::Predict,
+        verb: Verb::POST,
+        path: "/v2/models/m/infer".parse().unwrap(),
+        tier: "standard".into(),
+        headers: HeaderMap::new(),
+        json_length: None,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
+}
+
+fn new(model: &str, key: &str, body: &str) -> New {
+    New { id: new_id(), key: key.into(), why: Why::Queued, request: request(model, body) }
+}
+
+fn reply(body: &str) -> Reply {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    Reply { status: StatusCode::OK, headers: HeaderMap::new(), body, trailers: None }
+}
+
+fn gateway() -> Arc<str> {
+    "gateway-1".into()
+}
+
+async fn claim(spool: &Spool, model: &str, most: usize, now: Millis) -> Vec<Claimed> {
+    spool.claim((&[model.into()], most), &gateway(), (now, now + 100)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_request_is_kept_tried_and_answered() {
+    for (kind, spool) in all(terms()) {
+        let new = new("m", "k", "{}");
+        assert_eq!(spool.put(&new, 1000).await.unwrap(), Put::Kept, "{kind}");
+        assert!(claim(&spool, "other", 9, 1000).await.is_empty(), "{kind}: another model's");
+        let claimed = claim(&spool, "m", 9, 1000).await;
+        assert_eq!(claimed.len(), 1, "{kind}");
+        assert_eq!((&claimed[0].id, claimed[0].attempts), (&new.id, 1), "{kind}");
+        assert_eq!(claimed[0].request.as_ref().unwrap(), &new.request, "{kind}");
+        assert!(claim(&spool, "m", 9, 1000).await.is_empty(), "{kind}: it is being tried");
+        assert_eq!(spool.depth().await.unwrap().entries, [0, 1, 0, 0], "{kind}");
+        assert_eq!(spool.finish(&new.id, &reply("first"), 1050).await.unwrap(), Finished::Stored, "{kind}");
+        assert_eq!(spool.finish(&new.id, &reply("second"), 1060).await.unwrap(), Finished::Already, "{kind}");
+        let kept = spool.under("m", "k", 1070).await.unwrap().expect(kind);
+        assert_eq!((kept.reply, kept.request), (Some(reply("first")), new.request.clone()), "{kind}");
+        assert_eq!(kept.entry.state, State::Done { at: 1050 }, "{kind}");
+        assert_eq!(kept.entry.expires, 1050 + KEEP, "{kind}: its result has its own time");
+        assert!(spool.get(&new.id, 1050 + KEEP).await.unwrap().is_none(), "{kind}: and then is gone");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_one_request_of_a_model() {
+    for (kind, spool) in all(terms()) {
+        let (first, again, other) = (new("m", "k", "a"), new("m", "k", "a"), new("m", "k", "b"));
+        assert_eq!(spool.put(&first, 1).await.unwrap(), Put::Kept, "{kind}");
+        assert_eq!(spool.put(&first, 1).await.unwrap(), Put::Kept, "{kind}: as after a lost answer");
+        assert_eq!(spool.put(&again, 1).await.unwrap(), Put::Known(first.id.clone()), "{kind}");
+        assert!(matches!(spool.put(&other, 1).await, Err(Error::OtherRequest(_))), "{kind}");
+        assert_eq!(spool.put(&new("n", "k", "b"), 1).await.unwrap(), Put::Kept, "{kind}: another model's key");
+        assert_eq!(spool.depth().await.unwrap().entries, [2, 0, 0, 0], "{kind}");
+        // A key that is forgotten is free.
+        assert_eq!(spool.put(&other, 1 + KEEP).await.unwrap(), Put::Kept, "{kind}");
+        assert_eq!(spool.depth().await.unwrap().entries, [1, 0, 0, 0], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn no_more_are_kept_than_may_be() {
+    for (kind, spool) in all(terms()) {
+        for key in 0..6 {
+            spool.put(&new("m", &key.to_string(), ""), 5).await.unwrap();
+        }
+        let done = claim(&spool, "m", 1, 5).await.remove(0);
+        spool.finish(&done.id, &reply(""), 5).await.unwrap();
+        let refused = spool.put(&new("m", "more", ""), 6).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the spool is full: it keeps 6 entries (spool.max_entries), results among them",
+            "{kind}"
+        );
+        assert!(spool.forget(&done.id).await.unwrap() && !spool.forget(&done.id).await.unwrap(), "{kind}");
+        assert_eq!(spool.put(&new("m", "more", ""), 6).await.unwrap(), Put::Kept, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_come_first_and_no_more_than_wanted() {
+    for (kind, spool) in all(terms()) {
+        spool.put(&new("n", "k", ""), 4).await.unwrap();
+        let all: Vec<New> = (0..5).map(|key| new("m", &key.to_string(), "")).collect();
+        for new in &all {
+            spool.put(new, 5).await.unwrap();
+        }
+        assert_eq!(spool.depth().await.unwrap().oldest_waiting, Some(4), "{kind}");
+        let ids: Vec<_> = all.iter().map(|new| new.id.clone()).collect();
+        let claimed: Vec<_> = claim(&spool, "m", 2, 5).await.into_iter().map(|claimed| claimed.id).collect();
+        assert_eq!(claimed, ids[..2], "{kind}");
+        let models = ["n".into(), "m".into()];
+        let both = spool.claim((&models, 3), &gateway(), (5, 105)).await.unwrap();
+        let claimed: Vec<_> = both.into_iter().map(|claimed| claimed.id).collect();
+        assert_eq!(claimed[1..], ids[2..4], "{kind}: behind the other model's one");
+        let claimed: Vec<_> = claim(&spool, "m", 9, 5).await.into_iter().map(|claimed| claimed.id).collect();
+        assert_eq!(claimed, ids[4..], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn one_whose_gateway_went_away_goes_to_another_and_in_the_end_is_parked() {
+    for (kind, spool) in all(terms()) {
+        let new = new("m", "k", "");
+        spool.put(&new, 0).await.unwrap();
+        let mut now = 0;
+        for attempt in 1..=3 {
+            let claimed = claim(&spool, "m", 1, now).await;
+            assert_eq!(claimed.iter().map(|claimed| claimed.attempts).collect::<Vec<_>>(), [attempt], "{kind}");
+            assert!(claim(&spool, "m", 1, now + 99).await.is_empty(), "{kind}: not before its time");
+            now += 100;
+        }
+        assert!(claim(&spool, "m", 1, now).await.is_empty(), "{kind}");
+        let parked = &spool.list(Some(Standing::Parked), 9).await.unwrap()[0];
+        assert_eq!(parked.state, State::Parked { at: now, reason: ABANDONED.into() }, "{kind}");
+        assert_eq!(spool.replay(&new.id, now).await.unwrap(), Replayed::Due, "{kind}");
+        assert_eq!(claim(&spool, "m", 1, now).await[0].attempts, 1, "{kind}");
+        assert_eq!(spool.replay(&new.id, now).await.unwrap(), Replayed::Not(Standing::Running), "{kind}");
+        assert_eq!(spool.replay(&new_id(), now).await.unwrap(), Replayed::Gone, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn many_at_once_share_the_entries_and_none_is_tried_twice() {
+    let terms = Terms { max_entries: 1000, ..terms() };
+    for (kind, spool) in all(terms) {
+        let spool = &spool;
+        let put = |key: usize| async move { spool.put(&new("m", &key.to_string(), ""), 0).await.unwrap() };
+        futures_util::future::join_all((0..200).map(put)).await;
+        let claims = futures_util::future::join_all((0..40).map(|_| claim(spool, "m", 10, 0))).await;
+        let ids: Vec<_> = claims.into_iter().flatten().map(|claimed| claimed.id).collect();
+        assert_eq!(ids.len(), 200, "{kind}");
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 200, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_disk_outlives_the_process_and_what_was_being_tried_waits_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || embedded::Embedded::open(Some(&folder.path().join("spool.redb")), terms());
+    let spool = |store| Spool::over(Store::Embedded(store), terms());
+    let (tried, waits, done) = (new("m", "1", "a"), new("m", "2", "b"), new("m", "3", "c"));
+    let first = spool(open().unwrap());
+    for new in [&done, &tried, &waits] {
+        first.put(new, 7).await.unwrap();
+    }
+    assert!(open().unwrap_err().to_string().contains("another process has it open"));
+    assert_eq!(claim(&first, "m", 2, 7).await.len(), 2);
+    first.finish(&done.id, &reply("c"), 8).await.unwrap();
+    drop(first);
+    let second = spool(open().unwrap());
+    assert_eq!(second.depth().await.unwrap(), Depth { entries: [2, 0, 1, 0], oldest_waiting: Some(7) });
+    assert_eq!(second.get(&done.id, 9).await.unwrap().unwrap().reply, Some(reply("c")));
+    let claimed = claim(&second, "m", 9, now()).await;
+    let ids: HashSet<_> = claimed.iter().map(|claimed| (claimed.id.clone(), claimed.attempts)).collect();
+    assert!(ids.is_empty(), "all expired long ago");
+}
+
+#[tokio::test]
+async fn what_is_logged_is_kept_and_at_the_end_all_of_it() {
+    let terms = Terms { max_entries: 10_000, ..terms() };
+    for (kind, spool) in all(terms) {
+        // Nobody takes them yet: those beyond the room there is are dropped.
+        for key in 0..LOGGED + 5 {
+            spool.log(New { why: Why::Logged, ..new("m", &key.to_string(), "") });
+        }
+        let end = CancellationToken::new();
+        end.cancel();
+        spool.log_all(end).await;
+        assert_eq!(spool.depth().await.unwrap().entries, [LOGGED as u64, 0, 0, 0], "{kind}");
+        assert_eq!(spool.list(None, 1).await.unwrap()[0].why, Why::Logged, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_connection_is_made_again() {
+    let spool = shared(&single(), terms());
+    spool.put(&new("m", "1", ""), 0).await.unwrap();
+    SERVER.ask::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
+    spool.put(&new("m", "2", ""), 0).await.unwrap();
+    assert_eq!(claim(&spool, "m", 9, 0).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_consumer_group_that_somebody_destroyed_is_made_again() {
+    let project = new_id();
+    let spool =
+        Spool::over(Store::Redis(Box::new(redis::Shared::open(&single(), &project, terms()).unwrap())), terms());
+    spool.put(&new("m", "1", ""), 0).await.unwrap();
+    assert_eq!(claim(&spool, "m", 9, 0).await.len(), 1);
+    let stream = format!("weir:spool:{{{project}}}:stream:m");
+    SERVER.ask::<i64>(&[b"XGROUP", b"DESTROY", stream.as_bytes(), b"gateways"]);
+    assert_eq!(claim(&spool, "m", 9, 100).await.len(), 1, "overdue");
+    let Store::Redis(store) = &spool.store else { panic!("it is") };
+    store.tidy(&["m".into(), "none".into()]).await.unwrap();
+    SERVER.ask::<i64>(&[b"DEL", stream.as_bytes()]);
+    assert_eq!(claim(&spool, "m", 9, 200).await.len(), 1, "overdue");
+}
+
+#[tokio::test]
+async fn sentinels_and_encrypted_servers_are_spoken_to() {
+    let certificates = Certificates::new();
+    let (server, port) = certificates.server();
+    let encrypted = Redis {
+        ca: Some(certificates.path("ca.pem")),
+        ..redis(&[format!("rediss://127.0.0.1:{port}")], RedisMode::Single)
+    };
+    shared(&encrypted, terms()).put(&new("m", "k", ""), 0).await.unwrap();
+    let replica = Server::with(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    let sentinels = Sentinels::of(&server);
+    let urls: Vec<_> = sentinels.ports.iter().map(|port| format!("redis://127.0.0.1:{port}")).collect();
+    let spool = shared(&redis(&urls, RedisMode::Sentinel { master: "mymaster".into() }), terms());
+    spool.put(&new("m", "k", ""), 0).await.unwrap();
+    assert!(server.calls("evalsha") + server.calls("eval") > 0);
+    drop(replica);
+}
+
+/// A step of a history, its numbers chosen modulo what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    Put { key: u8, body: u8 },
+    Claim,
+    Finish(u8),
+    Again(u8, u8),
+    Park(u8),
+    GiveBack(u8, u8),
+    Replay(u8),
+    Forget(u8),
+    Pass(u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..8u8, 0..2u8).prop_map(|(key, body)| Step::Put { key, body }),
+        4 => Just(Step::Claim),
+        2 => any::<u8>().prop_map(Step::Finish),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(which, delay)| Step::Again(which, delay)),
+        1 => any::<u8>().prop_map(Step::Park),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(which, delay)| Step::GiveBack(which, delay)),
+        1 => any::<u8>().prop_map(Step::Replay),
+        1 => any::<u8>().prop_map(Step::Forget),
+        3 => prop_oneof![0..150u16, 0..12_000u16].prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// What the stores are held to.
+#[derive(Default)]
+struct Model(Vec<Entry>);
+
+impl Model {
+    fn at(&mut self, id: &str) -> Option<&mut Entry> {
+        self.0.iter_mut().find(|entry| *entry.id == *id)
+    }
+
+    fn put(&mut self, new: &New, now: Millis) -> Result<Put, &'static str> {
+        self.0.retain(|entry| now < entry.expires);
+        let digest = new.request.digest();
+        match self.0.iter().find(|entry| entry.key == new.key) {
+            Some(entry) if entry.digest != digest => return Err("other"),
+            Some(entry) => return Ok(Put::Known(entry.id.clone())),
+            None if self.0.len() as u64 >= terms().max_entries => return Err("full"),
+            None => {}
+        }
+        let (id, key, why, state) = (new.id.clone(), new.key.clone(), new.why, State::Waiting { due: now });
+        let (received, expires) = (now, now + KEEP);
+        self.0.push(Entry {
+            id,
+            key,
+            model: "m".into(),
+            why,
+            digest,
+            received,
+            expires,
+            attempts: 0,
+            claims: 0,
+            state,
+        });
+        Ok(Put::Kept)
+    }
+
+    fn claim(&mut self, now: Millis) -> HashSet<(Arc<str>, u64, u32)> {
+        self.0.retain(|entry| now < entry.expires);
+        for entry in &mut self.0 {
+            if matches!(entry.state, State::Running { until, .. } if until <= now) {
+                entry.overdue(now, terms().retry.max_retries);
+            }
+        }
+        let due = self.0.iter_mut().filter(|entry| matches!(entry.state, State::Waiting { due } if due <= now));
+        let claim = |entry: &mut Entry| {
+            entry.claim(gateway(), now + 100);
+            (entry.id.clone(), entry.claims, entry.attempts)
+        };
+        due.map(claim).collect()
+    }
+}
+
+/// Lives a history on a store beside the model; all that either says, and all that is kept, must be the same.
+async fn live(spool: &Spool, steps: &[Step]) {
+    let mut model = Model::default();
+    let (mut claims, mut ids, mut now) = (Vec::<Claimed>::new(), Vec::<Arc<str>>::new(), 1_000_000);
+    for step in steps {
+        let pick = |which: u8, count: usize| usize::from(which) % count.max(1);
+        match *step {
+            Step::Put { key, body } => {
+                let new = new("m", &key.to_string(), &body.to_string());
+                let said = spool.put(&new, now).await.map_err(|error| match error {
+                    Error::Full(_) => "full",
+                    Error::OtherRequest(_) => "other",
+                    error => panic!("{error}"),
+                });
+                assert_eq!(said, model.put(&new, now));
+                ids.push(new.id);
+            }
+            Step::Claim => {
+                let claimed = spool.claim((&["m".into()], 100), &gateway(), (now, now + 100)).await.unwrap();
+                let said: HashSet<_> = claimed.iter().map(|c| (c.id.clone(), c.claim, c.attempts)).collect();
+                assert_eq!(said, model.claim(now));
+                claims.extend(claimed);
+            }
+            Step::Finish(which) => {
+                let Some(id) = ids.get(pick(which, ids.len())) else { continue };
+                let said = spool.finish(id, &reply("r"), now).await.unwrap();
+                let entry = model.at(id).map(|entry| entry.finish(now, terms().keep_for));
+                assert_eq!(said, entry.unwrap_or(Finished::Gone));
+            }
+            Step::Again(..) | Step::Park(_) | Step::GiveBack(..) => {
+                let (Step::Again(which, _) | Step::Park(which) | Step::GiveBack(which, _)) = *step else { continue };
+                let Some(claimed) = claims.get(pick(which, claims.len())) else { continue };
+                let (said, entry) = (release(spool, step, claimed, now).await, model.at(&claimed.id));
+                let held = entry.map(|entry| match failed(step, now) {
+                    Some(failed) => entry.fail(claimed.claim, failed, now),
+                    None => entry.give_back(claimed.claim, given_back(step, now)),
+                });
+                assert_eq!(said, held.unwrap_or(Held::No));
+            }
+            Step::Replay(which) => {
+                let Some(id) = ids.get(pick(which, ids.len())) else { continue };
+                let replayed = model.at(id).map_or(Replayed::Gone, |entry| entry.replay(now));
+                assert_eq!(spool.replay(id, now).await.unwrap(), replayed);
+            }
+            Step::Forget(which) => {
+                let Some(id) = ids.get(pick(which, ids.len())) else { continue };
+                assert_eq!(spool.forget(id).await.unwrap(), model.at(id).is_some());
+                model.0.retain(|entry| entry.id != *id);
+            }
+            Step::Pass(millis) => now += Millis::from(millis),
+        }
+        same(spool, &model).await;
+    }
+}
+
+fn failed(step: &Step, now: Millis) -> Option<Failed> {
+    match *step {
+        Step::Again(_, delay) => Some(Failed::Again(now + Millis::from(delay))),
+        Step::Park(_) => Some(Failed::Park("poisoned".into())),
+        _ => None,
+    }
+}
+
+fn given_back(step: &Step, now: Millis) -> Millis {
+    if let Step::GiveBack(_, delay) = *step { now + Millis::from(delay) } else { now }
+}
+
+async fn release(spool: &Spool, step: &Step, claimed: &Claimed, now: Millis) -> Held {
+    match failed(step, now) {
+        Some(failed) => spool.fail(claimed, failed, now).await.unwrap(),
+        None => spool.give_back(claimed, given_back(step, now), now).await.unwrap(),
+    }
+}
+
+async fn same(spool: &Spool, model: &Model) {
+    let (mut kept, mut expected) = (spool.list(None, 100).await.unwrap(), model.0.clone());
+    kept.sort_by(|a, b| a.id.cmp(&b.id));
+    expected.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(kept, expected);
+    let depth = spool.depth().await.unwrap();
+    let count = |standing| expected.iter().filter(|entry| entry.state.standing() == standing).count() as u64;
+    assert_eq!(depth.entries, Standing::ALL.map(count));
+    let waiting = expected.iter().filter(|entry| entry.state.standing() == Standing::Waiting);
+    assert_eq!(depth.oldest_waiting, waiting.map(|entry| entry.received).min());
+}
+
+/// Random histories on a kind of store.
+fn histories(cases: u32, open: impl Fn() -> Spool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+    let lived = runner.run(&steps(), |steps| {
+        runtime.block_on(live(&open(), &steps));
+        Ok(())
+    });
+    lived.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn every_history_in_the_embedded_store_is_the_models() {
+    histories(64, || Spool::over(Store::Embedded(embedded::Embedded::open(None, terms()).unwrap()), terms()));
+}
+
+#[test]
+fn every_history_in_redis_is_the_models() {
+    histories(64, || shared(&single(), terms()));
+}
+
+#[test]
+fn every_history_in_a_cluster_is_the_models() {
+    histories(8, || shared(&redis(&CLUSTER.urls(), RedisMode::Cluster), terms()));
+}

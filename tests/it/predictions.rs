@@ -1,0 +1,356 @@
+//! A prediction that was asked for before is given again as the model would give it, to nobody for whom it would be another one, and for
+//! no longer than it is true: a push and a promotion end it.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use ::weir::proto::inference as pb;
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::{
+    support::{
+        KServe, Redis, RedisCluster, Weir,
+        faulty_model::{FaultyModel, Speaks, Step},
+        grpc::{Grpc, raw_input},
+        hand::{Counting, Hand},
+        http1::{self, Http1, Response},
+        process::{START, wait_until},
+        vectors,
+    },
+    world::{TRITON, first_number, near, score},
+};
+
+const ECHO: &str = "/v2/models/echo/infer";
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{\"predictions\":[]}";
+
+/// A gateway of one model in front of an endpoint, with further keys of the model and of the file.
+fn before(endpoint: &str, model: &str, more: &str) -> Weir {
+    Weir::start(&format!(
+        "pools:\n  p: {{endpoints: [{endpoint}], retry: {{max_retries: 0}}}}\nmodels:\n  echo: {{pool: p, timeout: 20s{model}}}\n{more}"
+    ))
+}
+
+/// What the prediction cache says it did.
+fn cache(response: &Response) -> String {
+    let status = response.header("cache-status").unwrap_or_default();
+    let member = status.split(", ").find_map(|member| member.strip_prefix("weir-prediction; "));
+    member.unwrap_or_else(|| panic!("{status:?}")).to_owned()
+}
+
+fn v1(user: u32, x: u32) -> String {
+    json!({"instances": [{"user_id": user, "x": x}]}).to_string()
+}
+
+fn predict(weir: &Weir, body: &str) -> Response {
+    weir.connect().post("/v1/models/echo:predict", body)
+}
+
+/// Which answers count as the model's own words: body, and the length of its JSON.
+fn words(response: Response) -> (Vec<u8>, Option<String>) {
+    let length = response.header("inference-header-content-length");
+    (response.expect(200).body, length)
+}
+
+/// A V2 request with that id, for tensors in JSON or behind it.
+fn v2(id: &str, binary: bool) -> String {
+    let mut request = json!({
+        "parameters": {"binary_data_output": binary},
+        "inputs": [
+            {"name": "f", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2.5]},
+            {"name": "s", "shape": [1], "datatype": "BYTES", "data": ["a"]},
+            {"name": "i", "shape": [1], "datatype": "INT64", "data": [7]},
+            {"name": "b", "shape": [1], "datatype": "BOOL", "data": [true]},
+        ],
+    });
+    if !id.is_empty() {
+        request["id"] = id.into();
+    }
+    request.to_string()
+}
+
+fn grpc_request(id: &str) -> pb::ModelInferRequest {
+    pb::ModelInferRequest {
+        model_name: "echo".into(),
+        id: id.into(),
+        inputs: vec![
+            raw_input("f", "FP32", &[1, 2]),
+            raw_input("s", "BYTES", &[1]),
+            raw_input("i", "INT64", &[1]),
+            raw_input("b", "BOOL", &[1]),
+        ],
+        raw_input_contents: vec![
+            Bytes::from([1.5_f32.to_le_bytes(), 2.5_f32.to_le_bytes()].concat()),
+            Bytes::from(vectors::bytes_element(b"a")),
+            Bytes::copy_from_slice(&7_i64.to_le_bytes()),
+            Bytes::from_static(&[1]),
+        ],
+        ..Default::default()
+    }
+}
+
+fn every_hit_is_the_servers_own_words(endpoint: &str, http: SocketAddr, grpc: SocketAddr, names_itself: bool) {
+    let weir = before(endpoint, ", cache: {}", "");
+    let (mut through, mut direct) = (weir.connect(), Http1::connect(http));
+    // A server that makes up an id where there is none says another one each time.
+    let unnamed: &[&str] = if names_itself { &[] } else { &["", ""] };
+    for binary in [false, true] {
+        for (number, id) in [&["first", "a-much-longer-id", "b"], unnamed].concat().into_iter().enumerate() {
+            let answer = through.post(ECHO, v2(id, binary));
+            assert_eq!(cache(&answer), if matches!(number, 0 | 3) { "fwd=miss" } else { "hit" }, "{id:?} {binary}");
+            assert_eq!(answer.header("weir-level").as_deref(), Some("0"));
+            assert_eq!(words(answer), words(direct.post(ECHO, v2(id, binary))), "{id:?} {binary}");
+        }
+    }
+    let (mut through, mut direct) = (weir.connect_grpc(), Grpc::connect(grpc));
+    for (id, expected) in [("first", "fwd=miss"), ("a-much-longer-id", "hit"), ("b", "hit")] {
+        let (told, said) = (through.infer(&grpc_request(id)), direct.infer(&grpc_request(id)));
+        assert_eq!(told.metadata("cache-status"), Some(format!("weir-prediction; {expected}")));
+        assert_eq!((told.status(), &told.message), (0, &said.message), "{id}");
+        assert_eq!(told.decode::<pb::ModelInferResponse>().id, id);
+    }
+}
+
+#[test]
+fn a_hit_is_what_triton_would_have_said() {
+    every_hit_is_the_servers_own_words(&TRITON.endpoint(), TRITON.http(), TRITON.grpc(), false);
+}
+
+#[test]
+fn a_hit_is_what_kserve_would_have_said() {
+    let kserve = KServe::shared();
+    every_hit_is_the_servers_own_words(&kserve.endpoint(), kserve.http(), kserve.grpc(), true);
+}
+
+#[test]
+fn no_cache_asks_the_model_and_another_caller_gets_no_hit() {
+    let model = Counting::listen(ANSWER);
+    let weir = before(&model.endpoint(), ", cache: {headers: [x-tenant]}", "");
+    let ask = |headers: &[(&str, &str)]| {
+        let headers = [&[("content-type", "application/json")], headers].concat();
+        cache(&weir.connect().request("POST", "/v1/models/echo:predict", &headers, v1(1, 1).as_bytes()).expect(200))
+    };
+    assert_eq!([ask(&[]), ask(&[])], ["fwd=miss", "hit"]);
+    assert_eq!(ask(&[("cache-control", "no-cache")]), "fwd=bypass");
+    for header in [("authorization", "Bearer a"), ("x-tenant", "t"), ("accept-encoding", "gzip")] {
+        assert_eq!([ask(&[header]), ask(&[header])], ["fwd=miss", "hit"], "{header:?}");
+    }
+    assert_eq!(ask(&[("user-agent", "other"), ("x-request-id", "7")]), "hit");
+    assert_eq!(model.count(), 5);
+    let hits = weir.metrics().count("weir_prediction_lookups_total", &[("layer", "l1"), ("outcome", "hit")]);
+    assert!(hits == 5.0, "{hits}");
+}
+
+/// One view of a user, joined to Triton's `fraud`.
+fn fraud(redis: &str) -> Weir {
+    Weir::start(&format!(
+        r#"
+pools:
+  triton: {{endpoints: [{}]}}
+models:
+  fraud:
+    pool: triton
+    timeout: 20s
+    cache: {{ttl: 10m}}
+    features: [{{view: user_stats, join: {{user_id: user_id}}, select: [txn_count_1h, avg_amount_7d, rate]}}]
+    inputs:
+      as: matrix
+      name: input-0
+      datatype: FP32
+      columns: [amount, "user_stats:txn_count_1h", "user_stats:avg_amount_7d", "user_stats:rate"]
+features:
+  project: kept
+  l2: {{{redis}, timeout: 5s}}
+  views:
+    user_stats:
+      entities: {{user_id: INT64}}
+      features: {{txn_count_1h: {{type: INT64}}, avg_amount_7d: {{type: DOUBLE}}, rate: {{type: FLOAT}}}}
+"#,
+        TRITON.endpoint()
+    ))
+}
+
+fn pushed_features_and_promotions_end_predictions(redis: &str) {
+    let weir = fraud(redis);
+    let push = |second: u32, count: i64| {
+        let body = json!({"push_source_name": "user_stats", "df": {
+            "user_id": [7], "event_timestamp": [format!("2024-01-01T00:00:{second:02}Z")],
+            "txn_count_1h": [count], "avg_amount_7d": [2.0], "rate": [0.5],
+        }});
+        weir.connect().post("/push", body.to_string()).expect(200);
+    };
+    let predict = |user: i64, expected: f64| {
+        let body = json!({"inputs": [
+            {"name": "user_id", "datatype": "INT64", "shape": [1], "data": [user]},
+            {"name": "amount", "datatype": "FP64", "shape": [1], "data": [100.0]},
+        ]});
+        let answer = weir.connect().post("/v2/models/fraud/infer", body.to_string()).expect(200);
+        near(first_number(&answer.json()), expected);
+        cache(&answer)
+    };
+    push(1, 3);
+    let (third, ninth) = (score(100.0, 3.0, 2.0, 0.5), score(100.0, 9.0, 2.0, 0.5));
+    assert_eq!([predict(7, third), predict(7, third)], ["fwd=miss", "hit"]);
+    // Of somebody without a row too, for as long as there is none.
+    let none = score(100.0, 0.0, 0.0, 0.0);
+    assert_eq!([predict(8, none), predict(8, none)], ["fwd=miss", "hit"]);
+    for (second, count, expected) in [(2, 9, ninth), (3, 3, third), (4, 9, ninth)] {
+        push(second, count);
+        let told = predict(7, expected);
+        // A value that comes again finds the prediction of then.
+        assert_eq!(told, if second == 2 { "fwd=miss" } else { "hit" });
+    }
+    let drop = |model: &str| {
+        let body = json!({"model": model}).to_string();
+        Http1::connect(weir.admin()).post("/admin/v1/invalidate", body)
+    };
+    assert_eq!(drop("fraud").expect(200).json()["predictions"], "dropped");
+    assert_eq!([predict(7, ninth), predict(7, ninth)], ["fwd=miss", "hit"]);
+    assert!(drop("lite").expect(404).error().contains("configured: fraud"));
+}
+
+#[test]
+fn pushed_features_and_promotions_end_predictions_on_redis() {
+    let redis = Redis::start();
+    pushed_features_and_promotions_end_predictions(&format!("redis: [{}]", redis.url()));
+}
+
+#[test]
+fn pushed_features_and_promotions_end_predictions_on_a_cluster() {
+    let cluster = RedisCluster::shared();
+    pushed_features_and_promotions_end_predictions(&format!("mode: cluster, redis: {}", cluster.urls()));
+}
+
+/// Waits until a gateway asks L2, by asking it what nobody asked before.
+fn await_l2(weir: &Weir) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    wait_until("L2 to be asked for predictions", START, || {
+        predict(weir, &v1(0, 1_000_000 + NEXT.fetch_add(1, Ordering::Relaxed))).expect(200);
+        weir.metrics().count("weir_prediction_lookups_total", &[("layer", "l2"), ("outcome", "miss")]) > 0.0
+    });
+}
+
+fn gateways_share(redis: &str, project: &str, keys: impl Fn() -> u64) {
+    let model = Counting::listen(ANSWER);
+    let features = format!("features: {{project: {project}, l2: {{{redis}, timeout: 5s}}}}\n");
+    let gateway = || before(&model.endpoint(), ", cache: {ttl: 10m}", &features);
+    let (one, other) = (gateway(), gateway());
+    [&one, &other].into_iter().for_each(await_l2);
+    let (asked, stored) = (model.count(), keys());
+    for x in 0..20 {
+        assert_eq!(cache(&predict(&one, &v1(1, x)).expect(200)), "fwd=miss");
+    }
+    wait_until("predictions to be in Redis", START, || keys() >= stored + 20);
+    for x in 0..20 {
+        assert_eq!(cache(&predict(&other, &v1(1, x)).expect(200)), "hit", "{x}");
+    }
+    assert_eq!(model.count(), asked + 20);
+    assert!(other.metrics().count("weir_prediction_lookups_total", &[("layer", "l2"), ("outcome", "hit")]) == 20.0);
+    // A promotion that one hears of ends the other's too, and what lies in Redis.
+    http1::Http1::connect(one.admin()).post("/admin/v1/invalidate", r#"{"model":"echo"}"#).expect(200);
+    assert_eq!(cache(&predict(&one, &v1(1, 0)).expect(200)), "fwd=miss");
+    wait_until("the other gateway to hear of it", START, || {
+        predict(&other, &v1(1, 1)).expect(200);
+        other.metrics().count("weir_predictions_dropped_total", &[("model", "echo")]) > 0.0
+    });
+    assert_eq!(cache(&predict(&other, &v1(1, 2)).expect(200)), "fwd=miss");
+    let late = gateway();
+    await_l2(&late);
+    assert_eq!(cache(&predict(&late, &v1(1, 3)).expect(200)), "fwd=miss", "nor one that comes later");
+}
+
+#[test]
+fn gateways_share_predictions_through_redis() {
+    let redis = Redis::start();
+    let keys = || redis::cmd("DBSIZE").query(&mut redis.connection()).expect("Redis runs");
+    gateways_share(&format!("redis: [{}]", redis.url()), "shared", keys);
+}
+
+#[test]
+fn gateways_share_predictions_through_a_cluster() {
+    let cluster = RedisCluster::of_masters();
+    let keys = || cluster.sizes().iter().sum();
+    gateways_share(&format!("mode: cluster, redis: {}", cluster.urls()), "shared", keys);
+    assert!(cluster.sizes().iter().all(|size| *size > 0), "on every master: {:?}", cluster.sizes());
+}
+
+#[test]
+fn a_redis_that_is_away_costs_hits_and_no_answer() {
+    let (redis, model) = (Redis::start(), Counting::listen(ANSWER));
+    let features = format!("features: {{project: away, l2: {{redis: [{}]}}}}\n", redis.url());
+    let weir = before(&model.endpoint(), ", cache: {ttl: 10m}", &features);
+    await_l2(&weir);
+    redis.freeze();
+    for x in 0..20 {
+        assert_eq!(cache(&predict(&weir, &v1(1, x)).expect(200)), "fwd=miss");
+        assert_eq!(cache(&predict(&weir, &v1(1, x)).expect(200)), "hit");
+    }
+    let errors = weir.metrics().count("weir_prediction_lookups_total", &[("layer", "l2"), ("outcome", "error")]);
+    assert!(errors > 0.0);
+    redis.thaw();
+    redis.kill();
+    assert_eq!(cache(&predict(&weir, &v1(1, 100)).expect(200)), "fwd=miss");
+}
+
+#[test]
+fn who_asks_the_same_at_once_asks_once_and_takes_one_slot() {
+    let model = Hand::listen();
+    let tiers = "capacity: {slots: 1}\ntiers: {standard: {queue: 0}}\n";
+    let weir = before(&model.endpoint(), ", cache: {ttl: 10m}", tiers);
+    let others = thread::scope(|scope| {
+        let ask = || predict(&weir, &v1(1, 1));
+        let first = scope.spawn(ask);
+        let asked = model.arrival();
+        let others: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+        // The only slot is taken, and nothing is kept that would stand in.
+        assert!(matches!(predict(&weir, &v1(2, 2)).status, 429 | 503));
+        asked.answer(r#"{"predictions":[1]}"#);
+        assert_eq!(cache(&first.join().expect("an answer").expect(200)), "fwd=miss");
+        others.into_iter().map(|other| other.join().expect("an answer").expect(200)).collect::<Vec<_>>()
+    });
+    for other in &others {
+        assert_eq!(other.text(), r#"{"predictions":[1]}"#);
+        assert!(matches!(cache(other).as_str(), "hit" | "fwd=miss; collapsed"));
+    }
+    assert_eq!(model.pending(), 0);
+    // A hit needs no slot either.
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| predict(&weir, &v1(3, 3)));
+        let asked = model.arrival();
+        assert_eq!(cache(&predict(&weir, &v1(1, 1)).expect(200)), "hit");
+        asked.answer("{}");
+        busy.join().expect("an answer").expect(200);
+    });
+}
+
+#[test]
+fn a_kept_prediction_stands_in_where_the_model_fails() {
+    let model = FaultyModel::listen(
+        Speaks::Http1,
+        std::sync::Arc::new(|arrived| match arrived.nth {
+            1 => vec![Step::Send(ANSWER.into())],
+            _ => vec![Step::Close],
+        }),
+    );
+    let cache = ", cache: {ttl: 1ms, keep_for: 1h, entity: user_id}";
+    let weir = before(&format!("http://{}", model.address()), cache, "");
+    predict(&weir, &v1(7, 1)).expect(200);
+    wait_until("the prediction to be no fresh one", START, || {
+        let answer = predict(&weir, &v1(7, 1)).expect(200);
+        answer.header("weir-level").as_deref() == Some("3")
+    });
+    let kept = predict(&weir, &v1(7, 1)).expect(200);
+    let degraded = kept.header("weir-degraded").expect("it says so");
+    assert!(degraded.starts_with("cached;age=") && !degraded.contains("of=entity"), "{degraded}");
+    assert_eq!(kept.text(), r#"{"predictions":[]}"#);
+    let of_entity = predict(&weir, &v1(7, 2)).expect(200);
+    assert!(of_entity.header("weir-degraded").expect("it says so").contains(";of=entity"));
+    assert_eq!(of_entity.header("weir-level").as_deref(), Some("3"));
+    assert!(predict(&weir, &v1(8, 1)).status >= 500, "nothing is kept of it");
+    let stand_ins = |of| weir.metrics().count("weir_prediction_stand_ins_total", &[("of", of)]);
+    assert!(stand_ins("request") >= 2.0 && stand_ins("entity") == 1.0);
+}
