@@ -30,18 +30,13 @@ pub(super) async fn watch(gateway: Arc<ArcSwap<Gateway>>) {
 fn facts(pipeline: &Pipeline, now: Instant) -> Facts {
     let (config, predict) = (&pipeline.config, &pipeline.predict);
     let store = pipeline.features.signals(now);
-    let of_model = |id| ModelFacts {
-        // An ensemble has no attempts but its members'.
-        timeouts: config
-            .model(id)
-            .members()
-            .iter()
-            .chain([&id])
-            .map(|id| predict.timeouts(*id, now))
-            .max()
-            .unwrap_or_default(),
-        gpu_memory: predict.gpu_memory(config.model(id).pool, now),
+    // An ensemble has no attempts but its members'.
+    let timeouts = |id| {
+        let members = config.model(id).members().iter().map(|member| predict.timeouts(*member, now));
+        members.fold(predict.timeouts(id, now), Ord::max)
     };
+    let of_model =
+        |id| ModelFacts { timeouts: timeouts(id), gpu_memory: predict.gpu_memory(config.model(id).pool, now) };
     let ids = (0..config.models.len()).filter_map(|index| u32::try_from(index).ok()).map(ModelId);
     Facts { features_slow: store.slow, features_unavailable: store.unavailable, models: ids.map(of_model).collect() }
 }

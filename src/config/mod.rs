@@ -519,8 +519,8 @@ impl Config {
         &self.models[id.index()]
     }
 
-    /// Whether a body for the model is decoded as it comes: it joins features, or a model that stands in for it does. Validated:
-    /// that leads to an end.
+    /// Whether a body for the model is decoded as it comes: for its own sake, or for that of a model that stands in for it.
+    /// Validated: that leads to an end.
     pub(crate) fn is_decoded(&self, model: &Model) -> bool {
         let fallback = || model.fallback.as_ref().and_then(|fallback| fallback.model);
         model.is_decoded() || fallback().is_some_and(|model| self.is_decoded(self.model(model)))

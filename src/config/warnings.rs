@@ -12,7 +12,8 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let hedges = config.models.iter().filter_map(|model| hedge_that_never_runs(config, model));
     let queues = config.models.iter().filter_map(|model| queue_that_is_lost(config, model));
     let fallbacks = config.models.iter().filter_map(|model| fallback_that_fails_along(config, model));
-    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder_without_rungs(config)).collect()
+    let ladder = ladder_without_rungs(config);
+    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).collect()
 }
 
 fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
@@ -64,17 +65,6 @@ fn hedge_that_never_runs(config: &Config, model: &Model) -> Option<String> {
     })
 }
 
-fn queue_that_is_lost(config: &Config, model: &Model) -> Option<String> {
-    let is_lost = model.queue_on_reject && matches!(config.spool.store, SpoolStore::Embedded { path: None });
-    is_lost.then(|| {
-        format!(
-            "models.{}.queue_on_reject: true, and the spool is in memory; what is queued is lost when the process ends; set spool.path, or \
-             features.l2.redis",
-            model.name
-        )
-    })
-}
-
 /// A fallback model on the same pool helps against the model's own failures, not against the pool's.
 fn fallback_that_fails_along(config: &Config, model: &Model) -> Option<String> {
     let fallback = model.fallback.as_ref()?;
@@ -84,7 +74,8 @@ fn fallback_that_fails_along(config: &Config, model: &Model) -> Option<String> {
         return None;
     }
     Some(format!(
-        "models.{}.fallback.model: {} is on the same pool ({}), and nothing else answers; an outage of that pool is one of both; give it          another pool, or the model a rule or default outputs",
+        "models.{}.fallback.model: {} is on the same pool ({}), and nothing else answers; an outage of that pool is one of both; give it another \
+         pool, or the model a rule or default outputs",
         model.name,
         simpler.name,
         config.pool(model.pool).name
@@ -110,6 +101,17 @@ fn is_default(ladder: &Ladder) -> bool {
     *mode == LadderMode::Act
         && (*feature_p99, *gpu_memory) == (raw.feature_p99.0, raw.gpu_memory.0)
         && (*enter_after, *exit_after) == (raw.enter_after.0, raw.exit_after.0)
+}
+
+fn queue_that_is_lost(config: &Config, model: &Model) -> Option<String> {
+    let is_lost = model.queue_on_reject && matches!(config.spool.store, SpoolStore::Embedded { path: None });
+    is_lost.then(|| {
+        format!(
+            "models.{}.queue_on_reject: true, and the spool is in memory; what is queued is lost when the process ends; set spool.path, or \
+             features.l2.redis",
+            model.name
+        )
+    })
 }
 
 #[cfg(test)]
@@ -150,11 +152,6 @@ mod tests {
                 &["models.m.idempotent"],
             ),
             (
-                "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}",
-                &["models.m.queue_on_reject"],
-            ),
-            ("pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}\nspool: {path: /x}", &[]),
-            (
                 "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {fallback: {model: n}}, n: }",
                 &["models.m.fallback.model"],
             ),
@@ -173,6 +170,11 @@ mod tests {
                 "ladder: {enter_after: 2s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {low_priority: true}}",
                 &[],
             ),
+            (
+                "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}",
+                &["models.m.queue_on_reject"],
+            ),
+            ("pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}\nspool: {path: /x}", &[]),
         ] {
             assert_eq!(warned(text), paths, "{text}");
         }

@@ -96,7 +96,7 @@ async fn prepare<'a>(
     let json_length = json_length(&told, ask.protocol)?;
     let joins = match ask.method {
         Method::Predict => config.is_decoded(model),
-        Method::Explain => !model.joins.is_empty(),
+        Method::Explain => model.is_decoded(),
         Method::Other | Method::Stream => false,
     };
     let held = (model.is_held_whole() || wish.may_queue(model)) && ask.method == Method::Predict;

@@ -35,16 +35,15 @@ fn config(below: Below) -> Config {
                 reserve: 0.3,
                 default: if own && (below.default || below.rule) { vec![output()] } else { Vec::new() },
             });
-            model.cache = (own && below.cache).then(|| PredictionCache {
-                ttl: TIMEOUT,
-                keep_for: TIMEOUT,
-                entity: None,
-                headers: Vec::new(),
-            });
+            model.cache = (own && below.cache).then(cache);
             model
         })
         .collect();
     config
+}
+
+fn cache() -> PredictionCache {
+    PredictionCache { ttl: TIMEOUT, keep_for: TIMEOUT, entity: None, headers: Vec::new() }
 }
 
 fn output() -> Output {
