@@ -47,7 +47,12 @@ impl FeatureSet {
         self.joins.first().map(|joined| joined.rows.len())
     }
 
-    /// What was not the best about the lookup; taken once, for the answer.
+    /// What was not the best about the lookup.
+    pub(crate) fn degraded(&self) -> &[Degradation] {
+        &self.degraded
+    }
+
+    /// The same, taken once, for the answer.
     pub(crate) fn take_degraded(&mut self) -> Vec<Degradation> {
         std::mem::take(&mut self.degraded)
     }
