@@ -34,9 +34,9 @@ pub(crate) struct Link {
 }
 
 enum Servers {
-    Single(Client),
+    Single(Box<Client>),
     Sentinels { sentinels: Vec<Client>, master: String },
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 /// To a server, or to all of a cluster's.
@@ -63,7 +63,7 @@ impl Link {
         let infos = config.urls.iter().map(|url| info(&url.0)).collect::<Result<Vec<_>, _>>()?;
         let clients = || infos.iter().map(|info| client(info, authorities.as_deref())).collect::<Result<Vec<_>, _>>();
         let servers = match &config.mode {
-            RedisMode::Single => Servers::Single(clients()?.swap_remove(0)),
+            RedisMode::Single => Servers::Single(Box::new(clients()?.swap_remove(0))),
             RedisMode::Sentinel { master } => {
                 Servers::Sentinels { sentinels: clients()?, master: master.as_ref().into() }
             }
@@ -75,7 +75,7 @@ impl Link {
                     Some(pem) => builder.certs(TlsCertificates { client_tls: None, root_cert: Some(pem) }),
                     None => builder,
                 };
-                Servers::Cluster(certified.build()?)
+                Servers::Cluster(Box::new(certified.build()?))
             }
         };
         Ok(Self { servers, answer, connection: ArcSwapOption::empty(), making: Mutex::new(()) })

@@ -8,11 +8,11 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Discovery, Endpoint, Failover, Fallback, Gpu, Hedge, HedgeAfter, Inputs, Join, L1Mode,
-        L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions, Retry, SaveTo, Size, Span, Spool,
-        SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter, Inputs,
+        Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions, Retry, SaveTo, Size,
+        Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
-    infer::{Output, Value},
+    infer::{Output, Value, outputs::Combine},
 };
 
 /// Everything.
@@ -171,18 +171,20 @@ pub(super) fn models(config: &Config) -> Json {
 }
 
 fn model(config: &Config, model: &Model) -> Json {
+    let alone = model.ensemble.is_none();
     json!({
         "name": &*model.name,
         "tier": &*config.tiers[model.tier.index()].name,
-        "pool": &*config.pool(model.pool).name,
-        "upstream_model": &*model.upstream,
+        "pool": alone.then(|| &*config.pool(model.pool).name),
+        "upstream_model": alone.then_some(&*model.upstream),
+        "ensemble": model.ensemble.as_ref().map(|each| ensemble(config, each)),
         "timeout": length(model.timeout),
         "idempotent": model.idempotent,
         "queue_on_reject": model.queue_on_reject,
         "low_priority": model.low_priority,
-        "cache": model.cache.as_ref().map(cache),
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
+        "cache": model.cache.as_ref().map(cache),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
         "fallback": model.fallback.as_ref().map(|each| fallback(config, each)),
     })
@@ -205,6 +207,17 @@ fn fallback(config: &Config, Fallback { model, rule, reserve, default }: &Fallba
         "rule": rule.as_ref().map(|rule| rule.text()),
         "reserve": reserve,
         "default": {"outputs": default.iter().map(output).collect::<Json>()},
+    })
+}
+
+fn ensemble(config: &Config, ensemble: &Ensemble) -> Json {
+    json!({
+        "members": ensemble.members.iter().map(|member| json!(&*config.model(*member).name)).collect::<Json>(),
+        "combine": match ensemble.combine {
+            Combine::Mean => "mean",
+            Combine::Vote => "vote",
+        },
+        "weights": ensemble.weights,
     })
 }
 

@@ -101,6 +101,11 @@ impl Door {
         self.0.count(plan.tier, plan.model, ShedReason::Limit, now);
     }
 
+    /// Learns that something else answered in a model's place, or nobody, without taking the model's time or a refusal here.
+    pub fn passed_over(&self, model: ModelId, now: Instant) {
+        self.0.models[model.index()].unmet.add(1, now);
+    }
+
     fn learn(&self, pool: PoolId, took: Duration, now: Instant) {
         if let Some(limit) = &self.0.limits[pool.index()] {
             limit.observe(took, now);

@@ -1,9 +1,9 @@
-//! What the door knows of a model: how long its answers take, and how much is asked of it.
+//! What the door knows of a model: how long its answers take, and how much is asked of it, whoever answers.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -17,15 +17,19 @@ use crate::{
     telemetry::handles::admission::Demand,
 };
 
-/// How long a refused request is part of the demand.
+/// How long a request that the model did not answer is part of the demand.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 pub(super) struct Model {
     /// How long answers take, and explanations.
     answers: Median,
     explanations: Median,
-    /// Refused requests.
+    /// Requests refused at the door.
     pub(super) shed: Tally,
+    /// Requests past the door or not even sent there, that something else than the model answered, or nobody.
+    pub(super) unmet: Tally,
+    /// Nanoseconds of the last median known: a model that is not asked any more gives no newer one.
+    took: AtomicU64,
     /// Requests past the door, waiting ones among them.
     inside: AtomicU32,
     demand: Demand,
@@ -37,6 +41,8 @@ impl Model {
             answers: Median::new(now),
             explanations: Median::new(now),
             shed: Tally::new(REMEMBERED, now),
+            unmet: Tally::new(REMEMBERED, now),
+            took: AtomicU64::new(0),
             inside: AtomicU32::new(0),
             demand: Demand::new(name),
         }
@@ -56,12 +62,20 @@ impl Model {
         deadline.instant().checked_sub(median).unwrap_or(now)
     }
 
-    /// Sets the gauge of demand: requests inside, and as many as those that were refused would have been, had they been let in
-    /// (Little's law: their rate times the time of an answer).
+    /// Sets the gauge of demand: requests inside, and as many as those that were refused or not answered by the model would have
+    /// been, had it answered them (Little's law: their rate times the time of an answer).
     pub(super) fn show(&self, now: Instant) {
-        let refused = self.shed.sum(now) as f64 / REMEMBERED.as_secs_f64();
-        let answer = self.answers.estimate(now).unwrap_or_default().as_secs_f64();
-        self.demand.set(f64::from(self.inside.load(Relaxed)) + refused * answer);
+        let missed = (self.shed.sum(now) + self.unmet.sum(now)) as f64 / REMEMBERED.as_secs_f64();
+        let answer = self.answer(now).as_secs_f64();
+        self.demand.set(f64::from(self.inside.load(Relaxed)) + missed * answer);
+    }
+
+    /// What an answer takes, or took when the model last gave some; zero where it never did.
+    fn answer(&self, now: Instant) -> Duration {
+        if let Some(median) = self.answers.estimate(now) {
+            self.took.store(u64::try_from(median.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        }
+        Duration::from_nanos(self.took.load(Relaxed))
     }
 }
 

@@ -325,6 +325,24 @@ async fn who_does_not_wait_is_told_and_counted_apart_from_full_queues() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_something_else_answered_is_demand_all_the_same() {
+    let (door, scrape) = door();
+    answered(&door, 500 * MS);
+    let demand = || {
+        door.observe();
+        let text = scrape.render();
+        text.lines().find_map(|line| line.strip_prefix("weir_demand{model=\"fraud\"} ")?.parse::<f64>().ok())
+    };
+    assert_eq!(demand(), Some(0.0));
+    // The model was last asked long ago: what its answers took then still says how much of it would be busy.
+    tokio::time::advance(Duration::from_secs(600)).await;
+    (0..40).for_each(|_| door.passed_over(crate::infer::ModelId(0), Instant::now()));
+    assert_eq!(demand(), Some(2.0), "4 a second, of half a second each");
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(demand(), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_waiter_leaves_its_place() {
     let (door, _) = door();
     let mut held = fill(&door, HIGH);

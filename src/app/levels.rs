@@ -31,7 +31,15 @@ fn facts(pipeline: &Pipeline, now: Instant) -> Facts {
     let (config, predict) = (&pipeline.config, &pipeline.predict);
     let store = pipeline.features.signals(now);
     let of_model = |id| ModelFacts {
-        timeouts: predict.is_timing_out(id, now),
+        // An ensemble has no attempts but its members'.
+        timeouts: config
+            .model(id)
+            .members()
+            .iter()
+            .chain([&id])
+            .map(|id| predict.timeouts(*id, now))
+            .max()
+            .unwrap_or_default(),
         gpu_memory: predict.gpu_memory(config.model(id).pool, now),
     };
     let ids = (0..config.models.len()).filter_map(|index| u32::try_from(index).ok()).map(ModelId);

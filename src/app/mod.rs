@@ -125,11 +125,7 @@ impl App {
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
-        let replayer = replay::Replayer::new(gateway.clone(), control);
-        // Not in the background: a drain waits until claims are given back.
-        tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
-        let (spool, end) = (gateway.load_full().spool.clone(), app.stop_logging.clone());
-        tasks.spawn(async move { spool.log_all(end).await });
+        keep_for_later(&config, control, &tasks, (&gateway, &readiness, &app.stop_logging));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let holds = gateway.load_full().holds.clone();
@@ -228,6 +224,23 @@ fn keep_warm(
     // Not in the background: a drain waits for the last save.
     tasks.spawn(warm.run(gateway.clone(), readiness.draining()));
     missing
+}
+
+/// Replays what is kept for later, and keeps what was answered at level 3, where there are models to be asked. Neither is in the
+/// background: a drain waits until claims are given back, and the last request is kept.
+fn keep_for_later(
+    config: &Config,
+    control: WorkerId,
+    tasks: &Tasks,
+    (gateway, readiness, stop_logging): (&Arc<ArcSwap<Gateway>>, &Readiness, &CancellationToken),
+) {
+    if config.models.is_empty() {
+        return;
+    }
+    let replayer = replay::Replayer::new(gateway.clone(), control);
+    tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
+    let (spool, end) = (gateway.load_full().spool.clone(), stop_logging.clone());
+    tasks.spawn(async move { spool.log_all(end).await });
 }
 
 /// Keeps the feature store tidy and gauges current, whichever snapshot's they are.

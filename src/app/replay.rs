@@ -51,6 +51,7 @@ pub(super) struct Replayer {
     /// Ends what is under way, at the end of a drain.
     give_up: CancellationToken,
     failing: Seldom,
+    parking: Seldom,
 }
 
 /// Entries that were claimed together.
@@ -66,8 +67,8 @@ struct Batch {
 impl Replayer {
     pub(super) fn new(gateway: Arc<ArcSwap<Gateway>>, worker: WorkerId) -> Self {
         let spool = Arc::clone(&gateway.load_full().spool);
-        let give_up = CancellationToken::new();
-        Self { gateway, spool, worker, by: name(), give_up, failing: Seldom::new(Instant::now()) }
+        let (give_up, [failing, parking]) = (CancellationToken::new(), [(); 2].map(|()| Seldom::new(Instant::now())));
+        Self { gateway, spool, worker, by: name(), give_up, failing, parking }
     }
 
     /// Replays until `drain`, then lets what is under way end within `patience`.
@@ -173,7 +174,9 @@ impl Replayer {
         let outcome = match &failed {
             Failed::Again(_) => Outcome::Retried,
             Failed::Park(reason) => {
-                tracing::warn!(id = %claimed.id, attempts = claimed.attempts, %reason, "a kept request is parked");
+                if self.parking.is_due(Instant::now()) {
+                    tracing::warn!(id = %claimed.id, attempts = claimed.attempts, %reason, "kept requests are parked, such as this");
+                }
                 Outcome::Parked
             }
         };

@@ -19,7 +19,13 @@ async fn ask(drill: &Drill) -> anyhow::Result<String> {
     let (status, said) = gateway.ask(Method::POST, &format!("/admin/v1/levels/{encoded}"), body.into()).await?;
     let said = String::from_utf8_lossy(&said);
     if !status.is_success() {
-        bail!("refused ({status}): {said}");
+        bail!("refused ({status}): {}", reason(&said));
     }
     Ok(format!("{model}: {said}\n"))
+}
+
+/// The text under `error`, where there is one.
+fn reason(said: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(said).unwrap_or_default();
+    value["error"].as_str().unwrap_or(said).to_owned()
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderName;
 
 use super::{Breaker, Redis, Upstream};
-use crate::infer::{ModelId, Output, Rule};
+use crate::infer::{ModelId, Output, Rule, outputs::Combine};
 
 /// When and how standing levels move.
 #[derive(Clone, Debug)]
@@ -80,18 +80,9 @@ pub(crate) struct SharedPredictions {
 pub(crate) struct Ensemble {
     /// At least one, none an ensemble itself.
     pub(crate) members: Vec<ModelId>,
-    /// A weight a member, all positive; equal ones unless `combine` is weighted.
+    /// A weight a member, all positive; equal ones where the file has none.
     pub(crate) weights: Vec<f64>,
     pub(crate) combine: Combine,
-}
-
-/// How members' answers become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Combine {
-    /// The (weighted) mean of each element.
-    Mean,
-    /// The value that most members give, each element on its own; of equals, the earlier member's.
-    Vote,
 }
 
 /// Where a pool's GPU memory is read.

@@ -31,9 +31,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
-pub(crate) use ladder::{
-    Combine, Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions,
-};
+pub(crate) use ladder::{Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
@@ -519,6 +517,13 @@ impl Config {
     /// The model with that id.
     pub(crate) fn model(&self, id: ModelId) -> &Model {
         &self.models[id.index()]
+    }
+
+    /// Whether a body for the model is decoded as it comes: it joins features, or a model that stands in for it does. Validated:
+    /// that leads to an end.
+    pub(crate) fn is_decoded(&self, model: &Model) -> bool {
+        let fallback = || model.fallback.as_ref().and_then(|fallback| fallback.model);
+        model.is_decoded() || fallback().is_some_and(|model| self.is_decoded(self.model(model)))
     }
 
     /// The pool with that id.

@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Ensemble, Fallback, PredictionCache};
-use crate::infer::{Datatype, PoolId, TierId, ViewId};
+use crate::infer::{Datatype, ModelId, PoolId, TierId, ViewId};
 
 /// A model: what it is called, where it runs, what it is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) name: Arc<str>,
     pub(crate) tier: TierId,
+    /// An ensemble's is its first member's.
     pub(crate) pool: PoolId,
     /// The name at the pool.
     pub(crate) upstream: Arc<str>,
@@ -87,6 +88,16 @@ pub(crate) struct NamedColumn {
 }
 
 impl Model {
+    /// Whether its requests are read as far as joins need; an ensemble's, because its answer is written here.
+    pub(crate) const fn is_decoded(&self) -> bool {
+        !self.joins.is_empty() || self.ensemble.is_some()
+    }
+
+    /// The models that answer together for it; empty: it answers by itself.
+    pub(crate) fn members(&self) -> &[ModelId] {
+        self.ensemble.as_ref().map_or(&[], |ensemble| &ensemble.members)
+    }
+
     /// Whether its requests are held whole, so that something else can answer them.
     pub(crate) const fn is_held_whole(&self) -> bool {
         self.fallback.is_some() || self.cache.is_some() || self.ensemble.is_some()

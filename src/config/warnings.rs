@@ -2,7 +2,7 @@
 //!
 //! Each reads `path.to.key: what; why it matters; what to do`.
 
-use super::{Config, Discovery, Model, Pool, SpoolStore};
+use super::{Config, Discovery, Ladder, LadderMode, Model, Pool, SpoolStore, raw};
 use crate::infer::PoolId;
 
 /// All of them.
@@ -11,7 +11,8 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let idle = (0..config.pools.len()).filter_map(|index| unused(config, index));
     let hedges = config.models.iter().filter_map(|model| hedge_that_never_runs(config, model));
     let queues = config.models.iter().filter_map(|model| queue_that_is_lost(config, model));
-    pools.chain(idle).chain(hedges).chain(queues).collect()
+    let fallbacks = config.models.iter().filter_map(|model| fallback_that_fails_along(config, model));
+    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder_without_rungs(config)).collect()
 }
 
 fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
@@ -74,6 +75,43 @@ fn queue_that_is_lost(config: &Config, model: &Model) -> Option<String> {
     })
 }
 
+/// A fallback model on the same pool helps against the model's own failures, not against the pool's.
+fn fallback_that_fails_along(config: &Config, model: &Model) -> Option<String> {
+    let fallback = model.fallback.as_ref()?;
+    let simpler = config.model(fallback.model?);
+    let has_rest = fallback.rule.is_some() || !fallback.default.is_empty();
+    if simpler.pool != model.pool || has_rest || simpler.fallback.as_ref().is_some_and(|next| next.model.is_some()) {
+        return None;
+    }
+    Some(format!(
+        "models.{}.fallback.model: {} is on the same pool ({}), and nothing else answers; an outage of that pool is one of both; give it          another pool, or the model a rule or default outputs",
+        model.name,
+        simpler.name,
+        config.pool(model.pool).name
+    ))
+}
+
+/// Levels that change nothing but what is told.
+fn ladder_without_rungs(config: &Config) -> Option<String> {
+    let has_rungs = |model: &Model| !model.joins.is_empty() || model.low_priority || model.is_held_whole();
+    if config.models.is_empty() || config.models.iter().any(has_rungs) || is_default(&config.ladder) {
+        return None;
+    }
+    Some(
+        "ladder: no model joins features, is low_priority or has a fallback; whatever the level, its answers are the same; give models a \
+         fallback (a model, a rule, default outputs), or take the section out"
+            .to_owned(),
+    )
+}
+
+fn is_default(ladder: &Ladder) -> bool {
+    let Ladder { mode, feature_p99, gpu_memory, enter_after, exit_after } = ladder;
+    let raw = raw::Ladder::default();
+    *mode == LadderMode::Act
+        && (*feature_p99, *gpu_memory) == (raw.feature_p99.0, raw.gpu_memory.0)
+        && (*enter_after, *exit_after) == (raw.enter_after.0, raw.exit_after.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +154,25 @@ mod tests {
                 &["models.m.queue_on_reject"],
             ),
             ("pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}\nspool: {path: /x}", &[]),
+            (
+                "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {fallback: {model: n}}, n: }",
+                &["models.m.fallback.model"],
+            ),
+            (
+                "pools: {p: {endpoints: [http://h:1]}, q: {endpoints: [http://h:2]}}\nmodels: {m: {pool: p, fallback: {model: n}}, n: {pool: q}}",
+                &[],
+            ),
+            (
+                "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {fallback: {model: n, default: {outputs: [{name: a, datatype: FP32, shape: [1], \
+                 data: [1]}]}}}, n: }",
+                &[],
+            ),
+            ("ladder: {enter_after: 2s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: }", &["ladder"]),
+            ("ladder: {enter_after: 1s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: }", &[]),
+            (
+                "ladder: {enter_after: 2s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {low_priority: true}}",
+                &[],
+            ),
         ] {
             assert_eq!(warned(text), paths, "{text}");
         }

@@ -101,7 +101,8 @@ fn json_answer(body: &Bytes, length: usize, upstream: &str, model: &str) -> Opti
     let mut found = None;
     let walked = scanner.object(|scanner, key| {
         let value = scanner.span()?;
-        if key.is(json, "model_name") {
+        // Metadata and readiness say `name`.
+        if key.is(json, "model_name") || key.is(json, "name") {
             found = Some(value);
         }
         Ok(())

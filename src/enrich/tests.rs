@@ -520,6 +520,9 @@ fn answers_get_the_callers_name_back() {
     assert_eq!(answer(Protocol::V2Json, json, None), (renamed.to_vec(), None));
     let (binary, expected) = ([&json[..], b"\xff\0"].concat(), [&renamed[..], b"\xff\0"].concat());
     assert_eq!(answer(Protocol::V2Binary, &binary, Some(json.len())), (expected, Some(renamed.len())));
+    // Metadata.
+    let about = (br#"{"name":"up","inputs":[{"name":"up"}]}"#, br#"{"name":"down\"","inputs":[{"name":"up"}]}"#);
+    assert_eq!(answer(Protocol::V2Json, about.0, None), (about.1.to_vec(), None));
     for untouched in [&br#"{"model_name":"other"}"#[..], br#"{"model_name":7}"#, b"{", b"[]", b""] {
         assert_eq!(answer(Protocol::V2Json, untouched, None), (untouched.to_vec(), None));
         assert_eq!(answer(Protocol::V2Binary, untouched, Some(9)), (untouched.to_vec(), Some(9)));

@@ -47,14 +47,14 @@ impl FeatureSet {
         self.joins.first().map(|joined| joined.rows.len())
     }
 
-    /// What was not the best about the lookup.
-    pub(crate) fn degraded(&self) -> &[Degradation] {
-        &self.degraded
-    }
-
-    /// The same, taken once, for the answer.
+    /// What was not the best about the lookup; taken once, for the answer.
     pub(crate) fn take_degraded(&mut self) -> Vec<Degradation> {
         std::mem::take(&mut self.degraded)
+    }
+
+    /// The same, for an answer that may not be the last.
+    pub(crate) fn degraded(&self) -> &[Degradation] {
+        &self.degraded
     }
 
     /// What each layer did, nearest first; layers that were not asked are left out.

@@ -251,7 +251,9 @@ impl Store {
         let began = Instant::now();
         let until = self.shared.walk(&mut lookup, &how, began).await;
         self.shared.lookups.note((began, until), how.by.instant());
-        lookup.settle(&self.shared.metrics, SystemTime::now())
+        let set = lookup.settle(&self.shared.metrics, SystemTime::now());
+        self.shared.tell_stale(&set);
+        set
     }
 
     /// Opens a worker's connections, so that its first requests find them; to be called on the worker's runtime. Returns

@@ -108,6 +108,19 @@ pub enum Degradation {
     },
 }
 
+impl Degradation {
+    /// Why the model named is not the one that answered; `None`: it is.
+    #[must_use]
+    pub const fn instead_of_model(&self) -> Option<Cause> {
+        match self {
+            Self::Model { cause, .. } | Self::Rule { cause } | Self::Cached { cause, .. } | Self::Outputs { cause } => {
+                Some(*cause)
+            }
+            Self::Stale { .. } | Self::Default { .. } | Self::Member { .. } => None,
+        }
+    }
+}
+
 /// Whose prediction was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CachedOf {

@@ -1,10 +1,11 @@
 //! A model's output tensors, whatever protocol they travel in: configured, ruled, combined, or read from a model's answer.
 //!
 //! An [`Output`] keeps its elements as raw contents are, little-endian: every value exact, a NaN with its bits. [`write()`] says
-//! outputs as a protocol's answer, [`read()`] takes them out of one, and [`Asked`] is what a request wants of its answer. Pure: no
-//! model is asked here, nothing is decided.
+//! outputs as a protocol's answer, [`read()`] takes them out of one, [`combine()`] makes one answer of several, and [`Asked`] is what a
+//! request wants of its answer. Pure: no model is asked here, nothing is decided.
 
 mod asked;
+mod combine;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 
 pub use self::{
     asked::Asked,
+    combine::{Ballot, Combine, Combined, combine},
     read::read,
     write::{Head, Written, write},
 };

@@ -94,7 +94,11 @@ async fn prepare<'a>(
     let deadline = told.deadline(model.timeout, began)?;
     let tier = told.tier(config, model)?;
     let json_length = json_length(&told, ask.protocol)?;
-    let joins = !model.joins.is_empty() && matches!(ask.method, Method::Predict | Method::Explain);
+    let joins = match ask.method {
+        Method::Predict => config.is_decoded(model),
+        Method::Explain => !model.joins.is_empty(),
+        Method::Other | Method::Stream => false,
+    };
     let extent = match ask.method {
         _ if joins => Extent::Whole,
         Method::Predict if wish.may_queue(model) || model.ensemble.is_some() => Extent::Whole,

@@ -12,6 +12,7 @@ use super::{encode, status};
 use crate::{
     config::Config,
     infer::{Answer, Error, Kind, Level, ModelId, Protocol, RequestId, TierId},
+    resilience::seldom::Seldom,
     telemetry::{
         access,
         handles::path::{OTHER, PathHandles},
@@ -24,6 +25,8 @@ pub(crate) struct Records {
     handles: Arc<PathHandles>,
     /// Shared by all snapshots.
     log: Arc<access::Log>,
+    /// When it was last said, by model, that requests get no answer. Shared as well.
+    incidents: Arc<[Seldom]>,
 }
 
 /// A request being answered. Dropped without an end, the caller went away.
@@ -38,12 +41,15 @@ pub(super) struct Call<'a> {
 
 impl Records {
     pub(crate) fn new(config: &Arc<Config>, handles: Arc<PathHandles>, log: access::Log) -> Self {
-        Self { config: config.clone(), handles, log: Arc::new(log) }
+        let now = Instant::now();
+        let incidents = config.models.iter().map(|_| Seldom::new(now)).collect();
+        Self { config: config.clone(), handles, log: Arc::new(log), incidents }
     }
 
     /// The same log and counts, for what the config has become; its models and tiers are the same.
     pub(crate) fn next(&self, config: &Arc<Config>) -> Self {
-        Self { config: config.clone(), handles: Arc::clone(&self.handles), log: Arc::clone(&self.log) }
+        let (handles, log) = (Arc::clone(&self.handles), Arc::clone(&self.log));
+        Self { config: config.clone(), handles, log, incidents: Arc::clone(&self.incidents) }
     }
 
     /// The access log, where it is on.
@@ -83,8 +89,24 @@ impl Call<'_> {
         } else if level == Level::Reject {
             handles.answered(level);
         }
+        if let Err(error) = outcome {
+            self.tell(error);
+        }
         if self.records.log.enabled() {
             self.write(id, (status, level, took), outcome);
+        }
+    }
+
+    /// Says that nothing could answer a request: a model whose requests get no answer is an incident. One that its tier refused
+    /// got what the tier's limits are for.
+    fn tell(&self, error: &Error) {
+        let row = status::of(error.kind());
+        let Some(model) = self.model.filter(|_| row.level == Level::Reject && error.kind() != Kind::Shed) else {
+            return;
+        };
+        if self.records.incidents[model.index()].is_due(Instant::now()) {
+            let (model, status) = (&self.records.config.model(model).name, row.http.as_u16());
+            tracing::error!(%model, status, reason = %error, "a request got no answer (level 4); further ones are counted only");
         }
     }
 

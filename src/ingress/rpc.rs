@@ -277,7 +277,7 @@ impl<'a> Addressed<'a> {
         let limit = config.listen.max_body;
         let mut headers = self.head.headers;
         let tier = self.told.tier(config, model)?;
-        let joins = !model.joins.is_empty() && method == Method::Predict;
+        let joins = method == Method::Predict && config.is_decoded(model);
         let (queued, held) = (wish.may_queue(model) || model.ensemble.is_some(), model.is_held_whole());
         let payload = if joins {
             let framed = match self.received {

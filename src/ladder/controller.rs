@@ -2,9 +2,11 @@
 //!
 //! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops
 //! after `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more
-//! than once. Two facts depend on a level's own effect, and neither keeps or undoes itself by it: of timeouts some requests keep
-//! telling (`standing`), and GPUs that are empty because their low-priority work went elsewhere get it back bit by bit
-//! (`readmission`), no further than they stay below the threshold. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all the same.
+//! than once. Two facts depend on a level's own effect, and neither keeps or undoes itself by it. Of timeouts some requests keep
+//! telling (`standing`). Those are few: as long as the trigger is in force, what they say counts however few they are. Without any it
+//! ends like the others. GPUs that are empty because their low-priority work went elsewhere get it back bit by bit (`readmission`), no
+//! further than they stay below the threshold. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all
+//! the same.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +22,7 @@ use super::{
 use crate::{
     config::{self, Config, LadderMode},
     infer::{Level, ModelId},
-    resilience::hysteresis::Hysteresis,
+    resilience::{hysteresis::Hysteresis, ratio::Excess},
     telemetry::handles::ladder::LadderHandles,
 };
 
@@ -38,8 +40,8 @@ pub struct Facts {
 /// What is reported of a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModelFacts {
-    /// Too many of its attempts time out.
-    pub timeouts: bool,
+    /// Whether too many of its attempts time out.
+    pub timeouts: Excess,
     /// The share of its pool's GPU memory that is in use, where that is known.
     pub gpu_memory: Option<f64>,
 }
@@ -99,13 +101,16 @@ impl Standings {
     pub(super) fn look(&self, facts: &Facts, now: Instant) {
         for (model, of_model) in self.models.iter().zip(&facts.models) {
             let full = of_model.gpu_memory.is_some_and(|share| share > self.gpu_memory);
-            let active = [
-                model.joins && facts.features_slow,
-                model.joins && facts.features_unavailable,
-                model.low_priority && full,
-                of_model.timeouts,
-            ];
-            model.look(active, self.mode, now);
+            let is_active = |trigger, in_force| match trigger {
+                Trigger::FeaturesSlow => model.joins && facts.features_slow,
+                Trigger::FeaturesUnavailable => model.joins && facts.features_unavailable,
+                Trigger::GpuMemory => model.low_priority && full,
+                Trigger::Timeouts => {
+                    of_model.timeouts == Excess::Proven || (in_force && of_model.timeouts == Excess::OfFew)
+                }
+            };
+            model.look(is_active, now);
+            model.settle(self.mode, now);
         }
     }
 
@@ -152,18 +157,15 @@ impl Model {
         }
     }
 
-    fn look(&self, active: [bool; Trigger::ALL.len()], mode: LadderMode, now: Instant) {
-        {
-            let mut machine = self.lock();
-            for (trigger, active) in machine.triggers.iter_mut().zip(active) {
-                trigger.look(active, now);
-            }
-            let gpu = Trigger::GpuMemory as usize;
-            let in_force = machine.triggers[gpu].in_force();
-            machine.readmission.look(in_force, active[gpu], now);
-            self.shown.admit(machine.readmission.share());
+    /// `is_active`: of a trigger, which is in force or not.
+    fn look(&self, is_active: impl Fn(Trigger, bool) -> bool, now: Instant) {
+        let mut machine = self.lock();
+        for (trigger, state) in Trigger::ALL.into_iter().zip(&mut machine.triggers) {
+            state.look(is_active(trigger, state.in_force()), now);
         }
-        self.settle(mode, now);
+        let in_force = machine.triggers[Trigger::GpuMemory as usize].in_force();
+        machine.readmission.look(in_force, is_active(Trigger::GpuMemory, in_force), now);
+        self.shown.admit(machine.readmission.share());
     }
 
     /// Shows what the machine has come to.

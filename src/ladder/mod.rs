@@ -12,6 +12,7 @@
 //! config; where a model stands is written in the background and only loaded here.
 
 mod controller;
+mod ensemble;
 mod readmission;
 mod route;
 mod standing;
@@ -118,7 +119,7 @@ impl Ladder {
     ///
     /// `Unavailable`, where the level that the model stands at leaves nothing to answer with.
     pub fn plan(&self, request: &InferRequest, now: Instant) -> Result<Plan, Error> {
-        let plan = self.full(request, now);
+        let plan = self.in_person(self.full(request, now), request.method)?;
         let standing = self.standings.shown(request.model).load();
         if standing.is_full() { Ok(plan) } else { self.lowered(plan, standing, (request.method, now)) }
     }
@@ -168,7 +169,7 @@ impl Ladder {
             let refused = (standing, Some(Cause::GpuMemory));
             return next.ok_or_else(|| self.refused(&plan, refused, "has neither a simpler model nor a rule", now));
         }
-        let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes();
+        let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes(now);
         let next = times_out.then(|| self.simpler(&plan, Cause::Timeouts, now)).flatten();
         Ok(next.unwrap_or(plan))
     }
@@ -177,7 +178,7 @@ impl Ladder {
     fn simpler(&self, plan: &Plan, cause: Cause, now: Instant) -> Option<Plan> {
         let route = self.route(plan.named);
         let plan = Plan { cause: Some(cause), ..plan.clone() };
-        if route.is_ensemble {
+        if route.is_ensemble() {
             return Some(Plan { members: Members::First, level: Level::SimplifiedModel, ..plan });
         }
         // One that stands lower for the same reason at the same place is asked as little: its load is the same load.
@@ -185,8 +186,9 @@ impl Ladder {
             let same = self.standings.shown(*model).load().has_cause(cause);
             same && self.route(*model).predict == route.predict
         };
-        let simpler = std::iter::successors(route.after(plan.named, plan.named), |last| route.after(plan.named, *last));
-        let model = simpler.into_iter().find(|model| !is_along(model));
+        let mut simpler =
+            std::iter::successors(route.after(plan.named, plan.named), |last| route.after(plan.named, *last));
+        let model = simpler.find(|model| !is_along(model));
         let to_model = model.map(|model| Plan { queue: Queue::Waits, ..self.to_model(&plan, model, now) });
         let has_rule = route.ways.contains(&Source::Rule);
         to_model.or_else(|| has_rule.then(|| Plan { source: Source::Rule, level: Level::SimplifiedModel, ..plan }))
@@ -213,7 +215,11 @@ impl Ladder {
     /// Whether something else than the model can answer, or answers already.
     pub fn has_ways_down(&self, plan: &Plan, method: Method) -> bool {
         let acts = self.mode == LadderMode::Act && method == Method::Predict;
-        plan.source != Source::Model || plan.model != plan.named || (acts && self.route(plan.named).has_ways_down())
+        let route = self.route(plan.named);
+        plan.source != Source::Model
+            || plan.model != plan.named
+            || route.is_ensemble()
+            || (acts && route.has_ways_down())
     }
 
     /// The pool that serves what the plan asks for beyond what its tier has reserved, where there is one.
@@ -265,15 +271,14 @@ impl Ladder {
         concluded.map_or_else(Settled::Error, Settled::Answer)
     }
 
-    /// The next way down from a plan; `None`: that was the last, or there is no time for another.
+    /// The next way down from a plan; `None`: that was the last. Once the deadline has passed no model is asked any more. What asks
+    /// nobody is there as soon as an error would be, and says more.
     fn below(&self, plan: &Plan, cause: Cause, now: Instant) -> Option<Plan> {
-        if plan.deadline.remaining(now).is_zero() {
-            return None;
-        }
         let route = self.route(plan.named);
         // The first cause is what the caller is told.
         let plan = Plan { cause: plan.cause.or(Some(cause)), ..plan.clone() };
         if plan.source == Source::Model
+            && !plan.deadline.remaining(now).is_zero()
             && let Some(model) = route.after(plan.named, plan.model)
         {
             return Some(self.to_model(&plan, model, now));
@@ -281,8 +286,9 @@ impl Ladder {
         let source = route.ways.iter().copied().find(|way| *way > plan.source)?;
         let level = if source == Source::Rule { Level::SimplifiedModel } else { Level::DefaultResponse };
         // What the lookup of the walk before had is over.
-        let features_by = Deadline::after(now, plan.deadline.remaining(now) / FEATURES_SHARE);
-        Some(Plan { source, level: plan.level.max(level), model: plan.named, features_by, ..plan })
+        let model_by = plan.deadline;
+        let features_by = Deadline::after(now, model_by.remaining(now) / FEATURES_SHARE).earliest(model_by);
+        Some(Plan { source, level: plan.level.max(level), model: plan.named, features_by, model_by, ..plan })
     }
 
     /// The same request to a simpler model, under that one's tier or a lower one that the caller asked for.
@@ -359,7 +365,7 @@ fn cause(plan: &Plan, outcome: &Result<Answer, Error>, first: Option<&First>) ->
 }
 
 /// What a failure is told as where something else answers; `None`: nothing else may, it is the caller's.
-const fn cause_of(kind: Kind) -> Option<Cause> {
+pub(crate) const fn cause_of(kind: Kind) -> Option<Cause> {
     match kind {
         Kind::Shed => Some(Cause::Shed),
         Kind::DeadlineExceeded => Some(Cause::Timeout),

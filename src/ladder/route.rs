@@ -25,7 +25,8 @@ pub(super) struct Route {
     simpler: Box<[ModelId]>,
     /// What answers without a model, best first.
     pub(super) ways: SmallVec<[Source; 3]>,
-    pub(super) is_ensemble: bool,
+    /// The first of the models that answer together for it, where there are any.
+    pub(super) first: Option<ModelId>,
     /// Share of the time left that is kept for a simpler model.
     pub(super) reserve: f64,
 }
@@ -41,14 +42,18 @@ impl Route {
             burst: config.burst(model),
             simpler: simpler(model, config),
             ways: ways(model),
-            is_ensemble: model.ensemble.is_some(),
+            first: model.members().first().copied(),
             reserve: fallback.map_or(0.0, |fallback| fallback.reserve),
         }
     }
 
+    pub(super) const fn is_ensemble(&self) -> bool {
+        self.first.is_some()
+    }
+
     /// Whether something else can answer for the model.
     pub(super) fn has_ways_down(&self) -> bool {
-        self.is_ensemble || !self.simpler.is_empty() || !self.ways.is_empty()
+        self.is_ensemble() || !self.simpler.is_empty() || !self.ways.is_empty()
     }
 
     /// The model that is asked after `model`, which is the one `named` or stood in for it.

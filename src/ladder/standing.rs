@@ -1,7 +1,8 @@
 //! Where models stand: written by the controller and by drills, loaded by the path.
 //!
 //! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change.
-//! The worst counts, and of equals the first that is acted on: a drill, then the triggers in the order of their bits. Triggers move a model between levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
+//! The worst counts, and of equals the first: a drill, then the triggers in the order of their bits. Triggers move a model between
+//! levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
 
 use std::{
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -11,11 +12,16 @@ use std::{
 use tokio::time::Instant;
 
 use super::readmission;
-use crate::infer::{Cause, Level};
+use crate::{
+    infer::{Cause, Level},
+    resilience::seldom::Seldom,
+};
 
 /// Of the requests of a model that stands lower because its attempts time out, every so many'th is asked in full all the same:
-/// what they take is how the trigger learns that it is over.
+/// what they take is how the trigger learns that it is over. One after each such time besides: few requests would be too few of
+/// those to learn from.
 const PROBE_EVERY: u32 = 20;
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// What moves a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,20 +114,24 @@ impl Standing {
 pub(super) struct Shown {
     standing: AtomicU8,
     asked: AtomicU32,
-    /// Of [`readmission::PARTS`], how many are asked in full though GPUs were full.
+    probing: Seldom,
+    /// Of [`readmission::PARTS`], how many are asked in full though GPUs were full, and how many came since they are.
     admitted: AtomicU32,
+    returning: AtomicU32,
     origin: Instant,
     /// When the drill ends, in milliseconds since the origin.
     drill_until: AtomicU64,
 }
 
 impl Shown {
-    pub(super) const fn new(origin: Instant) -> Self {
+    pub(super) const fn new(now: Instant) -> Self {
         Self {
             standing: AtomicU8::new(0),
             asked: AtomicU32::new(0),
+            probing: Seldom::each(PROBE_AFTER, now),
             admitted: AtomicU32::new(0),
-            origin,
+            returning: AtomicU32::new(0),
+            origin: now,
             drill_until: AtomicU64::new(0),
         }
     }
@@ -155,12 +165,13 @@ impl Shown {
     pub(super) fn admits(&self) -> bool {
         let share = self.admitted.load(Relaxed);
         // 7 and 20 have no divisor in common: those that ask are not one after another.
-        share > 0 && self.asked.fetch_add(1, Relaxed).wrapping_mul(7) % readmission::PARTS < share
+        share > 0 && self.returning.fetch_add(1, Relaxed).wrapping_mul(7) % readmission::PARTS < share
     }
 
-    /// Whether the next request is one of those that are asked in full all the same.
-    pub(super) fn probes(&self) -> bool {
-        self.asked.fetch_add(1, Relaxed).is_multiple_of(PROBE_EVERY)
+    /// Whether a request at `now` is one of those that are asked in full all the same.
+    pub(super) fn probes(&self, now: Instant) -> bool {
+        let by_count = self.asked.fetch_add(1, Relaxed).is_multiple_of(PROBE_EVERY);
+        self.probing.is_due(now) || by_count
     }
 }
 
@@ -200,9 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn one_in_so_many_is_asked_in_full() {
-        let shown = Shown::new(Instant::now());
-        let probes = (0..10 * PROBE_EVERY).filter(|_| shown.probes()).count();
-        assert_eq!(probes, 10);
+    fn one_in_so_many_is_asked_in_full_and_one_a_second() {
+        let now = Instant::now();
+        let shown = Shown::new(now);
+        let probes = (0..10 * PROBE_EVERY).filter(|_| shown.probes(now)).count();
+        assert_eq!(probes, 10, "of many at once");
+        let shown = Shown::new(now);
+        let probes: Vec<u32> = (0..10).filter(|at| shown.probes(now + *at * PROBE_AFTER / 2)).collect();
+        assert_eq!(probes, [0, 2, 4, 6, 8], "of two a second");
     }
 }

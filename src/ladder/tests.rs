@@ -7,7 +7,11 @@ use super::*;
 use crate::{
     fixture,
     infer::{AnswerBody, Stale, Timings},
+    resilience::ratio::Excess,
 };
+
+mod descent;
+mod standings;
 
 const FRAUD: u32 = 0;
 const LITE: u32 = 1;
@@ -236,7 +240,7 @@ fn look(ladder: &Ladder, facts: &Facts, (from, tenths): (Instant, u32)) -> Insta
     at(tenths)
 }
 
-fn facts(gpu: f64, timeouts: bool) -> Facts {
+fn facts(gpu: f64, timeouts: Excess) -> Facts {
     Facts { models: vec![ModelFacts { timeouts, gpu_memory: Some(gpu) }; 6], ..Facts::default() }
 }
 
@@ -267,7 +271,7 @@ async fn a_refusal_names_the_cause_that_it_acts_on() {
     let config = BELOW.replace("bulk: {tier: low, pool: a, fallback: {model: small}}", "bulk: {tier: low, pool: a}");
     let ladder = Ladder::new(&Config::parse(&config, "test").unwrap());
     let (_, request) = below("bulk");
-    let now = look(&ladder, &facts(0.99, true), (Instant::now(), 20));
+    let now = look(&ladder, &facts(0.99, Excess::Proven), (Instant::now(), 20));
     let refused = ladder.plan(&request, now).unwrap_err();
     assert!(refused.to_string().contains("gpu_memory"), "{refused}");
     assert_eq!(refused.retry_after(), Some(Duration::from_secs(10)));
@@ -276,7 +280,7 @@ async fn a_refusal_names_the_cause_that_it_acts_on() {
 #[tokio::test(start_paused = true)]
 async fn a_fallback_that_makes_room_on_the_same_gpus_is_not_asked_instead() {
     let (ladder, request) = below("bulk");
-    let now = look(&ladder, &facts(0.99, false), (Instant::now(), 20));
+    let now = look(&ladder, &facts(0.99, Excess::None), (Instant::now(), 20));
     let plan = ladder.plan(&request, now).unwrap();
     assert_eq!((plan.model, plan.pool, plan.cause), (ModelId(5), PoolId(1), Some(Cause::GpuMemory)), "not `small`");
 }
@@ -285,13 +289,13 @@ async fn a_fallback_that_makes_room_on_the_same_gpus_is_not_asked_instead() {
 async fn gpus_that_were_full_get_their_work_back_bit_by_bit() {
     let (ladder, request) = below("bulk");
     let in_full = |now| (0..100).filter(|_| ladder.plan(&request, now).unwrap().level == Level::Full).count();
-    let mut now = look(&ladder, &facts(0.99, false), (Instant::now(), 20));
+    let mut now = look(&ladder, &facts(0.99, Excess::None), (Instant::now(), 20));
     assert_eq!(in_full(now), 0);
     // Empty for want of work: after ten seconds it begins to come back, and takes ten more.
-    now = look(&ladder, &facts(0.1, false), (now, 100));
+    now = look(&ladder, &facts(0.1, Excess::None), (now, 100));
     assert_eq!(in_full(now), 0);
-    now = look(&ladder, &facts(0.1, false), (now, 51));
+    now = look(&ladder, &facts(0.1, Excess::None), (now, 51));
     assert!((40..=60).contains(&in_full(now)), "{}", in_full(now));
-    now = look(&ladder, &facts(0.1, false), (now, 60));
+    now = look(&ladder, &facts(0.1, Excess::None), (now, 60));
     assert_eq!(in_full(now), 100);
 }

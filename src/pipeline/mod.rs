@@ -14,8 +14,8 @@ use crate::{
     enrich::{self, Enriched, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Decoded, Error, InferRequest, Kind, Level, Method, Payload, Plan, PoolId, Protocol, Source,
-        Timings, Verdict, headers::JSON_LENGTH,
+        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan,
+        PoolId, Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -23,8 +23,11 @@ use crate::{
     telemetry::handles::path::{PathHandles, Stage},
 };
 
+pub(crate) mod ensemble;
 mod kept;
 mod stand_in;
+
+use ensemble::Ensembles;
 
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
@@ -78,6 +81,8 @@ pub struct Pipeline {
     pub(crate) enricher: Enricher,
     /// 4: answers what was asked before.
     pub(crate) predictions: Arc<Predictions>,
+    /// Models that answer together.
+    pub(crate) ensembles: Ensembles,
     /// 6: asks the model.
     pub(crate) predict: Arc<Predict>,
     /// Reads a held body as far as joins, rules and defaults need.
@@ -99,6 +104,15 @@ impl Pipeline {
     ///
     /// Dropped, it gives back its slot and cancels upstream.
     pub async fn infer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
+        let (model, method) = (request.model, request.method);
+        let outcome = self.answer(request).await;
+        if method == Method::Predict && passed_over(&outcome) {
+            self.admission.passed_over(model, Instant::now());
+        }
+        outcome
+    }
+
+    async fn answer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now)?;
         if self.ladder.has_ways_down(&plan, request.method)
@@ -139,7 +153,7 @@ impl Pipeline {
         if plan.level > Level::Full || plan.source != Source::Model || plan.model != plan.named {
             return Err(Error::new(Kind::Unavailable, "the model stands at a lower level"));
         }
-        let Walked { outcome, .. } = self.compute(request, &plan, now).await;
+        let Walked { outcome, .. } = self.walk(request, &plan, now).await;
         self.ladder.conclude(&plan, outcome)
     }
 
@@ -150,7 +164,7 @@ impl Pipeline {
         let mut now = began;
         loop {
             let walked = match (plan.source, next.take().or_else(|| again.again())) {
-                (Source::Model, Some(request)) => self.compute(request, &plan, now).await,
+                (Source::Model, Some(request)) => self.walk(request, &plan, now).await,
                 _ => self.stand_in(&again, found.take(), &plan).await,
             };
             now = Instant::now();
@@ -233,6 +247,11 @@ impl Pipeline {
         self.handles.stage(Stage::Admission, timings.queue);
         self.handles.stage(Stage::Predict, timings.model);
         self.rename_back(protocol, &mut prediction, plan);
+        let degraded = match prediction.verdict {
+            Verdict::Good => features.take_degraded(),
+            // A rule may answer instead, from the same rows.
+            Verdict::Failed => features.degraded().to_vec(),
+        };
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -240,11 +259,7 @@ impl Pipeline {
             trailers: prediction.trailers,
             verdict: prediction.verdict,
             level: features.level(),
-            degraded: match prediction.verdict {
-                Verdict::Good => features.take_degraded(),
-                // Something else may answer from the same rows.
-                Verdict::Failed => features.degraded().to_vec(),
-            },
+            degraded,
             caches: features.caches().to_vec(),
             timings,
         })
@@ -298,6 +313,8 @@ impl Pipeline {
         let mut prediction = self.predict.run(enriched, None, &plan, home, now).await?;
         let timings = Timings { model: prediction.took, ..Timings::default() };
         self.rename_back(protocol, &mut prediction, &plan);
+        let (model, named) = (self.config.model(plan.model), self.config.model(plan.named));
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.name, &named.name));
         Ok(Answer {
             status: prediction.status,
             headers: prediction.headers,
@@ -314,17 +331,33 @@ impl Pipeline {
     /// Longer bodies than are held pass with the upstream's own name.
     fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
         let model = self.config.model(plan.model);
-        if model.name == model.upstream {
-            return;
+        rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.upstream, &model.name));
+    }
+}
+
+/// Gives an answer that is held another model's name.
+fn rename(protocol: Protocol, (headers, body): (&mut HeaderMap, &mut AnswerBody), (from, to): (&str, &str)) {
+    if from == to {
+        return;
+    }
+    let AnswerBody::Whole(bytes) = body else { return };
+    let (named, length) = (std::mem::take(bytes), json_length(headers));
+    let (renamed, length) = enrich::rename::answer(protocol, named, from, to, length);
+    *bytes = renamed;
+    if let Some(length) = length {
+        headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
+    }
+}
+
+/// Whether something else than the model answered, or nobody, where neither its door refused the request nor its time was taken:
+/// both have been counted.
+fn passed_over(outcome: &Result<Answer, Error>) -> bool {
+    match outcome {
+        Ok(answer) => {
+            let mut causes = answer.degraded.iter().filter_map(Degradation::instead_of_model);
+            causes.any(|cause| !matches!(cause, Cause::Shed | Cause::Timeout))
         }
-        let Prediction { headers, body, .. } = prediction;
-        let AnswerBody::Whole(bytes) = body else { return };
-        let (named, length) = (std::mem::take(bytes), json_length(headers));
-        let (renamed, length) = enrich::rename::answer(protocol, named, &model.upstream, &model.name, length);
-        *bytes = renamed;
-        if let Some(length) = length {
-            headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
-        }
+        Err(error) => matches!(error.kind(), Kind::Unavailable | Kind::BackendFailed),
     }
 }
 

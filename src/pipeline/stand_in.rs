@@ -97,7 +97,7 @@ impl Pipeline {
     }
 
     /// Outputs as the answer to a request.
-    fn written(
+    pub(super) fn written(
         &self,
         (request, decoded): (&InferRequest, &Decoded),
         outputs: &[Output],

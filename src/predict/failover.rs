@@ -194,6 +194,7 @@ pub(super) fn awaited(config: &config::Config) -> Vec<bool> {
     let mut awaited = vec![false; config.pools.len()];
     for model in config.models.iter().filter(|model| all_low || !is_low(model)) {
         awaited[model.pool.index()] = true;
+        model.members().iter().for_each(|member| awaited[config.model(*member).pool.index()] = true);
     }
     awaited
 }
@@ -224,6 +225,8 @@ mod tests {
             ("m: {tier: high}, n: {tier: high, pool: b}", "a b"),
             // It takes over for another, and has models of its own.
             ("m: {tier: high}, n: {tier: high, pool: dr}", "a dr"),
+            // An ensemble needs its members, whatever their tiers.
+            ("m: {tier: high, ensemble: {members: [n, o]}}, n: {tier: high}, o: {tier: best-effort}", "a b"),
             ("", ""),
         ] {
             assert_eq!(awaited_of(&format!("{POOLS}{high}models: {{{models}}}")), expected, "{models}");

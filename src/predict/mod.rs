@@ -54,7 +54,7 @@ use crate::{
         floor::Floor,
         hedge::{After, Moment},
         median::Median,
-        ratio::{BadRatio, Bound, Limit},
+        ratio::{BadRatio, Bound, Excess, Limit},
     },
     telemetry::handles::predict::RetryDenied,
 };
@@ -136,15 +136,17 @@ impl Predict {
     ) -> Result<Prediction, Error> {
         let model = &self.models[plan.model.index()];
         let worker = enriched.worker();
-        let outgoing = Outgoing::new(enriched, &model.name, &model.upstream);
+        // The path says the name that the caller used.
+        let named = &self.models[enriched.request.model.index()].name;
+        let outgoing = Outgoing::new(enriched, named, &model.upstream);
         let run = Run { predict: self, pool: &self.pools[plan.pool.index()], home, model, worker, plan, started: now };
         run.attempts(outgoing, permit).await
     }
 
     /// Whether too many of the model's predictions timed out in the last ten seconds, at whatever pool.
     #[must_use]
-    pub fn is_timing_out(&self, model: ModelId, now: Instant) -> bool {
-        self.models[model.index()].timeouts.is_over(&TIMEOUTS, now)
+    pub fn timeouts(&self, model: ModelId, now: Instant) -> Excess {
+        self.models[model.index()].timeouts.excess(&TIMEOUTS, now)
     }
 
     /// How full the fullest GPU is of the pool that does this one's work now, of 1; `None`: that is not known.

@@ -56,6 +56,18 @@ pub struct Limit {
     pub least: u32,
 }
 
+/// What a share says of whoever it is the share of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Excess {
+    /// It is not too much.
+    #[default]
+    None,
+    /// It is, of fewer events than prove it.
+    OfFew,
+    /// It is.
+    Proven,
+}
+
 /// Events of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -103,11 +115,23 @@ impl BadRatio {
     /// Whether it is too much at `now`.
     #[must_use]
     pub fn is_over(&self, limit: &Limit, now: Instant) -> bool {
+        self.excess(limit, now) == Excess::Proven
+    }
+
+    /// Whether it is too much at `now`, and whether enough happened to say so.
+    #[must_use]
+    pub fn excess(&self, limit: &Limit, now: Instant) -> Excess {
         if !self.was_bad_of_late(now) {
-            return false;
+            return Excess::None;
         }
         let counts = self.counts(now);
-        counts.all >= u64::from(limit.least).max(1) && limit.bound.is_met(counts)
+        if counts.all == 0 || !limit.bound.is_met(counts) {
+            Excess::None
+        } else if counts.all < u64::from(limit.least) {
+            Excess::OfFew
+        } else {
+            Excess::Proven
+        }
     }
 
     fn was_bad_of_late(&self, now: Instant) -> bool {
@@ -173,6 +197,21 @@ mod tests {
         assert!(ratio.is_over(&TIMEOUTS, now));
         let (ratio, now) = noted(0, 0);
         assert!(!ratio.is_over(&Limit { bound: Bound::AtLeast(0.0), least: 0 }, now), "no traffic, no signal");
+    }
+
+    #[test]
+    fn too_much_of_few_is_told_apart() {
+        for (bad, good, expected) in [
+            (0, 5, Excess::None),
+            (1, 0, Excess::OfFew),
+            (1, 18, Excess::OfFew),
+            (1, 19, Excess::Proven),
+            (1, 20, Excess::None),
+        ] {
+            let (ratio, now) = noted(bad, good);
+            assert_eq!(ratio.excess(&TIMEOUTS, now), expected, "{bad} of {}", bad + good);
+            assert_eq!(ratio.excess(&TIMEOUTS, now + SECOND), Excess::None, "quiet");
+        }
     }
 
     #[test]

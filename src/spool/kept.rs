@@ -71,7 +71,7 @@ pub(crate) fn without_secrets(headers: &HeaderMap) -> HeaderMap {
 }
 
 impl Request {
-    /// Of what is asked: the same for the same question, whatever its headers.
+    /// Of what is asked: the same for the same question, whatever its headers. Not for secrets: whoever knows a key may ask with it.
     pub(crate) fn digest(&self) -> u128 {
         let mut hash = Xxh3::new();
         let length = self.json_length.map_or(u64::MAX, |length| length as u64);

@@ -1,6 +1,6 @@
 //! What can be seen from outside: metrics that promtool accepts, and headers that tell each answer's story.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{collections::BTreeSet, process::Command, sync::LazyLock, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -34,6 +34,11 @@ const PROMISED: &[&str] = &[
     "weir_breaker_state",
     "weir_attempts_total",
     "weir_answers_total",
+    "weir_ladder_level",
+    "weir_ladder_observed_level",
+    "weir_ladder_transitions_total",
+    "weir_ladder_level_seconds_total",
+    "weir_demand",
     "weir_tier_slots",
     "weir_tier_slots_in_use",
     "weir_inference_queue_depth",
@@ -51,6 +56,24 @@ fn promtool_is_content() {
         let kind =
             metrics.text().lines().find(|line| line.starts_with(&format!("# TYPE {family} "))).expect("its type");
         assert!(!kind.ends_with("summary"), "{kind}: buckets are not set");
+    }
+}
+
+/// The alerts that come with the repository are ones, fire for what they are about, and name metrics that there are.
+#[test]
+fn the_alerts_fire_for_what_they_are_about() {
+    let (rules, cases) = (include_str!("../../config/alerts.yaml"), include_str!("../data/alerts_test.yaml"));
+    let folder = Folder::new("alerts");
+    folder.write("alerts.yaml", rules);
+    let cases = folder.write("alerts_test.yaml", cases);
+    let output = Command::new("promtool").args(["test", "rules"]).arg(cases).output().expect("promtool is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let names = include_str!("../../src/telemetry/names.rs");
+    let words = rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let metrics: BTreeSet<_> = words.filter(|word| word.starts_with("weir_")).collect();
+    assert!(metrics.len() > 5, "{metrics:?}");
+    for metric in metrics {
+        assert!(names.contains(&format!("= \"{metric}\",")), "{metric} is no metric");
     }
 }
 

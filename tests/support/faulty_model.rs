@@ -5,6 +5,7 @@
 //! apart and not counted; over HTTP/2 every request counts.
 
 use std::{
+    collections::HashMap,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -158,19 +159,29 @@ impl Shared {
         if http2::read_preface(&mut stream).is_none() {
             return Ok(());
         }
-        let mut arrived = Arrived { nth: 0, stream: 0 };
+        // Streams come between each other.
+        let mut open = HashMap::new();
         while let Some(came) = http2::read_frame(&mut stream) {
-            match came {
+            let whole = match came {
                 Came::Head(id, is_all) => {
-                    arrived = Arrived { nth: self.count(), stream: id };
-                    if is_all && self.play_on_stream(&mut stream, arrived)? == Then::Over {
-                        return Ok(());
-                    }
+                    open.insert(id, self.count());
+                    is_all.then_some(id)
                 }
-                Came::End(_) if self.play_on_stream(&mut stream, arrived)? == Then::Over => return Ok(()),
-                Came::Settings => stream.write_all(&http2::settings_ack())?,
-                Came::Ping(payload) => stream.write_all(&http2::pong(payload))?,
-                Came::End(_) | Came::Other => {}
+                Came::End(id) => Some(id),
+                Came::Settings => {
+                    stream.write_all(&http2::settings_ack())?;
+                    None
+                }
+                Came::Ping(payload) => {
+                    stream.write_all(&http2::pong(payload))?;
+                    None
+                }
+                Came::Other => None,
+            };
+            if let Some((id, nth)) = whole.and_then(|id| Some((id, open.remove(&id)?)))
+                && self.play_on_stream(&mut stream, Arrived { nth, stream: id })? == Then::Over
+            {
+                return Ok(());
             }
         }
         Ok(())

@@ -34,7 +34,8 @@ pub(crate) struct Model {
     /// Who answers V1 `:explain`.
     #[schemars(extend("x-unset" = "none, :explain answers 501"))]
     pub(crate) explainer: Option<Explainer>,
-    /// Models that answer together.
+    /// Models that answer together in its place. An ensemble has no `pool`, `upstream_model`, `features`, `inputs`, `explainer`, `cache`
+    /// and `idempotent` of its own: its members have theirs.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) ensemble: Option<Ensemble>,
     /// Whether a request that cannot be answered is queued (202) although the caller did not ask for it with
@@ -196,17 +197,18 @@ pub(crate) struct Explainer {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Ensemble {
-    /// The members, keys of `models`.
+    /// The members, keys of `models`: asked at once, each as if the request named it, but within this model's deadline and without
+    /// its own fallback.
     #[schemars(extend("x-required" = true))]
     pub(crate) members: Vec<String>,
     /// How their answers become one.
     pub(crate) combine: Combine,
-    /// With `combine: weighted`, what each member counts.
-    #[schemars(extend("x-unset" = "required with combine: weighted"))]
+    /// With `combine: weighted` or `vote`, what each member counts.
+    #[schemars(extend("x-unset" = "one alike; required with combine: weighted"))]
     pub(crate) weights: Vec<f64>,
 }
 
-/// How members' answers become one.
+/// How members' answers become one: the mean of each element, the mean by `weights`, or the value that most members give.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Combine {

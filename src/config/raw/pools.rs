@@ -22,7 +22,7 @@ pub(crate) struct Pool {
     #[schemars(extend("x-unset" = "off"))]
     pub(crate) hedge: Option<Hedge>,
     /// Longest time of one attempt.
-    #[schemars(extend("x-unset" = "what the waits between attempts leave of the deadline, divided by the attempts that fit, or all that is left while it is not known what answers take"))]
+    #[schemars(extend("x-unset" = "what the waits between attempts leave of the deadline, divided by the attempts that fit"))]
     pub(crate) attempt_timeout: Option<Span>,
     /// Longest time to open a connection.
     #[schemars(extend("x-reload" = "new connections"))]

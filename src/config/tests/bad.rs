@@ -1,6 +1,6 @@
 //! What is said of bad files, word for word.
 
-use super::{FULL, bad, good::joined_text};
+use super::{FULL, bad, good, good::joined_text};
 
 /// Parses the text and compares the problems with the lines, each ended by its place.
 fn says(text: &str, lines: &[&str]) {
@@ -220,7 +220,7 @@ fn references_that_lead_nowhere() {
     says(
         &format!(
             "{POOL}capacity: {{burst_pool: pp}}\ntiers: {{standard: {{pool: x}}}}\nmodels:\n  m: {{tier: standart, fallback: {{model: n}}}}\n  \
-             n: {{pool: y, explainer: {{pool: z}}, fallback: {{model: m}}, ensemble: {{members: [n, m]}}}}\n  a/b: {{fallback: {{model: o}}}}\n"
+             n: {{pool: y, explainer: {{pool: z}}, fallback: {{model: m}}}}\n  a/b: {{fallback: {{model: o}}}}\n"
         ),
         &[
             "capacity.burst_pool: no such pool, did you mean `p`?; allowed: p; given: pp (weir.yaml:2:24)",
@@ -232,10 +232,46 @@ fn references_that_lead_nowhere() {
             "models.n.explainer.pool: no such pool; allowed: p; given: z (weir.yaml:6:34)",
             "models.n.fallback.model: falls back to itself in the end; allowed: a model whose fallbacks end elsewhere; given: m \
              (weir.yaml:6:56)",
-            "models.n.ensemble.members[0]: no such other model; allowed: m, a/b; given: n (weir.yaml:6:81)",
             "models.a/b: not a model's name; allowed: visible ASCII characters without `/`, `:`, `?` and `#`, as it stands in URLs; given: a mapping with fallback \
              (weir.yaml:7:8)",
             "models.a/b.fallback.model: no such model; allowed: m, n, a/b; given: o (weir.yaml:7:27)",
+        ],
+    );
+}
+
+#[test]
+fn ensembles_that_make_no_sense() {
+    let own = |key: &str, given: &str, at: u32| {
+        format!(
+            "models.e.{key}: set for an ensemble, which asks its members; allowed: the key at its members; given: {given} (weir.yaml:3:{at})"
+        )
+    };
+    says(
+        "pools: {p: {endpoints: [http://h:1]}}\nmodels:\n  e: {pool: p, upstream_model: x, idempotent: false, explainer: {pool: p}, cache: {}, ensemble: {members: [m]}}\n  m: {pool: p}\n",
+        &[
+            &own("pool", "p", 13),
+            &own("upstream_model", "x", 32),
+            &own("idempotent", "false", 47),
+            &own("explainer", "a mapping with pool", 65),
+            "models.e.cache: beside `idempotent: false`; allowed: a cache only where asking twice changes nothing; given: a mapping with \
+             no keys (weir.yaml:3:83)",
+            &own("cache", "a mapping with no keys", 83),
+        ],
+    );
+    says(
+        "pools: {p: {endpoints: [http://h:1]}}\nmodels:\n  a: {ensemble: {members: [a, m, n, m], combine: weighted, weights: [1, 0, 2]}}\n  \
+         b: {ensemble: {members: []}}\n  c: {ensemble: {members: [b, m], weights: [1, 2]}}\n  m: {pool: p}\n",
+        &[
+            "models.a.ensemble.members[0]: no such other model; allowed: b, c, m; given: a (weir.yaml:3:28)",
+            "models.a.ensemble.members[2]: no such other model; allowed: b, c, m; given: n (weir.yaml:3:34)",
+            "models.a.ensemble.members[3]: a member already; allowed: each model once; combine: weighted lets one count more; given: m \
+             (weir.yaml:3:37)",
+            "models.a.ensemble.weights: 3 weights for 4 members; allowed: one a member; given: a list of 3 (weir.yaml:3:69)",
+            "models.a.ensemble.weights[1]: not a weight; allowed: a number above 0; given: 0 (weir.yaml:3:73)",
+            "models.b.ensemble.members: no member; allowed: at least one model; given: a list of 0 (weir.yaml:4:27)",
+            "models.c.ensemble.members[0]: an ensemble itself; allowed: a model that is none; given: b (weir.yaml:5:28)",
+            "models.c.ensemble.weights: weights that combine does not use; allowed: combine: weighted or vote, or no weights; given: a list of 2 \
+             (weir.yaml:5:44)",
         ],
     );
 }
@@ -611,4 +647,23 @@ fn a_spool_has_one_place_and_a_time() {
             "spool.path: beside `features.l2.redis`, which has the spool; allowed: one store; given: /x (weir.yaml:2:15)",
         ],
     );
+}
+
+#[test]
+fn rules_that_cannot_answer() {
+    let text = format!(
+        "{POOL}features:\n  views:\n    a: {{entities: {{u: INT64}}, features: {{x: {{type: FLOAT}}, y: {{type: FLOAT}}}}}}\n    b: {{entities: {{u: \
+         INT64}}, features: {{x: {{type: FLOAT}}}}}}\nmodels:\n  m:\n    features: [{{view: a, join: {{u: u}}}}, {{view: b, join: {{u: u}}}}]\n    inputs: \
+         {{as: matrix, name: i, datatype: FP32, columns: [a:x]}}\n    fallback:\n      rule: x + b.x + y > 1.0 ? 1.0 : 0.0\n      default: {{outputs: \
+         [{{name: s, datatype: FP32, shape: [2], data: [1, 2]}}]}}\n"
+    );
+    says(
+        &text,
+        &[
+            "models.m.fallback.default.outputs[0].shape: no row's, and the rule fills one a row; allowed: [], [1] or [1, …] for the first \
+             output; given: a list of 1 (weir.yaml:12:68)",
+            "models.m.fallback.rule: x is a feature of several views; allowed: a.x, b.x; given: x + b.x + y > 1.0 ? 1.0 : 0.0 (weir.yaml:11:13)",
+        ],
+    );
+    good(&text.replace("rule: x +", "rule: a.x +").replace("shape: [2], data: [1, 2]", "shape: [1, 2], data: [1, 2]"));
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{FULL, good, read};
 use crate::{
     config::{Column, Config, Consistency, Discovery, HedgeAfter, Inputs, L2, Limit, RedisMode, SaveTo},
-    infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value},
+    infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value, outputs::Combine},
 };
 
 #[test]
@@ -134,6 +134,21 @@ fn a_pools_limit_is_learnt_where_it_says_so() {
 }
 
 #[test]
+fn an_ensemble_needs_no_pool() {
+    let config = good(
+        "pools: {p: {endpoints: [http://h]}, q: {endpoints: [http://i]}}\nmodels:\n  e: {ensemble: {members: [b, a], combine: weighted, \
+         weights: [2, 0.5]}}\n  a: {pool: p}\n  b: {pool: q}\n  v: {ensemble: {members: [a, b], combine: vote}}\n",
+    );
+    let model = |name: &str| config.model(config.model_id(name).unwrap());
+    let ensemble = |name: &str| model(name).ensemble.as_ref().unwrap();
+    let combined = |name: &str| (ensemble(name).combine, ensemble(name).weights.clone());
+    assert_eq!(model("e").members(), ["b", "a"].map(|name| config.model_id(name).unwrap()));
+    assert_eq!(model("e").pool, model("b").pool, "what is no prediction is asked of the first member");
+    assert_eq!((combined("e"), combined("v")), ((Combine::Mean, vec![2.0, 0.5]), (Combine::Vote, vec![1.0; 2])));
+    assert!(model("e").is_decoded() && model("e").is_held_whole() && !model("a").is_decoded());
+}
+
+#[test]
 fn feature_servers_are_an_online_store() {
     let config = good(
         "features: {l2: {feature_server: [http://a:1, 'http://b/'], max_in_flight: 7}, views: {v: {entities: {id: STRING}, \
@@ -236,6 +251,20 @@ fn secrets_and_numbers_come_from_variables_and_files() {
     assert_eq!(loaded.config.workers, 7);
     assert_eq!(loaded.config.listen.admin_token.unwrap().0, "7");
     assert!(loaded.explained.contains("workers: ***  (set; reload: restart)"), "{}", loaded.explained);
+}
+
+#[test]
+fn an_ensembles_own_pool_is_none() {
+    let text = "pools: {p: {endpoints: [http://h:1]}}\nmodels: {e: {ensemble: {members: [m]}}, m: {pool: p}}";
+    let explained = read(text).unwrap_or_else(|problems| panic!("{problems}")).explained;
+    for line in [
+        "models.e.pool: its members'  (default; reload: live)",
+        "models.e.upstream_model: its members'  (default; reload: live)",
+        "models.e.inputs: its members'  (default; reload: live)",
+        "models.e.ensemble.combine: mean  (default; reload: live)",
+    ] {
+        assert!(explained.lines().any(|each| each == line), "{line} is not in\n{explained}");
+    }
 }
 
 #[test]

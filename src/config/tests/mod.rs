@@ -3,6 +3,7 @@
 mod bad;
 mod good;
 mod mutated;
+mod predictions;
 mod tabs;
 
 use super::{

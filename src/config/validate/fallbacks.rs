@@ -6,28 +6,64 @@ use http::HeaderName;
 
 use crate::{
     config::{
-        Combine, Ensemble, Fallback, Features, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
+        Ensemble, Fallback, Features, Join, L2, Model, PredictionCache, Predictions, Redis, SharedPredictions,
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine},
 };
 
-use super::{Check, index};
+use super::{Check, index, inputs::Joined};
 
 impl Check<'_> {
-    pub(super) fn fallback(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Fallback> {
+    pub(super) fn fallback(
+        &mut self,
+        path: &Path,
+        (name, model): (&str, &raw::Model),
+        joined: &Joined<'_>,
+    ) -> Option<Fallback> {
         let raw = model.fallback.as_ref()?;
         let outputs = raw.default.as_ref().map_or(&[][..], |default| &default.outputs);
-        if raw.rule.is_some() && outputs.is_empty() {
-            self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs");
+        let rule = raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule));
+        if raw.rule.is_some() {
+            self.filled(path, outputs);
+        }
+        if let Some(rule) = &rule {
+            self.unambiguous(&path.key("rule"), rule, joined);
         }
         Some(Fallback {
             model: self.fallback_model(&path.key("model"), name, raw),
-            rule: raw.rule.as_deref().and_then(|rule| self.rule(&path.key("rule"), rule)),
+            rule,
             reserve: raw.reserve.0,
             default: self.outputs(&path.key("default").key("outputs"), outputs),
         })
+    }
+
+    /// Checks the output that a rule fills, a row of it for each of the request's.
+    fn filled(&mut self, path: &Path, outputs: &[raw::Output]) {
+        match outputs.first().map(|output| &*output.shape) {
+            None => self.wrong(&path.key("rule"), "a rule without an output to fill", "a rule beside default.outputs"),
+            Some([] | [1, ..]) => {}
+            Some(_) => {
+                let shape = path.key("default").key("outputs").item(0).key("shape");
+                self.wrong(&shape, "no row's, and the rule fills one a row", "[], [1] or [1, …] for the first output");
+            }
+        }
+    }
+
+    /// Checks that a rule's names say which view they mean.
+    fn unambiguous(&mut self, path: &Path, rule: &Rule, joined: &Joined<'_>) {
+        for name in rule.names().iter().filter(|name| !name.contains('.')) {
+            let selects = |join: &&Join| {
+                let view = &joined.features.views[join.view.index()];
+                join.select.iter().any(|feature| *view.features[*feature].name == **name)
+            };
+            let views: Vec<_> =
+                joined.joins.iter().filter(selects).map(|join| format!("{}.{name}", join.label)).collect();
+            if views.len() > 1 && joined.unsure.is_none() {
+                self.wrong(path, format_args!("{name} is a feature of several views"), views.join(", "));
+            }
+        }
     }
 
     fn rule(&mut self, path: &Path, text: &str) -> Option<Rule> {
@@ -115,6 +151,7 @@ impl Check<'_> {
 
     pub(super) fn ensemble(&mut self, path: &Path, name: &str, model: &raw::Model) -> Option<Ensemble> {
         let raw = model.ensemble.as_ref()?;
+        self.members_have(&path.parent().unwrap_or_default(), model);
         let at = path.key("members");
         if raw.members.is_empty() {
             self.wrong(&at, "no member", "at least one model");
@@ -126,27 +163,49 @@ impl Check<'_> {
             if found.is_some() && self.raw.models.get(member).is_some_and(|member| member.ensemble.is_some()) {
                 self.wrong(&at.item(i), "an ensemble itself", "a model that is none");
             }
+            if raw.members[..i].contains(member) {
+                self.wrong(&at.item(i), "a member already", "each model once; combine: weighted lets one count more");
+            }
             members.extend(self.raw.models.names().position(|other| other == member).map(|at| ModelId(index(at))));
         }
         Some(Ensemble { members, weights: self.weights(path, raw), combine: combined(raw.combine) })
     }
 
+    /// Records what an ensemble is said to have and only its members can.
+    fn members_have(&mut self, path: &Path, model: &raw::Model) {
+        let joins = !matches!(&model.features, raw::Joined::Views(views) if views.is_empty());
+        for (key, is_set) in [
+            ("pool", model.pool.is_some()),
+            ("upstream_model", model.upstream_model.is_some()),
+            ("features", joins),
+            ("inputs", model.inputs.is_some()),
+            ("explainer", model.explainer.is_some()),
+            ("cache", model.cache.is_some()),
+            ("idempotent", !model.idempotent),
+        ] {
+            if is_set {
+                self.wrong(&path.key(key), "set for an ensemble, which asks its members", "the key at its members");
+            }
+        }
+    }
+
     fn weights(&mut self, path: &Path, raw: &raw::Ensemble) -> Vec<f64> {
         let (at, members) = (path.key("weights"), raw.members.len());
-        let weighted = matches!(raw.combine, raw::Combine::Weighted);
-        if weighted && raw.weights.len() != members {
+        let weighs = !matches!(raw.combine, raw::Combine::Mean);
+        let needed = matches!(raw.combine, raw::Combine::Weighted) || !raw.weights.is_empty();
+        if weighs && needed && raw.weights.len() != members {
             let wrong = format!("{} weights for {members} members", raw.weights.len());
-            self.wrong(&at, wrong, "one a member, with combine: weighted");
+            self.wrong(&at, wrong, "one a member");
         }
-        if !weighted && !raw.weights.is_empty() {
-            self.wrong(&at, "weights that combine does not use", "combine: weighted, or no weights");
+        if !weighs && !raw.weights.is_empty() {
+            self.wrong(&at, "weights that combine does not use", "combine: weighted or vote, or no weights");
         }
         for (i, weight) in raw.weights.iter().enumerate() {
             if !(weight.is_finite() && *weight > 0.0) {
                 self.wrong(&at.item(i), "not a weight", "a number above 0");
             }
         }
-        if weighted { raw.weights.clone() } else { vec![1.0; members] }
+        if weighs && needed { raw.weights.clone() } else { vec![1.0; members] }
     }
 
     fn output(&mut self, path: &Path, output: &raw::Output) -> Option<Output> {

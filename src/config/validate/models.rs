@@ -10,7 +10,15 @@ use super::{Check, MODEL_NAMES, index, inputs::Joined, one_of};
 impl Check<'_> {
     pub(super) fn models(&mut self, tiers: &[Tier], features: &Features) -> Vec<Model> {
         let raw = self.raw;
-        raw.models.iter().map(|(name, model)| self.model(name, model, tiers, features)).collect()
+        let mut models: Vec<Model> =
+            raw.models.iter().map(|(name, model)| self.model(name, model, tiers, features)).collect();
+        for index in 0..models.len() {
+            // What is no prediction is asked there. Validated: it is no ensemble itself.
+            if let Some(first) = models[index].members().first() {
+                models[index].pool = models[first.index()].pool;
+            }
+        }
+        models
     }
 
     fn model(&mut self, name: &str, raw: &raw::Model, tiers: &[Tier], features: &Features) -> Model {
@@ -22,7 +30,9 @@ impl Check<'_> {
         let tier = self.tier_of(&path.key("tier"), raw.tier.as_deref(), tiers);
         let pool = self.pool_of(&path, raw, &tiers[tier.index()]);
         let (joins, unsure) = self.joins(&path.key("features"), &raw.features, features);
-        let inputs = self.inputs(&path.key("inputs"), raw, &Joined { joins: &joins, features, unsure });
+        let joined = Joined { joins: &joins, features, unsure };
+        let inputs = self.inputs(&path.key("inputs"), raw, &joined);
+        let fallback = self.fallback(&path.key("fallback"), (name, raw), &joined);
         let explainer = path.key("explainer").key("pool");
         Model {
             name: name.into(),
@@ -34,7 +44,7 @@ impl Check<'_> {
             joins,
             inputs,
             explainer: raw.explainer.as_ref().and_then(|raw| self.pool_named(&explainer, &raw.pool)),
-            fallback: self.fallback(&path.key("fallback"), name, raw),
+            fallback,
             cache: self.cache(&path.key("cache"), raw),
             ensemble: self.ensemble(&path.key("ensemble"), name, raw),
             queue_on_reject: raw.queue_on_reject,
@@ -56,6 +66,7 @@ impl Check<'_> {
         let at = path.key("pool");
         let pool = match &raw.pool {
             Some(pool) => self.pool_named(&at, pool),
+            None if raw.ensemble.is_some() => None,
             None if tier.pool.is_some() => tier.pool,
             None => {
                 let tier_pool = Path::of("tiers").key(&tier.name).key("pool");

@@ -1,15 +1,18 @@
 //! What an operator should hear of rows that are not as they should be: a line a minute and view, however many there are; all
 //! are counted.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
 use super::{Shared, fly::Behind, online::Offer, settle::nanos};
 use crate::{
     config::View,
-    features::l2,
-    infer::ViewId,
+    features::{FeatureSet, l2},
+    infer::{Degradation, ViewId},
     resilience::seldom::Seldom,
     telemetry::handles::features::{Ahead, SKEW},
 };
@@ -22,12 +25,13 @@ pub(super) struct Notices(Box<[Notice]>);
 struct Notice {
     unreadable: Seldom,
     ahead: Seldom,
+    stale: Seldom,
 }
 
 impl Notices {
     pub(super) fn of(views: &[Arc<View>]) -> Self {
         let now = Instant::now();
-        let notice = |_| Notice { unreadable: Seldom::new(now), ahead: Seldom::new(now) };
+        let notice = |_| Notice { unreadable: Seldom::new(now), ahead: Seldom::new(now), stale: Seldom::new(now) };
         Self(views.iter().map(notice).collect())
     }
 }
@@ -45,6 +49,16 @@ impl Shared {
         Behind::Unreadable
     }
 
+    /// Rows past their time that answer a request.
+    pub(super) fn tell_stale(&self, set: &FeatureSet) {
+        for (name, age) in set.degraded.iter().filter_map(stale) {
+            let Some(view) = self.views.iter().find(|view| view.name == *name) else { continue };
+            if self.notices.0[view.id.index()].stale.is_due(Instant::now()) {
+                tracing::warn!(view = %name, age_seconds = age.as_secs(), "rows past their ttl are used; further ones are counted only");
+            }
+        }
+    }
+
     /// Counts the rows of a push whose event is ahead of the clock: they are stored, and until then no older event replaces them.
     pub(super) fn tell_ahead(&self, view: ViewId, rows: &[Offer]) {
         let now = nanos(SystemTime::now());
@@ -59,5 +73,13 @@ impl Shared {
             tracing::warn!(view = %name, rows = count,
                 "pushed rows whose event is ahead of this machine's clock: until then no older event replaces them");
         }
+    }
+}
+
+/// The view whose rows are stale, and the oldest's time in the cache.
+const fn stale(degradation: &Degradation) -> Option<(&Arc<str>, Duration)> {
+    match degradation {
+        Degradation::Stale { view, age } => Some((view, *age)),
+        _ => None,
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn knows(fault: &str, protocol: &str) -> bool {
     at_accept(fault, speaks(protocol)).is_some() || script(fault, protocol).is_some()
 }
 
-fn speaks(protocol: &str) -> Speaks {
+pub(crate) fn speaks(protocol: &str) -> Speaks {
     if protocol == "grpc" { Speaks::Http2 } else { Speaks::Http1 }
 }
 
