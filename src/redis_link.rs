@@ -6,8 +6,8 @@
 use std::{path::Path, time::Duration};
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, RedisFuture, ServerErrorKind, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisConnectionInfo, RedisError, RedisFuture, ScriptInvocation, ServerErrorKind, TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -107,6 +107,31 @@ impl Link {
         let made = made.unwrap_or_else(|_| Err((ErrorKind::Io, "no connection in time").into()))?;
         self.connection.store(Some(made.clone().into()));
         Ok(made)
+    }
+
+    /// Calls a script. Where the connection broke it calls once more, over a new one: what the script does may be done twice.
+    ///
+    /// # Errors
+    ///
+    /// What Redis says, or that it cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the script may have run or not.
+    pub(crate) async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        match self.call_once(script).await {
+            Err(error) if is_broken(&error) => self.call_once(script).await,
+            answer => answer,
+        }
+    }
+
+    async fn call_once<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        let answer = script.invoke_async(&mut connection).await;
+        if let Err(error) = &answer {
+            self.heed(error);
+        }
+        answer
     }
 
     /// Lets go of the connection where an error says that another one may fare better.

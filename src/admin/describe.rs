@@ -8,11 +8,11 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Hedge, HedgeAfter, Inputs, Join, L1Mode, L2,
-        Model, Outlier, Pool, PredictionCache, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View,
-        WarmStart, without_password,
+        Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter, Inputs,
+        Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions, Retry, SaveTo, Size,
+        Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
-    infer::{Value, outputs::Combine},
+    infer::{Output, Value, outputs::Combine},
 };
 
 /// Everything.
@@ -42,13 +42,34 @@ pub(super) fn config(config: &Config) -> Json {
         "pools": pools(config),
         "models": models(config),
         "features": features(config),
-        "predictions": {"capacity": size(config.predictions.capacity), "l2": config.predictions.l2.is_some()},
+        "ladder": ladder(&config.ladder),
+        "allow_repository": config.allow_repository,
+        "predictions": predictions(&config.predictions),
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
         "spool": spool(config),
         "metrics": {"aliases": config.metrics_aliases},
         "notices": config.notices,
         "warnings": config.warnings,
     })
+}
+
+fn ladder(ladder: &Ladder) -> Json {
+    let Ladder { mode, feature_p99, gpu_memory, enter_after, exit_after } = ladder;
+    json!({
+        "mode": match mode {
+            LadderMode::Act => "act",
+            LadderMode::Observe => "observe",
+        },
+        "feature_p99": length(*feature_p99),
+        "gpu_memory": gpu_memory,
+        "enter_after": length(*enter_after),
+        "exit_after": length(*exit_after),
+    })
+}
+
+fn predictions(predictions: &Predictions) -> Json {
+    let Predictions { capacity, l2 } = predictions;
+    json!({"capacity": size(*capacity), "l2": l2.is_some()})
 }
 
 fn spool(config: &Config) -> Json {
@@ -108,7 +129,12 @@ fn pool(config: &Config, pool: &Pool) -> Json {
         "connect_timeout": length(pool.connect_timeout),
         "max_in_flight": pool.max_in_flight,
         "limit": pool.limit.is_adaptive().then_some("adaptive"),
+        "gpu": pool.gpu.as_ref().map(gpu),
     })
+}
+
+fn gpu(Gpu { server, path, interval }: &Gpu) -> Json {
+    json!({"metrics": without_credentials(&format!("http://{}{path}", server.authority)), "interval": length(*interval)})
 }
 
 fn discovery(discovery: &Discovery) -> Json {
@@ -155,20 +181,32 @@ fn model(config: &Config, model: &Model) -> Json {
         "timeout": length(model.timeout),
         "idempotent": model.idempotent,
         "queue_on_reject": model.queue_on_reject,
+        "low_priority": model.low_priority,
         "features": model.joins.iter().map(|each| join(config, each)).collect::<Json>(),
         "inputs": model.inputs.as_ref().map(|each| inputs(config, model, each)),
         "cache": model.cache.as_ref().map(cache),
         "explainer": model.explainer.map(|pool| json!({"pool": &*config.pool(pool).name})),
-        "fallback": model.fallback.as_ref().map(|fallback| json!({"reserve": fallback.reserve})),
+        "fallback": model.fallback.as_ref().map(|each| fallback(config, each)),
     })
 }
 
-fn cache(cache: &PredictionCache) -> Json {
+fn cache(PredictionCache { ttl, keep_for, entity, headers }: &PredictionCache) -> Json {
     json!({
-        "ttl": length(cache.ttl),
-        "keep_for": length(cache.keep_for),
-        "entity": cache.entity.as_deref(),
-        "headers": cache.headers.iter().map(|name| json!(name.as_str())).collect::<Json>(),
+        "ttl": length(*ttl),
+        "keep_for": length(*keep_for),
+        "entity": entity.as_deref(),
+        "headers": headers.iter().map(|header| json!(header.as_str())).collect::<Json>(),
+    })
+}
+
+fn fallback(config: &Config, Fallback { model, rule, reserve, default }: &Fallback) -> Json {
+    let output =
+        |output: &Output| json!({"name": output.name(), "datatype": output.datatype().name(), "shape": output.shape()});
+    json!({
+        "model": model.map(|model| &*config.model(model).name),
+        "rule": rule.as_ref().map(|rule| rule.text()),
+        "reserve": reserve,
+        "default": {"outputs": default.iter().map(output).collect::<Json>()},
     })
 }
 
@@ -373,6 +411,36 @@ mod tests {
         let mut view = crate::config::View::clone(&crate::fixture::config().features.views[0]);
         view.entities[0].1 = EntityType::UnixTimestamp;
         assert_eq!(super::view(&view)["entities"], json!({"user_id": "UNIX_TIMESTAMP"}));
+    }
+
+    #[test]
+    fn what_stands_below_a_model_is_shown() {
+        let text = "
+pools: {a: {endpoints: [\"http://h:1\"], gpu: {metrics: \"http://dcgm:9400/metrics\", interval: 5s}}}
+allow_repository: true
+ladder: {mode: observe, feature_p99: 50ms}
+models:
+  m:
+    low_priority: true
+    cache: {ttl: 30s, keep_for: 1h, entity: user_id}
+    fallback: {model: n, rule: \"true ? 0.9 : 0.1\", default: {outputs: [{name: score, datatype: FP32, shape: [1], data: [0.5]}]}}
+  n:
+";
+        let shown = config(&Config::parse(text, "t").unwrap());
+        for (pointer, expected) in [
+            ("/allow_repository", json!(true)),
+            ("/ladder/mode", json!("observe")),
+            ("/ladder/feature_p99", json!("50ms")),
+            ("/predictions/l2", json!(false)),
+            ("/pools/0/gpu", json!({"metrics": "http://dcgm:9400/metrics", "interval": "5s"})),
+            ("/models/0/low_priority", json!(true)),
+            ("/models/0/cache", json!({"ttl": "30s", "keep_for": "1h", "entity": "user_id", "headers": []})),
+            ("/models/0/fallback/model", json!("n")),
+            ("/models/0/fallback/rule", json!("true ? 0.9 : 0.1")),
+            ("/models/0/fallback/default", json!({"outputs": [{"name": "score", "datatype": "FP32", "shape": [1]}]})),
+        ] {
+            assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer} in {shown:#}");
+        }
     }
 
     #[test]

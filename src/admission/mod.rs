@@ -165,7 +165,7 @@ impl Ticket {
             return Ok(Permit::new(inside, None));
         }
         if queue == Queue::Skips {
-            return Err(house.refuse(asked, ShedReason::QueueFull, now));
+            return Err(house.refuse(asked, ShedReason::NoSlot, now));
         }
         house.wait(asked, model_by, now).await?;
         Ok(Permit::new(inside, Some(Instant::now())))

@@ -326,6 +326,18 @@ async fn demand_is_what_is_inside_and_what_was_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_wait_is_told_and_counted_apart_from_full_queues() {
+    let (door, scrape) = door();
+    let _held = fill(&door, HIGH);
+    let request = fixture::request(0, HIGH, Duration::from_secs(5));
+    let skips = Plan { queue: Queue::Skips, ..plan(&request) };
+    let refused = slot(door.enter(&request, &skips, Instant::now()).unwrap()).await.err().unwrap();
+    assert!(!refused.to_string().contains("both are full") && refused.kind() == Kind::Shed, "{refused}");
+    assert!(scrape.render().contains("weir_requests_shed_total{tier=\"high\",reason=\"no_slot\"} 1\n"));
+    assert!(scrape.render().contains("weir_requests_shed_total{tier=\"high\",reason=\"queue_full\"} 0\n"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_something_else_answered_is_demand_all_the_same() {
     let (door, scrape) = door();
     answered(&door, 500 * MS);

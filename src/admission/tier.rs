@@ -77,6 +77,9 @@ impl Tier {
         let of = format!("tier {name} may use {} slots and a queue of {queue}", share.max);
         let text = match reason {
             ShedReason::QueueFull => format!("too many requests: {of}, and both are full"),
+            ShedReason::NoSlot => {
+                format!("too many requests: {of}; all are taken, and a request that stands in does not wait")
+            }
             ShedReason::QueueTimeout => {
                 format!("too many requests: {of}, and no slot came free within its queue_timeout of {queue_timeout:?}")
             }

@@ -1,12 +1,16 @@
 //! One request to the admin port of a running gateway.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
+/// How long a gateway has for an answer: it only looks into its memory, or into the spool.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// No answer that is read is longer.
 const LONGEST_ANSWER: usize = 256 << 20;
 
@@ -22,8 +26,13 @@ impl Gateway<'_> {
     ///
     /// # Errors
     ///
-    /// Nobody answers there, or not in HTTP.
+    /// Nobody answers there, or not in HTTP, or not in time.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        let late = || format!("no gateway answered at {} (its listen.admin) within {PATIENCE:?}", self.authority);
+        timeout(PATIENCE, self.exchange(method, path, body)).await.with_context(late)?
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let unreachable = || format!("no gateway answers at {} (its listen.admin)", self.authority);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -47,5 +56,19 @@ impl Gateway<'_> {
             answer = exchange => answer.with_context(unreachable),
             ended = connection => bail!("{}: {ended:?}", unreachable()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_says_nothing_is_not_waited_for_forever() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = silent.local_addr().unwrap().to_string();
+        let gateway = Gateway { authority: &authority, token: None };
+        let error = gateway.ask(Method::GET, "/admin/v1/levels", Bytes::new()).await.unwrap_err();
+        assert!(error.to_string().ends_with("(its listen.admin) within 5s"), "{error:#}");
     }
 }

@@ -250,7 +250,7 @@ impl Store {
     async fn look_up(&self, mut lookup: Lookup, how: How) -> FeatureSet {
         let began = Instant::now();
         let until = self.shared.walk(&mut lookup, &how, began).await;
-        self.shared.lookups.note(began, until);
+        self.shared.lookups.note((began, until), how.by.instant());
         let set = lookup.settle(&self.shared.metrics, SystemTime::now());
         self.shared.tell_stale(&set);
         set

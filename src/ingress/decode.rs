@@ -4,6 +4,7 @@
 //! there twice. It never panics and never allocates more than a small multiple of the body.
 
 use bytes::Bytes;
+use http::{HeaderValue, header};
 
 use super::{binary, grpc, v1, v2};
 pub(super) use crate::infer::decoded::check::NAME;
@@ -34,17 +35,29 @@ pub fn held(request: &InferRequest, limit: u64) -> Result<Decoded, Error> {
     let Payload::Retained(body) = &request.payload else {
         return Err(Error::new(Kind::Internal, "the body is not held, or was decoded before"));
     };
-    let text = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let body = match (request.protocol, text("content-encoding")) {
-        (Protocol::Grpc, _) => grpc::unframe(body.clone(), text("grpc-encoding"), limit)?,
-        (_, None | Some("identity")) => body.clone(),
-        (_, Some("gzip" | "x-gzip")) => gunzip(body.clone(), limit)?,
-        (_, Some(encoding)) => {
-            let message = format!("content-encoding {encoding:?} cannot be read; allowed: gzip, identity");
-            return Err(Error::new(Kind::UnsupportedMediaType, message));
-        }
+    let body = if request.protocol == Protocol::Grpc {
+        let encoding = request.headers.get("grpc-encoding").and_then(|value| value.to_str().ok());
+        grpc::unframe(body.clone(), encoding, limit)?
+    } else {
+        inflated(body.clone(), request.headers.get(header::CONTENT_ENCODING), limit)?
     };
     decode(request.protocol, body, request.json_length)
+}
+
+/// Undoes a body's `content-encoding`.
+///
+/// # Errors
+/// As [`gunzip`]; [`Kind::UnsupportedMediaType`] for an encoding that is not known.
+pub(super) fn inflated(body: Bytes, encoding: Option<&HeaderValue>, limit: u64) -> Result<Bytes, Error> {
+    let Some(encoding) = encoding else { return Ok(body) };
+    match encoding.as_bytes() {
+        b"identity" => Ok(body),
+        b"gzip" | b"x-gzip" => gunzip(body, limit),
+        _ => Err(Error::new(
+            Kind::UnsupportedMediaType,
+            format!("content-encoding {encoding:?} cannot be read; allowed: gzip, identity"),
+        )),
+    }
 }
 
 /// Decompresses a gzip body, stopping at `limit` bytes.

@@ -4,7 +4,7 @@
 //! part, before more is read, and given back when the request is answered, refused or dropped. Invariant: what was taken is
 //! never more than the bound (`loom_amounts_never_sum_up_to_more_than_the_most`).
 //!
-//! Once it is spent, a body that nobody has to read is passed on as it comes, and loses its retries; one that must be decoded is
+//! Once it is spent, a body that nobody has to read is passed on as it comes, and loses its retries and fallbacks; one that must be decoded is
 //! refused: to let it in would be to have no bound, for these are the long ones. Not counted: what the sockets' own windows
 //! hold, the part that found no room, and what is built from a body.
 
@@ -61,7 +61,9 @@ impl Hold<'_> {
 
     /// Makes it `length` bytes, and more for what may follow up to `most` in all; `false` where there is no room for them.
     pub(super) fn growing(&mut self, length: u64, most: u64) -> bool {
-        length <= self.taken || self.exactly(length.next_power_of_two().max(LEAST).min(most).max(length))
+        let ahead = || length.next_power_of_two().max(LEAST).min(most).max(length);
+        // Where only what may follow does not fit, what is there still does.
+        length <= self.taken || self.exactly(ahead()) || self.exactly(length)
     }
 
     /// Makes it `length` bytes in all, of a body that must be there whole.
@@ -124,6 +126,17 @@ mod tests {
         }
         assert!(!hold.growing(2 << 20, u64::MAX));
         assert_eq!(holds.quota.count(), 100_001, "as before");
+    }
+
+    #[test]
+    fn what_is_there_needs_no_room_for_what_may_follow() {
+        let holds = Holds::new(100_000);
+        let mut hold = holds.hold();
+        assert!(hold.growing(66_000, u64::MAX), "131072 bytes do not fit");
+        assert!(hold.growing(70_000, u64::MAX));
+        assert_eq!(holds.quota.count(), 70_000);
+        assert!(!hold.growing(100_001, u64::MAX));
+        assert_eq!(holds.quota.count(), 70_000, "as before");
     }
 
     #[test]

@@ -99,8 +99,12 @@ async fn prepare<'a>(
         Method::Explain => model.is_decoded(),
         Method::Other | Method::Stream => false,
     };
-    let held = (model.is_held_whole() || wish.may_queue(model)) && ask.method == Method::Predict;
-    let extent = if joins || held { Extent::Whole } else { Extent::Beginning(config.listen.hold_body) };
+    let extent = match ask.method {
+        _ if joins => Extent::Whole,
+        Method::Predict if wish.may_queue(model) || model.ensemble.is_some() => Extent::Whole,
+        Method::Predict if model.is_held_whole() => Extent::WholeIfRoom,
+        _ => Extent::Beginning(config.listen.hold_body),
+    };
     let limit = config.listen.max_body;
     let (mut headers, mut hold) = (parts.headers, gateway.holds.hold());
     let payload = match receive(body, extent, Terms { limit, deadline, hold: &mut hold }).await? {
@@ -168,17 +172,7 @@ fn json_length(told: &Told, protocol: Protocol) -> Result<Option<usize>, Error> 
 
 /// Undoes gzip where the body must be read.
 pub(super) fn inflated(headers: &mut HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Error> {
-    let Some(encoding) = headers.remove(header::CONTENT_ENCODING) else {
-        return Ok(body);
-    };
-    match encoding.as_bytes() {
-        b"identity" => Ok(body),
-        b"gzip" | b"x-gzip" => decode::gunzip(body, limit),
-        _ => Err(Error::new(
-            Kind::UnsupportedMediaType,
-            format!("content-encoding {encoding:?} cannot be read; allowed: gzip, identity"),
-        )),
-    }
+    decode::inflated(body, headers.remove(header::CONTENT_ENCODING).as_ref(), limit)
 }
 
 /// A model by name, or the caller's 404.

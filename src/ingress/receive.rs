@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::{grpc::FRAME, hold::Hold};
-use crate::infer::{Deadline, Error, Kind, Rest};
+use crate::infer::{Deadline, Error, Kind, Payload, Rest};
 
 /// A received body.
 pub(super) enum Received {
@@ -17,11 +17,22 @@ pub(super) enum Received {
     Longer(Bytes, Rest),
 }
 
+impl From<Received> for Payload {
+    fn from(received: Received) -> Self {
+        match received {
+            Received::Whole(bytes) => Self::Retained(bytes),
+            Received::Longer(head, rest) => Self::Stream { head, rest },
+        }
+    }
+}
+
 /// How much of a body is needed before the path can begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     /// All of it.
     Whole,
+    /// All of it, where there is room to hold it: nobody has to read it, but one who might stand in for its model.
+    WholeIfRoom,
     /// As much as is held to be sent again (`listen.hold_body`), also where nobody reads it.
     Beginning(usize),
     /// The same, and the front of a longer one, which tells whom it is for.
@@ -38,7 +49,7 @@ impl Extent {
     fn until(self, declared: Option<u64>) -> usize {
         let is_longer = |held: usize| declared.is_some_and(|length| length > held as u64);
         match self {
-            Self::Whole => usize::MAX,
+            Self::Whole | Self::WholeIfRoom => usize::MAX,
             Self::Beginning(held) => held,
             Self::Front(held) if is_longer(held) => held.min(FRONT),
             Self::Front(held) => held,
@@ -76,6 +87,15 @@ pub(super) async fn receive(body: Incoming, extent: Extent, terms: Terms<'_, '_>
     let until = extent.until(declared);
     let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
     read_until((Bytes::new(), rest), until, wanted, terms).await
+}
+
+/// Reads on from where [`receive`] stopped, to the end, or as far as there is room.
+///
+/// # Errors
+///
+/// As [`receive`].
+pub(super) async fn read_on_if_room(head: Bytes, rest: Rest, terms: Terms<'_, '_>) -> Result<Received, Error> {
+    read_until((head, rest), usize::MAX, Wanted::Beginning, terms).await
 }
 
 /// Reads on from where [`receive`] stopped, to the end.

@@ -18,7 +18,7 @@ use super::{
     infer as infer_http,
     later::{self, Wish},
     local,
-    receive::{Extent, Received, Terms, first_message, read_message, read_on, receive},
+    receive::{Extent, Received, Terms, first_message, read_message, read_on, read_on_if_room, receive},
     service::{Arrival, Gateway},
 };
 use crate::{
@@ -278,7 +278,7 @@ impl<'a> Addressed<'a> {
         let mut headers = self.head.headers;
         let tier = self.told.tier(config, model)?;
         let joins = method == Method::Predict && config.is_decoded(model);
-        let held = (model.is_held_whole() || wish.may_queue(model)) && method == Method::Predict;
+        let (queued, held) = (wish.may_queue(model) || model.ensemble.is_some(), model.is_held_whole());
         let payload = if joins {
             let framed = match self.received {
                 Received::Whole(framed) => framed,
@@ -293,9 +293,13 @@ impl<'a> Addressed<'a> {
         } else {
             match self.received {
                 Received::Whole(framed) => Payload::Retained(framed),
-                Received::Longer(framed, rest) if held => {
+                Received::Longer(framed, rest) if (queued || held) && method == Method::Predict => {
                     let terms = Terms { limit, deadline: self.deadline, hold: &mut self.hold };
-                    Payload::Retained(read_on(framed, rest, terms).await?)
+                    if queued {
+                        Payload::Retained(read_on(framed, rest, terms).await?)
+                    } else {
+                        read_on_if_room(framed, rest, terms).await?.into()
+                    }
                 }
                 Received::Longer(head, rest) => Payload::Stream { head, rest },
             }

@@ -2,9 +2,11 @@
 //!
 //! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops
 //! after `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more
-//! than once. No fact depends on a level's own effect but the timeouts, of which some requests keep telling (`standing`). Those are
-//! few: as long as the trigger is in force, what they say counts however few they are. Without any it ends like the others, so that
-//! a level never keeps itself. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all the same.
+//! than once. Two facts depend on a level's own effect, and neither keeps or undoes itself by it. Of timeouts some requests keep
+//! telling (`standing`). Those are few: as long as the trigger is in force, what they say counts however few they are. Without any it
+//! ends like the others. GPUs that are empty because their low-priority work went elsewhere get it back bit by bit (`readmission`), no
+//! further than they stay below the threshold. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all
+//! the same.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +15,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::standing::{Shown, Standing, Trigger};
+use super::{
+    readmission::Readmission,
+    standing::{Shown, Standing, Trigger},
+};
 use crate::{
     config::{self, Config, LadderMode},
     infer::{Level, ModelId},
@@ -46,7 +51,7 @@ pub struct ModelFacts {
 pub struct State {
     /// The level it stands at.
     pub level: Level,
-    /// Why, worst first in nothing but the first: the triggers in force and a drill.
+    /// Why: the triggers in force, in the order in which [`Trigger::ALL`] has them, and a drill.
     pub causes: Vec<&'static str>,
     /// How long a drill has left.
     pub drill_left: Option<Duration>,
@@ -72,6 +77,8 @@ struct Model {
 
 struct Machine {
     triggers: [Hysteresis; Trigger::ALL.len()],
+    /// Of what was kept from full GPUs.
+    readmission: Readmission,
     drill: Option<(Level, Instant)>,
     standing: Standing,
     looked: Instant,
@@ -141,6 +148,7 @@ impl Model {
             shown: Shown::new(now),
             machine: Mutex::new(Machine {
                 triggers: std::array::from_fn(|_| hysteresis.clone()),
+                readmission: Readmission::new(ladder.exit_after),
                 drill: None,
                 standing: Standing::default(),
                 looked: now,
@@ -155,6 +163,9 @@ impl Model {
         for (trigger, state) in Trigger::ALL.into_iter().zip(&mut machine.triggers) {
             state.look(is_active(trigger, state.in_force()), now);
         }
+        let in_force = machine.triggers[Trigger::GpuMemory as usize].in_force();
+        machine.readmission.look(in_force, is_active(Trigger::GpuMemory, in_force), now);
+        self.shown.admit(machine.readmission.share());
     }
 
     /// Shows what the machine has come to.
@@ -162,11 +173,16 @@ impl Model {
         let mut machine = self.lock();
         machine.drill = machine.drill.filter(|(_, until)| *until > now);
         let drill = machine.drill.map(|(level, _)| level);
-        let in_force = Trigger::ALL.into_iter().zip(&machine.triggers).filter(|(_, trigger)| trigger.in_force());
+        let all = || Trigger::ALL.into_iter().zip(&machine.triggers);
+        let readmits = |trigger| trigger == Trigger::GpuMemory && !machine.readmission.is_over();
+        let in_force = all().filter(|(trigger, state)| state.in_force() || readmits(*trigger));
         let standing = Standing::new(in_force.map(|(trigger, _)| trigger), drill);
         self.handles.stood(machine.standing.level(), now.saturating_duration_since(machine.looked));
         machine.looked = now;
         let before = std::mem::replace(&mut machine.standing, standing);
+        if let Some((_, until)) = machine.drill {
+            self.shown.drill_until(until);
+        }
         self.shown.store(match mode {
             LadderMode::Act => standing,
             LadderMode::Observe => Standing::new([], drill),

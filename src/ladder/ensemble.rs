@@ -54,7 +54,7 @@ impl Ladder {
         if standing.drill() >= Level::SimplifiedModel {
             return Err(Cause::Drill);
         }
-        if standing.has(Trigger::GpuMemory) {
+        if standing.has(Trigger::GpuMemory) && !self.standings.shown(member).admits() {
             return Err(Cause::GpuMemory);
         }
         let (drilled, slow) = (standing.drill() > Level::Full, standing.has(Trigger::FeaturesSlow));

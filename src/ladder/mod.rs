@@ -13,6 +13,7 @@
 
 mod controller;
 mod ensemble;
+mod readmission;
 mod route;
 #[cfg(any(test, feature = "bench"))]
 pub mod sample;
@@ -33,8 +34,8 @@ use self::{
 use crate::{
     config::{Config, LadderMode},
     infer::{
-        Answer, Cause, Deadline, Degradation, Error, InferRequest, Kind, Level, Members, Method, ModelId, Optional,
-        Plan, PoolId, Queue, Source, Stale, TierId, Verdict,
+        Answer, AnswerBody, Cause, Deadline, Degradation, Error, InferRequest, Kind, Level, Members, Method, ModelId,
+        Optional, Plan, PoolId, Queue, Source, Stale, TierId, Verdict,
     },
 };
 
@@ -53,6 +54,14 @@ pub struct Ladder {
     standings: Arc<Standings>,
     /// How long a level lasts at the least.
     lasts: Duration,
+}
+
+/// How the first of a request's walks failed: where nothing below answers either, that is what its caller is told, and not how
+/// a model failed that it never named.
+#[derive(Debug)]
+pub struct First {
+    plan: Plan,
+    outcome: Result<Answer, Error>,
 }
 
 /// What becomes of a walk.
@@ -74,19 +83,23 @@ impl Ladder {
     /// Compiles the snapshot's routes.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self {
-            mode: config.ladder.mode,
-            models: config.models.iter().map(|model| Route::new(model, config)).collect(),
-            pools: config.pools.iter().map(PoolPolicy::new).collect(),
-            standings: Arc::new(Standings::new(config, Instant::now())),
-            lasts: config.ladder.exit_after.max(route::LEAST_RETRY_AFTER),
-        }
+        Self::on(config, Arc::new(Standings::new(config, Instant::now())))
     }
 
     /// The routes of the next snapshot, whose models and pools are the same and stand where they stand.
     #[must_use]
     pub fn next(&self, config: &Config) -> Self {
-        Self { standings: Arc::clone(&self.standings), ..Self::new(config) }
+        Self::on(config, Arc::clone(&self.standings))
+    }
+
+    fn on(config: &Config, standings: Arc<Standings>) -> Self {
+        Self {
+            mode: config.ladder.mode,
+            models: config.models.iter().map(|model| Route::new(model, config)).collect(),
+            pools: config.pools.iter().map(PoolPolicy::new).collect(),
+            standings,
+            lasts: config.ladder.exit_after.max(route::LEAST_RETRY_AFTER),
+        }
     }
 
     /// Moves models by what the stages report; to be called a few times a second.
@@ -131,7 +144,7 @@ impl Ladder {
     /// What the model's standing leaves of a plan.
     fn lowered(&self, plan: Plan, standing: Standing, (method, now): (Method, Instant)) -> Result<Plan, Error> {
         if method == Method::Explain && standing.level() >= Level::SimplifiedModel {
-            return Err(self.refused(&plan, standing, "is not explained"));
+            return Err(self.refused(&plan, (standing, None), "is not explained", now));
         }
         if method != Method::Predict {
             return Ok(plan);
@@ -145,17 +158,22 @@ impl Ladder {
             ..plan
         };
         match drill {
-            Level::Reject => return Err(self.refused(&plan, standing, "is not answered")),
+            Level::Reject => {
+                return Err(self.refused(&plan, (standing, Some(Cause::Drill)), "is not answered", now));
+            }
             Level::DefaultResponse => {
                 let next = self.without_model(&plan, Source::Cached, Cause::Drill);
-                return next.ok_or_else(|| self.refused(&plan, standing, "has neither a cache nor default outputs"));
+                let refused = (standing, Some(Cause::Drill));
+                return next
+                    .ok_or_else(|| self.refused(&plan, refused, "has neither a cache nor default outputs", now));
             }
             Level::SimplifiedModel => return Ok(self.simpler(&plan, Cause::Drill, now).unwrap_or(plan)),
             Level::Full | Level::ReducedFeatures => {}
         }
-        if standing.has(Trigger::GpuMemory) {
+        if standing.has(Trigger::GpuMemory) && !self.standings.shown(plan.named).admits() {
             let next = self.simpler(&plan, Cause::GpuMemory, now);
-            return next.ok_or_else(|| self.refused(&plan, standing, "has neither a simpler model nor a rule"));
+            let refused = (standing, Some(Cause::GpuMemory));
+            return next.ok_or_else(|| self.refused(&plan, refused, "has neither a simpler model nor a rule", now));
         }
         let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes(now);
         let next = times_out.then(|| self.simpler(&plan, Cause::Timeouts, now)).flatten();
@@ -169,7 +187,14 @@ impl Ladder {
         if route.is_ensemble() {
             return Some(Plan { members: Members::First, level: Level::SimplifiedModel, ..plan });
         }
-        let model = route.after(plan.named, plan.named);
+        // One that stands lower for the same reason at the same place is asked as little: its load is the same load.
+        let is_along = |model: &ModelId| {
+            let same = self.standings.shown(*model).load().has_cause(cause);
+            same && self.route(*model).predict == route.predict
+        };
+        let mut simpler =
+            std::iter::successors(route.after(plan.named, plan.named), |last| route.after(plan.named, *last));
+        let model = simpler.find(|model| !is_along(model));
         let to_model = model.map(|model| Plan { queue: Queue::Waits, ..self.to_model(&plan, model, now) });
         let has_rule = route.ways.contains(&Source::Rule);
         to_model.or_else(|| has_rule.then_some(Plan { source: Source::Rule, level: Level::SimplifiedModel, ..plan }))
@@ -181,11 +206,16 @@ impl Ladder {
         Some(Plan { source, level: Level::DefaultResponse, cause: Some(cause), ..plan.clone() })
     }
 
-    fn refused(&self, plan: &Plan, standing: Standing, what: &str) -> Error {
+    /// The refusal of a model as it stands, for a cause or, where that is not known, the worst. It lasts as long as a drill does,
+    /// else as long as a level at the least.
+    fn refused(&self, plan: &Plan, (standing, cause): (Standing, Option<Cause>), what: &str, now: Instant) -> Error {
         let name = &self.route(plan.named).name;
-        let (level, cause) = standing.worst().unwrap_or((Level::Full, Cause::Drill));
+        let (level, worst) = standing.worst().unwrap_or((Level::Full, Cause::Drill));
+        let cause = cause.unwrap_or(worst);
         let message = format!("model {name:?} {what} at level {} ({level}: {})", level.digit(), cause.token());
-        Error::new(Kind::Unavailable, message).with_retry_after(self.lasts)
+        let drill = (cause == Cause::Drill).then(|| self.standings.shown(plan.named).drill_left(now));
+        let lasts = drill.map_or(self.lasts, |left| left.max(route::LEAST_RETRY_AFTER));
+        Error::new(Kind::Unavailable, message).with_retry_after(lasts)
     }
 
     /// Whether something else than the model can answer, or answers already.
@@ -227,19 +257,24 @@ impl Ladder {
         }
     }
 
-    /// Judges how a walk went, at `now`. What the backend told of its own failure is passed on where nothing better is left.
-    pub fn settle(&self, plan: &Plan, outcome: Result<Answer, Error>, now: Instant) -> Settled {
-        let cause = match &outcome {
-            Ok(answer) if answer.verdict == Verdict::Good => None,
-            Ok(_) => Some(Cause::Failed),
-            Err(error) => cause_of(error.kind()),
-        };
-        let next = cause.and_then(|cause| self.below(plan, cause, now));
-        match (next, self.conclude(plan, outcome)) {
-            (Some(next), _) => Settled::Next(next),
-            (None, Ok(answer)) => Settled::Answer(answer),
-            (None, Err(error)) => Settled::Error(error),
+    /// Judges how a walk went, at `now`; `first` is kept here between a request's walks. What the model named told of its own
+    /// failure is passed on where nothing better is left.
+    pub fn settle(
+        &self,
+        plan: &Plan,
+        outcome: Result<Answer, Error>,
+        first: &mut Option<First>,
+        now: Instant,
+    ) -> Settled {
+        if let Some(next) = cause(plan, &outcome, first.as_ref()).and_then(|cause| self.below(plan, cause, now)) {
+            first.get_or_insert_with(|| First::new(plan, outcome));
+            return Settled::Next(next);
         }
+        let concluded = match first.take() {
+            Some(First { plan, outcome: failure }) if !is_good(&outcome) => self.conclude(&plan, failure),
+            _ => self.conclude(plan, outcome),
+        };
+        concluded.map_or_else(Settled::Error, Settled::Answer)
     }
 
     /// The next way down from a plan; `None`: that was the last. Once the deadline has passed no model is asked any more. What asks
@@ -256,7 +291,10 @@ impl Ladder {
         }
         let source = route.ways.iter().copied().find(|way| *way > plan.source)?;
         let level = if source == Source::Rule { Level::SimplifiedModel } else { Level::DefaultResponse };
-        Some(Plan { source, level: plan.level.max(level), model: plan.named, ..plan })
+        // What the lookup of the walk before had is over.
+        let model_by = plan.deadline;
+        let features_by = Deadline::after(now, model_by.remaining(now) / FEATURES_SHARE).earliest(model_by);
+        Some(Plan { source, level: plan.level.max(level), model: plan.named, features_by, model_by, ..plan })
     }
 
     /// The same request to a simpler model, under that one's tier or a lower one that the caller asked for.
@@ -299,6 +337,36 @@ impl Ladder {
 
     fn route(&self, model: ModelId) -> &Route {
         &self.models[model.index()]
+    }
+}
+
+impl First {
+    /// A failed answer that is still coming holds its slot, which what comes after it may need: only that it came is kept.
+    fn new(plan: &Plan, outcome: Result<Answer, Error>) -> Self {
+        let outcome = outcome.and_then(|answer| match answer.body {
+            AnswerBody::Whole(_) => Ok(answer),
+            AnswerBody::Stream(_) => Err(Error::new(
+                Kind::BackendFailed,
+                format!("the model answered {} with a body too long to be held while others were asked", answer.status),
+            )),
+        });
+        Self { plan: plan.clone(), outcome }
+    }
+}
+
+const fn is_good(outcome: &Result<Answer, Error>) -> bool {
+    matches!(outcome, Ok(Answer { verdict: Verdict::Good, .. }))
+}
+
+/// Why something else is to answer; `None`: nothing is. What another model, or what stands in for one that failed, cannot do with a
+/// request is no fault of its caller, who asked for neither.
+fn cause(plan: &Plan, outcome: &Result<Answer, Error>, first: Option<&First>) -> Option<Cause> {
+    let unasked_for = || (first.is_some() || plan.model != plan.named).then_some(Cause::Failed);
+    match outcome {
+        Ok(answer) if answer.verdict == Verdict::Good => None,
+        Ok(_) => Some(Cause::Failed),
+        Err(error) if error.kind() == Kind::Cancelled => None,
+        Err(error) => cause_of(error.kind()).or_else(unasked_for),
     }
 }
 

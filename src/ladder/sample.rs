@@ -76,7 +76,7 @@ impl Sample {
     /// # Panics
     /// Never: every level of the sample has an answer.
     pub fn settled(&self, answer: Answer) -> Settled {
-        self.ladder.settle(&self.plan(), Ok(answer), self.now)
+        self.ladder.settle(&self.plan(), Ok(answer), &mut None, self.now)
     }
 
     /// The plan of a request, and all the ways down while everything fails; how many walks that were.
@@ -86,7 +86,8 @@ impl Sample {
     #[must_use]
     pub fn descended(&self) -> usize {
         let failure = || Err(Error::new(Kind::Unavailable, "down"));
-        let next = |plan: &Plan| match self.ladder.settle(plan, failure(), self.now) {
+        let mut first = None;
+        let next = |plan: &Plan| match self.ladder.settle(plan, failure(), &mut first, self.now) {
             Settled::Next(next) => Some(next),
             Settled::Answer(_) | Settled::Error(_) => None,
         };

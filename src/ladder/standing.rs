@@ -1,15 +1,17 @@
 //! Where models stand: written by the controller and by drills, loaded by the path.
 //!
 //! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change.
-//! The worst counts. Triggers move a model between levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
+//! The worst counts, and of equals the first: a drill, then the triggers in the order of their bits. Triggers move a model between
+//! levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
 
 use std::{
-    sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use super::readmission;
 use crate::{
     infer::{Cause, Level},
     resilience::seldom::Seldom,
@@ -84,6 +86,11 @@ impl Standing {
         self.0 & trigger.bit() != 0
     }
 
+    /// Whether a trigger of that cause lowers it.
+    pub(super) fn has_cause(self, cause: Cause) -> bool {
+        Trigger::ALL.into_iter().any(|trigger| trigger.cause() == cause && self.has(trigger))
+    }
+
     /// The level it is held at by a drill.
     pub(super) fn drill(self) -> Level {
         Level::ALL[usize::from(self.0 >> Self::DRILL).min(Level::ALL.len() - 1)]
@@ -91,13 +98,10 @@ impl Standing {
 
     /// The worst of all that lowers it, and what that is; `None`: nothing does.
     pub(super) fn worst(self) -> Option<(Level, Cause)> {
+        let drill = (self.drill() > Level::Full).then_some((self.drill(), Cause::Drill));
         let triggers = Trigger::ALL.into_iter().filter(|trigger| self.has(*trigger));
-        let mut all =
-            triggers.map(|trigger| (trigger.level(), trigger.cause())).collect::<smallvec::SmallVec<[_; 5]>>();
-        if self.drill() > Level::Full {
-            all.push((self.drill(), Cause::Drill));
-        }
-        all.into_iter().max_by_key(|(level, _)| *level)
+        let all = drill.into_iter().chain(triggers.map(|trigger| (trigger.level(), trigger.cause())));
+        all.reduce(|worst, one| if one.0 > worst.0 { one } else { worst })
     }
 
     pub(super) fn level(self) -> Level {
@@ -105,18 +109,43 @@ impl Standing {
     }
 }
 
-/// The byte that the path loads.
+/// What the path loads.
 #[derive(Debug)]
 pub(super) struct Shown {
     standing: AtomicU8,
     asked: AtomicU32,
     probing: Seldom,
+    /// Of [`readmission::PARTS`], how many are asked in full though GPUs were full, and how many came since they are.
+    admitted: AtomicU32,
+    returning: AtomicU32,
+    origin: Instant,
+    /// When the drill ends, in milliseconds since the origin.
+    drill_until: AtomicU64,
 }
 
 impl Shown {
     pub(super) const fn new(now: Instant) -> Self {
-        let probing = Seldom::each(PROBE_AFTER, now);
-        Self { standing: AtomicU8::new(0), asked: AtomicU32::new(0), probing }
+        Self {
+            standing: AtomicU8::new(0),
+            asked: AtomicU32::new(0),
+            probing: Seldom::each(PROBE_AFTER, now),
+            admitted: AtomicU32::new(0),
+            returning: AtomicU32::new(0),
+            origin: now,
+            drill_until: AtomicU64::new(0),
+        }
+    }
+
+    /// To be called before the standing with the drill is stored: who sees that knows its end.
+    pub(super) fn drill_until(&self, until: Instant) {
+        let millis = until.saturating_duration_since(self.origin).as_millis();
+        self.drill_until.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// How long the drill lasts yet; zero where there is none.
+    pub(super) fn drill_left(&self, now: Instant) -> Duration {
+        let until = Duration::from_millis(self.drill_until.load(Relaxed));
+        until.saturating_sub(now.saturating_duration_since(self.origin))
     }
 
     pub(super) fn load(&self) -> Standing {
@@ -125,6 +154,18 @@ impl Shown {
 
     pub(super) fn store(&self, standing: Standing) {
         self.standing.store(standing.0, Relaxed);
+    }
+
+    /// Lets so many of [`readmission::PARTS`] requests ask GPUs that were full.
+    pub(super) fn admit(&self, share: u32) {
+        self.admitted.store(share, Relaxed);
+    }
+
+    /// Whether the next request asks GPUs that were full.
+    pub(super) fn admits(&self) -> bool {
+        let share = self.admitted.load(Relaxed);
+        // 7 and 20 have no divisor in common: those that ask are not one after another.
+        share > 0 && self.returning.fetch_add(1, Relaxed).wrapping_mul(7) % readmission::PARTS < share
     }
 
     /// Whether a request at `now` is one of those that are asked in full all the same.
@@ -149,11 +190,23 @@ mod tests {
             (&[Timeouts], drill, Some((Level::DefaultResponse, Cause::Drill))),
             (&[], Some(Level::ReducedFeatures), Some((Level::ReducedFeatures, Cause::Drill))),
             (&[Timeouts], Some(Level::ReducedFeatures), Some((Level::SimplifiedModel, Cause::Timeouts))),
+            (&[Timeouts, GpuMemory], None, Some((Level::SimplifiedModel, Cause::GpuMemory))),
+            (&[GpuMemory], Some(Level::SimplifiedModel), Some((Level::SimplifiedModel, Cause::Drill))),
         ] {
             let standing = Standing::new(triggers.iter().copied(), drill);
             assert_eq!(standing.worst(), worst, "{triggers:?} {drill:?}");
             assert_eq!(standing.is_full(), worst.is_none());
             assert!(triggers.iter().all(|trigger| standing.has(*trigger)));
+        }
+    }
+
+    #[test]
+    fn a_share_asks_what_was_full() {
+        let shown = Shown::new(Instant::now());
+        for share in [0, 1, 7, 20] {
+            shown.admit(share);
+            let admitted = (0..10 * readmission::PARTS).filter(|_| shown.admits()).count();
+            assert_eq!(admitted, 10 * share as usize, "{share}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! Decisions go down in the [`Plan`], facts come up as return values; no stage calls an earlier one. Each stage takes the type
 //! that the one before it hands on, so the compiler keeps the order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header};
 use tokio::time::Instant;
@@ -34,6 +34,9 @@ pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
 
 /// What is told of a request that was answered at level 3, so that it can be asked again when its model is well.
 pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
+
+/// When to come back to a gateway that holds as many bytes as it may.
+const NO_ROOM: Duration = Duration::from_secs(1);
 
 /// How a walk went, and what it found on the way.
 struct Walked {
@@ -118,8 +121,21 @@ impl Pipeline {
             // Boxed: who has nothing below the model does not carry the room for it.
             return Box::pin(self.descend(Descent { request, again }, plan, now)).await;
         }
+        self.can_pass(&request, &plan)?;
         let Walked { outcome, .. } = self.compute(request, &plan, now).await;
         self.ladder.conclude(&plan, outcome)
+    }
+
+    /// Whether a body that passes but once serves the plan: a model that reads none of it is asked.
+    fn can_pass(&self, request: &InferRequest, plan: &Plan) -> Result<(), Error> {
+        let is_read = plan.source != Source::Model
+            || (plan.model != plan.named && !self.config.model(plan.model).joins.is_empty());
+        if is_read && matches!(request.payload, Payload::Stream { .. }) {
+            let message = "the model stands lower, and what stands in for it must read the body, for which the requests under way \
+                           leave no room (listen.hold_bodies); try again";
+            return Err(Error::new(Kind::Shed, message).with_retry_after(NO_ROOM));
+        }
+        Ok(())
     }
 
     /// Answers an inference request in full or not at all: nothing stands in for its model.
@@ -144,7 +160,7 @@ impl Pipeline {
     /// Walks, and as long as nobody answers walks again one way down.
     async fn descend(&self, descent: Descent, mut plan: Plan, began: Instant) -> Result<Answer, Error> {
         let Descent { request, again } = descent;
-        let (mut next, mut found) = (Some(request), None);
+        let (mut next, mut found, mut first) = (Some(request), None, None);
         let mut now = began;
         loop {
             let walked = match plan.source {
@@ -153,7 +169,7 @@ impl Pipeline {
             };
             now = Instant::now();
             let walked_of = plan.model;
-            plan = match self.ladder.settle(&plan, walked.outcome, now) {
+            plan = match self.ladder.settle(&plan, walked.outcome, &mut first, now) {
                 Settled::Answer(answer) => {
                     if answer.level == Level::DefaultResponse {
                         (self.log)(&self.config, &again);

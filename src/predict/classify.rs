@@ -126,7 +126,8 @@ pub(crate) enum Class {
     Broken,
     /// No answer in time.
     TimedOut,
-    /// No answer in a time in which there could hardly be one: others used it, and the endpoint is not to blame.
+    /// No answer in a time in which there could hardly be one: others used it, or its caller gave no more, and the endpoint is not
+    /// to blame.
     Hurried,
     /// The caller's own body broke off or was too long: says nothing of the endpoint.
     Caller,

@@ -53,6 +53,7 @@ use crate::{
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
+        median::Median,
         ratio::{BadRatio, Bound, Excess, Limit},
     },
     telemetry::handles::predict::RetryDenied,
@@ -64,8 +65,10 @@ const HOLD_UP_TO: usize = 64 * 1024;
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often a request that was never sent goes out again for free: idle connections that the server closed.
 const FREE_RESENDS: u32 = 8;
-/// A shorter time without an answer says nothing of an endpoint whose answers' times are not known.
-const FAIR: Duration = Duration::from_millis(5);
+/// So many times their median is a time in which a model's answers can be expected.
+const EXPECTED: u32 = 2;
+/// Who waited for this part of a model's own timeout was not impatient, whatever its answers take.
+const PATIENT: u32 = 3;
 /// A model that does not answer in time: as many of its attempts time out.
 const TIMEOUTS: Limit = Limit { bound: Bound::AtLeast(0.05), least: 20 };
 
@@ -182,6 +185,10 @@ struct Model {
     idempotent: bool,
     /// The least that its predictions take.
     floor: Floor,
+    /// What half of them take.
+    median: Median,
+    /// What it has at the most.
+    timeout: Duration,
     /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
     hedge: Option<Moment>,
     /// How many of its predictions time out.
@@ -198,6 +205,8 @@ impl Model {
             upstream: model.upstream.clone(),
             idempotent: model.idempotent,
             floor: Floor::new(now),
+            median: Median::new(now),
+            timeout: model.timeout,
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
             timeouts: BadRatio::new(now),
             pool: pool.name.clone(),
@@ -217,6 +226,7 @@ impl Model {
     /// Learns from an answer.
     fn answered(&self, took: Duration, now: Instant) {
         self.floor.record(took, now);
+        self.median.observe(took, now);
         if let Some(hedge) = &self.hedge {
             hedge.record(took, now);
         }
@@ -243,8 +253,8 @@ struct Turn {
     made: u32,
     /// Those that may be made yet, itself included.
     left: u32,
-    /// What each of them needs.
-    fair: Duration,
+    /// What each of them needs; `None`: that is not known.
+    needs: Option<Duration>,
 }
 
 impl Run<'_> {
@@ -260,15 +270,15 @@ impl Run<'_> {
             };
             made += 1;
             asked += settled.took();
-            if !self.again(made, &settled, &outgoing).await {
+            let Some(withdrawn) = self.again(made, &settled, &outgoing).await else {
                 return self.conclude(settled, (made, asked), permit);
-            }
+            };
             let now = Instant::now();
             match self.begin(&outgoing, (made, Some(settled.index)), now) {
                 Ok(next) => attempt = next,
                 // Meanwhile nobody can be asked any more: the answer at hand says more than that.
                 Err(_) => {
-                    self.pool.budget.give_back(now);
+                    self.pool.budget.give_back(withdrawn);
                     self.pool.metrics.denied(RetryDenied::NoEndpoint);
                     return self.conclude(settled, (made, asked), permit);
                 }
@@ -285,7 +295,7 @@ impl Run<'_> {
 
     /// The attempt after `made`.
     fn turn(&self, outgoing: &Outgoing, made: u32, now: Instant) -> Turn {
-        Turn { made, left: self.left(outgoing, made), fair: self.fair(outgoing.method, now) }
+        Turn { made, left: self.left(outgoing, made), needs: self.needs(outgoing.method, now) }
     }
 
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
@@ -293,7 +303,7 @@ impl Run<'_> {
     fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
         let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
         let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
-        let attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
+        let mut attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
         if !outgoing.is_held() {
             attempt.choice.permit.yield_place();
         }
@@ -353,22 +363,27 @@ impl Run<'_> {
 
     /// An attempt's share of what is left; an error once nothing is.
     ///
-    /// Recomputed for every attempt, with the waits that the ones after it would cost. The first one is made however little is
-    /// left, since what answers take is learned from it; extra ones ask [`Self::least`] before.
+    /// Recomputed for every attempt, with the waits that the ones after it would cost. Where it is not known what answers take, one
+    /// attempt has all that is left: a share could be too short for every answer, and nothing would ever be learned. So is the
+    /// first one made however little is left; extra ones ask [`Self::least`] before.
     fn attempt_timeout(&self, turn: Turn, now: Instant) -> Result<Duration, Error> {
         let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
             let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
             return Err(Error::new(Kind::DeadlineExceeded, message));
         }
-        let share = || self.pool.backoff.share(left, (turn.made, turn.left), turn.fair);
+        let share = || match turn.needs {
+            Some(needs) => self.pool.backoff.share(left, (turn.made, turn.left), needs),
+            None => left,
+        };
         Ok(self.plan.attempt_timeout.map_or_else(share, |timeout| timeout.min(left)))
     }
 
-    /// A time in which an answer can be expected.
-    fn fair(&self, method: Method, now: Instant) -> Duration {
-        let least = self.least(method, now);
-        if least.is_zero() { FAIR } else { 2 * least }
+    /// A time in which an answer can be expected, from the median of late, or from the fastest of few; `None`: there was none.
+    fn needs(&self, method: Method, now: Instant) -> Option<Duration> {
+        let least = || Some(self.least(method, now)).filter(|least| !least.is_zero());
+        let median = if method == Method::Predict { self.model.median.estimate(now) } else { None };
+        Some(EXPECTED * median.or_else(least)?)
     }
 
     /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
@@ -376,10 +391,14 @@ impl Run<'_> {
         if method == Method::Predict { self.model.floor.least(now) } else { Duration::ZERO }
     }
 
-    /// Whether the attempt timed out and had less time than an answer can be expected in. What the config gives is enough.
+    /// Whether the attempt timed out and had less time than an answer can be expected in: its caller was impatient, or others used
+    /// the time, and neither the endpoint nor the model is to blame. What the config gives is enough: `attempt_timeout`, and a fair
+    /// part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
     fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, now: Instant) -> bool {
         let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return false };
-        *had < self.fair(method, now) && self.plan.attempt_timeout.is_none_or(|timeout| *had < timeout)
+        let configured = self.plan.attempt_timeout.is_some_and(|timeout| *had >= timeout);
+        let is_patient = PATIENT * *had >= self.model.timeout;
+        !configured && !is_patient && self.needs(method, now).is_none_or(|needs| *had < needs)
     }
 
     /// Tells everybody how the attempt ended.
@@ -399,19 +418,21 @@ impl Run<'_> {
         Settled { outcome, class, index, endpoint, began, ended }
     }
 
-    /// Waits for the next attempt, if there is to be one. What is not made leaves the outcome at hand to be told.
-    async fn again(&self, made: u32, settled: &Settled, outgoing: &Outgoing) -> bool {
+    /// Waits for the next attempt, if there is to be one, and says when it was taken out of the budget. What is not made leaves the
+    /// outcome at hand to be told.
+    async fn again(&self, made: u32, settled: &Settled, outgoing: &Outgoing) -> Option<Instant> {
         if !settled.class.retryable() || made >= self.plan.attempts {
-            return false;
+            return None;
         }
-        match self.delay(made, settled, outgoing, Instant::now()) {
+        let withdrawn = Instant::now();
+        match self.delay(made, settled, outgoing, withdrawn) {
             Ok(delay) => {
                 tokio::time::sleep(delay).await;
-                true
+                Some(withdrawn)
             }
             Err(reason) => {
                 self.pool.metrics.denied(reason);
-                false
+                None
             }
         }
     }

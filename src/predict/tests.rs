@@ -441,6 +441,69 @@ async fn an_endpoint_is_not_to_blame_that_it_had_hardly_any_time() {
     assert!(members[0].breaker.is_closed() && members[0].estimate(Instant::now()) < 1.0);
 }
 
+/// Half of the answers take 50 ms, the fastest 5: who waits for 20 says nothing of the model, who waits for 100 does.
+#[tokio::test(start_paused = true)]
+async fn an_impatient_caller_lowers_no_model_for_others() {
+    for (patience, is_to_blame) in [(20, false), (99, false), (100, true)] {
+        let server = Server::start(&[""]).await;
+        let mut pool = pool(&[&server.authority]);
+        pool.breaker.failure_threshold = 20;
+        let predict = asking(pool, |model| model.timeout = Duration::from_secs(5));
+        let model = &predict.models[0];
+        for took in [5, 50, 50, 50, 50, 60, 60, 60] {
+            model.answered(Duration::from_millis(took), Instant::now());
+        }
+        for _ in 0..20 {
+            let plan = Plan { attempts: 1, ..plan(Duration::from_millis(patience)) };
+            drop(predict.run(request(), None, &plan, PoolId(0), Instant::now()).await);
+        }
+        assert_eq!(predict.timeouts(ModelId(0), Instant::now()) == Excess::Proven, is_to_blame, "{patience} ms");
+        assert_eq!(predict.pools[0].members()[0].breaker.is_closed(), !is_to_blame, "{patience} ms");
+    }
+}
+
+/// The slower its answers are, the fewer there are to learn that from.
+#[tokio::test(start_paused = true)]
+async fn a_model_that_does_not_answer_within_its_own_timeout_is_to_blame_whatever_it_took() {
+    for known in [None, Some(Duration::from_millis(180))] {
+        let server = Server::start(&[""]).await;
+        let timeout = Duration::from_millis(300);
+        let predict = asking(pool(&[&server.authority]), |model| model.timeout = timeout);
+        for _ in 0..8 {
+            known.inspect(|took| predict.models[0].answered(*took, Instant::now()));
+        }
+        for _ in 0..5 {
+            let plan = Plan { attempts: 1, ..plan(timeout / 2) };
+            drop(predict.run(request(), None, &plan, PoolId(0), Instant::now()).await);
+        }
+        assert!(!predict.pools[0].members()[0].breaker.is_closed(), "{known:?}");
+    }
+}
+
+/// Where the first retry waits for 100 ms, two attempts share little of a short deadline.
+#[tokio::test]
+async fn a_model_of_which_nothing_is_known_has_all_the_time_that_there_is() {
+    let mut pool = pool(&["127.0.0.1:1"]);
+    (pool.retry.initial_delay, pool.retry.max_delay) = (Duration::from_secs(19), Duration::from_secs(19));
+    let (predict, began) = (predict(pool), Instant::now());
+    let plan = plan(Duration::from_secs(20));
+    let run = Run {
+        predict: &predict,
+        pool: &predict.pools[0],
+        home: PoolId(0),
+        model: &predict.models[0],
+        worker: WorkerId(0),
+        plan: &plan,
+        started: began,
+    };
+    let outgoing = Outgoing::new(request(), "m", "m");
+    let limit = |made| run.begin(&outgoing, (made, None), began).ok().unwrap().limit;
+    let left = plan.model_by.remaining(began);
+    assert_eq!((limit(0), limit(1)), (left, left), "half of a second would be too short for any answer");
+    predict.models[0].answered(Duration::from_millis(50), began);
+    assert!(limit(0) < Duration::from_secs(1), "two fit, and the wait between them");
+}
+
 /// With default retries, whose waits are of 100 and 200 ms: attempts that could never be made are not planned for.
 #[tokio::test]
 async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
@@ -449,7 +512,7 @@ async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
         max_delay: Duration::from_secs(1),
         ..pool(&[]).retry
     };
-    let predict = predict(config::Pool { retry, ..pool(&["127.0.0.1:1"]) });
+    let predict = predict(config::Pool { retry: retry.clone(), ..pool(&["127.0.0.1:1"]) });
     let now = Instant::now();
     let outgoing = Outgoing::new(request(), "m", "m");
     let limit = |predict: &Predict, millis: u64, made: u32| {
@@ -466,8 +529,12 @@ async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
         };
         run.begin(&outgoing, (made, None), now).ok().unwrap().limit
     };
+    assert_eq!(limit(&predict, 900, 0), Duration::from_millis(900), "nothing is known");
+    let fast = predict;
+    let predict = self::predict(config::Pool { retry, ..pool(&["127.0.0.1:1"]) });
+    fast.models[0].answered(Duration::from_millis(5), now);
     for (left, made, millis) in [(200, 0, 50), (900, 0, 200), (500, 1, 150), (100, 1, 100), (100, 2, 100)] {
-        assert_eq!(limit(&predict, left, made), Duration::from_millis(millis), "{left} ms after {made}");
+        assert_eq!(limit(&fast, left, made), Duration::from_millis(millis), "{left} ms after {made}");
     }
     // Nothing was answered in less than 80 ms of late: two of 50 ms would bring no answer.
     predict.models[0].answered(Duration::from_millis(80), now);
@@ -499,6 +566,7 @@ async fn time_waited_in_vain_is_told_without_the_waits_between() {
     (pool.retry.initial_delay, pool.retry.jitter) = (Duration::from_millis(100), 0.0);
     pool.retry.max_delay = pool.retry.initial_delay;
     let predict = predict(pool);
+    predict.models[0].answered(Duration::from_millis(1), Instant::now());
     let plan = Plan { attempts: 2, ..plan(Duration::from_millis(300)) };
     let began = Instant::now();
     let error = predict.run(request(), None, &plan, PoolId(0), began).await.unwrap_err();

@@ -13,9 +13,9 @@
 //! A target that fails its probes is asked less and less often, where `max_open_for` allows; once closed, it begins at `open_for`
 //! again.
 //!
-//! Invariants: half-open admits one probe at a time and never more than `half_open_requests` before it decides; an answer to
-//! a call admitted before the last transition changes nothing (every permit carries the epoch it was admitted in); a permit
-//! that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
+//! Invariants: half-open admits one probe at a time; one that may take as long as its caller likes yields its place, and of those
+//! and the one in the place there are never more than `half_open_requests`; an answer to a call admitted before the last transition
+//! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
 
 mod transition;
 
@@ -130,7 +130,15 @@ pub struct Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admitted {
     epoch: u64,
-    probe: bool,
+    call: Call,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Ordinary,
+    Probe,
+    /// A probe that lets others go before it has ended.
+    Yielded,
 }
 
 /// The machine itself, without locks or clock.
@@ -148,7 +156,7 @@ pub struct Machine {
 enum Phase {
     Closed(Window),
     Open { until: Instant, begun: Trip },
-    HalfOpen { successes: u32, probing: bool },
+    HalfOpen { successes: u32, probing: bool, yielded: u32 },
 }
 
 /// What is told of it when it opens.
@@ -191,16 +199,16 @@ impl Machine {
     /// [`Refused`] while open, and while a probe is out.
     pub fn admit(&mut self, now: Instant) -> Result<Admitted, Refused> {
         match self.phase {
-            Phase::Closed(_) => Ok(Admitted { epoch: self.epoch, probe: false }),
+            Phase::Closed(_) => Ok(Admitted { epoch: self.epoch, call: Call::Ordinary }),
             Phase::Open { until, .. } if now < until => Err(Refused { until: Some(until) }),
             Phase::HalfOpen { probing: true, .. } => Err(Refused { until: None }),
             Phase::Open { .. } => {
-                self.enter(Phase::HalfOpen { successes: 0, probing: true });
-                Ok(Admitted { epoch: self.epoch, probe: true })
+                self.enter(Phase::HalfOpen { successes: 0, probing: true, yielded: 0 });
+                Ok(Admitted { epoch: self.epoch, call: Call::Probe })
             }
             Phase::HalfOpen { ref mut probing, .. } => {
                 *probing = true;
-                Ok(Admitted { epoch: self.epoch, probe: true })
+                Ok(Admitted { epoch: self.epoch, call: Call::Probe })
             }
         }
     }
@@ -240,6 +248,22 @@ impl Machine {
         }
     }
 
+    /// Lets the next probe go though this one has not ended, unless as many are out as may be. Returns what it is then.
+    pub fn yield_place(&mut self, call: Admitted) -> Admitted {
+        match &mut self.phase {
+            Phase::HalfOpen { probing, yielded, .. }
+                if call.epoch == self.epoch
+                    && call.call == Call::Probe
+                    && *yielded + 1 < self.policy.half_open_requests =>
+            {
+                *probing = false;
+                *yielded += 1;
+                Admitted { call: Call::Yielded, ..call }
+            }
+            _ => call,
+        }
+    }
+
     /// Takes in how an admitted call ended.
     pub fn record(&mut self, call: Admitted, outcome: Outcome, now: Instant) {
         if call.epoch != self.epoch {
@@ -253,11 +277,13 @@ impl Machine {
                     self.open(cause, now);
                 }
             }
-            (Phase::HalfOpen { probing, .. }, Outcome::Neutral) => *probing = false,
             (Phase::HalfOpen { .. }, Outcome::Failure) => self.open(Cause::Probe, now),
-            (Phase::HalfOpen { successes, probing }, Outcome::Success) => {
-                *successes += 1;
-                *probing = false;
+            (Phase::HalfOpen { successes, probing, yielded }, outcome) => {
+                *successes += u32::from(outcome == Outcome::Success);
+                match call.call {
+                    Call::Yielded => *yielded -= 1,
+                    Call::Ordinary | Call::Probe => *probing = false,
+                }
                 if *successes >= closes_at {
                     self.open_for = self.policy.open_for;
                     self.enter(Phase::Closed(Window::default()));
@@ -360,7 +386,7 @@ impl Breaker {
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Permit, Refused> {
         let word = self.word.load(Ordering::Acquire);
         let call = if is_closed(word) {
-            Admitted { epoch: word >> 1, probe: false }
+            Admitted { epoch: word >> 1, call: Call::Ordinary }
         } else {
             self.with(|machine| machine.admit(now))?
         };
@@ -440,13 +466,14 @@ impl Permit {
     /// Whether it is a half-open breaker's probe.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.call.is_some_and(|call| call.probe)
+        self.call.is_some_and(|call| call.call != Call::Ordinary)
     }
 
-    /// Lets the next probe go though this one has not ended: it may take as long as its caller likes. How it ends still counts.
-    pub fn yield_place(&self) {
-        if let Some(call) = self.call.filter(|call| call.probe) {
-            self.breaker.with(|machine| machine.record(call, Outcome::Neutral, Instant::now()));
+    /// Lets the next probe go though this one has not ended: it may take as long as its caller likes. How it ends still counts. The
+    /// last of as many as may be out keeps its place.
+    pub fn yield_place(&mut self) {
+        if let Some(call) = self.call.filter(|call| call.call == Call::Probe) {
+            self.call = Some(self.breaker.with(|machine| machine.yield_place(call)));
         }
     }
 
@@ -469,7 +496,7 @@ impl Drop for Permit {
 
 impl Breaker {
     fn settle(&self, call: Admitted, outcome: Outcome, now: Instant) {
-        if call.probe || outcome != Outcome::Neutral {
+        if call.call != Call::Ordinary || outcome != Outcome::Neutral {
             self.with(|machine| machine.record(call, outcome, now));
         }
     }

@@ -75,9 +75,12 @@ impl<W: Word> Budget<W> {
         granted
     }
 
-    /// Puts back what was taken at `then` and not used.
+    /// Puts back what was taken at `then` and not used. What was taken too long ago to count is no longer missing.
     pub fn give_back(&self, then: Instant) {
-        self.add(self.second(then), UNIT as i32);
+        let second = self.second(then);
+        update(&self.slots[(second % TTL_SECONDS) as usize], |of, balance| {
+            (of == second).then(|| (of, balance.cast_signed().saturating_add(UNIT as i32).cast_unsigned()))
+        });
     }
 
     /// How many retries it would grant now, for display.
@@ -153,6 +156,21 @@ mod tests {
         assert!(budget.withdraw(origin) && !budget.withdraw(origin), "one in fifty");
         budget.give_back(origin);
         assert!(budget.withdraw(origin), "what was not used");
+    }
+
+    #[test]
+    fn what_comes_back_is_of_the_second_it_was_taken_in() {
+        let origin = Instant::now();
+        let budget = Budget::strict(1.0, origin);
+        (0..2).for_each(|_| budget.deposit(origin));
+        assert!(budget.withdraw(origin));
+        budget.give_back(origin);
+        assert_eq!(budget.available(seconds(origin, 9)), 2);
+        assert_eq!(budget.available(seconds(origin, 10)), 0, "it goes with its deposit");
+        assert!(budget.available(origin) == 2 && budget.withdraw(origin));
+        budget.deposit(seconds(origin, 10));
+        budget.give_back(origin);
+        assert_eq!(budget.available(seconds(origin, 10)), 1, "ten seconds later it is missing to nobody");
     }
 
     #[test]

@@ -33,3 +33,4 @@ mod spool;
 mod telemetry;
 mod tiers;
 mod warm_start;
+mod ways_down;

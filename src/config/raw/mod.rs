@@ -88,7 +88,8 @@ pub(crate) struct Listen {
     /// to read is passed on as it comes, once.
     pub(crate) hold_body: Size,
     /// Most bytes of bodies held over all requests under way, be it to be sent again or to be decoded, and at least `max_body`. Once
-    /// they are taken, a body that nobody has to read is passed on as it comes, and one that must be decoded is refused with 429.
+    /// they are taken, a body that nobody has to read is passed on as it comes, without retries and fallbacks, and one that must be
+    /// decoded is refused with 429.
     #[schemars(extend("x-unset" = "4 × max_body"))]
     pub(crate) hold_bodies: Option<Size>,
     /// Most rows (instances) of a request whose model joins features; one with more is refused with 400.

@@ -1,7 +1,9 @@
 //! What the store tells of itself, for those who decide how much is asked of it: whether joined lookups are slow, and whether
 //! anybody can be asked at all.
 //!
-//! A lookup's time is L1's and L2's; what L3 takes after them is apart, and what the feature server's API reads is not counted.
+//! A lookup's time is L1's and L2's; what L3 takes after them is apart, and what the feature server's API reads is not counted. One
+//! that its deadline cut off was slow as well, however short that was, unless it left no time for any lookup: what a caller does not
+//! wait for says nothing of the store.
 //! Both facts clear without traffic: slowness a second after the last slow lookup, and a store that cannot be asked once the
 //! first of its breakers may be probed.
 
@@ -14,6 +16,9 @@ use crate::resilience::ratio::{BadRatio, Bound, Event, Limit};
 
 /// More than one in a hundred is above the 99th percentile.
 const SLOW: Limit = Limit { bound: Bound::Above(0.01), least: 20 };
+
+/// Less than this is no time for a lookup.
+const PATIENT: Duration = Duration::from_millis(5);
 
 /// How the store is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +42,14 @@ impl Lookups {
         Self { slow: BadRatio::new(now), p99 }
     }
 
-    /// Counts one that went on in L1 and L2 from the one point in time until the other.
-    pub(super) fn note(&self, began: Instant, until: Instant) {
-        let event = if until - began > self.p99 { Event::Bad } else { Event::Good };
-        self.slow.note(event, until);
+    /// Counts one that went on in L1 and L2 from the one point in time until the other, and had to end `by` then.
+    pub(super) fn note(&self, (began, until): (Instant, Instant), by: Instant) {
+        let (is_cut_off, had) = (until >= by, by.saturating_duration_since(began));
+        if until - began > self.p99 || (is_cut_off && had >= PATIENT) {
+            self.slow.note(Event::Bad, until);
+        } else if !is_cut_off {
+            self.slow.note(Event::Good, until);
+        }
     }
 }
 

@@ -142,7 +142,7 @@ fn open_refuses_until_its_time_and_says_when() {
     let until = bench.now + POLICY.open_for;
     assert_eq!(bench.admit(), Err(Refused { until: Some(until) }));
     assert_eq!(bench.pass(POLICY.open_for - Duration::from_nanos(1)).admit(), Err(Refused { until: Some(until) }));
-    assert!(bench.pass(Duration::from_nanos(1)).admit().is_ok_and(|call| call.probe));
+    assert!(bench.pass(Duration::from_nanos(1)).admit().is_ok_and(|call| call.call == Call::Probe));
 }
 
 #[test]
@@ -371,11 +371,33 @@ fn a_probe_that_may_take_for_ever_holds_up_no_other_and_still_counts() {
     let (policy, now) = (Policy { open_for: Duration::ZERO, success_threshold: 2, ..POLICY }, Instant::now());
     let breaker = Breaker::new(policy, |_| {});
     (0..5).for_each(|_| breaker.admit(now).unwrap().record(Outcome::Failure, now));
-    let stream = breaker.admit(now).unwrap();
+    let mut stream = breaker.admit(now).unwrap();
     assert!(breaker.admit(now).is_err(), "one probe at a time");
     stream.yield_place();
     breaker.admit(now).unwrap().record(Outcome::Success, now);
     assert_eq!(breaker.state(), State::HalfOpen);
     stream.record(Outcome::Success, now);
     assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
+fn no_more_streams_probe_than_may_and_none_frees_another_ones_place() {
+    let (policy, now) = (Policy { open_for: Duration::ZERO, ..POLICY }, Instant::now());
+    let breaker = Breaker::new(policy, |_| {});
+    (0..5).for_each(|_| breaker.admit(now).unwrap().record(Outcome::Failure, now));
+    let stream = || {
+        let mut permit = breaker.admit(now).unwrap();
+        permit.yield_place();
+        permit
+    };
+    let (first, second) = (stream(), stream());
+    let probe = breaker.admit(now).unwrap();
+    second.record(Outcome::Success, now);
+    assert!(breaker.admit(now).is_err(), "the probe is still out");
+    probe.record(Outcome::Neutral, now);
+    let (_third, _last) = (stream(), stream());
+    assert!(breaker.admit(now).is_err(), "three are out");
+    first.record(Outcome::Neutral, now);
+    assert!(breaker.admit(now).is_err(), "the last one keeps its place");
+    assert_eq!(breaker.state(), State::HalfOpen);
 }

@@ -4,7 +4,6 @@
 //! carry one hash tag, hence on a cluster one master has all of the spool. Steps may be done twice: an answer that was lost is asked
 //! for again over a new connection. Times are the gateways'.
 
-mod link;
 mod read;
 
 use std::{sync::Arc, time::Duration};
@@ -12,18 +11,21 @@ use std::{sync::Arc, time::Duration};
 use ::redis::{FromRedisValue, RedisError, Script, ScriptInvocation, Value};
 use bytes::Bytes;
 
-use self::{link::Link, read::Fields};
+use self::read::Fields;
 use super::{
     Claimed, Depth, Entry, Error, Failed, Finished, Held, Kept, Millis, New, Put, Replayed, Reply, Request, Standing,
     Terms, entry::ABANDONED, millis,
 };
-use crate::config;
+use crate::{config, redis_link::Link};
 
 /// What this needs: streams with `XINFO`, and scripts that may write what they read.
 const SCRIPT: &str = include_str!("spool.lua");
 
 /// A consumer that has nothing and was not seen for this long is forgotten: its gateway is gone.
 const AWAY: Duration = Duration::from_secs(60 * 60);
+
+/// How long an answer may take: nothing here is on the path of a request that is answered.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// The spool in Redis.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Connects to nothing yet.
     pub(crate) fn open(config: &config::Redis, project: &str, terms: Terms) -> Result<Self, Error> {
-        let link = Link::new(config).map_err(|error| unreachable(&error))?;
+        let link = Link::new(config, ANSWER).map_err(|error| unreachable(&error))?;
         Ok(Self { link, script: Script::new(SCRIPT), prefix: format!("weir:spool:{{{project}}}"), terms })
     }
 

@@ -9,6 +9,8 @@ use crate::telemetry::names;
 pub enum ShedReason {
     /// Every slot the tier may use was taken and its queue was full.
     QueueFull,
+    /// Every slot the tier may use was taken, and the request, which had waited for another model before, was not to wait again.
+    NoSlot,
     /// No slot came free within the tier's `queue_timeout`.
     QueueTimeout,
     /// Too little of the request's deadline was left for the model, at the door or while it waited.
@@ -18,11 +20,12 @@ pub enum ShedReason {
 }
 
 impl ShedReason {
-    const ALL: [Self; 4] = [Self::QueueFull, Self::QueueTimeout, Self::Deadline, Self::Limit];
+    const ALL: [Self; 5] = [Self::QueueFull, Self::NoSlot, Self::QueueTimeout, Self::Deadline, Self::Limit];
 
     const fn name(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::NoSlot => "no_slot",
             Self::QueueTimeout => "queue_timeout",
             Self::Deadline => "deadline",
             Self::Limit => "limit",

@@ -59,6 +59,37 @@ async fn lookups_that_take_just_what_they_may_are_not_slow() {
     assert!(!is_slow(&store));
 }
 
+/// As many lookups that have so long, and would take twice that.
+async fn cut_off(store: &Store, count: usize, after: Duration) {
+    let joined = store.shared.flights.join(&Arc::default(), (ViewId(0), key(1)), Progress::AtL2);
+    let Joined::Leader(lead) = joined else { panic!("somebody leads already") };
+    let by = Deadline::after(Instant::now(), after);
+    let lookups = join_all((0..count).map(|_| store.ask(&[1], |how| how.by = by)));
+    let leading = async {
+        heard().await;
+        advance(after + MS).await;
+        heard().await;
+        lead.end(Progress::Done(Done::Failed(At::L2, None)));
+    };
+    tokio::join!(lookups, leading);
+}
+
+/// The example of the README has 70 ms for them.
+#[tokio::test(start_paused = true)]
+async fn lookups_that_their_deadline_cuts_off_are_slow_however_short_it_is() {
+    let store = store().await;
+    cut_off(&store, 25, 70 * MS).await;
+    assert!(is_slow(&store));
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_wait_for_no_lookup_make_none_slow() {
+    let store = store().await;
+    cut_off(&store, 100, 4 * MS).await;
+    cut_off(&store, 100, Duration::ZERO).await;
+    assert!(!is_slow(&store));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_l3_takes_is_apart() {
     let store = store().await;

@@ -1,0 +1,77 @@
+//! Readmission: what was kept from a resource because it was full comes back bit by bit.
+//!
+//! Keeping work away empties it, so that it is quiet says nothing of how it is with the work. Invariants: the share grows by a
+//! twentieth at a time and from nothing to all in no less than the time it is given; it does not grow while the resource is full,
+//! and is nothing again once that has lasted.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What the share is counted in.
+pub(super) const PARTS: u32 = 20;
+
+/// How much is let back.
+#[derive(Debug)]
+pub(super) struct Readmission {
+    /// How long a part takes.
+    step: Duration,
+    share: u32,
+    /// When the share last changed, or could not.
+    since: Option<Instant>,
+}
+
+impl Readmission {
+    /// All is let in; once it was not, it takes `over` until it is again.
+    pub(super) fn new(over: Duration) -> Self {
+        Self { step: over / PARTS, share: PARTS, since: None }
+    }
+
+    /// Takes in whether work is kept away, and whether the resource is full at `now`.
+    pub(super) fn look(&mut self, kept_away: bool, full: bool, now: Instant) {
+        if kept_away {
+            (self.share, self.since) = (0, Some(now));
+        } else if full {
+            self.since = Some(now);
+        } else if !self.is_over() && self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.step) {
+            (self.share, self.since) = (self.share + 1, Some(now));
+        }
+    }
+
+    /// Of [`PARTS`], how many are let in.
+    pub(super) const fn share(&self) -> u32 {
+        self.share
+    }
+
+    /// Whether all is.
+    pub(super) const fn is_over(&self) -> bool {
+        self.share == PARTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(500);
+
+    #[test]
+    fn what_was_kept_away_comes_back_bit_by_bit_and_no_further_than_it_fits() {
+        let (mut readmission, mut now) = (Readmission::new(STEP * PARTS), Instant::now());
+        let mut look = |kept_away, full| {
+            now += STEP;
+            readmission.look(kept_away, full, now);
+            readmission.share()
+        };
+        assert_eq!(look(false, true), PARTS, "full is not yet kept away");
+        assert_eq!(look(true, true), 0);
+        assert_eq!((1..=5).map(|_| look(false, false)).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(
+            [look(false, true), look(false, true), look(false, false)],
+            [5, 5, 6],
+            "full again: no more for now"
+        );
+        assert_eq!(look(true, true), 0, "and that has lasted");
+        assert_eq!((0..2 * PARTS).map(|_| look(false, false)).last(), Some(PARTS));
+    }
+}
