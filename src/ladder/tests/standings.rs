@@ -76,7 +76,7 @@ fn each_trigger_enters_after_a_second_and_leaves_after_ten() {
         (slow(), Level::ReducedFeatures, "features_slow", 10),
         (unavailable(), Level::SimplifiedModel, "features_unavailable", 10),
         // Then its requests come back bit by bit.
-        (full_gpus(), Level::SimplifiedModel, "gpu_memory", 20),
+        (full_gpus(), Level::SimplifiedModel, "gpu_memory", 19),
         (timeouts(Excess::Proven), Level::SimplifiedModel, "timeouts", 10),
     ] {
         let mut looked = Looked::new(&config());
