@@ -79,7 +79,8 @@ impl Door {
         house.in_time(asked, plan.model_by, now)?;
         let gate = &house.gate;
         if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
-            return Err(house.refuse(asked, ShedReason::QueueFull, now));
+            let reason = if plan.queue == Queue::Skips { ShedReason::NoSlot } else { ShedReason::QueueFull };
+            return Err(house.refuse(asked, reason, now));
         }
         let inside = Inside::new(Arc::clone(house), asked);
         Ok(Ticket { inside, model_by: plan.model_by, queue: plan.queue })

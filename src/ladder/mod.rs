@@ -271,7 +271,12 @@ impl Ladder {
             return Settled::Next(next);
         }
         let concluded = match first.take() {
-            Some(First { plan, outcome: failure }) if !is_good(&outcome) => self.conclude(&plan, failure),
+            Some(First { plan, outcome: failure }) if !is_good(&outcome) => {
+                if let Err(error) = &outcome {
+                    tracing::debug!(model = %self.route(plan.named).name, %error, "nothing below the model answered");
+                }
+                self.conclude(&plan, failure)
+            }
             _ => self.conclude(plan, outcome),
         };
         concluded.map_or_else(Settled::Error, Settled::Answer)
