@@ -285,6 +285,10 @@ impl Ladder {
     /// The next way down from a plan; `None`: that was the last. Once the deadline has passed no model is asked any more. What asks
     /// nobody is there as soon as an error would be, and says more.
     fn below(&self, plan: &Plan, cause: Cause, now: Instant) -> Option<Plan> {
+        // Observing, only a drill goes down: it was asked for.
+        if self.mode == LadderMode::Observe && plan.level == Level::Full {
+            return None;
+        }
         let route = self.route(plan.named);
         // The first cause is what the caller is told.
         let plan = Plan { cause: plan.cause.or(Some(cause)), ..plan.clone() };

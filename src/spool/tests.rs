@@ -1,6 +1,10 @@
 //! One contract, over every store: each test runs on all of them, and random histories are held to a model of twenty lines.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{
+    cell::OnceCell,
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method as Verb, StatusCode};
@@ -33,8 +37,32 @@ fn redis(urls: &[String], mode: RedisMode) -> Redis {
     }
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+/// The servers that tests share, for as long as one of them runs: nobody drops a static, and servers that nobody ends outlive the
+/// run that started them.
+struct Servers {
+    single: Server,
+    cluster: Cluster,
+}
+
+static RUNNING: Mutex<Weak<Servers>> = Mutex::new(Weak::new());
+
+thread_local! {
+    /// A test has a thread of its own; what it holds goes with that.
+    static HELD: OnceCell<Arc<Servers>> = const { OnceCell::new() };
+}
+
+fn servers() -> Arc<Servers> {
+    HELD.with(|held| Arc::clone(held.get_or_init(running)))
+}
+
+fn running() -> Arc<Servers> {
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(Servers { single: Server::start(), cluster: Cluster::start() });
+        *running = Arc::downgrade(&started);
+        started
+    })
+}
 
 /// A spool of the test's own in a Redis that all share.
 fn shared(redis: &Redis, terms: Terms) -> Spool {
@@ -44,7 +72,7 @@ fn shared(redis: &Redis, terms: Terms) -> Spool {
 }
 
 fn single() -> Redis {
-    redis(&[SERVER.url()], RedisMode::Single)
+    redis(&[servers().single.url()], RedisMode::Single)
 }
 
 /// An empty spool of each kind.
@@ -52,7 +80,7 @@ fn all(terms: Terms) -> Vec<(&'static str, Spool)> {
     vec![
         ("embedded", Spool::over(Store::Embedded(embedded::Embedded::open(None, terms).unwrap()), terms)),
         ("redis", shared(&single(), terms)),
-        ("cluster", shared(&redis(&CLUSTER.urls(), RedisMode::Cluster), terms)),
+        ("cluster", shared(&redis(&servers().cluster.urls(), RedisMode::Cluster), terms)),
     ]
 }
 
@@ -270,7 +298,7 @@ async fn what_is_logged_is_kept_and_at_the_end_all_of_it() {
 async fn a_killed_connection_is_made_again() {
     let spool = shared(&single(), terms());
     spool.put(&new("m", "1", ""), 0).await.unwrap();
-    SERVER.ask::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
+    servers().single.ask::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
     spool.put(&new("m", "2", ""), 0).await.unwrap();
     assert_eq!(claim(&spool, "m", 9, 0).await.len(), 2);
 }
@@ -283,11 +311,11 @@ async fn a_consumer_group_that_somebody_destroyed_is_made_again() {
     spool.put(&new("m", "1", ""), 0).await.unwrap();
     assert_eq!(claim(&spool, "m", 9, 0).await.len(), 1);
     let stream = format!("weir:spool:{{{project}}}:stream:m");
-    SERVER.ask::<i64>(&[b"XGROUP", b"DESTROY", stream.as_bytes(), b"gateways"]);
+    servers().single.ask::<i64>(&[b"XGROUP", b"DESTROY", stream.as_bytes(), b"gateways"]);
     assert_eq!(claim(&spool, "m", 9, 100).await.len(), 1, "overdue");
     let Store::Redis(store) = &spool.store else { panic!("it is") };
     store.tidy(&["m".into(), "none".into()]).await.unwrap();
-    SERVER.ask::<i64>(&[b"DEL", stream.as_bytes()]);
+    servers().single.ask::<i64>(&[b"DEL", stream.as_bytes()]);
     assert_eq!(claim(&spool, "m", 9, 200).await.len(), 1, "overdue");
 }
 
@@ -499,5 +527,5 @@ fn every_history_in_redis_is_the_models() {
 
 #[test]
 fn every_history_in_a_cluster_is_the_models() {
-    histories(8, || shared(&redis(&CLUSTER.urls(), RedisMode::Cluster), terms()));
+    histories(8, || shared(&redis(&servers().cluster.urls(), RedisMode::Cluster), terms()));
 }

@@ -181,4 +181,6 @@ fn observing_goes_nowhere() {
     let plan = ladder.plan(&fixture::request(0, 1, TIMEOUT), now).unwrap();
     assert!(!ladder.has_ways_down(&plan, Method::Predict));
     assert_eq!(plan.model_by, plan.deadline, "and keeps nothing for it");
+    let settled = ladder.settle(&plan, failed(2), &mut None, now);
+    assert!(matches!(&settled, Settled::Error(error) if error.kind() == Kind::BackendFailed), "{settled:?}");
 }
