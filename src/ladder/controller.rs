@@ -51,7 +51,7 @@ pub struct ModelFacts {
 pub struct State {
     /// The level it stands at.
     pub level: Level,
-    /// Why: the triggers in force, in the order in which [`Trigger::ALL`] has them, and a drill.
+    /// Why: the triggers in force, in the order of their levels, and a drill.
     pub causes: Vec<&'static str>,
     /// How long a drill has left.
     pub drill_left: Option<Duration>,
