@@ -16,15 +16,18 @@ mod client;
 mod cluster;
 mod command;
 mod dial;
+mod ear;
 mod guard;
 mod line;
 mod node;
 mod own;
+mod pushes;
 mod reply;
 mod script;
 mod sentinel;
 mod slots;
 mod topology;
+mod tracking;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,6 +42,10 @@ use self::{
     node::{Node, Terms},
     reply::Reply,
     slots::Slot,
+};
+pub(crate) use self::{
+    slots::SlotSet,
+    tracking::{Hearer, Standing, Tracking},
 };
 use super::{
     Row,
@@ -66,6 +73,8 @@ pub(crate) struct Redis {
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
     guards: Arc<Guards>,
+    /// How listening to the servers stands, where they are to be.
+    tracking: Option<Arc<Tracking>>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -114,6 +123,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::new(servers),
             guards,
+            tracking: features.invalidate.tracking.then(|| Arc::new(Tracking::new())),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -128,6 +138,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
             guards: Arc::clone(&self.guards),
+            tracking: self.tracking.clone(),
             timeout: self.timeout,
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),

@@ -41,7 +41,7 @@ pub(crate) struct Features {
     /// answer in time are failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
-    #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
+    #[schemars(extend("x-unset" = "rows expire"))]
     pub(crate) invalidate: Option<Invalidate>,
     /// How hot keys are found and split.
     #[schemars(extend("x-later" = true, "x-unset" = "off"))]
@@ -263,10 +263,12 @@ impl Default for L3 {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Invalidate {
-    /// Whether Redis tells of changed keys (RESP3 client tracking).
+    /// Whether the Redis of `l2.redis` tells of changed keys, whoever changed them (client tracking over RESP3: Redis 6 or later, one
+    /// connection to each master). A cached row is dropped as soon as that is heard; while it is not, rows live as long as `ttl`
+    /// says. With it, `l1.ttl` and a view's `ttl` may be long.
     pub(crate) tracking: bool,
     /// A Kafka topic of feature updates.
-    #[schemars(extend("x-unset" = "none"))]
+    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
     pub(crate) kafka: Option<Kafka>,
 }
 
