@@ -12,6 +12,7 @@ mod circuit;
 mod embedded;
 pub mod feast;
 mod l2;
+mod lease;
 pub(crate) mod lookup;
 mod memory;
 pub mod object;

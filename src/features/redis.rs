@@ -20,6 +20,7 @@ mod guard;
 mod line;
 mod node;
 mod own;
+mod owner;
 mod reply;
 mod script;
 mod sentinel;
@@ -31,6 +32,7 @@ use std::{sync::Arc, time::Duration};
 use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::owner::Owner;
 pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},

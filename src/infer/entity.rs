@@ -120,6 +120,11 @@ impl EntityKey {
         EntityKeys::of(pairs.clone().map(|(name, _)| name)).key(pairs.map(|(_, value)| value))
     }
 
+    /// The key of bytes that were serialized elsewhere.
+    pub(crate) fn of_bytes(serialized: &[u8]) -> Self {
+        Self(Bytes::from_slice(serialized))
+    }
+
     /// The serialized bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

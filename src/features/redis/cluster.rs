@@ -202,8 +202,19 @@ impl Cluster {
         }
     }
 
+    /// A client of the slot's master.
+    pub(super) async fn client(self: &Arc<Self>, worker: WorkerId, slot: Slot) -> Result<Client, Error> {
+        let topology = self.topology(worker).await?;
+        topology.master(slot).map(|master| self.node(worker, master).client()).ok_or_else(|| self.uncovered())
+    }
+
+    /// Whether it may have several masters.
+    pub(super) const fn has_shards(&self) -> bool {
+        matches!(self.finder, Finder::Members)
+    }
+
     /// Learns the map in the background, unless somebody does.
-    fn learn(self: &Arc<Self>, worker: WorkerId) {
+    pub(super) fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
             let turn = Turn(Arc::clone(self));
             self.terms.tasks.background(async move { turn.0.learn_until_known(worker).await });

@@ -47,6 +47,10 @@ impl Node {
         Self { address, timeout: terms.timeout, guard, lines }
     }
 
+    pub(super) fn client(&self) -> Client {
+        self.lines[0].client().clone()
+    }
+
     pub(super) fn address(&self) -> &Arc<str> {
         &self.address
     }

@@ -13,6 +13,7 @@ pub(crate) mod features;
 pub mod gpu;
 pub mod ingress;
 pub mod ladder;
+pub(crate) mod lease;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
