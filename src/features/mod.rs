@@ -11,6 +11,7 @@
 mod circuit;
 mod embedded;
 pub mod feast;
+pub(crate) mod invalidate;
 mod l2;
 mod lease;
 pub(crate) mod lookup;

@@ -157,7 +157,7 @@ impl<'a> Left<'a> {
     fn rows(&mut self) -> Option<Rows> {
         self.list(8, |left| {
             let view = std::str::from_utf8(left.bytes()?).ok()?.into();
-            let keys = left.list(4, |left| left.bytes().map(EntityKey::of_bytes))?;
+            let keys = left.list(4, |left| left.bytes().map(EntityKey::from))?;
             Some((view, keys))
         })
     }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn any_rows() -> impl Strategy<Value = Rows> {
-        let key = prop::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| EntityKey::of_bytes(&bytes));
+        let key = prop::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| EntityKey::from(&*bytes));
         let view = (".{0,12}", prop::collection::vec(key, 0..4));
         prop::collection::vec(view.prop_map(|(view, keys)| (view.into(), keys)), 0..3)
     }
