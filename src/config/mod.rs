@@ -259,6 +259,8 @@ pub(crate) struct Features {
     pub(crate) l3: Option<L3>,
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
+    /// How long a gateway's lease of `write_through` rows is.
+    pub(crate) lease: Duration,
 }
 
 /// Feast's registry.

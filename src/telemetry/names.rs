@@ -60,7 +60,6 @@ metrics! {
     PUSH_ROWS_HELD = "weir_push_rows_held", Gauge, "Rows that are being changed by a push, here or at another gateway, and are not kept in L1 meanwhile.";
     BUS_CONNECTED = "weir_bus_connected", Gauge, "Whether this gateway hears what other gateways push (1), or not (0).";
     BUS_MESSAGES = "weir_bus_messages_total", Counter, "Messages of other gateways by kind (hold, release, heard, dropped, unreadable).";
-    BUS_ROWS_DROPPED = "weir_bus_rows_dropped_total", Counter, "Rows that another gateway said have changed, and that L1 does not serve any more.";
     BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of (no connection, or too many at once): they serve what they have until its ttl.";
     INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";

@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     Keeps, Leases, Meeting,
     fences::RoundId,
-    message::{Message, Rows, Said},
+    message::{Change, Message, Rows, Said},
     rounds::Waiting,
     table::{Era, Server, Table},
 };
@@ -52,6 +52,8 @@ const WAITING: usize = 16_384;
 const TOGETHER: usize = 512;
 /// Messages that are read before what they ask for is answered.
 const AT_ONCE: usize = 256;
+/// Changes that are not of single rows, and wait to be told of.
+const CHANGES: usize = 1024;
 /// Rounds that were given up and not released yet.
 const RELEASES: usize = 1024;
 
@@ -78,6 +80,7 @@ pub(super) struct Bus {
 #[derive(Debug, Default)]
 struct Outbox {
     rows: Vec<(Arc<str>, EntityKey)>,
+    changes: Vec<Change>,
     releases: Vec<(u64, Vec<u128>)>,
 }
 
@@ -156,6 +159,18 @@ impl Bus {
         drop(outbox);
         self.bell.notify_one();
         keys.count() as u64
+    }
+
+    /// Takes a change to be told of. One that comes while there is no connection is told once there is one: an operator's word counts.
+    pub(super) fn tell_change(&self, change: Change) -> bool {
+        let mut outbox = lock(&self.outbox);
+        let has_room = outbox.changes.len() < CHANGES;
+        if has_room {
+            outbox.changes.push(change);
+        }
+        drop(outbox);
+        self.bell.notify_one();
+        has_room && self.is_connected()
     }
 
     /// Has a round released that was given up.
@@ -405,20 +420,20 @@ impl<'a> Session<'a> {
                 let ours = rounds.iter().filter_map(|round| waiting.get(round));
                 ours.for_each(|waiting| waiting.acknowledge(from));
             }
-            Said::Dropped { rows } => {
+            Said::Dropped(change) => {
                 metrics.heard(Told::Dropped);
-                let dropped = rows.iter().map(|(view, keys)| self.leases.caches.drop_rows(view, keys));
-                metrics.dropped(dropped.sum());
+                self.leases.caches.change(change);
             }
         }
     }
 
     /// Sends what is in the outbox.
     fn flush(&mut self) {
-        let Outbox { rows, releases } = std::mem::take(&mut *lock(&self.bus.outbox));
+        let Outbox { rows, changes, releases } = std::mem::take(&mut *lock(&self.bus.outbox));
         let gateway = self.bus.gateway();
         let all = |said| (self.bus.table.all.clone(), Message { from: gateway, said });
-        let messages = rows.chunks(TOGETHER).map(|rows| all(Said::Dropped { rows: by_view(rows) })).collect();
+        let rows = rows.chunks(TOGETHER).map(|rows| Change::Rows(by_view(rows)));
+        let messages = rows.chain(changes).map(|change| all(Said::Dropped(change))).collect();
         self.publish(messages);
         for (round, rows) in releases {
             let message = Message { from: gateway, said: Said::Release { round, rows } }.encode();

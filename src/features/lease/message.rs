@@ -3,7 +3,8 @@
 //! ```text
 //! version 1 │ kind │ from (8) │ …                              numbers are little endian
 //!   hold      round (8), rows          release    round (8), count (4), each row's hash (16)
-//!   dropped   rows                     heard      count (4), each round (8)
+//!   heard     count (4), each round (8)
+//!   rows      rows        view   its name        prefix   the view's name, length (4), bytes        all
 //! rows: count of views (4), each: its stored name (length (4), bytes), count of keys (4), each: length (4), bytes
 //! ```
 //!
@@ -18,6 +19,9 @@ const HOLD: u8 = 1;
 const RELEASE: u8 = 2;
 const HEARD: u8 = 3;
 const DROPPED: u8 = 4;
+const VIEW: u8 = 5;
+const PREFIX: u8 = 6;
+const ALL: u8 = 7;
 
 /// Rows by the stored names of their views.
 pub(super) type Rows = Vec<(Box<str>, Vec<EntityKey>)>;
@@ -40,7 +44,17 @@ pub(super) enum Said {
     /// The sender let go of the rows of these rounds.
     Heard { rounds: Vec<u64> },
     /// Rows have changed; nobody waits for who lets go of them.
-    Dropped { rows: Rows },
+    Dropped(Change),
+}
+
+/// Which rows have changed; views by the names that they are stored under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Rows(Vec<(Box<str>, Vec<EntityKey>)>),
+    View(Box<str>),
+    /// Those whose first join key begins so.
+    Prefix(Box<str>, Box<[u8]>),
+    All,
 }
 
 impl Message {
@@ -67,10 +81,7 @@ impl Message {
                 put_count(&mut out, rounds.len());
                 rounds.iter().for_each(|round| out.extend_from_slice(&round.to_le_bytes()));
             }
-            Said::Dropped { rows } => {
-                begin(&mut out, DROPPED);
-                put_rows(&mut out, rows);
-            }
+            Said::Dropped(change) => put_change(&mut out, change, begin),
         }
         out
     }
@@ -87,10 +98,32 @@ impl Message {
             HOLD => Said::Hold { round: left.number()?, rows: left.rows()? },
             RELEASE => Said::Release { round: left.number()?, rows: left.list(16, Left::wide)? },
             HEARD => Said::Heard { rounds: left.list(8, Left::number)? },
-            DROPPED => Said::Dropped { rows: left.rows()? },
+            DROPPED => Said::Dropped(Change::Rows(left.rows()?)),
+            VIEW => Said::Dropped(Change::View(left.name()?)),
+            PREFIX => Said::Dropped(Change::Prefix(left.name()?, left.bytes()?.into())),
+            ALL => Said::Dropped(Change::All),
             _ => return None,
         };
         left.0.is_empty().then_some(Self { from, said })
+    }
+}
+
+fn put_change(out: &mut Vec<u8>, change: &Change, begin: impl Fn(&mut Vec<u8>, u8)) {
+    match change {
+        Change::Rows(rows) => {
+            begin(out, DROPPED);
+            put_rows(out, rows);
+        }
+        Change::View(view) => {
+            begin(out, VIEW);
+            put_bytes(out, view.as_bytes());
+        }
+        Change::Prefix(view, prefix) => {
+            begin(out, PREFIX);
+            put_bytes(out, view.as_bytes());
+            put_bytes(out, prefix);
+        }
+        Change::All => begin(out, ALL),
     }
 }
 
@@ -145,6 +178,10 @@ impl<'a> Left<'a> {
         self.take(length)
     }
 
+    fn name(&mut self) -> Option<Box<str>> {
+        std::str::from_utf8(self.bytes()?).ok().map(Into::into)
+    }
+
     /// As many as it says, each of `size` bytes at least: more than there is room for are none.
     fn list<T>(&mut self, size: usize, item: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let count = self.count()?;
@@ -156,7 +193,7 @@ impl<'a> Left<'a> {
 
     fn rows(&mut self) -> Option<Rows> {
         self.list(8, |left| {
-            let view = std::str::from_utf8(left.bytes()?).ok()?.into();
+            let view = left.name()?;
             let keys = left.list(4, |left| left.bytes().map(EntityKey::from))?;
             Some((view, keys))
         })
@@ -175,13 +212,23 @@ mod tests {
         prop::collection::vec(view.prop_map(|(view, keys)| (view.into(), keys)), 0..3)
     }
 
+    fn any_change() -> impl Strategy<Value = Change> {
+        let prefix = (".{0,12}", prop::collection::vec(any::<u8>(), 0..9));
+        prop_oneof![
+            any_rows().prop_map(Change::Rows),
+            ".{0,12}".prop_map(|view| Change::View(view.into())),
+            prefix.prop_map(|(view, prefix)| Change::Prefix(view.into(), prefix.into())),
+            Just(Change::All),
+        ]
+    }
+
     fn any_message() -> impl Strategy<Value = Message> {
         let said = prop_oneof![
             (any::<u64>(), any_rows()).prop_map(|(round, rows)| Said::Hold { round, rows }),
             (any::<u64>(), prop::collection::vec(any::<u128>(), 0..4))
                 .prop_map(|(round, rows)| Said::Release { round, rows }),
             prop::collection::vec(any::<u64>(), 0..4).prop_map(|rounds| Said::Heard { rounds }),
-            any_rows().prop_map(|rows| Said::Dropped { rows }),
+            any_change().prop_map(Said::Dropped),
         ];
         (any::<u64>(), said).prop_map(|(from, said)| Message { from, said })
     }
@@ -197,7 +244,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_may_come(bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0_u8..6) {
+        fn anything_may_come(bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0_u8..9) {
             let _ = Message::decode(&bytes);
             let _ = Message::decode(&[&[VERSION, kind][..], &bytes].concat());
         }

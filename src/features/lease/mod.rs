@@ -48,7 +48,10 @@ use std::{
 
 use tokio::time::Instant;
 
-pub(crate) use self::rounds::{Error, Held};
+pub(crate) use self::{
+    message::Change,
+    rounds::{Error, Held},
+};
 use self::{
     bus::Bus,
     fences::{Fences, RoundId, RowId},
@@ -70,8 +73,8 @@ pub(crate) trait Caches: Send + Sync {
     /// Lets go of a row, and lets nobody join a fetch of it that is under way.
     fn forget(&self, view: &str, key: &EntityKey);
 
-    /// The same of rows that may be held for their `ttl`, which nothing else keeps slow fills from; how many of them it knows.
-    fn drop_rows(&self, view: &str, keys: &[EntityKey]) -> u64;
+    /// Rows have changed, and nobody waits for who lets go of them.
+    fn change(&self, change: Change);
 }
 
 /// How rows that gateways share are changed and kept, as far as it concerns others.
@@ -173,6 +176,11 @@ impl Leases {
         }
     }
 
+    /// Tells them of whatever has changed; whether there is anybody to be told.
+    pub(crate) fn tell_change(&self, change: Change) -> bool {
+        self.bus.as_ref().is_some_and(|bus| bus.tell_change(change))
+    }
+
     /// Gives the lease back, so that no push waits for a gateway that is gone.
     pub(crate) async fn leave(&self) {
         self.lease.end();
@@ -189,7 +197,7 @@ impl Leases {
             gateway: self.bus.as_ref().map(|bus| table::name(bus.gateway())),
             connected: self.bus.as_ref().is_some_and(Bus::is_connected),
             held: self.bus.is_some() && self.lease.term(now).is_some(),
-            left: self.lease.left(now),
+            left: if self.bus.is_some() { self.lease.left(now) } else { Duration::ZERO },
             rows_held: self.fences.count(),
         }
     }

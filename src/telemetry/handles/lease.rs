@@ -54,7 +54,6 @@ pub(crate) struct Lease {
     waits: [Counter; 5],
     acknowledgement: Histogram,
     heard: [Counter; 5],
-    rows_dropped: Counter,
     rows_untold: Counter,
     pub(crate) rows_held: Gauge,
 }
@@ -68,7 +67,6 @@ impl Lease {
             waits: WAITS.map(|outcome| counter!(names::PUSH_ROUNDS, "outcome" => outcome)),
             acknowledgement: histogram!(names::PUSH_ACKNOWLEDGEMENT),
             heard: TOLD.map(|kind| counter!(names::BUS_MESSAGES, "kind" => kind)),
-            rows_dropped: counter!(names::BUS_ROWS_DROPPED),
             rows_untold: counter!(names::BUS_ROWS_UNTOLD),
             rows_held: gauge!(names::PUSH_ROWS_HELD),
         }
@@ -96,11 +94,6 @@ impl Lease {
     /// A message came.
     pub(crate) fn heard(&self, told: Told) {
         self.heard[told as usize].increment(1);
-    }
-
-    /// Rows were dropped from L1 because another gateway said that they changed.
-    pub(crate) fn dropped(&self, rows: u64) {
-        self.rows_dropped.increment(rows);
     }
 
     /// Changed rows that the other gateways were not told of.
