@@ -149,11 +149,11 @@ impl Leases {
         Arc::clone(&self.lease)
     }
 
-    /// Keeps the connection to the others, where there are any.
+    /// Keeps the connection to the others, where there are any. It is there to the end: requests that a drain waits for may push.
     pub(crate) fn tend(self: &Arc<Self>, tasks: &Tasks) {
         if self.bus.is_some() {
             let leases = Arc::clone(self);
-            tasks.background(async move { leases.tend_bus().await });
+            tasks.attend(async move { leases.tend_bus().await });
         }
     }
 

@@ -120,11 +120,17 @@ async fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store 
     let models = [model(views, false), model(views, true), model(&[], false)];
     let config = crate::features::tests::config(features, models.to_vec());
     let store = Store::open(&config, Tasks::default()).await.unwrap();
-    let shared = Arc::into_inner(store.shared).unwrap();
-    Store::of(Shared { l3: l3.map(|scripted| L3::new(Source::Scripted(scripted), NEVER)), ..shared })
+    store.with(|shared| shared.l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), NEVER)))
 }
 
 impl Store {
+    /// The same, but for something.
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Arc::into_inner(self.shared).expect("it is not in use yet");
+        change(&mut shared);
+        Self::of(shared)
+    }
+
     fn l3(&self) -> &Scripted {
         match self.shared.l3.as_ref().map(|l3| &l3.source) {
             Some(Source::Scripted(scripted)) => scripted,
@@ -400,8 +406,8 @@ fn an_l1_that_is_observed_answers_nothing_and_is_compared_with_what_does() {
         runtime.block_on(async {
             let server = Server::start();
             let v = view("v").build();
-            let mut store = open(from_ref(&v), redis(&server, LONG), None).await;
-            Arc::get_mut(&mut store.shared).unwrap().l1_mode = L1Mode::Observe;
+            let store = open(from_ref(&v), redis(&server, LONG), None).await;
+            let store = store.with(|shared| shared.l1_mode = L1Mode::Observe);
             put(&server, &v, 1, &row(100, [int(7)]));
             for value in [7, 7] {
                 let set = store.users(&[1]).await;
