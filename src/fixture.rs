@@ -270,5 +270,6 @@ fn features() -> Features {
         retry: retry(3),
         breaker: breaker(),
         invalidate: crate::config::Invalidate::default(),
+        lease: Duration::from_secs(2),
     }
 }

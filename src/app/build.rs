@@ -118,7 +118,7 @@ pub(super) fn admin(
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
-    let (kept, heard) = (gateway.clone(), gateway.clone());
+    let (kept, stored) = (gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -128,10 +128,7 @@ pub(super) fn admin(
         pools: Box::new(move || pools::states(&shown.load_full().pipeline.predict)),
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
-        features: Box::new(move || {
-            let channels = invalidate::channels(&heard.load_full().pipeline.features);
-            serde_json::json!({"registry": registry.as_ref().map(Verdict::shown), "invalidation": channels})
-        }),
+        features: Box::new(move || feature_states(&stored.load_full().pipeline.features, registry.as_ref())),
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
@@ -141,6 +138,19 @@ pub(super) fn admin(
         }),
         drain: Box::new(move || drain.cancel()),
     })
+}
+
+fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_json::Value {
+    let lease = store.lease();
+    let lease = serde_json::json!({
+        "gateway": lease.gateway,
+        "connected": lease.connected,
+        "held": lease.held,
+        "left_seconds": lease.left.as_secs_f64(),
+        "rows_held_by_pushes": lease.rows_held,
+    });
+    let channels = invalidate::channels(store);
+    serde_json::json!({"registry": registry.map(Verdict::shown), "lease": lease, "invalidation": channels})
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

@@ -13,6 +13,7 @@ mod embedded;
 pub mod feast;
 pub(crate) mod invalidate;
 mod l2;
+mod lease;
 pub(crate) mod lookup;
 mod memory;
 pub mod object;

@@ -21,6 +21,7 @@ mod guard;
 mod line;
 mod node;
 mod own;
+mod owner;
 mod pushes;
 mod reply;
 mod script;
@@ -34,6 +35,7 @@ use std::{sync::Arc, time::Duration};
 use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::owner::Owner;
 pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
@@ -41,6 +43,7 @@ use self::{
     guard::Guards,
     node::{Node, Terms},
     reply::Reply,
+    script::Life,
     slots::Slot,
 };
 pub(crate) use self::{
@@ -190,7 +193,13 @@ impl Redis {
         for Put { ask, row } in puts {
             let key = redis_key(&ask.key, &self.project);
             let layout = &self.readings[ask.view.id.index()].layout;
-            commands.add(&script::call(name, code, (&key, layout, row), (purpose, self.ttl)), script::KEY_AT);
+            let life = match purpose {
+                Purpose::WriteBack => Life::IfNew(self.ttl),
+                // An acknowledged push must not be lost with a hash that somebody gave an end.
+                Purpose::Push(_) if ask.view.reads_primary_only() => Life::Endless,
+                Purpose::Push(_) => Life::AsItIs,
+            };
+            commands.add(&script::call(name, code, (&key, layout, row), (purpose, life)), script::KEY_AT);
         }
         commands
     }

@@ -9,11 +9,14 @@ use crate::{
     config::{
         Compat, Consistency, Feature, Features, Invalidate, PushSource, Registry, Supplied, Times, View,
         problems::Path,
-        raw::{self, Loose},
+        raw::{self, Loose, Span},
         registry::Contents,
     },
     infer::{EntityType, FeatureType, Value, ViewId},
 };
+
+const SHORTEST_LEASE: Duration = Duration::from_millis(500);
+const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 pub(in crate::config) const ENTITY_TYPES: &str = "BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP";
 const FEATURE_TYPES: &str = "BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, UNIX_TIMESTAMP, JSON, UUID, TIME_UUID, DECIMAL, \
@@ -49,7 +52,16 @@ impl Check<'_> {
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
             invalidate: self.invalidate(&path.key("invalidate"), raw),
+            lease: self.lease(&path.key("lease"), raw.lease),
         }
+    }
+
+    /// Shorter, a busy machine would lose it; longer, a push would wait for a gateway that is gone until nobody waits for the push.
+    fn lease(&mut self, path: &Path, raw: Span) -> Duration {
+        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&raw.0) {
+            self.wrong(path, "not a length for a lease", "500ms to 10s");
+        }
+        raw.0
     }
 
     fn invalidate(&mut self, path: &Path, raw: &raw::Features) -> Invalidate {

@@ -203,6 +203,17 @@ impl Cluster {
         }
     }
 
+    /// A client of the slot's master.
+    pub(super) async fn client(self: &Arc<Self>, worker: WorkerId, slot: Slot) -> Result<Client, Error> {
+        let topology = self.topology(worker).await?;
+        topology.master(slot).map(|master| self.node(worker, master).client()).ok_or_else(|| self.uncovered())
+    }
+
+    /// Whether it may have several masters.
+    pub(super) const fn has_shards(&self) -> bool {
+        matches!(self.finder, Finder::Members)
+    }
+
     /// Learns the map in the background, unless somebody does.
     pub(super) fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
@@ -298,12 +309,12 @@ impl Cluster {
     /// A worker's own connection to a server.
     fn node(&self, worker: WorkerId, address: &Arc<str>) -> Arc<Node> {
         let mut nodes = lock(of_worker(&self.nodes, worker));
-        let new = || Arc::new(Node::new(&self.client(address), &self.terms));
+        let new = || Arc::new(Node::new(&self.client_at(address), &self.terms));
         Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
     }
 
     /// How a server is connected to.
-    pub(super) fn client(&self, address: &str) -> Client {
+    pub(super) fn client_at(&self, address: &str) -> Client {
         let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == *address);
         seed.cloned().unwrap_or_else(|| client::at(&self.seeds[0], address))
     }

@@ -48,8 +48,8 @@ impl Node {
     }
 
     /// How it is connected to.
-    pub(super) fn client(&self) -> &Client {
-        self.lines[0].client()
+    pub(super) fn client(&self) -> Client {
+        self.lines[0].client().clone()
     }
 
     pub(super) fn tls(&self) -> Option<&Arc<ClientConfig>> {

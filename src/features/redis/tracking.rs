@@ -246,7 +246,7 @@ impl Listener {
         match &*self.servers {
             Servers::Single(nodes) => {
                 let node = of_worker(nodes, self.control);
-                let server = (Arc::clone(node.address()), node.client().clone(), node.tls().cloned());
+                let server = (Arc::clone(node.address()), node.client(), node.tls().cloned());
                 tracking.attend(server, (prefixes, hearer), || None).await;
             }
             Servers::Cluster(cluster) => {
@@ -311,7 +311,7 @@ impl<'a, H: Hearer> Masters<'a, H> {
     fn add(&mut self, address: &Arc<str>, slots: SlotSet) {
         let (slots, its) = watch::channel(Arc::new(slots));
         let end = CancellationToken::new();
-        let server = (Arc::clone(address), self.cluster.client(address), self.cluster.tls().cloned());
+        let server = (Arc::clone(address), self.cluster.client_at(address), self.cluster.tls().cloned());
         let (tracking, heard, ended) = (self.tracking, (self.prefixes, self.hearer), end.clone());
         self.ears.push(Box::pin(async move {
             let attending = tracking.attend(server, heard, move || Some(Arc::clone(&its.borrow())));

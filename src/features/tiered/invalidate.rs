@@ -102,12 +102,14 @@ impl Store {
                 let view = *view;
                 shared.l1.drop_view(view, at);
                 shared.flights.forget_all(|(of, _)| *of == view);
+                shared.strong.last().forget_all(|(of, _)| *of == view);
                 shared.sweep((origin, at), move |l1| l1.sweep_out(Swept::Of(view), at)).await
             }
             Scope::Prefix(view, prefix) => shared.drop_prefix(*view, prefix, origin, at).await,
             Scope::All => {
                 shared.l1.drop_all(at);
                 shared.flights.forget_all(|_| true);
+                shared.strong.last().forget_all(|_| true);
                 shared.sweep((origin, at), move |l1| l1.sweep_out(Swept::All, at)).await
             }
         }
@@ -120,6 +122,7 @@ impl Shared {
         for row in rows {
             dropped += u64::from(self.l1.drop_row(row.0, &row.1, at));
             self.flights.forget(row);
+            self.strong.last().forget(row);
         }
         self.metrics.invalidations.dropped(origin, dropped);
         Dropped { rows: dropped }
@@ -129,7 +132,9 @@ impl Shared {
     async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
         let at = Instant::now();
         self.metrics.invalidations.came(origin, Extent::Slots, None);
-        self.flights.forget_all(|(_, entity)| slots.has_key(entity.as_bytes(), &self.project));
+        for flights in [&self.flights, &self.strong.last()] {
+            flights.forget_all(|(_, entity)| slots.has_key(entity.as_bytes(), &self.project));
+        }
         let project = Arc::clone(&self.project);
         self.sweep((origin, at), move |l1| l1.sweep_out(Swept::Any(&|entity| slots.has_key(entity, &project)), at))
             .await
@@ -139,7 +144,9 @@ impl Shared {
         let begins = |entity: &[u8], prefix: &[u8]| {
             EntityKey::first_value(entity).is_some_and(|value| value.starts_with(prefix))
         };
-        self.flights.forget_all(|(of, entity)| *of == view && begins(entity.as_bytes(), prefix));
+        for flights in [&self.flights, &self.strong.last()] {
+            flights.forget_all(|(of, entity)| *of == view && begins(entity.as_bytes(), prefix));
+        }
         let prefix = prefix.to_vec();
         self.sweep((origin, at), move |l1| l1.sweep_out(Swept::Some(view, &|entity| begins(entity, &prefix)), at)).await
     }
