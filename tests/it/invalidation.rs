@@ -19,6 +19,8 @@ use crate::support::{
 };
 
 const PROJECT: &str = "told";
+const RATE: &str = "driver_stats:acc_rate";
+const AGE: &str = "user_profile:age";
 const UP: &str = "weir_invalidation_channel_up";
 const TRACKING: (&str, &str) = ("channel", "tracking");
 
@@ -34,7 +36,7 @@ features:
   {more}
   views:
     driver_stats: {{entities: {{driver_id: INT64}}, features: {{acc_rate: {{type: DOUBLE}}}}}}
-    place_stats: {{entities: {{place: STRING}}, features: {{acc_rate: {{type: DOUBLE}}}}}}
+    user_profile: {{entities: {{user_id: STRING}}, features: {{age: {{type: DOUBLE}}}}}}
 "#
     ));
     if !more.is_empty() {
@@ -50,31 +52,31 @@ fn of_one(redis: &Redis) -> String {
 }
 
 fn key(entity: &EntityValue, project: &str) -> Vec<u8> {
-    let name = if matches!(entity, EntityValue::Int64(_)) { "driver_id" } else { "place" };
+    let name = if matches!(entity, EntityValue::Int64(_)) { "driver_id" } else { "user_id" };
     [EntityKey::new([(name, entity)].into_iter()).as_bytes(), project.as_bytes()].concat()
 }
 
 /// As Feast writes it: past every gateway.
-fn hset(key: &[u8], view: &str, value: f64) -> redis::Cmd {
+fn hset(key: &[u8], feature: &str, value: f64) -> redis::Cmd {
     let mut bytes = Vec::new();
     encode_value(&Value::Double(value), &mut bytes);
     let mut hset = redis::cmd("HSET");
-    hset.arg(key).arg(vectors::field(&format!("{view}:acc_rate"))).arg(bytes);
+    hset.arg(key).arg(vectors::field(feature)).arg(bytes);
     hset
 }
 
 fn write(connection: &mut impl redis::ConnectionLike, driver: i64, value: f64) {
-    hset(&key(&EntityValue::Int64(driver), PROJECT), "driver_stats", value).exec(connection).expect("it is written");
+    hset(&key(&EntityValue::Int64(driver), PROJECT), RATE, value).exec(connection).expect("it is written");
 }
 
 #[track_caller]
 fn read(connection: &mut Http1, drivers: &[i64]) -> Vec<Json> {
-    values(connection, "driver_stats", json!({"driver_id": drivers}))
+    values(connection, RATE, json!({"driver_id": drivers}))
 }
 
 #[track_caller]
-fn values(connection: &mut Http1, view: &str, entities: Json) -> Vec<Json> {
-    let body = json!({"features": [format!("{view}:acc_rate")], "entities": entities});
+fn values(connection: &mut Http1, feature: &str, entities: Json) -> Vec<Json> {
+    let body = json!({"features": [feature], "entities": entities});
     let answer = connection.post("/get-online-features", body.to_string()).expect(200).json();
     answer["results"][1]["values"].as_array().expect("values").clone()
 }
@@ -105,8 +107,8 @@ fn what_feast_writes_is_seen_at_once_and_other_projects_keys_cost_nothing() {
     await_values(&mut client, &[2], &[json!(3.0)]);
 
     let asked = redis.calls("hmget");
-    hset(&key(&EntityValue::Int64(1), "other"), "driver_stats", 9.0).exec(&mut feast).unwrap();
-    hset(&key(&EntityValue::Int64(1), &format!("{PROJECT}:shard_1")), "driver_stats", 9.0).exec(&mut feast).unwrap();
+    hset(&key(&EntityValue::Int64(1), "other"), RATE, 9.0).exec(&mut feast).unwrap();
+    hset(&key(&EntityValue::Int64(1), &format!("{PROJECT}:shard_1")), RATE, 9.0).exec(&mut feast).unwrap();
     write(&mut feast, 2, 4.0);
     await_values(&mut client, &[2], &[json!(4.0)]);
     assert_eq!(read(&mut client, &[1]), [json!(2.0)]);
@@ -131,7 +133,7 @@ fn what_was_written_while_redis_was_not_heard_is_seen() {
         // Whoever listened is gone when the row is written.
         let mut together = redis::pipe();
         together.atomic().cmd("CLIENT").arg("KILL").arg("TYPE").arg("NORMAL").arg("SKIPME").arg("YES").ignore();
-        together.add_command(hset(&key(&EntityValue::Int64(1), PROJECT), "driver_stats", after)).ignore();
+        together.add_command(hset(&key(&EntityValue::Int64(1), PROJECT), RATE, after)).ignore();
         together.exec(&mut feast).expect("both are done");
         await_values(&mut client, &[1], &[json!(after)]);
         await_metric(weir.admin(), UP, &[TRACKING], |up| up == 1.0);
@@ -222,18 +224,18 @@ fn what_an_operator_drops_is_gone_from_every_gateway() {
     // Neither listens to Redis.
     let gateways = [(); 2].map(|()| weir(&of_one(&redis), ""));
     let mut clients = gateways.each_ref().map(Weir::connect);
-    let places = ["ann arbor", "annecy", "bonn"];
+    let users = ["ann", "anton", "bob"];
     let mut set = |value: f64| {
         (1..=2).for_each(|driver| write(&mut feast, driver, value));
-        for place in places {
-            let key = key(&EntityValue::String(place.into()), PROJECT);
-            hset(&key, "place_stats", value).exec(&mut feast).unwrap();
+        for user in users {
+            let key = key(&EntityValue::String(user.into()), PROJECT);
+            hset(&key, AGE, value).exec(&mut feast).unwrap();
         }
     };
     let mut seen = || {
         clients.each_mut().map(|client| {
-            let mut seen = values(client, "driver_stats", json!({"driver_id": [1, 2]}));
-            seen.extend(values(client, "place_stats", json!({"place": places})));
+            let mut seen = values(client, RATE, json!({"driver_id": [1, 2]}));
+            seen.extend(values(client, AGE, json!({"user_id": users})));
             seen.iter().map(|value| value.as_f64().expect("a value")).collect::<Vec<_>>()
         })
     };
@@ -256,12 +258,12 @@ fn what_an_operator_drops_is_gone_from_every_gateway() {
         wait_until(&format!("{body}, there"), START, || seen()[1] == expected);
     };
     dropped(json!({"view": "driver_stats", "entity": {"driver_id": 1}}), 1, [2.0, 1.0, 1.0, 1.0, 1.0]);
-    dropped(json!({"view": "place_stats", "prefix": "ann"}), 2, [2.0, 1.0, 2.0, 2.0, 1.0]);
-    dropped(json!({"view": "place_stats"}), 3, [2.0, 1.0, 2.0, 2.0, 2.0]);
+    dropped(json!({"view": "user_profile", "prefix": "an"}), 2, [2.0, 1.0, 2.0, 2.0, 1.0]);
+    dropped(json!({"view": "user_profile"}), 3, [2.0, 1.0, 2.0, 2.0, 2.0]);
     dropped(json!({"view": "driver_stats", "entity": {"driver_id": 2}}), 1, [2.0; 5]);
 
     for (body, status, told) in [
-        (json!({"view": "x"}), 404, "unknown view \"x\"; configured: driver_stats, place_stats"),
+        (json!({"view": "x"}), 404, "unknown view \"x\"; configured: driver_stats, user_profile"),
         (
             json!({"view": "driver_stats", "prefix": "1"}),
             400,
