@@ -62,7 +62,9 @@ struct Definition(u32);
 
 /// Every definition there ever was. Grows by one with a change of a view, which an operator makes.
 #[derive(Clone, Debug, Default)]
-struct Definitions(Arc<Mutex<HashMap<String, (Definition, Arc<ViewFence>)>>>);
+struct Definitions(Arc<Mutex<HashMap<String, Known>>>);
+
+type Known = (Definition, Arc<ViewFence>);
 
 impl Definitions {
     fn number(&self, views: &[Arc<View>]) -> (Box<[Definition]>, Box<[Arc<ViewFence>]>) {
