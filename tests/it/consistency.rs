@@ -10,15 +10,13 @@ mod load;
 
 use std::{sync::atomic::Ordering, thread, time::Duration};
 
-use serde_json::Value;
-
 use self::{
     history::{Violations, check},
     load::Load,
 };
 use crate::support::{
     Redis, RedisCluster, Weir, http1,
-    process::{START, free_port, wait_until},
+    process::{START, Spawned, free_port, wait_until},
 };
 
 /// What of the gateways' config is the test's to choose.
@@ -158,18 +156,18 @@ fn run(cluster: &RedisCluster, settings: &Settings, (rounds, operations): (usize
 #[test]
 fn nobody_reads_what_was_there_before_an_acknowledged_push() {
     let cluster = RedisCluster::start();
-    let (violations, gateways) = run(&cluster, &STRONG, (3, 100_000));
+    let (violations, mut gateways) = run(&cluster, &STRONG, (3, 100_000));
     assert_eq!(violations, Violations::default());
     // And that although rows were kept, leases ran out, and connections broke.
     assert!(gateways.sum("weir_feature_lookups_total", &[("layer", "l1"), ("outcome", "hit")]) > 1000.0);
     assert!(gateways.sum("weir_push_rounds_total", &[("outcome", "acknowledged")]) > 0.0);
     assert!(gateways.sum("weir_push_rounds_total", &[("outcome", "lease_ran_out")]) > 0.0);
     assert!(gateways.sum("weir_lease_fences_total", &[("reason", "disconnected")]) > 0.0);
-    for weir in &gateways.running {
-        wait_until("the lease to be held again", START, || {
-            let shown: Value = http1::get(weir.admin(), "/admin/v1/features").expect(200).json();
-            shown["lease"]["held"] == true
-        });
+    for weir in &mut gateways.running {
+        let admin = weir.admin();
+        let lease = || http1::get(admin, "/admin/v1/features").expect(200).json()["state"]["lease"].clone();
+        let is_held = |_: &Spawned| (lease()["held"] == true).then_some(());
+        weir.process().ready("its lease", is_held);
     }
 }
 
