@@ -253,7 +253,9 @@ impl Memory {
             Life::Leased { fresh } if row.is_some() => (Some(fresh), None),
             Life::Forever if row.is_some() => (None, None),
             Life::Forever => (Some(self.negative_ttl), None),
-            Life::For { fresh, .. } | Life::Leased { fresh } if row.is_none() => (Some(fresh.min(self.negative_ttl)), None),
+            Life::For { fresh, .. } | Life::Leased { fresh } if row.is_none() => {
+                (Some(fresh.min(self.negative_ttl)), None)
+            }
             Life::Leased { fresh } => (Some(fresh), None),
             Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
         };

@@ -108,7 +108,10 @@ mod tests {
         assert_eq!(lease.term(sent), None);
         lease.begin(LENGTH, sent, answered);
         let end = sent + LENGTH - LENGTH / MARGIN;
-        assert!(!lease.vouches(answered, answered), "asked for at the moment of the answer: before it, for all one knows");
+        assert!(
+            !lease.vouches(answered, answered),
+            "asked for at the moment of the answer: before it, for all one knows"
+        );
         assert!(lease.vouches(answered + MS, answered + 2 * MS));
         assert!(lease.vouches(answered + MS, end - MS) && !lease.vouches(answered + MS, end));
         assert_eq!(lease.left(end - MS), MS);

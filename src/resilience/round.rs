@@ -83,7 +83,8 @@ impl Round {
         let before = self.unsettled.len();
         self.unsettled.retain(|holder| !holder.revoked || now < holder.until);
         self.ran_out |= self.unsettled.len() < before;
-        let to_revoke: Vec<_> = self.unsettled.iter().filter(|holder| !holder.revoked).map(|holder| holder.id).collect();
+        let to_revoke: Vec<_> =
+            self.unsettled.iter().filter(|holder| !holder.revoked).map(|holder| holder.id).collect();
         if !to_revoke.is_empty() && now >= self.patient_until {
             return Step::Revoke(to_revoke);
         }

@@ -142,9 +142,7 @@ fn run(cluster: &RedisCluster, settings: &Settings, (rounds, operations): (usize
         go_on(&load, 100, 3000);
         disturb(&mut gateways, cluster, &load, round);
     }
-    wait_until("enough operations", START, || {
-        load.progress.operations.load(Ordering::Relaxed) >= operations as u64
-    });
+    wait_until("enough operations", START, || load.progress.operations.load(Ordering::Relaxed) >= operations as u64);
     let pushes = load.progress.pushes.load(Ordering::Relaxed);
     let history = load.end();
     let violations = check(&history);

@@ -242,7 +242,10 @@ impl Leases {
             bus.owner.learn();
             if !said {
                 let error = with_causes(&ended);
-                tracing::warn!(error, "does not hear other gateways' pushes: write_through rows are read from Redis, and pushing them fails");
+                tracing::warn!(
+                    error,
+                    "does not hear other gateways' pushes: write_through rows are read from Redis, and pushing them fails"
+                );
                 said = true;
             }
             sleep(PAUSE.mul_f64(0.5 + rand::random::<f64>())).await;
@@ -281,8 +284,7 @@ impl<'a> Session<'a> {
     async fn begin(leases: &'a Leases, bus: &'a Bus) -> Result<Self, Ended> {
         let (server, messages) = bus.connect().await?;
         let (sending, now) = (FuturesUnordered::new(), Instant::now());
-        let mut session =
-            Self { leases, bus, server, messages, sending, renewal: None, renew_at: now, settle: None };
+        let mut session = Self { leases, bus, server, messages, sending, renewal: None, renew_at: now, settle: None };
         session.enter().await?;
         bus.server.store(Some(Arc::new(session.server.clone())));
         session.flush();

@@ -254,7 +254,8 @@ mod tests {
     fn a_count_that_lies_takes_no_memory() {
         let lie = [&[VERSION, RELEASE][..], &[0; 16], &u32::MAX.to_le_bytes()].concat();
         assert_eq!(Message::decode(&lie), None);
-        let empty_keys = [&[VERSION, DROPPED][..], &[0; 8], &1_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[255; 4]].concat();
+        let empty_keys =
+            [&[VERSION, DROPPED][..], &[0; 8], &1_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[255; 4]].concat();
         assert_eq!(Message::decode(&empty_keys), None);
     }
 }

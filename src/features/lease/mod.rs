@@ -48,14 +48,14 @@ use std::{
 
 use tokio::time::Instant;
 
-pub(crate) use self::{
-    message::Change,
-    rounds::{Error, Held},
-};
 use self::{
     bus::Bus,
     fences::{Fences, RoundId, RowId},
     message::Rows,
+};
+pub(crate) use self::{
+    message::Change,
+    rounds::{Error, Held},
 };
 use super::redis::Owner;
 use crate::{
@@ -238,6 +238,15 @@ impl Leases {
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Reads any bytes as a message of another gateway; what was read, as text. For fuzzing: whatever the bytes, it does not panic, and what
+/// it takes for a message is one.
+#[must_use]
+pub fn read_any(bytes: &[u8]) -> Option<String> {
+    let message = message::Message::decode(bytes)?;
+    assert_eq!(message.encode(), bytes, "one message is written in one way");
+    Some(format!("{message:?}"))
 }
 
 #[cfg(test)]

@@ -116,10 +116,10 @@ impl World {
         for _ in 0..3000 {
             self.now += STEP;
             let at = self.rng.random_range(0..3);
-            if self.rng.random_bool(0.003) {
+            if self.rng.random_bool(0.006) {
                 self.gateways[at].stopped_until = self.now + self.rng.random_range(1..100) * STEP;
             }
-            if self.rng.random_bool(0.003) {
+            if self.rng.random_bool(0.006) {
                 self.disconnect(at);
             }
             for at in 0..3 {
@@ -150,9 +150,9 @@ impl World {
         }
         self.land(at);
         self.go_on_pushing(at);
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..60) {
             0 if self.gateways[at].push.is_none() => self.push(at),
-            1..8 => self.read(at),
+            1..22 => self.read(at),
             _ => {}
         }
     }

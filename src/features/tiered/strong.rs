@@ -181,9 +181,7 @@ impl Store {
     pub(crate) fn tell_of(&self, scope: &Scope) -> bool {
         let name = |id: &crate::infer::ViewId| Box::<str>::from(&*self.shared.views[id.index()].stored);
         let change = match scope {
-            Scope::Rows(rows) => {
-                Change::Rows(rows.iter().map(|(view, key)| (name(view), vec![key.clone()])).collect())
-            }
+            Scope::Rows(rows) => Change::Rows(rows.iter().map(|(view, key)| (name(view), vec![key.clone()])).collect()),
             Scope::View(view) => Change::View(name(view)),
             Scope::Prefix(view, prefix) => Change::Prefix(name(view), prefix.clone()),
             Scope::All => Change::All,

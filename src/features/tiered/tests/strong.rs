@@ -75,7 +75,11 @@ async fn a_row_is_kept_under_the_lease_and_read_anew_after_a_push_through_anothe
     assert_eq!(a.pushes(vec![offer(1, 200, 7)]).await.unwrap(), Pushed { older: 1, ..Pushed::default() });
     assert_eq!((a.reads(1).await, b.reads(1).await), (int(309), int(309)));
     assert_eq!(server.ask::<u64>(&[b"HLEN", b"{weir:p}:holds"]), 0, "nothing stays held");
-    assert_eq!((a.lease().rows_held, server.ask::<u64>(&[b"HLEN", b"{weir:p}:leases"])), (0, 3), "an era and two leases");
+    assert_eq!(
+        (a.lease().rows_held, server.ask::<u64>(&[b"HLEN", b"{weir:p}:leases"])),
+        (0, 3),
+        "an era and two leases"
+    );
 }
 
 #[tokio::test]
