@@ -19,7 +19,7 @@ use crate::{
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
-    predictions::Predictions,
+    predictions::{HIT, Predictions},
     telemetry::handles::path::{PathHandles, Stage},
 };
 
@@ -256,9 +256,13 @@ impl Pipeline {
             self.handles.stage(Stage::Features, timings.features);
             self.handles.stage(Stage::Enrich, enriched_at - fetched);
         }
-        let Some(original) = cached else { return self.reach(reach, features, plan).await };
-        // Boxed: who has no cache does not carry the room for it.
-        Box::pin(self.reach_or_recall(reach, original, features, plan)).await
+        let question = if cached.is_some() { self.predictions.question(&reach.enriched, plan) } else { None };
+        let Some(question) = question else { return self.reach(reach, features, plan).await };
+        if let Some(told) = self.predictions.at_hand(&question) {
+            return Ok(kept::recalled(told, HIT, features, timings));
+        }
+        // Boxed: who has no cache, and who finds it there, does not carry the room for it.
+        Box::pin(self.reach_or_recall(reach, (question, cached.flatten()), features, plan)).await
     }
 
     /// Asks the model, once there is a slot.
