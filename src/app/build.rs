@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, levels, pools, readiness::Readiness, registry::Verdict};
+use super::{Tasks, invalidate, levels, pools, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
@@ -132,23 +132,12 @@ pub(super) fn admin(
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
-        invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),
+        invalidate: Box::new(move |said| {
+            let gateway = kept.load_full();
+            Box::pin(async move { invalidate::invalidate(&gateway.pipeline, said).await })
+        }),
         drain: Box::new(move || drain.cancel()),
     })
-}
-
-fn invalidate(pipeline: &Pipeline, model: &str) -> admin::Invalidated {
-    let Some(id) = pipeline.config.model_id(model) else {
-        return admin::Invalidated::Unknown(
-            pipeline.config.models.iter().map(|model| model.name.to_string()).collect(),
-        );
-    };
-    if !pipeline.predictions.are_kept(id) {
-        return admin::Invalidated::NotKept;
-    }
-    pipeline.predictions.drop_model(id);
-    tracing::info!(model, "predictions dropped");
-    admin::Invalidated::Dropped
 }
 
 fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_json::Value {
@@ -160,7 +149,8 @@ fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_
         "left_seconds": lease.left.as_secs_f64(),
         "rows_held_by_pushes": lease.rows_held,
     });
-    serde_json::json!({ "registry": registry.map(Verdict::shown), "lease": lease })
+    let channels = invalidate::channels(store);
+    serde_json::json!({"registry": registry.map(Verdict::shown), "lease": lease, "invalidation": channels})
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod invalidate;
 mod levels;
 mod pools;
 mod readiness;
@@ -35,6 +36,7 @@ pub use tasks::Tasks;
 
 use crate::{
     config::{Config, Drain},
+    features::Store,
     infer::WorkerId,
     ingress::{
         server::{self, Inbox, Limits, Workers},
@@ -120,6 +122,10 @@ impl App {
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         tasks.background(levels::watch(gateway.clone()));
+        let listened = gateway.clone();
+        tasks.background(async move {
+            Store::listen(|| Arc::clone(&listened.load_full().pipeline.features)).await;
+        });
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));

@@ -259,8 +259,16 @@ pub(crate) struct Features {
     pub(crate) l3: Option<L3>,
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
+    pub(crate) invalidate: Invalidate,
     /// How long a gateway's lease of `write_through` rows is.
     pub(crate) lease: Duration,
+}
+
+/// How changes reach the caches.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Invalidate {
+    /// Whether Redis tells of changed keys.
+    pub(crate) tracking: bool,
 }
 
 /// Feast's registry.

@@ -28,7 +28,8 @@ pub mod tiered;
 pub mod warm;
 
 pub use lease::read_any as read_any_message;
-pub use redis::read_any as read_any_replies;
+pub(crate) use redis::{Standing, Tracking};
+pub use redis::{read_any as read_any_replies, read_any_pushes};
 pub use row::Row;
 pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;

@@ -16,16 +16,19 @@ mod client;
 mod cluster;
 mod command;
 mod dial;
+mod ear;
 mod guard;
 mod line;
 mod node;
 mod own;
 mod owner;
+mod pushes;
 mod reply;
 mod script;
 mod sentinel;
 mod slots;
 mod topology;
+mod tracking;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +36,6 @@ use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::owner::Owner;
-pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
     command::{Commands, Reading},
@@ -42,6 +44,11 @@ use self::{
     reply::Reply,
     script::Life,
     slots::Slot,
+};
+pub use self::{pushes::read_any as read_any_pushes, reply::read_any};
+pub(crate) use self::{
+    slots::SlotSet,
+    tracking::{Hearer, Standing, Tracking},
 };
 use super::{
     Row,
@@ -69,6 +76,8 @@ pub(crate) struct Redis {
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
     guards: Arc<Guards>,
+    /// How listening to the servers stands, where they are to be.
+    tracking: Option<Arc<Tracking>>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -117,6 +126,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::new(servers),
             guards,
+            tracking: features.invalidate.tracking.then(|| Arc::new(Tracking::new())),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -131,6 +141,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
             guards: Arc::clone(&self.guards),
+            tracking: self.tracking.clone(),
             timeout: self.timeout,
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),

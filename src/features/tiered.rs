@@ -47,6 +47,7 @@ use self::{
 use super::{
     FeatureSet,
     embedded::Embedded,
+    invalidate::keys::Keys,
     l2::{Ask, L2, Order},
     lease::{Keeps, Leases, Meeting},
     memory::Memory,
@@ -84,6 +85,8 @@ struct Shared {
     order: Order,
     /// Most rows of a request.
     max_rows: usize,
+    /// Which rows lie under a key of Redis.
+    keys: Keys,
     l1: Memory,
     l1_mode: L1Mode,
     l2: L2,
@@ -176,6 +179,7 @@ impl Store {
                 Compat::FeastPython => Order::SinceEpoch,
             },
             max_rows: config.listen.max_rows,
+            keys: Keys::of(&features.project, &features.views),
             l1: memory(config, features).under(leases.lease()),
             l1_mode: features.l1.mode,
             l2,
@@ -214,6 +218,7 @@ impl Store {
             views: features.views.clone(),
             order: shared.order,
             max_rows: config.listen.max_rows,
+            keys: Keys::of(&features.project, &features.views),
             l1,
             l1_mode: features.l1.mode,
             l2: shared.l2.next(features),

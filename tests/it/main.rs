@@ -20,6 +20,7 @@ mod feast_server;
 mod feature_tier;
 mod features;
 mod hedges;
+mod invalidation;
 mod ladder;
 mod lifecycle;
 mod object_faults;

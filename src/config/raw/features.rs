@@ -44,7 +44,7 @@ pub(crate) struct Features {
     /// same for all gateways of the project. A push of such rows waits so long for a gateway that does not answer.
     pub(crate) lease: Span,
     /// How changes reach the caches.
-    #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
+    #[schemars(extend("x-unset" = "rows expire"))]
     pub(crate) invalidate: Option<Invalidate>,
     /// How hot keys are found and split.
     #[schemars(extend("x-later" = true, "x-unset" = "off"))]
@@ -267,10 +267,12 @@ impl Default for L3 {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Invalidate {
-    /// Whether Redis tells of changed keys (RESP3 client tracking).
+    /// Whether the Redis of `l2.redis` tells of changed keys, whoever changed them (client tracking over RESP3: Redis 6 or later, one
+    /// connection to each master). A cached row is dropped as soon as that is heard; while it is not, rows live as long as `ttl`
+    /// says. With it, `l1.ttl` and a view's `ttl` may be long.
     pub(crate) tracking: bool,
     /// A Kafka topic of feature updates.
-    #[schemars(extend("x-unset" = "none"))]
+    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
     pub(crate) kafka: Option<Kafka>,
 }
 

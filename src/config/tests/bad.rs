@@ -547,6 +547,19 @@ fn lookup_files_know_no_versions_of_a_view() {
 }
 
 #[test]
+fn nobody_is_listened_to_without_a_redis() {
+    says(
+        "features: {invalidate: {tracking: true}}\n",
+        &[
+            "features.invalidate.tracking: there is no `l2.redis`; allowed: true beside `l2.redis` only; given: true (weir.yaml:1:35)",
+        ],
+    );
+    let text = "features: {project: p, l2: {redis: 'redis://h'}, invalidate: {tracking: true}}\n";
+    let config = good(text);
+    assert!(config.features.invalidate.tracking && config.notices.is_empty(), "{:?}", config.notices);
+}
+
+#[test]
 fn a_warm_start_without_a_place_or_a_cache() {
     says(
         "features: {l1: {warm_start: {}}}\n",

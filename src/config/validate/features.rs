@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
-        Compat, Consistency, Feature, Features, PushSource, Registry, Supplied, Times, View,
+        Compat, Consistency, Feature, Features, Invalidate, PushSource, Registry, Supplied, Times, View,
         problems::Path,
         raw::{self, Loose, Span},
         registry::Contents,
@@ -51,6 +51,7 @@ impl Check<'_> {
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
+            invalidate: self.invalidate(&path.key("invalidate"), raw),
             lease: self.lease(&path.key("lease"), raw.lease),
         }
     }
@@ -61,6 +62,14 @@ impl Check<'_> {
             self.wrong(path, "not a length for a lease", "500ms to 10s");
         }
         raw.0
+    }
+
+    fn invalidate(&mut self, path: &Path, raw: &raw::Features) -> Invalidate {
+        let tracking = raw.invalidate.as_ref().is_some_and(|invalidate| invalidate.tracking);
+        if tracking && raw.l2.redis.is_none() {
+            self.wrong(&path.key("tracking"), "there is no `l2.redis`", "true beside `l2.redis` only");
+        }
+        Invalidate { tracking }
     }
 
     /// The views that the file itself declares.

@@ -21,6 +21,7 @@ use crate::{
     config::View,
     features::{
         feast::decode_value,
+        invalidate::Origin,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
         lease,
@@ -32,7 +33,10 @@ use crate::{
     },
     telemetry::{
         ages::Ages,
-        handles::features::{Features as Handles, WriteBack},
+        handles::{
+            features::{Features as Handles, WriteBack},
+            invalidation::Extent,
+        },
     },
 };
 
@@ -269,6 +273,7 @@ impl Store {
                     Err(error) => failed = Some(error),
                 }
             }
+            self.shared.metrics.invalidations.came(Origin::Push, Extent::Rows, Some(began.elapsed()));
             self.shared.tell_others(batch);
             if let Some(error) = failed {
                 return Err(error.into());
