@@ -11,6 +11,7 @@ mod balance;
 mod bodies;
 mod breakers;
 mod cli;
+mod consistency;
 mod descent;
 mod ensembles;
 mod examples;

@@ -567,6 +567,12 @@ fn a_warm_start_without_a_place_or_a_cache() {
             "features.l1.warm_start.save_to: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:1:29)",
         ],
     );
+    for length in ["499ms", "11s"] {
+        let line = format!(
+            "features.lease: not a length for a lease; allowed: 500ms to 10s; given: {length} (weir.yaml:2:10)"
+        );
+        says(&format!("features:\n  lease: {length}\n"), &[&line]);
+    }
     says(
         "features:\n  l1:\n    capacity: 0B\n    warm_start: {save_to: l2, max_keys: 0, save_every: 500ms, timeout: 0s}\n",
         &[
