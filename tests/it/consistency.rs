@@ -145,7 +145,9 @@ fn run(cluster: &RedisCluster, settings: &Settings, (rounds, operations): (usize
     wait_until("enough operations", START, || load.progress.operations.load(Ordering::Relaxed) >= operations as u64);
     let history = load.end();
     assert!(history.iter().filter(|operation| operation.answered.is_some()).count() >= operations);
-    (check(&history), gateways)
+    let violations = check(&history);
+    eprintln!("{}: {} operations: {violations:?}", settings.consistency, history.len());
+    (violations, gateways)
 }
 
 #[test]
