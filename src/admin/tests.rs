@@ -49,6 +49,7 @@ impl Admin {
             levels: section("levels"),
             drill: Box::new(|model, level, time| (model == "m").then(|| json!([level as u8, time.as_secs()]))),
             features: section("features"),
+            hot_keys: section("hot-keys"),
             invalidate: Box::new(|model| match model {
                 "fraud" => Invalidated::Dropped,
                 "lite" => Invalidated::NotKept,

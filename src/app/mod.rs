@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod hot;
 mod levels;
 mod pools;
 mod readiness;
@@ -120,6 +121,7 @@ impl App {
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         tasks.background(levels::watch(gateway.clone()));
+        tasks.background(hot::tend(gateway.clone(), control));
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));

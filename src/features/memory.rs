@@ -99,6 +99,17 @@ pub(crate) enum Cached {
     Miss,
 }
 
+/// What there is to do for a row that is to stay.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stay {
+    /// Nothing: it is for ever, the store has none, or rows of its view are not kept.
+    No,
+    /// It is not there, or past its time.
+    Missing,
+    /// It is good until then, and was for so long.
+    Held { row: Arc<Row>, until: Instant, life: Duration },
+}
+
 /// How long a view's rows are good.
 #[derive(Clone, Copy, Debug)]
 enum Life {
@@ -223,6 +234,21 @@ impl Memory {
                 Cached::Stale { row, age: now.saturating_duration_since(entry.fetched) }
             }
             _ => Cached::Miss,
+        }
+    }
+
+    /// What there is to do at `now` for a row to stay.
+    pub(crate) fn stay(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Stay {
+        if matches!(self.lives[view.index()], Life::Never) {
+            return Stay::No;
+        }
+        let Some(Entry { row, fetched, fresh_until, .. }) = self.held(view, entity) else { return Stay::Missing };
+        match (row, fresh_until) {
+            (_, Some(until)) if until <= now => Stay::Missing,
+            (Some(row), Some(until)) => {
+                Stay::Held { row, until, life: until.saturating_duration_since(fetched) }
+            }
+            (None, _) | (_, None) => Stay::No,
         }
     }
 

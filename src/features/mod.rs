@@ -11,6 +11,7 @@
 mod circuit;
 mod embedded;
 pub mod feast;
+pub mod hot_keys;
 mod l2;
 pub(crate) mod lookup;
 mod memory;

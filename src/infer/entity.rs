@@ -134,6 +134,50 @@ impl Clone for EntityKey {
     }
 }
 
+/// `user_id=1001,item_id=a`; what is no such key, as hexadecimal.
+impl fmt::Display for EntityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match text(&self.0) {
+            Some(text) => f.write_str(&text),
+            None => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+fn text(mut bytes: &[u8]) -> Option<String> {
+    let rest = &mut bytes;
+    let count = take_u32(rest)?;
+    let mut names = Vec::new();
+    for _ in 0..count {
+        names.push(std::str::from_utf8(take_value(rest)?.1).ok()?);
+    }
+    let mut pairs = Vec::new();
+    for name in names {
+        let value = match take_value(rest)? {
+            (2, text) => std::str::from_utf8(text).ok()?.escape_debug().to_string(),
+            (3, number) => i32::from_le_bytes(number.try_into().ok()?).to_string(),
+            (4 | 8, number) => i64::from_le_bytes(number.try_into().ok()?).to_string(),
+            (_, bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        pairs.push(format!("{name}={value}"));
+    }
+    rest.is_empty().then(|| pairs.join(","))
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (number, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(u32::from_le_bytes(*number))
+}
+
+/// A type and what is of it.
+fn take_value<'a>(rest: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
+    let (kind, length) = (take_u32(rest)?, take_u32(rest)?);
+    let (value, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    *rest = after;
+    Some((kind, value))
+}
+
 impl From<&[u8]> for EntityKey {
     fn from(bytes: &[u8]) -> Self {
         Self(SmallVec::from_slice(bytes))

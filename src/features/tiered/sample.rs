@@ -17,6 +17,7 @@ use crate::{
     config::{Consistency, Feature, L1, L1Mode, View},
     features::{
         Row,
+        l2::Via,
         memory::{Cached, Memory},
     },
     infer::{
@@ -61,6 +62,7 @@ impl Filled {
                 optional: Optional::Joined,
                 stale: Stale::Refused,
                 by: Deadline::after(now, hour),
+                via: Via::Copies,
             },
             view: views.into_iter().next().expect("one"),
         };
