@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Copies, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter, HotKeys, Inputs,
-        Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions, Retry, SaveTo, Size,
-        Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        Breaker, Column, Config, Copies, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter,
+        HotKeys, Inputs, Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions,
+        Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::{Output, Value, outputs::Combine},
 };

@@ -167,7 +167,9 @@ impl Turn {
         }
         self.lines.told += 1;
         if self.lines.told == LINES + 1 {
-            tracing::info!("more keys become hot or cold: not told again for a minute; GET /admin/v1/hot-keys has them");
+            tracing::info!(
+                "more keys become hot or cold: not told again for a minute; GET /admin/v1/hot-keys has them"
+            );
         }
         self.lines.told <= LINES
     }

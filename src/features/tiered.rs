@@ -13,6 +13,7 @@
 mod again;
 mod fly;
 mod hot;
+mod invalidate;
 mod joins;
 mod lookup;
 mod notices;

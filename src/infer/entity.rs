@@ -120,6 +120,11 @@ impl EntityKey {
         EntityKeys::of(pairs.clone().map(|(name, _)| name)).key(pairs.map(|(_, value)| value))
     }
 
+    /// The value of the first join key in serialized bytes, without its type; `None`: they are no key.
+    pub(crate) fn first_value(bytes: &[u8]) -> Option<&[u8]> {
+        Parts::of(bytes)?.values.next()
+    }
+
     /// The serialized bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -144,16 +149,14 @@ impl fmt::Display for EntityKey {
     }
 }
 
-fn text(mut bytes: &[u8]) -> Option<String> {
-    let rest = &mut bytes;
-    let count = take_u32(rest)?;
-    let mut names = Vec::new();
-    for _ in 0..count {
-        names.push(std::str::from_utf8(take_value(rest)?.1).ok()?);
-    }
+fn text(bytes: &[u8]) -> Option<String> {
+    let Parts { names, mut values } = Parts::of(bytes)?;
+    let mut names = bytes.get(4..names)?;
     let mut pairs = Vec::new();
-    for name in names {
-        let value = match take_value(rest)? {
+    while values.left > 0 {
+        let name = std::str::from_utf8(take_value(&mut names)?).ok()?;
+        let kind = take_u32(&mut &*values.rest)?;
+        let value = match (kind, values.next()?) {
             (2, text) => std::str::from_utf8(text).ok()?.escape_debug().to_string(),
             (3, number) => i32::from_le_bytes(number.try_into().ok()?).to_string(),
             (4 | 8, number) => i64::from_le_bytes(number.try_into().ok()?).to_string(),
@@ -161,27 +164,63 @@ fn text(mut bytes: &[u8]) -> Option<String> {
         };
         pairs.push(format!("{name}={value}"));
     }
-    rest.is_empty().then(|| pairs.join(","))
-}
-
-fn take_u32(rest: &mut &[u8]) -> Option<u32> {
-    let (number, after) = rest.split_first_chunk()?;
-    *rest = after;
-    Some(u32::from_le_bytes(*number))
-}
-
-/// A type and what is of it.
-fn take_value<'a>(rest: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
-    let (kind, length) = (take_u32(rest)?, take_u32(rest)?);
-    let (value, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    *rest = after;
-    Some((kind, value))
+    values.rest.is_empty().then(|| pairs.join(","))
 }
 
 impl From<&[u8]> for EntityKey {
     fn from(bytes: &[u8]) -> Self {
         Self(SmallVec::from_slice(bytes))
     }
+}
+
+/// What a serialized key is made of.
+pub(crate) struct Parts<'a> {
+    /// How many bytes the join keys' names take: keys of the same join keys begin with the same.
+    pub(crate) names: usize,
+    pub(crate) values: Values<'a>,
+}
+
+/// The values of a serialized key, in the order of the sorted join keys.
+pub(crate) struct Values<'a> {
+    left: u32,
+    /// From the next value on; after the last one, what follows the key.
+    pub(crate) rest: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Of bytes that begin with a key; `None`: they do not begin with the names of one.
+    pub(crate) fn of(bytes: &'a [u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let count = take_u32(&mut rest)?;
+        for _ in 0..count {
+            take_value(&mut rest)?;
+        }
+        Some(Self { names: bytes.len() - rest.len(), values: Values { left: count, rest } })
+    }
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        take_value(&mut self.rest)
+    }
+}
+
+/// What has a type and a length before it.
+fn take_value<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let _type = take_u32(rest)?;
+    let length = usize::try_from(take_u32(rest)?).ok()?;
+    let (value, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(value)
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (bytes, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 impl EntityValue {
@@ -214,4 +253,19 @@ fn put_int64(out: &mut Bytes, type_code: u32, value: i64) {
 fn put_u32(out: &mut Bytes, length: usize) {
     // Lengths come from names in the config and values in a bounded body: they fit.
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_as_text() {
+        let values = [EntityValue::Int64(-3), EntityValue::String("a\n'b".into()), EntityValue::Bytes(vec![0, 255])];
+        let key = EntityKey::new([("item", &values[0]), ("user", &values[1]), ("x", &values[2])].into_iter());
+        assert_eq!(key.to_string(), "item=-3,user=a\\n\\'b,x=00ff");
+        let cut = key.as_bytes()[..key.as_bytes().len() - 1].to_vec();
+        assert_eq!(EntityKey::from(&cut[..]).to_string().len(), 2 * cut.len(), "hexadecimal");
+        assert_eq!(EntityKey::from(&b""[..]).to_string(), "");
+    }
 }

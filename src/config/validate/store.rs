@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Check, url};
 use crate::config::{
-    Copies, FeatureServers, HotKeys, L1, L1Mode, L2, L3, MOST_COPIES, Redis, RedisMode, SaveTo, Secret, Upstream, WarmStart,
+    Copies, FeatureServers, HotKeys, L1, L1Mode, L2, L3, MOST_COPIES, Redis, RedisMode, SaveTo, Secret, Upstream,
+    WarmStart,
     problems::Path,
     raw::{self, OneOrMany, Span},
 };

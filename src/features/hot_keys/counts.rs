@@ -92,7 +92,9 @@ impl Counts {
             total += counters.total();
             let least = counters.total() * self.share / SPARE;
             let of_worker = counters.over(least);
-            all.extend(of_worker.map(|counted| (ViewId(counted.group), EntityKey::from(counted.key), counted.at_least)));
+            all.extend(
+                of_worker.map(|counted| (ViewId(counted.group), EntityKey::from(counted.key), counted.at_least)),
+            );
             counters.fade(FADING);
         }
         let each = f64::from(self.sampler.every()) / seconds;

@@ -33,6 +33,7 @@
 //! follow as L1 does: by tracking, or when they expire.
 
 mod fill;
+mod invalidation;
 mod name;
 mod reads;
 mod script;
@@ -40,9 +41,7 @@ mod spread;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -145,20 +144,25 @@ impl Copies {
         })
     }
 
-    /// Every key that may have copies.
-    pub(super) fn known(&self) -> HashSet<EntityKey> {
+    /// Whether the key is known to have copies, or to be about to.
+    fn is_known(&self, key: &EntityKey) -> bool {
+        self.listed.load_full().until.contains_key(key) || self.table.load_full().contains_key(key)
+    }
+
+    /// Every key that is.
+    fn known(&self) -> HashSet<EntityKey> {
         let (listed, table) = (self.listed.load_full(), self.table.load_full());
         listed.until.keys().chain(table.keys()).cloned().collect()
     }
 
     /// From now on this process reads no copy of the key until it is made anew; it is removed before that.
-    pub(super) fn doubt(&self, key: &EntityKey) {
+    fn doubt(&self, key: &EntityKey) {
         lock(&self.doubtful).insert(key.clone());
         self.fence(key);
     }
 
     /// From now on this process reads no copy of the key that was there before.
-    pub(super) fn fence(&self, key: &EntityKey) {
+    fn fence(&self, key: &EntityKey) {
         if let Some(spread) = self.table.load_full().get(key) {
             spread.fence();
         }
@@ -198,7 +202,8 @@ impl Copies {
     fn may_be_made(&self, key: &EntityKey, now: Instant) -> bool {
         let renewed = self.listed.load_full().began;
         let is_renewed = renewed.is_some_and(|began| now.saturating_duration_since(began) < UNRENEWED);
-        let noticed = lock(&self.announced).get(key).is_some_and(|since| now.saturating_duration_since(*since) >= NOTICE);
+        let noticed =
+            lock(&self.announced).get(key).is_some_and(|since| now.saturating_duration_since(*since) >= NOTICE);
         is_renewed && noticed && !lock(&self.doubtful).contains(key)
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod features;
 pub mod gpu;
 pub(crate) mod hot_keys;
 pub mod ingress;
+pub(crate) mod invalidation;
 pub mod ladder;
 pub(crate) mod object;
 pub mod path;

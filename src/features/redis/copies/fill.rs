@@ -2,17 +2,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering::{Acquire, Relaxed}},
+    sync::{
+        Arc,
+        atomic::Ordering::{Acquire, Relaxed},
+    },
     time::Duration,
 };
 
 use ::redis::{Cmd, Value, cmd};
 use tokio::time::Instant;
 
-use super::{
-    Copies, Suspicion, lock, name, script,
-    spread::Spread,
-};
+use super::{Copies, Suspicion, lock, name, script, spread::Spread};
 use crate::{
     config::Consistency,
     features::{
@@ -85,13 +85,7 @@ impl Redis {
     /// it is to be called again, at the latest; where nothing is hot, whenever.
     pub(crate) async fn tend_copies(&self, now: Instant) -> Option<Instant> {
         let copies = self.copies.as_ref()?;
-        let doubtful: Vec<EntityKey> = lock(&copies.doubtful).drain().collect();
-        for keys in doubtful.chunks(AT_ONCE) {
-            let removed = self.remove_copies(self.control, keys).await;
-            // Nobody reads them here until they are gone.
-            let failed = keys.iter().zip(removed).filter(|(_, removed)| removed.is_err());
-            failed.for_each(|(key, _)| copies.doubt(key));
-        }
+        self.remove_doubtful(copies).await;
         let due = copies.due(now);
         for due in chunks(due) {
             self.make(copies, due, now).await;
@@ -240,16 +234,12 @@ impl Redis {
         copies.wake.notify_one();
     }
 
-    /// From now on this process reads no copy of these keys (`None`: of any) that was there before. They are removed before they are
-    /// made again, and soon.
-    pub(crate) fn doubt_copies(&self, keys: Option<&[EntityKey]>) {
-        let Some(copies) = &self.copies else { return };
-        let known = copies.known();
-        match keys {
-            Some(keys) => keys.iter().filter(|key| known.contains(*key)).for_each(|key| copies.doubt(key)),
-            None => known.iter().for_each(|key| copies.doubt(key)),
-        }
-        copies.wake.notify_one();
+    /// Removes every copy of those keys in doubt that there may be; they stay in doubt where that fails.
+    async fn remove_doubtful(&self, copies: &Copies) {
+        let doubtful: Vec<EntityKey> = lock(&copies.doubtful).drain().collect();
+        let removed = self.remove_copies(self.control, &doubtful).await;
+        let failed = doubtful.iter().zip(removed).filter(|(_, removed)| removed.is_err());
+        failed.for_each(|(key, _)| copies.doubt(key));
     }
 
     /// The answers to commands, each with its key's place among its arguments.
