@@ -19,6 +19,7 @@ mod feast_server;
 mod feature_tier;
 mod features;
 mod hedges;
+mod hot_keys;
 mod ladder;
 mod lifecycle;
 mod object_faults;

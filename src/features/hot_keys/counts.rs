@@ -12,8 +12,8 @@ use crate::{
 /// Lookups to one that is counted, on average.
 const EVERY: u32 = 16;
 
-/// What is left of counts after each turn: they are those of some three seconds.
-const FADING: f32 = 0.7;
+/// What is left of counts after each turn: they are those of some two or three seconds.
+const FADING: f32 = 0.6;
 
 /// Counters to a key that may be hot: what a counter may tell too low is an eighth of `share` then.
 const SPARE: f64 = 8.0;
