@@ -160,7 +160,12 @@ impl Store {
     }
 
     /// Fetches the hot rows that L1 lacks, or is about to lose. Returns when the next is due.
-    async fn refresh_hot(&self, worker: WorkerId, (hot, turn): (&Heeded, &Turn), now: Instant) -> Option<Instant> {
+    pub(super) async fn refresh_hot(
+        &self,
+        worker: WorkerId,
+        (hot, turn): (&Heeded, &Turn),
+        now: Instant,
+    ) -> Option<Instant> {
         if self.shared.l1_mode != L1Mode::Serve {
             return None;
         }

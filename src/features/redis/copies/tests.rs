@@ -138,6 +138,8 @@ impl Redis {
 
     /// Makes copies of a key as if it had been announced long enough ago.
     async fn copy(&self, key: &EntityKey) {
+        // Where copies lie is known once the map of the cluster is.
+        self.connect(WORKER).await;
         self.spread(&[Hot { key: key.clone(), share: 0.5, life: LIFE }]);
         let copies = self.copies().unwrap();
         let (now, before) = (Instant::now(), Instant::now() - NOTICE);
