@@ -1,14 +1,14 @@
 //! Hot keys: which (view, entity) pairs are read so often that one Redis master, or one gateway's luck, should not carry them.
 //!
 //! ```text
-//! lookups ─1 in 16─► counts: a top-k a worker ─each second─► rates ──► standings: hot, cold
+//! lookups ─1 in 1…16─► counts: a top-k a worker ─each second─► rates ──► standings: hot, cold
 //!                                                             ▲  │        │
 //!                                   other gateways' reports ──┘  └──► ours│
 //!                                        (redis/shared)                   ├─► L1: fetched before it expires (tiered/hot)
 //!                                                                         └─► copies on other masters (redis/copies)
 //! ```
 //!
-//! A lookup that is not sampled costs a subtraction, one that is a short search in its worker's own counters, behind a lock that
+//! A lookup that is not picked costs a subtraction, one that is a short search in its worker's own counters, behind a lock that
 //! nobody waits for: whoever finds it taken counts nothing. Everything else is done by one task on the control thread. Where
 //! nothing is configured nothing is counted.
 //!

@@ -61,15 +61,15 @@ impl TopK {
         Self { counters: vec![Counter::default(); sets * WAYS].into(), seed, total: 0.0 }
     }
 
-    /// Counts a key of a group.
-    pub fn count(&mut self, group: u32, key: &[u8]) {
+    /// Counts a key of a group, which came so often.
+    pub fn count(&mut self, group: u32, key: &[u8], times: f32) {
         let hash = xxh3_64_with_seed(key, self.seed.wrapping_add(group.into()));
         let sets = self.counters.len() / WAYS;
         let first = (hash as usize & (sets - 1)) * WAYS;
         let set = &mut self.counters[first..first + WAYS];
-        self.total += 1.0;
+        self.total += f64::from(times);
         if let Some(counter) = set.iter_mut().find(|counter| counter.hash == hash && counter.count > 0.0) {
-            counter.count += 1.0;
+            counter.count += times;
             return;
         }
         let least = set.iter_mut().min_by(|a, b| a.count.total_cmp(&b.count));
@@ -77,7 +77,7 @@ impl TopK {
             least.key.clear();
             least.key.extend_from_slice(key);
             (least.hash, least.group, least.error) = (hash, group, least.count);
-            least.count += 1.0;
+            least.count += times;
         }
     }
 
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn few_keys_are_counted_exactly_and_fade() {
         let mut top = TopK::new(64, 7);
-        (0..10).for_each(|_| top.count(1, b"a"));
-        (0..4).for_each(|_| top.count(2, b"a"));
+        (0..10).for_each(|_| top.count(1, b"a", 1.0));
+        top.count(2, b"a", 4.0);
         assert_eq!(counts(&top), HashMap::from([((1, b"a".to_vec()), 10.0), ((2, b"a".to_vec()), 4.0)]));
         assert!(top.over(5.0).map(|counted| counted.group).eq([1]));
         top.fade(0.5);
@@ -141,7 +141,7 @@ mod tests {
         let mut top = TopK::new(512, 3);
         for round in 0..100_000_u32 {
             let key = if round % 50 == 0 { 0 } else { 1 + round };
-            top.count(0, &key.to_le_bytes());
+            top.count(0, &key.to_le_bytes(), 1.0);
         }
         let hot: Vec<_> = top.over(1000.0).map(|counted| (counted.key.to_vec(), counted.at_least)).collect();
         let [(key, at_least)] = &hot[..] else { panic!("{hot:?}") };
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn counting_allocates_nothing() {
         let mut top = TopK::new(64, 3);
-        let counted = measure(|| (0..10_000_u32).for_each(|key| top.count(0, &(key % 999).to_le_bytes())));
+        let counted = measure(|| (0..10_000_u32).for_each(|key| top.count(0, &(key % 999).to_le_bytes(), 1.0)));
         assert_eq!(counted.count_total, 0);
     }
 
@@ -162,7 +162,7 @@ mod tests {
             let mut top = TopK::new(8, 11);
             let mut model = HashMap::<Vec<u8>, f64>::new();
             for key in keys {
-                top.count(0, &[key]);
+                top.count(0, &[key], 1.0);
                 *model.entry(vec![key]).or_default() += 1.0;
             }
             prop_assert_eq!(top.total(), model.values().sum::<f64>());
@@ -178,8 +178,8 @@ mod tests {
             let often = rare.len() / 7 + 2;
             let each = rare.len() / often + 1;
             for part in rare.chunks(each.max(1)) {
-                top.count(0, &[0]);
-                part.iter().for_each(|key| top.count(0, &[*key]));
+                top.count(0, &[0], 1.0);
+                part.iter().for_each(|key| top.count(0, &[*key], 1.0));
             }
             let came = rare.chunks(each.max(1)).count() as f64;
             if came * 8.0 > top.total() {

@@ -243,8 +243,8 @@ fn reads_are_spread_over_the_cluster() {
 #[test]
 fn no_read_finds_an_old_row_in_a_copy_and_cold_keys_have_none() {
     let cluster = RedisCluster::start();
-    cluster.load(&(0..60).map(|product| stored(&name(product), 1)).collect::<Vec<_>>());
-    let (hot, split) = mission(&cluster, 60);
+    cluster.load(&(0..400).map(|product| stored(&name(product), 1)).collect::<Vec<_>>());
+    let (hot, split) = mission(&cluster, 400);
     let (weir, other) = (weir(&cluster, HOT, NO_L1), weir(&cluster, HOT, NO_L1));
     let load = Load::on(&weir, &split);
     await_hot(&weir, &hot, 5);

@@ -9,8 +9,12 @@ use crate::{
     resilience::{sampler::Sampler, top_k::TopK},
 };
 
-/// Lookups to one that is counted, on average.
+/// Lookups to one that is counted, on average, at most.
 const EVERY: u32 = 16;
+
+/// Lookups of a second that are all counted; of more, as many, until one in [`EVERY`] is. So a key of few lookups is not taken for hot
+/// for one that happened to be counted.
+const ALL: f64 = 4000.0;
 
 /// What is left of counts after each turn: they are those of some two or three seconds.
 const FADING: f32 = 0.6;
@@ -56,7 +60,7 @@ impl Counts {
         let worker = |_| Counters(Mutex::new(TopK::new(counters.max(256), seed)));
         Self {
             share,
-            sampler: Sampler::new(EVERY, workers),
+            sampler: Sampler::new(1, workers),
             workers: (0..workers.max(1)).map(worker).collect(),
             read: Mutex::new((now, 0.0)),
         }
@@ -70,13 +74,13 @@ impl Counts {
         count: usize,
         key: impl Fn(usize) -> &'k EntityKey,
     ) {
-        self.sampler.pick(worker.index(), count, rand::random, |at| {
+        self.sampler.pick(worker.index(), count, rand::random, |every, at| {
             let key = key(at).as_bytes();
             let counters = &self.workers[worker.index().min(self.workers.len() - 1)].0;
             if let Ok(mut counters) = counters.try_lock()
                 && key.len() <= LONGEST
             {
-                counters.count(view.0, key);
+                counters.count(view.0, key, every as f32);
             }
         });
     }
@@ -97,7 +101,8 @@ impl Counts {
             );
             counters.fade(FADING);
         }
-        let each = f64::from(self.sampler.every()) / seconds;
+        let each = 1.0 / seconds;
+        self.sampler.set(((total * each / ALL) as u32).clamp(1, EVERY));
         let keys = merged(all).into_iter().filter(|(.., count)| *count >= total * self.share / 4.0);
         let keys = keys.map(|(view, key, count)| (view, key, count * each)).take(MOST);
         Rates { total: total * each, keys: keys.collect() }

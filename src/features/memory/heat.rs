@@ -88,7 +88,7 @@ impl Memory {
     ) {
         if let Some(heat) = &self.heat {
             let of = self.definitions[view.index()];
-            heat.sampler.pick(worker.index(), count, rand::random, |at| heat.count(hash(of, key(at).as_bytes())));
+            heat.sampler.pick(worker.index(), count, rand::random, |_, at| heat.count(hash(of, key(at).as_bytes())));
         }
     }
 

@@ -50,7 +50,7 @@ impl Due {
 }
 
 impl Copies {
-    /// Copies that are to be made or renewed, but no more than there is room for in a round trip.
+    /// Copies that are to be made or renewed now.
     fn due(&self, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
         let mark = self.mark(now);
@@ -216,7 +216,9 @@ impl Redis {
         answers: &mut [Result<Written, Error>],
     ) {
         let suspicions: Vec<_> = copies.suspicions(puts.iter().map(|put| &put.ask.key), Instant::now()).collect();
-        let suspects = (0..puts.len()).filter(|&at| suspicions[at] != Suspicion::None);
+        // What is never copied needs no removal.
+        let is_copied = |at: &usize| puts[*at].ask.view.consistency != Consistency::WriteThrough;
+        let suspects = (0..puts.len()).filter(|&at| suspicions[at] != Suspicion::None).filter(is_copied);
         let suspects: Vec<usize> = suspects.collect();
         if suspects.is_empty() {
             return;

@@ -212,7 +212,7 @@ impl Copies {
     pub(super) fn next_renewal(&self, now: Instant) -> Option<Instant> {
         let renewal = |spread: &Arc<Spread>| {
             let made = spread.places.iter().map(|place| place.made.load(Acquire)).filter(|made| *made > 0).min()?;
-            Some(self.instant(made) + spread.life / 2)
+            Some((self.instant(made) + spread.life / 2).max(self.instant(spread.not_before.load(Relaxed))))
         };
         self.table.load_full().values().filter_map(renewal).min().map(|due| due.max(now))
     }
