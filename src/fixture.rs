@@ -270,5 +270,7 @@ fn features() -> Features {
         retry: retry(3),
         breaker: breaker(),
         hot_keys: None,
+        invalidate: crate::config::Invalidate::default(),
+        lease: Duration::from_secs(2),
     }
 }

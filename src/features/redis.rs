@@ -17,22 +17,27 @@ mod cluster;
 mod command;
 pub(crate) mod copies;
 mod dial;
+mod ear;
 mod guard;
 mod line;
 mod node;
 mod own;
+mod owner;
+mod pushes;
 mod reply;
 mod script;
 mod sentinel;
 mod shared;
 mod slots;
 mod topology;
+mod tracking;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::owner::Owner;
 pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
@@ -41,7 +46,12 @@ use self::{
     guard::Guards,
     node::{Node, Terms},
     reply::Reply,
+    script::Life,
     slots::Slot,
+};
+pub(crate) use self::{
+    slots::SlotSet,
+    tracking::{Hearer, Standing, Tracking},
 };
 use super::{
     Row,
@@ -70,6 +80,8 @@ pub(crate) struct Redis {
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
     guards: Arc<Guards>,
+    /// How listening to the servers stands, where they are to be.
+    tracking: Option<Arc<Tracking>>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -124,6 +136,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::new(servers),
             guards,
+            tracking: features.invalidate.tracking.then(|| Arc::new(Tracking::new())),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -149,7 +162,7 @@ impl Redis {
     /// Takes which keys are hot: they get copies, as far as there are masters.
     pub(crate) fn spread(&self, hot: &[Hot]) {
         let (Some(copies), Servers::Cluster(cluster)) = (&self.copies, &*self.servers) else { return };
-        match cluster.map() {
+        match cluster.known_map() {
             Some(topology) => copies.spread(hot, |key| redis_key(key, &self.project), &topology),
             None => copies.spread_none(),
         }
@@ -167,6 +180,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
             guards: Arc::clone(&self.guards),
+            tracking: self.tracking.clone(),
             timeout: self.timeout,
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -247,7 +261,13 @@ impl Redis {
         for Put { ask, row } in puts {
             let key = redis_key(&ask.key, &self.project);
             let layout = &self.readings[ask.view.id.index()].layout;
-            commands.add(&script::call(name, code, (&key, layout, row), (purpose, self.ttl)), script::KEY_AT);
+            let life = match purpose {
+                Purpose::WriteBack => Life::IfNew(self.ttl),
+                // An acknowledged push must not be lost with a hash that somebody gave an end.
+                Purpose::Push(_) if ask.view.reads_primary_only() => Life::Endless,
+                Purpose::Push(_) => Life::AsItIs,
+            };
+            commands.add(&script::call(name, code, (&key, layout, row), (purpose, life)), script::KEY_AT);
         }
         commands
     }

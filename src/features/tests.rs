@@ -105,6 +105,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         },
         l2,
         l3,
+        lease: Duration::from_secs(2),
         retry: config::Retry {
             max_retries: 3,
             initial_delay: Duration::from_millis(50),
@@ -114,6 +115,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         },
         breaker: breaker(),
         hot_keys: None,
+        invalidate: config::Invalidate::default(),
     }
 }
 
