@@ -1,7 +1,7 @@
 //! Hot keys: which (view, entity) pairs are read so often that one Redis master, or one gateway's luck, should not carry them.
 //!
 //! ```text
-//! lookups ─1 in 1…16─► counts: a top-k a worker ─each second─► rates ──► standings: hot, cold
+//! lookups ─1 in 1…64─► counts: a top-k a worker ─each second─► rates ──► standings: hot, cold
 //!                                                             ▲  │        │
 //!                                   other gateways' reports ──┘  └──► ours│
 //!                                        (redis/shared)                   ├─► L1: fetched before it expires (tiered/hot)

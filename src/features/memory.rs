@@ -255,12 +255,16 @@ impl Memory {
 
     /// What there is to do at `now` for a row to stay.
     pub(crate) fn stay(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Stay {
-        if matches!(self.lives[view.index()], Life::Never) {
-            return Stay::No;
-        }
+        let is_leased = match self.lives[view.index()] {
+            Life::Never => return Stay::No,
+            // What is fetched without a lease is not kept.
+            Life::Leased { .. } if !self.lease.vouches(now, now) => return Stay::No,
+            life => matches!(life, Life::Leased { .. }),
+        };
         let Some(Entry { row, fetched, fresh_until, .. }) = self.held(view, entity) else { return Stay::Missing };
         match (row, fresh_until) {
             _ if !self.fences[view.index()].serves(fetched) => Stay::Missing,
+            _ if is_leased && !self.lease.vouches(fetched, now) => Stay::Missing,
             (_, Some(until)) if until <= now => Stay::Missing,
             (Some(row), Some(until)) => Stay::Held { row, until, life: until.saturating_duration_since(fetched) },
             (None, _) | (_, None) => Stay::No,
