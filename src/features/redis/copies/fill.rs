@@ -227,10 +227,10 @@ impl Redis {
         keys.iter().for_each(|key| copies.fence(key));
         for (at, removed) in suspects.into_iter().zip(self.remove_copies(worker, &keys).await) {
             let Err(error) = removed else { continue };
-            copies.doubt(&puts[at].ask.key);
             // Of a key that is not known to be hot it is all but certain that it has none.
-            if suspicions[at] == Suspicion::Listed && answers[at].is_ok() {
-                answers[at] = Err(error);
+            if suspicions[at] == Suspicion::Listed {
+                copies.doubt(&puts[at].ask.key);
+                answers[at] = answers[at].clone().and(Err(error));
             }
         }
         copies.wake.notify_one();
