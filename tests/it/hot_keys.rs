@@ -321,7 +321,7 @@ fn no_read_finds_an_old_row_in_a_copy_and_cold_keys_have_none() {
 
 #[test]
 fn a_hot_row_stays_in_l1_and_its_reads_never_reach_redis() {
-    let cluster = RedisCluster::of_masters();
+    let cluster = RedisCluster::start();
     let products = 400;
     cluster.load(&(0..products).map(|product| stored(&name(product), 1)).collect::<Vec<_>>());
     let (hot, split) = mission(&cluster, products);
