@@ -5,7 +5,7 @@
 //!                                                             ▲  │        │
 //!                                   other gateways' reports ──┘  └──► ours│
 //!                                        (redis/shared)                   ├─► L1: fetched before it expires (tiered/hot)
-//!                                                                         └─► copies on other masters (redis/copies)
+//!                                                                         └─► copies on other masters (redis/key_copies)
 //! ```
 //!
 //! A lookup that is not picked costs a subtraction, one that is a short search in its worker's own counters, behind a lock that

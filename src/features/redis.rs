@@ -4,6 +4,7 @@
 //! command ─► node (guard ─► line ─► channel) ─► server      dial: how a line gets its channel
 //!    batch      one server, as one worker sees it  └─ reply: rows out of the socket's buffer
 //! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel)
+//! key_copies ─► which copy of a hot key is read, and that none outlives a write (shared: which keys those may be)
 //! ```
 //!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
@@ -15,10 +16,10 @@ mod channel;
 mod client;
 mod cluster;
 mod command;
-pub(crate) mod copies;
 mod dial;
 mod ear;
 mod guard;
+pub(crate) mod key_copies;
 mod line;
 mod node;
 mod own;
@@ -42,8 +43,8 @@ pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
     command::{Commands, Reading},
-    copies::{Copies, Hot},
     guard::Guards,
+    key_copies::{Copies, Hot},
     node::{Node, Terms},
     reply::Reply,
     script::Life,
@@ -142,7 +143,7 @@ impl Redis {
             script: ::redis::Script::new(script::WRITE),
             control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
             copies: None,
-            lives: copies::lives(features),
+            lives: key_copies::lives(features),
             uncopied: Self::uncopied(&features.views),
         })
     }
@@ -186,7 +187,7 @@ impl Redis {
             script: ::redis::Script::new(script::WRITE),
             control: self.control,
             copies: self.copies.clone(),
-            lives: copies::lives(features),
+            lives: key_copies::lives(features),
             uncopied: Self::uncopied(&features.views),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! weir:<project>:hot-keys-shared-v1
 //!   r<gateway>   ends, report      how often this gateway's hot keys are read there; for some seconds
-//!   c<key>       ends              the key may have copies until then (`copies`)
+//!   c<key>       ends              the key may have copies until then (`key_copies`)
 //! ```
 //!
 //! Times are the server's. What has ended is dropped by whoever comes next; the hash goes when nobody comes any more.

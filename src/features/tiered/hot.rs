@@ -23,7 +23,7 @@ use crate::{
         hot_keys::{Change, Counts, HotKeys, Key, Report, Shown, ShownKey, Standing, TURN, Turn},
         l2::Via,
         memory::Stay,
-        redis::copies::Hot,
+        redis::key_copies::Hot,
     },
     infer::{Deadline, EntityKey, Optional, ViewId, WorkerId, plan::Stale, request::Caching},
     telemetry::handles::hot_keys::Shared as Exchange,

@@ -8,7 +8,7 @@
 //!        it is gone: what was read may be old, and is thrown away
 //! ```
 //!
-//! Who invalidates removes the copy and with it the lease: see `copies` for why that is enough.
+//! Who invalidates removes the copy and with it the lease: see `key_copies` for why that is enough.
 //!
 //! **Source:** Nishtala et al., Scaling Memcache at Facebook, NSDI 2013, "Leases".
 
