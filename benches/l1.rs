@@ -18,7 +18,7 @@ const MANY: usize = 100;
 fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("L1");
     for rows in [1_000_i64, 20_000, 90_000] {
-        let filled = Filled::with(rows);
+        let (filled, counting) = (Filled::with(rows), Filled::with(rows).counting());
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         group.throughput(Throughput::Elements(1));
         group.bench_function(BenchmarkId::new("a hit", rows), |bench| {
@@ -30,6 +30,10 @@ fn hits(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(MANY as u64));
         group.bench_function(BenchmarkId::new("a lookup of 100", rows), |bench| {
             bench.iter(|| filled.look_up(black_box(turn.next().expect("it never ends")), MANY));
+        });
+        // With `features.hot_keys`.
+        group.bench_function(BenchmarkId::new("a lookup of 100, counted", rows), |bench| {
+            bench.iter(|| counting.look_up(black_box(turn.next().expect("it never ends")), MANY));
         });
     }
 }

@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::{
-        Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter, Inputs,
-        Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions, Retry, SaveTo, Size,
-        Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        Breaker, Column, Config, Copies, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter,
+        HotKeys, Inputs, Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions,
+        Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::{Output, Value, outputs::Combine},
 };
@@ -289,11 +289,25 @@ pub(super) fn features(config: &Config) -> Json {
         "breaker": breaker(&features.breaker),
         "invalidate": {"tracking": features.invalidate.tracking},
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
+        "hot_keys": hot_keys(config),
         "registry": features.registry.as_ref().map(
             |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),
         ),
         "services": features.services.iter().map(|service| json!(&*service.name)).collect::<Json>(),
         "unserved": features.unserved.iter().map(unserved).collect::<Json>(),
+    })
+}
+
+/// How hot keys are found; `null` where they are not looked for.
+pub(super) fn hot_keys(config: &Config) -> Json {
+    let hot = config.features.hot_keys;
+    hot.map_or(Json::Null, |HotKeys { share, min_rate, copies }| {
+        let copies = match copies {
+            Copies::Off => json!("off"),
+            Copies::Auto => json!("auto"),
+            Copies::Number(count) => json!(count),
+        };
+        json!({"share": share, "min_rate": min_rate, "copies": copies})
     })
 }
 

@@ -69,6 +69,8 @@ pub struct Sources {
     pub tiers: Section,
     /// Beside `/admin/v1/features`.
     pub features: Section,
+    /// Beside `/admin/v1/hot-keys`; `null`: nobody looks for any.
+    pub hot_keys: Section,
     /// Where models stand: `/admin/v1/levels`.
     pub levels: Section,
     /// Beside `/admin/v1/levels`.
@@ -90,6 +92,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/admin/v1/pools", get(pools))
         .route("/admin/v1/tiers", get(tiers))
         .route("/admin/v1/features", get(features))
+        .route("/admin/v1/hot-keys", get(hot_keys))
         .route("/admin/v1/levels", get(levels::shown))
         .route("/admin/v1/levels/{model}", post(levels::drill))
         .route("/admin/v1/invalidate", post(invalidate::invalidate))
@@ -185,6 +188,10 @@ async fn features(State(sources): Shared) -> Json<Value> {
     beside(describe::features(&(sources.config)()), &sources.features)
 }
 
+async fn hot_keys(State(sources): Shared) -> Json<Value> {
+    beside(describe::hot_keys(&(sources.config)()), &sources.hot_keys)
+}
+
 fn beside(configured: Value, state: &Section) -> Json<Value> {
     Json(json!({"configured": configured, "state": state()}))
 }
@@ -197,7 +204,7 @@ async fn drain(State(sources): Shared) -> Response {
 async fn not_found() -> Response {
     refuse(
         StatusCode::NOT_FOUND,
-        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,levels,spool,invalidate,drain}",
+        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,hot-keys,levels,spool,invalidate,drain}",
     )
 }
 

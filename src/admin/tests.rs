@@ -49,6 +49,7 @@ impl Admin {
             levels: section("levels"),
             drill: Box::new(|model, level, time| (model == "m").then(|| json!([level as u8, time.as_secs()]))),
             features: section("features"),
+            hot_keys: section("hot-keys"),
             invalidate: Box::new(|said| {
                 let done = match said {
                     Invalidation::Model(model) if model == "fraud" => Ok(json!({"model": model})),

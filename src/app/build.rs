@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, invalidate, levels, pools, readiness::Readiness, registry::Verdict};
+use super::{Tasks, hot, invalidate, levels, pools, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
@@ -118,7 +118,7 @@ pub(super) fn admin(
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
-    let (kept, stored) = (gateway.clone(), gateway.clone());
+    let (kept, stored, heeded) = (gateway.clone(), gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -129,6 +129,7 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || feature_states(&stored.load_full().pipeline.features, registry.as_ref())),
+        hot_keys: Box::new(move || hot::states(&heeded.load_full().pipeline.features)),
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),

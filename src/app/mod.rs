@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod hot;
 mod invalidate;
 mod levels;
 mod pools;
@@ -122,6 +123,7 @@ impl App {
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         tasks.background(levels::watch(gateway.clone()));
+        tasks.background(hot::tend(gateway.clone(), control));
         let listened = gateway.clone();
         tasks.background(async move {
             Store::listen(|| Arc::clone(&listened.load_full().pipeline.features)).await;

@@ -259,6 +259,8 @@ pub(crate) struct Features {
     pub(crate) l3: Option<L3>,
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
+    /// `None`: nobody counts which keys are hot.
+    pub(crate) hot_keys: Option<HotKeys>,
     pub(crate) invalidate: Invalidate,
     /// How long a gateway's lease of `write_through` rows is.
     pub(crate) lease: Duration,
@@ -397,6 +399,29 @@ pub(crate) struct L1 {
     /// `None`: it starts empty.
     pub(crate) warm_start: Option<WarmStart>,
 }
+
+/// How hot keys are found and split.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HotKeys {
+    /// Share of all reads that makes a key hot.
+    pub(crate) share: f64,
+    /// Reads a second under which no key is hot.
+    pub(crate) min_rate: f64,
+    pub(crate) copies: Copies,
+}
+
+/// How many copies a hot key gets on other masters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    Off,
+    /// As many as its share asks for.
+    Auto,
+    /// So many, as far as there are masters.
+    Number(u32),
+}
+
+/// Copies that a key may have at most. Every gateway knows the names of so many.
+pub(crate) const MOST_COPIES: u32 = 31;
 
 /// How the rows that were asked for most come back after a restart.
 #[derive(Clone, Debug)]

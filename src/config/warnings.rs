@@ -2,7 +2,7 @@
 //!
 //! Each reads `path.to.key: what; why it matters; what to do`.
 
-use super::{Config, Discovery, Ladder, LadderMode, Model, Pool, SpoolStore, raw};
+use super::{Config, Copies, Discovery, L2, Ladder, LadderMode, Model, Pool, RedisMode, SpoolStore, raw};
 use crate::infer::PoolId;
 
 /// All of them.
@@ -13,7 +13,8 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let queues = config.models.iter().filter_map(|model| queue_that_is_lost(config, model));
     let fallbacks = config.models.iter().filter_map(|model| fallback_that_fails_along(config, model));
     let ladder = ladder_without_rungs(config);
-    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).collect()
+    let copies = copies_that_are_never_made(config);
+    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).chain(copies).collect()
 }
 
 fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
@@ -114,6 +115,18 @@ fn queue_that_is_lost(config: &Config, model: &Model) -> Option<String> {
     })
 }
 
+/// Only a cluster has other masters.
+fn copies_that_are_never_made(config: &Config) -> Option<String> {
+    let features = &config.features;
+    let is_asked_for = features.hot_keys.is_some_and(|hot| matches!(hot.copies, Copies::Number(_)));
+    let is_cluster = matches!(&features.l2, L2::Redis(redis) if redis.mode == RedisMode::Cluster);
+    (is_asked_for && !is_cluster).then(|| {
+        "features.hot_keys.copies: a number, and features.l2 is no Redis Cluster; there are no other masters to copy a key to; set \
+         l2.mode: cluster where it is one, or leave copies out"
+            .to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +188,9 @@ mod tests {
                 &["models.m.queue_on_reject"],
             ),
             ("pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {queue_on_reject: true}}\nspool: {path: /x}", &[]),
+            ("features: {hot_keys: {copies: 2}}", &["features.hot_keys.copies"]),
+            ("features: {hot_keys: {}}", &[]),
+            ("features: {project: p, hot_keys: {copies: 2}, l2: {redis: 'redis://h:1', mode: cluster}}", &[]),
         ] {
             assert_eq!(warned(text), paths, "{text}");
         }

@@ -24,6 +24,30 @@ pub(crate) struct Ask {
     pub(crate) key: EntityKey,
 }
 
+/// Where a row may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// Under its key, or in a copy of it.
+    Copies,
+    /// Under its key only: what is read is as old as the question.
+    Key,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    /// In the order of what was asked for; `None` where the store has none.
+    pub(crate) rows: Vec<Result<Option<Row>, Error>>,
+    /// Those that come from copies, in the same order, and when those were made: what they say is as old as that.
+    pub(crate) copied: Vec<(usize, Instant)>,
+}
+
+impl From<Vec<Result<Option<Row>, Error>>> for Answers {
+    fn from(rows: Vec<Result<Option<Row>, Error>>) -> Self {
+        Self { rows, copied: Vec::new() }
+    }
+}
+
 /// A row that is to be stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Put {
@@ -151,12 +175,20 @@ impl L2 {
         }
     }
 
-    /// The rows asked for, in that order; `None` where the store has none.
-    pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
+    /// The rows asked for.
+    pub(crate) async fn fetch(&self, worker: WorkerId, asks: &[Ask], via: Via) -> Answers {
         match self {
-            Self::Redis(redis) => redis.read(worker, asks).await,
-            Self::Served(served) => served.read(worker, asks).await,
-            Self::Embedded(embedded) => embedded.read(asks),
+            Self::Redis(redis) => redis.fetch(worker, asks, via).await,
+            Self::Served(served) => served.read(worker, asks).await.into(),
+            Self::Embedded(embedded) => embedded.read(asks).into(),
+        }
+    }
+
+    /// The Redis that gateways share, where there is one.
+    pub(crate) const fn redis(&self) -> Option<&Redis> {
+        match self {
+            Self::Redis(redis) => Some(redis),
+            Self::Served(_) | Self::Embedded(_) => None,
         }
     }
 

@@ -99,6 +99,17 @@ pub(crate) enum Cached {
     Miss,
 }
 
+/// What there is to do for a row that is to stay.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stay {
+    /// Nothing: it is for ever, the store has none, or rows of its view are not kept.
+    No,
+    /// It is not there, or past its time.
+    Missing,
+    /// It is good until then, and was for so long.
+    Held { row: Arc<Row>, until: Instant, life: Duration },
+}
+
 /// How long a view's rows are good.
 #[derive(Clone, Copy, Debug)]
 enum Life {
@@ -242,6 +253,24 @@ impl Memory {
                 Cached::Stale { row, age: now.saturating_duration_since(entry.fetched) }
             }
             _ => Cached::Miss,
+        }
+    }
+
+    /// What there is to do at `now` for a row to stay.
+    pub(crate) fn stay(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Stay {
+        let is_leased = match self.lives[view.index()] {
+            Life::Never => return Stay::No,
+            // What is fetched without a lease is not kept.
+            Life::Leased { .. } if !self.lease.vouches(now, now) => return Stay::No,
+            life => matches!(life, Life::Leased { .. }),
+        };
+        let Some(Entry { row, fetched, fresh_until, .. }) = self.held(view, entity) else { return Stay::Missing };
+        match (row, fresh_until) {
+            _ if !self.fences[view.index()].serves(fetched) => Stay::Missing,
+            _ if is_leased && !self.lease.vouches(fetched, now) => Stay::Missing,
+            (_, Some(until)) if until <= now => Stay::Missing,
+            (Some(row), Some(until)) => Stay::Held { row, until, life: until.saturating_duration_since(fetched) },
+            (None, _) | (_, None) => Stay::No,
         }
     }
 

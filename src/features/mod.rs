@@ -13,6 +13,7 @@
 mod circuit;
 mod embedded;
 pub mod feast;
+pub mod hot_keys;
 pub(crate) mod invalidate;
 mod l2;
 mod lease;

@@ -4,6 +4,7 @@
 //! command ─► node (guard ─► line ─► channel) ─► server      dial: how a line gets its channel
 //!    batch      one server, as one worker sees it  └─ reply: rows out of the socket's buffer
 //! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel)
+//! key_copies ─► which copy of a hot key is read, and that none outlives a write (shared: which keys those may be)
 //! ```
 //!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
@@ -18,6 +19,7 @@ mod command;
 mod dial;
 mod ear;
 mod guard;
+pub(crate) mod key_copies;
 mod line;
 mod node;
 mod own;
@@ -26,11 +28,12 @@ mod pushes;
 mod reply;
 mod script;
 mod sentinel;
+mod shared;
 mod slots;
 mod topology;
 mod tracking;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
@@ -40,6 +43,7 @@ use self::{
     cluster::{Cluster, Finder},
     command::{Commands, Reading},
     guard::Guards,
+    key_copies::{Copies, Hot},
     node::{Node, Terms},
     reply::Reply,
     script::Life,
@@ -53,12 +57,13 @@ pub(crate) use self::{
 use super::{
     Row,
     feast::{Malformed, redis_key},
-    l2::{Ask, Error, Purpose, Put, Written},
+    l2::{Answers, Ask, Error, Purpose, Put, Via, Written},
 };
 use crate::{
     app::Tasks,
     config::{self, RedisMode, View},
-    infer::WorkerId,
+    infer::{ViewId, WorkerId},
+    telemetry::handles::hot_keys::HotKeys as HotHandles,
 };
 
 /// How long anything but a request may take: a connection's handshake, learning the slots, a readiness check.
@@ -83,6 +88,12 @@ pub(crate) struct Redis {
     script: ::redis::Script,
     /// Whose connections readiness checks use.
     control: WorkerId,
+    /// Where keys are counted, and there are masters to copy them to. Shared by all snapshots.
+    copies: Option<Arc<Copies>>,
+    /// By view, how long a copy of a row of its is good; `None`: it is not read from copies.
+    lives: Box<[Option<Duration>]>,
+    /// Fields that are not copied.
+    uncopied: HashSet<Box<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -131,7 +142,36 @@ impl Redis {
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
             control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
+            copies: None,
+            lives: key_copies::lives(features),
+            uncopied: Self::uncopied(&features.views),
         })
+    }
+
+    /// The same, with copies of what is hot.
+    pub(crate) fn with_copies(self, hot: &config::HotKeys, metrics: &Arc<HotHandles>) -> Self {
+        let has_masters = matches!(*self.servers, Servers::Cluster(ref cluster) if cluster.has_many_masters());
+        let copies = has_masters.then(|| Arc::new(Copies::new(hot.copies, Arc::clone(metrics))));
+        Self { copies, ..self }
+    }
+
+    /// How long a copy of a row of the view is good; `None`: there are none.
+    pub(crate) fn life(&self, view: ViewId) -> Option<Duration> {
+        self.lives[view.index()]
+    }
+
+    /// Takes which keys are hot: they get copies, as far as there are masters.
+    pub(crate) fn spread(&self, hot: &[Hot]) {
+        let (Some(copies), Servers::Cluster(cluster)) = (&self.copies, &*self.servers) else { return };
+        match cluster.known_map() {
+            Some(topology) => copies.spread(hot, |key| redis_key(key, &self.project), &topology),
+            None => copies.spread_none(),
+        }
+    }
+
+    /// What is known of copies, where there may be any.
+    pub(crate) fn copies(&self) -> Option<&Arc<Copies>> {
+        self.copies.as_ref()
     }
 
     /// The same servers, over the same connections, for what the views have become.
@@ -146,20 +186,45 @@ impl Redis {
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),
             control: self.control,
+            copies: self.copies.clone(),
+            lives: key_copies::lives(features),
+            uncopied: Self::uncopied(&features.views),
         }
     }
 
     /// One HMGET a key, all of a shard's in one round trip; more keys than the timeout is meant for in several. A round trip
     /// that is not answered in time is the last.
     pub(crate) async fn read(&self, worker: WorkerId, asks: &[Ask]) -> Vec<Result<Option<Row>, Error>> {
+        self.read_from(worker, asks, &[]).await
+    }
+
+    /// The same, of hot keys from whichever copy there is.
+    pub(crate) async fn fetch(&self, worker: WorkerId, asks: &[Ask], via: Via) -> Answers {
+        let copies = self.copies.as_ref().filter(|_| via == Via::Copies);
+        let picks = copies.map_or_else(Vec::new, |copies| copies.pick(asks, &self.lives, Instant::now()));
+        match copies {
+            Some(copies) if !picks.is_empty() => self.read_picked((worker, copies), asks, picks).await,
+            _ => Answers::from(self.read(worker, asks).await),
+        }
+    }
+
+    /// Reads rows, those that have a name from the hash of that name.
+    async fn read_from(
+        &self,
+        worker: WorkerId,
+        asks: &[Ask],
+        names: &[Option<&[u8]>],
+    ) -> Vec<Result<Option<Row>, Error>> {
         let mut rows = Vec::with_capacity(asks.len());
-        for asks in asks.chunks(ROUND_TRIP) {
+        for (part, asks) in asks.chunks(ROUND_TRIP).enumerate() {
+            let name = |at: usize| names.get(part * ROUND_TRIP + at).copied().flatten();
             if let Some(Err(Error::TimedOut(after))) = rows.last() {
                 let after = *after;
                 rows.extend(asks.iter().map(|_| Err(Error::TimedOut(after))));
                 continue;
             }
-            let commands = Commands::reads(asks.iter().map(|ask| self.reading(ask)));
+            let reads = asks.iter().enumerate().map(|(at, ask)| self.reading(ask, name(at)));
+            let commands = Commands::reads(reads);
             let answers = self.run(worker, commands).await;
             rows.extend(asks.iter().zip(answers).map(|(ask, answer)| row(&ask.view, answer?)));
         }
@@ -184,7 +249,11 @@ impl Redis {
             Reply::Value(Value::Int(2)) => Written::Mended,
             _ => Written::Older,
         };
-        answers.into_iter().map(|answer| answer.map(written)).collect()
+        let mut written: Vec<_> = answers.into_iter().map(|answer| answer.map(written)).collect();
+        if let (Some(copies), Purpose::Push(_)) = (&self.copies, purpose) {
+            self.remove_written((worker, copies), puts, &mut written).await;
+        }
+        written
     }
 
     /// A call of the script for each row.
@@ -262,9 +331,10 @@ impl Redis {
         }
     }
 
-    /// How a row is read, and its key.
-    fn reading<'a>(&'a self, ask: &'a Ask) -> (&'a Reading, [&'a [u8]; 2]) {
-        (&self.readings[ask.view.id.index()], [ask.key.as_bytes(), self.project.as_bytes()])
+    /// How a row is read, and its key, or the name of a copy.
+    fn reading<'a>(&'a self, ask: &'a Ask, copy: Option<&'a [u8]>) -> (&'a Reading, [&'a [u8]; 2]) {
+        let key = copy.map_or([ask.key.as_bytes(), self.project.as_bytes()], |name| [name, b""]);
+        (&self.readings[ask.view.id.index()], key)
     }
 
     /// The answers to the commands, in their order.

@@ -114,6 +114,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
             jitter: 0.1,
         },
         breaker: breaker(),
+        hot_keys: None,
         invalidate: config::Invalidate::default(),
     }
 }

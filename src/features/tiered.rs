@@ -12,6 +12,7 @@
 
 mod again;
 mod fly;
+mod hot;
 mod invalidate;
 mod joins;
 mod lookup;
@@ -37,6 +38,7 @@ use tokio::{sync::Semaphore, time::Instant};
 pub use self::signals::Signals;
 use self::{
     fly::Flight,
+    hot::Heeded,
     joins::Join,
     lookup::{How, Lookup},
     notices::Notices,
@@ -47,6 +49,7 @@ use self::{
 use super::{
     FeatureSet,
     embedded::Embedded,
+    hot_keys::HotKeys,
     invalidate::keys::Keys,
     l2::{Ask, L2, Order},
     lease::{Keeps, Leases, Meeting},
@@ -89,6 +92,8 @@ struct Shared {
     keys: Keys,
     l1: Memory,
     l1_mode: L1Mode,
+    /// Where hot keys are looked for.
+    hot: Option<Heeded>,
     l2: L2,
     l3: Option<L3>,
     flights: Arc<Flights<fly::Id, fly::Progress>>,
@@ -152,10 +157,14 @@ impl Store {
     pub async fn open(config: &Config, tasks: Tasks) -> Result<Self, OpenError> {
         let views = config.features.stored_views();
         let features = &config::Features { views, ..config.features.clone() };
+        let hot = features.hot_keys.map(|hot| Arc::new(HotKeys::new(hot, Instant::now())));
         let l2 = match &features.l2 {
             config::L2::Redis(redis) => {
-                let redis = Redis::open(redis, features, config.workers, &tasks);
-                L2::Redis(redis.map_err(OpenError::Redis)?)
+                let redis = Redis::open(redis, features, config.workers, &tasks).map_err(OpenError::Redis)?;
+                L2::Redis(match &hot {
+                    Some(hot) => redis.with_copies(&hot.config, &hot.metrics),
+                    None => redis,
+                })
             }
             config::L2::FeatureServers(fleet) => L2::Served(Served::open(fleet, features, config.workers, &tasks)),
             config::L2::Embedded { path, ttl } => {
@@ -182,6 +191,7 @@ impl Store {
             keys: Keys::of(&features.project, &features.views),
             l1: memory(config, features).under(leases.lease()),
             l1_mode: features.l1.mode,
+            hot: hot.map(|keys| Heeded::new(keys, config.workers)),
             l2,
             l3,
             flights: Arc::default(),
@@ -221,6 +231,8 @@ impl Store {
             keys: Keys::of(&features.project, &features.views),
             l1,
             l1_mode: features.l1.mode,
+            // Counts are by view; what is hot stays so.
+            hot: shared.hot.as_ref().map(|hot| Heeded::new(Arc::clone(&hot.keys), config.workers)),
             l2: shared.l2.next(features),
             l3,
             // A view's id means another view here.
@@ -350,6 +362,9 @@ impl Shared {
     /// Layer by layer, until every key is settled or the time is up. Returns when L2 was through.
     async fn walk(self: &Arc<Self>, lookup: &mut Lookup, how: &How, began: Instant) -> Instant {
         lookup.notice(&self.l1, how);
+        if let Some(hot) = &self.hot {
+            lookup.count_keys(&hot.counts, how);
+        }
         if self.l1_mode == L1Mode::Observe {
             let observations = lookup.observe_l1(&self.l1, how, (&self.metrics, began));
             let until = Flight::board(self, lookup, how).await;

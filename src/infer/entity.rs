@@ -144,6 +144,34 @@ impl Clone for EntityKey {
     }
 }
 
+/// `user_id=1001,item_id=a`; what is no such key, as hexadecimal.
+impl fmt::Display for EntityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match text(&self.0) {
+            Some(text) => f.write_str(&text),
+            None => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    let Parts { names, mut values } = Parts::of(bytes)?;
+    let mut names = bytes.get(4..names)?;
+    let mut pairs = Vec::new();
+    while values.left > 0 {
+        let name = std::str::from_utf8(take_value(&mut names)?).ok()?;
+        let kind = take_u32(&mut &*values.rest)?;
+        let value = match (kind, values.next()?) {
+            (2, text) => std::str::from_utf8(text).ok()?.escape_debug().to_string(),
+            (3, number) => i32::from_le_bytes(number.try_into().ok()?).to_string(),
+            (4 | 8, number) => i64::from_le_bytes(number.try_into().ok()?).to_string(),
+            (_, bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        pairs.push(format!("{name}={value}"));
+    }
+    values.rest.is_empty().then(|| pairs.join(","))
+}
+
 impl From<&[u8]> for EntityKey {
     fn from(bytes: &[u8]) -> Self {
         Self(SmallVec::from_slice(bytes))
@@ -239,4 +267,19 @@ fn put_int64(out: &mut Bytes, type_code: u32, value: i64) {
 fn put_u32(out: &mut Bytes, length: usize) {
     // Lengths come from names in the config and values in a bounded body: they fit.
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_as_text() {
+        let values = [EntityValue::Int64(-3), EntityValue::String("a\n'b".into()), EntityValue::Bytes(vec![0, 255])];
+        let key = EntityKey::new([("item", &values[0]), ("user", &values[1]), ("x", &values[2])].into_iter());
+        assert_eq!(key.to_string(), "item=-3,user=a\\n\\'b,x=00ff");
+        let cut = key.as_bytes()[..key.as_bytes().len() - 1].to_vec();
+        assert_eq!(EntityKey::from(&cut[..]).to_string().len(), 2 * cut.len(), "hexadecimal");
+        assert_eq!(EntityKey::from(&b""[..]).to_string(), "");
+    }
 }

@@ -49,6 +49,14 @@ metrics! {
     FEATURE_EARLY_REFRESHES = "weir_feature_early_refreshes_total", Counter, "Rows fetched again shortly before they would have expired.";
     L1_OBSERVED = "weir_l1_observed_total", Counter, "With l1.mode observe: what L1 would have said, beside what the layers behind it said (match, mismatch, miss).";
     L1_OBSERVED_HIT_RATIO = "weir_l1_observed_hit_ratio", Gauge, "With l1.mode observe: the share of lookups that L1 would have answered since start.";
+    HOT_KEYS = "weir_hot_keys", Gauge, "Keys that are hot now.";
+    HOT_KEY_COPIES = "weir_hot_key_copies", Gauge, "Copies of hot keys on other masters that this gateway reads.";
+    HOT_KEY_GATEWAYS = "weir_hot_key_gateways", Gauge, "Gateways whose counts decide which keys are hot, this one among them.";
+    HOT_KEY_COPY_READS = "weir_hot_key_copy_reads_total", Counter, "Row reads that went to a copy, by outcome: hit; miss and error (the key itself was read then).";
+    HOT_KEY_COPY_FILLS = "weir_hot_key_copy_fills_total", Counter, "Copies that were to be made, by outcome: made, adopted (another gateway made it lately), waits (another gateway is at it), outdated (it was invalidated meanwhile), absent (the key has no rows), error.";
+    HOT_KEY_COPY_REMOVALS = "weir_hot_key_copy_removals_total", Counter, "Keys all of whose possible copies were to be removed, by outcome: removed, error.";
+    HOT_KEY_EXCHANGES = "weir_hot_key_exchanges_total", Counter, "Exchanges of counts with the other gateways, one a second, by outcome: told, error.";
+    HOT_KEY_REFRESHES = "weir_hot_key_refreshes_total", Counter, "Rows of hot keys fetched before they expired in L1, or put there.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
     FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, mended: over one whose event time could not be read, older, error).";

@@ -20,6 +20,7 @@ mod feast_server;
 mod feature_tier;
 mod features;
 mod hedges;
+mod hot_keys;
 mod invalidation;
 mod ladder;
 mod lifecycle;

@@ -46,8 +46,9 @@ pub(crate) struct Features {
     /// How changes reach the caches.
     #[schemars(extend("x-unset" = "rows expire"))]
     pub(crate) invalidate: Option<Invalidate>,
-    /// How hot keys are found and split.
-    #[schemars(extend("x-later" = true, "x-unset" = "off"))]
+    /// How hot keys are found and split. Where several gateways share a Redis, set it in all of them that take pushes: who does
+    /// not have it does not know of other gateways' copies.
+    #[schemars(extend("x-unset" = "off"))]
     pub(crate) hot_keys: Option<HotKeys>,
     /// Whether the feature server tells rows truthfully, or as Feast's Python server does.
     #[schemars(extend("x-reload" = "live"))]
@@ -292,11 +293,13 @@ pub(crate) struct Kafka {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HotKeys {
-    /// Share of all reads that makes a key hot.
+    /// Share of all row lookups, of all gateways that share a Redis, that makes a key hot; at least 0.001.
     pub(crate) share: Ratio,
-    /// Reads a second under which no key is hot.
+    /// Row lookups a second, of all those gateways, under which no key is hot.
+    #[schemars(range(min = 1))]
     pub(crate) min_rate: u32,
-    /// How many copies a hot key gets: a number, or `auto`.
+    /// Copies of a hot key on other masters of a Redis Cluster: `auto` (the larger its share, the more), a number from 1 to 31,
+    /// or `off`. At most one a master.
     pub(crate) copies: Copies,
 }
 
@@ -306,7 +309,7 @@ impl Default for HotKeys {
     }
 }
 
-/// A number of copies, or `auto`.
+/// A number of copies, or a word.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]

@@ -560,6 +560,25 @@ fn nobody_is_listened_to_without_a_redis() {
 }
 
 #[test]
+fn hot_keys_of_no_share_or_too_many_copies() {
+    says(
+        "features: {hot_keys: {share: 0.0009, min_rate: 0, copies: 32}}\n",
+        &[
+            "features.hot_keys.share: out of range; allowed: 0.001 to 1; given: 0.0009 (weir.yaml:1:30)",
+            "features.hot_keys.min_rate: not a whole number; allowed: a whole number of 1 or more; given: 0 (weir.yaml:1:48)",
+            "features.hot_keys.copies: not a number of copies; allowed: auto, off, 1 to 31; given: 32 (weir.yaml:1:59)",
+        ],
+    );
+    for given in ["many", "0"] {
+        let problems = bad(&format!("features: {{hot_keys: {{copies: {given}}}}}\n"));
+        assert!(
+            problems[0].starts_with("features.hot_keys.copies: not a number of copies; allowed: auto, off"),
+            "{problems:?}"
+        );
+    }
+}
+
+#[test]
 fn a_warm_start_without_a_place_or_a_cache() {
     says(
         "features: {l1: {warm_start: {}}}\n",

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{FULL, good, read};
 use crate::{
-    config::{Column, Config, Consistency, Discovery, HedgeAfter, Inputs, L2, Limit, RedisMode, SaveTo},
+    config::{
+        Column, Config, Consistency, Copies, Discovery, HedgeAfter, HotKeys, Inputs, L2, Limit, RedisMode, SaveTo,
+    },
     infer::{Datatype, EntityType, FeatureType, PoolId, TierId, Value, outputs::Combine},
 };
 
@@ -95,10 +97,21 @@ fn the_documented_store_is_read_as_written() {
 }
 
 #[test]
+fn hot_keys_are_looked_for_where_they_are_named() {
+    let read = |text: &str| good(&format!("features: {{hot_keys: {text}}}\n")).features.hot_keys.unwrap();
+    let HotKeys { share, min_rate, copies } = read("{}");
+    assert_eq!((share, min_rate, copies), (0.01, 100.0, Copies::Auto));
+    let HotKeys { share, min_rate, copies } = read("{share: 0.001, min_rate: 1, copies: 31}");
+    assert_eq!((share, min_rate, copies), (0.001, 1.0, Copies::Number(31)));
+    assert_eq!(read("{copies: off}").copies, Copies::Off);
+    assert!(good("features: {}\n").features.hot_keys.is_none());
+}
+
+#[test]
 fn what_is_not_acted_upon_is_said() {
     let notices = good(FULL).notices;
     let said = |key: &str| notices.contains(&format!("{key}: accepted, not acted upon by this version"));
-    assert!(said("features.hot_keys") && !said("spool.keep_for"), "{notices:#?}");
+    assert!(!said("features.hot_keys") && !said("spool.keep_for"), "{notices:#?}");
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));
     let text = FULL
         .replace("read_from: primary", "read_from: replica")

@@ -51,6 +51,7 @@ impl Check<'_> {
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
+            hot_keys: raw.hot_keys.as_ref().map(|hot| self.hot_keys(&path.key("hot_keys"), hot)),
             invalidate: self.invalidate(&path.key("invalidate"), raw),
             lease: self.lease(&path.key("lease"), raw.lease),
         }

@@ -4,13 +4,17 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Check, url};
 use crate::config::{
-    FeatureServers, L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, Upstream, WarmStart,
+    Copies, FeatureServers, HotKeys, L1, L1Mode, L2, L3, MOST_COPIES, Redis, RedisMode, SaveTo, Secret, Upstream,
+    WarmStart,
     problems::Path,
     raw::{self, OneOrMany, Span},
 };
 
 /// How often L1's keys may be saved.
 const SHORTEST_SAVE: Duration = Duration::from_secs(1);
+
+/// The smallest share that makes a key hot: as many keys are counted as have a part of it.
+const LEAST_SHARE: f64 = 0.001;
 
 impl Check<'_> {
     pub(super) fn l1(&mut self, path: &Path, raw: &raw::L1) -> L1 {
@@ -41,6 +45,23 @@ impl Check<'_> {
             save_every: raw.save_every.0,
             timeout: self.positive(&path.key("timeout"), raw.timeout),
         }
+    }
+
+    pub(super) fn hot_keys(&mut self, path: &Path, raw: &raw::HotKeys) -> HotKeys {
+        const ALLOWED: &str = "auto, off, 1 to 31";
+        if !(LEAST_SHARE..=1.0).contains(&raw.share.0) {
+            self.wrong(&path.key("share"), "out of range", "0.001 to 1");
+        }
+        let copies = match &raw.copies {
+            raw::Copies::Number(count @ 1..=MOST_COPIES) => Copies::Number(*count),
+            raw::Copies::Word(word) if word == "auto" => Copies::Auto,
+            raw::Copies::Word(word) if word == "off" => Copies::Off,
+            _ => {
+                self.wrong(&path.key("copies"), "not a number of copies", ALLOWED);
+                Copies::Off
+            }
+        };
+        HotKeys { share: raw.share.0, min_rate: raw.min_rate.into(), copies }
     }
 
     fn save_to(&mut self, path: &Path, given: &str) -> SaveTo {

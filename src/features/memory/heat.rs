@@ -17,7 +17,10 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Definition, Entry, Memory};
-use crate::infer::{EntityKey, ViewId, WorkerId};
+use crate::{
+    infer::{EntityKey, ViewId, WorkerId},
+    resilience::sampler::Sampler,
+};
 
 /// Lookups to one that is counted, on average.
 const EVERY: u32 = 16;
@@ -28,31 +31,13 @@ const CELLS: usize = 1 << 17;
 #[derive(Debug)]
 pub(super) struct Heat {
     rows: [Box<[AtomicU32]>; 2],
-    /// By worker, lookups until the next one that is counted.
-    left: Box<[Left]>,
+    sampler: Sampler,
 }
-
-/// A cache line of a worker's own. Only that worker's thread uses it.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Left(AtomicU32);
 
 impl Heat {
     pub(super) fn new(workers: usize) -> Self {
         let row = || (0..CELLS).map(|_| AtomicU32::new(0)).collect();
-        Self { rows: [row(), row()], left: (0..workers.max(1)).map(|_| Left::default()).collect() }
-    }
-
-    /// Picks those of `count` lookups that are to be counted; `random` is any number.
-    fn pick(&self, worker: WorkerId, count: usize, random: impl Fn() -> u32, mut each: impl FnMut(usize)) {
-        let left = &self.left[worker.index().min(self.left.len() - 1)].0;
-        let mut at = left.load(Relaxed) as usize;
-        while at < count {
-            each(at);
-            // As often short as long, so that no pattern of the requests is always or never hit.
-            at += 1 + (random() % (2 * EVERY - 1)) as usize;
-        }
-        left.store(u32::try_from(at - count).unwrap_or(0), Relaxed);
+        Self { rows: [row(), row()], sampler: Sampler::new(EVERY, workers) }
     }
 
     /// Counts a lookup. Of two at once, one may be lost.
@@ -103,7 +88,7 @@ impl Memory {
     ) {
         if let Some(heat) = &self.heat {
             let of = self.definitions[view.index()];
-            heat.pick(worker, count, rand::random, |at| heat.count(hash(of, key(at).as_bytes())));
+            heat.sampler.pick(worker.index(), count, rand::random, |_, at| heat.count(hash(of, key(at).as_bytes())));
         }
     }
 
@@ -157,7 +142,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, sync::Arc, time::Duration};
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
@@ -180,33 +165,6 @@ mod tests {
 
     fn row() -> Option<Arc<Row>> {
         Some(Arc::new(Row::new(None, [int(1)].into())))
-    }
-
-    #[test]
-    fn one_in_sixteen_is_counted_however_lookups_are_bundled() {
-        for bundle in [1, 7, 16, 200] {
-            let heat = Heat::new(1);
-            let seed = Cell::new(1u32);
-            let random = || {
-                seed.set(seed.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
-                seed.get() >> 8
-            };
-            let mut picked = vec![0; bundle];
-            let lookups = 160_000;
-            for _ in 0..lookups / bundle {
-                heat.pick(WorkerId(0), bundle, random, |at| picked[at] += 1);
-            }
-            let all: usize = picked.iter().sum();
-            assert!((9_500..10_500).contains(&all), "{all} of {lookups} in bundles of {bundle}");
-            let fair = all / bundle;
-            assert!(picked.iter().all(|one| *one > fair / 2 && *one < fair * 2), "each place as often: {picked:?}");
-        }
-    }
-
-    #[test]
-    fn a_worker_beyond_the_list_shares_the_last() {
-        let heat = Heat::new(0);
-        heat.pick(WorkerId(9), 1, || 0, |at| assert_eq!(at, 0));
     }
 
     #[test]

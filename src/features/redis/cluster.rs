@@ -297,6 +297,16 @@ impl Cluster {
         self.seeds.iter().map(|seed| seed.get_connection_info().addr().to_string().into()).chain(masters).collect()
     }
 
+    /// Whether its keys lie on several masters.
+    pub(super) const fn has_many_masters(&self) -> bool {
+        matches!(self.finder, Finder::Members)
+    }
+
+    /// The map, if one is known.
+    pub(super) fn known_map(&self) -> Option<Arc<Topology>> {
+        if let Map::Known(topology) = &*self.map.borrow() { Some(Arc::clone(topology)) } else { None }
+    }
+
     /// Drops connections to servers that are neither masters nor seeds.
     fn forget_others(&self, topology: &Topology) {
         let mut kept = self.known();

@@ -17,7 +17,7 @@ impl Redis {
         let key = self.own(name);
         let mut get = cmd("GET");
         get.arg(&key);
-        match self.run_own(get).await? {
+        match self.run_own(get, 1).await? {
             Value::BulkString(bytes) => Ok(Some(bytes)),
             _ => Ok(None),
         }
@@ -29,17 +29,17 @@ impl Redis {
         let life = u64::try_from(self.ttl.max(Duration::from_millis(1)).as_millis()).unwrap_or(u64::MAX);
         let mut set = cmd("SET");
         set.arg(&key).arg(bytes).arg("PX").arg(life);
-        self.run_own(set).await.map(drop)
+        self.run_own(set, 1).await.map(drop)
     }
 
-    fn own(&self, name: &str) -> String {
+    pub(super) fn own(&self, name: &str) -> String {
         format!("weir:{}:{name}", self.project)
     }
 
-    /// On the connections of the control thread, with more time than a request has. The key is the first argument.
-    async fn run_own(&self, cmd: Cmd) -> Result<Value, Error> {
+    /// On the connections of the control thread, with more time than a request has. The key is the argument at `key_at`.
+    pub(super) async fn run_own(&self, cmd: Cmd, key_at: usize) -> Result<Value, Error> {
         let mut commands = Commands::default();
-        commands.add(&cmd, 1);
+        commands.add(&cmd, key_at);
         let deadline = Instant::now() + PATIENCE;
         let mut answers = match &*self.servers {
             Servers::Single(nodes) => of_worker(nodes, self.control).request_all(&commands.all(), deadline).await,

@@ -38,7 +38,7 @@ use crate::{
     config::L1Mode,
     features::{
         Row, l2,
-        l2::{Ask, Purpose, Put, Written},
+        l2::{Answers, Ask, Purpose, Put, Via, Written},
         memory::{Cached, Fetch},
         object,
     },
@@ -138,6 +138,8 @@ pub(super) struct Flight {
     /// When the request that leads must have its rows: later retries would be for nobody.
     by: Deadline,
     retries: Retries,
+    /// Where L2 may read.
+    via: Via,
 }
 
 /// A key that a request waits for: its join, its place there, its progress.
@@ -175,7 +177,7 @@ impl Flight {
 
     fn of(how: &How, profile: Retry) -> Self {
         let (led, batch) = (Vec::new(), Arc::default());
-        Self { led, batch, worker: how.worker, by: how.by, retries: Retries::of(profile) }
+        Self { led, batch, worker: how.worker, by: how.by, retries: Retries::of(profile), via: how.via }
     }
 
     /// Everything open is awaited; rows already in use, stale or near their end, are only refreshed.
@@ -235,9 +237,9 @@ impl Flight {
 
     async fn fly(self, shared: Arc<Shared>) {
         let began = Instant::now();
-        let Self { led, batch, worker, by, mut retries } = self;
+        let Self { led, batch, worker, by, mut retries, via } = self;
         let (leads, asks): (Vec<_>, Vec<_>) = led.into_iter().unzip();
-        let answers = shared.l2.read(worker, &asks).await;
+        let Answers { rows: answers, copied } = shared.l2.fetch(worker, &asks, via).await;
         let now = Instant::now();
         let fetch = Fetch { began, took: now - began };
         shared.metrics.took(Layer::L2, fetch.took);
@@ -245,10 +247,14 @@ impl Flight {
         let wait = if helps { retries.next(by.remaining(now), shared.one_more_takes(), rand::random()) } else { None };
         shared.count(&answers);
         let (mut ended, mut further, mut again) = (Vec::with_capacity(leads.len()), Vec::new(), Vec::new());
-        for ((lead, ask), answer) in leads.into_iter().zip(asks).zip(answers) {
+        let mut copied = copied.into_iter().peekable();
+        for (at, ((lead, ask), answer)) in leads.into_iter().zip(asks).zip(answers).enumerate() {
+            let made = copied.next_if(|(copy, _)| *copy == at).map(|(_, made)| made);
             let (behind, until) = match answer {
                 Ok(Some(row)) => {
                     let row = Arc::new(row);
+                    // What a copy says is as old as the copy.
+                    let fetch = Fetch { began: made.unwrap_or(fetch.began), ..fetch };
                     shared.keep(&ask, Some(Arc::clone(&row)), fetch);
                     ended.push((lead, Progress::Done(Done::Row(row, At::L2))));
                     continue;
@@ -276,7 +282,7 @@ impl Flight {
         match wait {
             // What is to be asked again holds up nothing else.
             Some(wait) if !again.is_empty() => {
-                let again = Self { led: again, batch, worker, by, retries }.after(wait, Arc::clone(&shared));
+                let again = Self { led: again, batch, worker, by, retries, via }.after(wait, Arc::clone(&shared));
                 join(beyond, again).await;
             }
             _ => beyond.await,

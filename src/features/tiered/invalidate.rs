@@ -96,7 +96,9 @@ impl Store {
         let (shared, at) = (&self.shared, Instant::now());
         let delay = written.map(|written| written.elapsed().unwrap_or_default());
         shared.metrics.invalidations.came(origin, scope.extent(), delay);
-        match scope {
+        // Before L1 is: else it would be filled from a copy again.
+        let owed = shared.l2.redis().map(|redis| (redis, redis.doubt_copies(scope, origin)));
+        let dropped = match scope {
             Scope::Rows(rows) => shared.drop_rows(rows, origin, at),
             Scope::View(view) => {
                 let view = *view;
@@ -112,7 +114,11 @@ impl Store {
                 shared.strong.last().forget_all(|_| true);
                 shared.sweep((origin, at), move |l1| l1.sweep_out(Swept::All, at)).await
             }
+        };
+        if let Some((redis, owed)) = owed {
+            redis.remove_owed(owed).await;
         }
+        dropped
     }
 }
 
@@ -132,6 +138,10 @@ impl Shared {
     async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
         let at = Instant::now();
         self.metrics.invalidations.came(origin, Extent::Slots, None);
+        if let Some(redis) = self.l2.redis() {
+            // Copies are few: all are made anew.
+            let _ = redis.doubt_copies(&Scope::All, origin);
+        }
         for flights in [&self.flights, &self.strong.last()] {
             flights.forget_all(|(_, entity)| slots.has_key(entity.as_bytes(), &self.project));
         }

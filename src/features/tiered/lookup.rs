@@ -10,6 +10,8 @@ use crate::{
     config::View,
     features::{
         Row,
+        hot_keys::Counts,
+        l2::Via,
         memory::{Cached, Memory},
     },
     infer::{
@@ -27,12 +29,23 @@ pub(super) struct How {
     pub(super) optional: Optional,
     pub(super) stale: Stale,
     pub(super) by: Deadline,
+    /// Where L2 may read.
+    pub(super) via: Via,
 }
 
 impl How {
     pub(super) const fn of(request: &InferRequest, plan: &Plan) -> Self {
         let Plan { optional, stale, features_by: by, .. } = *plan;
-        Self { worker: request.worker, caching: request.caching, optional, stale, by }
+        let caching = request.caching;
+        Self { worker: request.worker, caching, optional, stale, by, via: via(caching) }
+    }
+}
+
+/// Who bypasses the caches does not read copies.
+pub(super) const fn via(caching: Caching) -> Via {
+    match caching {
+        Caching::Allowed => Via::Copies,
+        Caching::Bypassed => Via::Key,
     }
 }
 
@@ -161,6 +174,13 @@ impl Lookup {
     pub(super) fn notice(&self, l1: &Memory, how: &How) {
         for join in &self.joins {
             l1.notice(how.worker, join.view.id, join.wants.len(), |at| &join.wants[at].key);
+        }
+    }
+
+    /// Counts which keys are hot.
+    pub(super) fn count_keys(&self, counts: &Counts, how: &How) {
+        for join in &self.joins {
+            counts.notice(how.worker, join.view.id, join.wants.len(), |at| &join.wants[at].key);
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Store,
     joins::{self, Rows},
-    lookup::{How, JoinLookup, Lookup, State, Want},
+    lookup::{How, JoinLookup, Lookup, State, Want, via},
     settle::{is_outside_max_age, nanos},
 };
 use crate::{
@@ -213,7 +213,8 @@ impl Store {
     /// As [`Store::fetch`].
     pub(crate) async fn read(&self, rows: usize, wishes: &[Wish<'_>], terms: Terms) -> Reading {
         let Terms { worker, caching, by } = terms;
-        let how = How { worker, caching, optional: Optional::Joined, stale: Stale::Refused, by };
+        let (optional, stale) = (Optional::Joined, Stale::Refused);
+        let how = How { worker, caching, optional, stale, by, via: via(caching) };
         let join = |wish: &Wish<'_>| {
             let view = Arc::clone(&self.shared.views[wish.view.index()]);
             let joins::Keys { distinct: wants, rows } = joins::keys(&view, rows, wish.columns);

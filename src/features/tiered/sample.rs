@@ -17,6 +17,8 @@ use crate::{
     config::{Consistency, Feature, L1, L1Mode, View},
     features::{
         Row,
+        hot_keys::Counts,
+        l2::Via,
         memory::{Cached, Memory},
     },
     infer::{
@@ -34,6 +36,7 @@ pub struct Filled {
     keys: EntityKeys,
     metrics: Handles,
     how: How,
+    counts: Option<Counts>,
 }
 
 impl Filled {
@@ -61,7 +64,9 @@ impl Filled {
                 optional: Optional::Joined,
                 stale: Stale::Refused,
                 by: Deadline::after(now, hour),
+                via: Via::Copies,
             },
+            counts: None,
             view: views.into_iter().next().expect("one"),
         };
         for id in 0..rows {
@@ -69,6 +74,12 @@ impl Filled {
             filled.memory.put(ViewId(0), &key, Some(Arc::new(row(id))), now);
         }
         filled
+    }
+
+    /// The same, counting which keys are hot.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { counts: Some(Counts::new(0.01, 1, Instant::now())), ..self }
     }
 
     /// One row, as a request gets it: its key is built, it is found, and judged fresh at `now`. What is in it, in short.
@@ -87,6 +98,9 @@ impl Filled {
         let joins::Keys { distinct: wants, rows } = joins::keys(&self.view, rows, &[ids]);
         let join = JoinLookup { view: Arc::clone(&self.view), select: [].into(), optional: false, wants, rows };
         let mut lookup = Lookup::over(vec![join]);
+        if let Some(counts) = &self.counts {
+            lookup.count_keys(counts, &self.how);
+        }
         lookup.ask_l1(&self.memory, &self.how, Instant::now());
         lookup.count(&self.metrics);
         let reading = lookup.tell(&self.metrics, SystemTime::now());
@@ -153,7 +167,11 @@ mod tests {
 
     #[test]
     fn a_lookup_of_a_thousand_rows_allocates_as_often_as_one_of_twenty() {
-        let filled = Filled::with(1000);
+        allocates_the_same(&Filled::with(1000));
+        allocates_the_same(&Filled::with(1000).counting());
+    }
+
+    fn allocates_the_same(filled: &Filled) {
         let counted = |rows: i64| {
             let ids = entities(0..rows);
             let mut sum = 0;

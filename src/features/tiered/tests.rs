@@ -1,5 +1,6 @@
 //! The layers together, on a real Redis; L3 answers as each test says.
 
+mod hot;
 mod invalidate;
 mod online;
 mod signals;
@@ -24,6 +25,7 @@ use crate::{
     config::{Join as JoinConfig, L2 as L2Config, Model, Redis as RedisConfig, Secret, View},
     features::{
         feast::{Layout, encode_time, redis_key},
+        l2::Via,
         memory::Fetch,
         tests::{ask, features, int, key, row, servers::Server, view},
     },
@@ -162,6 +164,7 @@ fn how() -> How {
         optional: Optional::Joined,
         stale: Stale::Refused,
         by: Deadline::after(Instant::now(), LONG),
+        via: Via::Copies,
     }
 }
 
@@ -495,7 +498,7 @@ async fn rows_only_in_l3_are_found_and_written_back() {
     assert_eq!((values(&set), &*caches(&set), set.level()), (vec![7], "l1 miss, l2 miss, l3 hit", Level::Full));
     assert_eq!(caches(&store.users(&[1]).await), "l1 hit");
     eventually("the row is in Redis", async || {
-        let rows = store.shared.l2.read(WorkerId(0), &[ask(&v, 1)]).await;
+        let rows = store.shared.l2.fetch(WorkerId(0), &[ask(&v, 1)], Via::Key).await.rows;
         matches!(&rows[..], [Ok(Some(stored))] if *stored == row(100, [int(7)]))
     })
     .await;
@@ -525,7 +528,7 @@ async fn a_redis_that_comes_back_empty_is_filled_again_from_l3() {
     let v = view("v").build();
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[(&v, 1, 7)]))).await;
     let in_redis = async || {
-        let rows = store.shared.l2.read(WorkerId(0), &[ask(&v, 1)]).await;
+        let rows = store.shared.l2.fetch(WorkerId(0), &[ask(&v, 1)], Via::Key).await.rows;
         matches!(&rows[..], [Ok(Some(stored))] if *stored == row(100, [int(7)]))
     };
     assert_eq!(caches(&store.users(&[1]).await), "l1 miss, l2 miss, l3 hit");

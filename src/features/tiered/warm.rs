@@ -12,7 +12,7 @@ use super::{
     again::may_help,
     fly::Flight,
     joins::Rows,
-    lookup::{How, JoinLookup, Lookup, State, Want},
+    lookup::{How, JoinLookup, Lookup, State, Want, via},
     online::BATCH,
 };
 use crate::{
@@ -126,13 +126,14 @@ impl Store {
         by: Deadline,
         told: impl Fn(Warmed),
     ) -> Warmed {
-        let how = How { worker, caching: Caching::Allowed, optional: Optional::Joined, stale: Stale::Refused, by };
+        let (caching, optional, stale) = (Caching::Allowed, Optional::Joined, Stale::Refused);
+        let how = How { worker, caching, optional, stale, by, via: via(caching) };
         let mut warmed = Warmed::default();
         for batch in keys.chunks(BATCH) {
             if by.remaining(Instant::now()).is_zero() {
                 break;
             }
-            let mut lookup = self.lookup_of(batch);
+            let mut lookup = self.lookup_of(batch.iter().map(|(view, key)| (*view, Want::of(key.clone()))));
             Flight::board(&self.shared, &mut lookup, &how).await;
             warmed.count(&lookup);
             // What was hot before counts as asked for once.
@@ -142,11 +143,10 @@ impl Store {
         warmed
     }
 
-    fn lookup_of(&self, keys: &[(ViewId, EntityKey)]) -> Lookup {
+    pub(super) fn lookup_of(&self, wants: impl Iterator<Item = (ViewId, Want)>) -> Lookup {
         let mut joins: Vec<JoinLookup> = Vec::new();
-        for (id, key) in keys {
-            let want = Want::of(key.clone());
-            match joins.iter_mut().find(|join| join.view.id == *id) {
+        for (id, want) in wants {
+            match joins.iter_mut().find(|join| join.view.id == id) {
                 Some(join) => join.wants.push(want),
                 None => joins.push(JoinLookup {
                     view: Arc::clone(&self.shared.views[id.index()]),

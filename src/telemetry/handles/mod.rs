@@ -11,6 +11,7 @@ pub mod feast;
 pub(crate) mod feature_server;
 pub(crate) mod features;
 pub mod gpu;
+pub(crate) mod hot_keys;
 pub mod ingress;
 pub(crate) mod invalidation;
 pub mod ladder;

@@ -1,0 +1,285 @@
+//! Copies on a real cluster, and the order of things at one of them.
+
+use ::redis::{Cmd, FromRedisValue};
+
+use super::*;
+use crate::{
+    app::Tasks,
+    config::{L2, RedisMode, Secret},
+    features::{
+        Row,
+        feast::{Layout, redis_key},
+        invalidate::{Origin, Scope},
+        l2::{Ask, Order, Purpose, Put, Via},
+        redis::Redis,
+        tests::{
+            ask, int, key, row,
+            servers::{Cluster, Server},
+            view,
+        },
+    },
+    fixture,
+    infer::{Value, ViewId, WorkerId},
+};
+
+const WORKER: WorkerId = WorkerId(0);
+const SECOND: Duration = Duration::from_secs(1);
+const LIFE: Duration = Duration::from_secs(60);
+
+fn on<T: FromRedisValue>(server: &Server, cmd: &Cmd) -> T {
+    cmd.query(&mut server.client()).unwrap()
+}
+
+fn cells(value: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    vec![(b"cell".to_vec(), value.into())]
+}
+
+fn held(server: &Server, copy: &[u8]) -> Option<String> {
+    server.ask(&[b"HGET", copy, b"cell"])
+}
+
+#[test]
+fn a_slow_copier_does_not_bring_an_old_row_back() {
+    let server = Server::start();
+    let copy: &[u8] = b"copy";
+    let take = |lease| on::<i64>(&server, &script::take(copy, lease, LIFE / 2));
+    let fill = |lease, value| on::<i64>(&server, &script::fill(copy, lease, LIFE, &cells(value)));
+    let remove = || on::<i64>(&server, &script::remove(copy));
+
+    // It leases, reads, and is overtaken by a write before it fills.
+    assert_eq!(take(1), -1);
+    remove();
+    assert_eq!((fill(1, "old"), held(&server, copy)), (0, None));
+
+    // The same, and another one leases in between: the old lease is not the new one's.
+    assert_eq!(take(1), -1);
+    remove();
+    assert_eq!(take(2), -1);
+    assert_eq!((fill(1, "old"), held(&server, copy)), (0, None));
+    assert_eq!((fill(2, "new"), held(&server, copy)), (1, Some("new".into())));
+
+    // A copy that is there is taken as it is, and its lease is used up.
+    assert!((0..30_000).contains(&take(3)));
+    assert_eq!((fill(2, "again"), held(&server, copy)), (0, Some("new".into())));
+    let life: i64 = server.ask(&[b"PTTL", copy]);
+    assert!((1..=60_000).contains(&life), "{life}");
+}
+
+#[test]
+fn one_makes_a_copy_while_the_others_wait_and_it_is_read_meanwhile() {
+    let server = Server::start();
+    let copy: &[u8] = b"copy";
+    let anew = |lease| on::<i64>(&server, &script::take(copy, lease, Duration::ZERO));
+    assert_eq!(anew(1), -1);
+    assert_eq!(anew(2), -2);
+    let life: i64 = server.ask(&[b"PTTL", copy]);
+    assert!((1..=10_000).contains(&life), "a lease of nobody's goes by itself: {life}");
+    assert_eq!(on::<i64>(&server, &script::fill(copy, 1, LIFE, &cells("first"))), 1);
+    assert_eq!(anew(3), -1, "the turn was used");
+    assert_eq!(held(&server, copy), Some("first".into()));
+    assert_eq!(on::<i64>(&server, &script::fill(copy, 3, Duration::ZERO, &cells("late"))), 0, "past its life");
+    assert_eq!(held(&server, copy), None);
+}
+
+fn copies() -> Copies {
+    Copies::new(config::Copies::Auto, Arc::new(Handles::new()))
+}
+
+#[tokio::test]
+async fn whoever_looked_lately_knows_which_keys_are_copied_and_others_suspect_all() {
+    let (copies, now) = (copies(), Instant::now());
+    let suspicions = |at| copies.suspicions([key(1), key(2)].iter(), at).collect::<Vec<_>>();
+    assert_eq!(suspicions(now), [Suspicion::Unknown, Suspicion::Unknown], "it has not looked yet");
+    copies.take_list((now, now), vec![(key(1), 10 * SECOND)], &[]);
+    assert_eq!(suspicions(now + 2 * SECOND), [Suspicion::Listed, Suspicion::None]);
+    assert_eq!(suspicions(now + NOTICE), [Suspicion::Listed, Suspicion::Unknown], "too long ago");
+    // A list that lost what it had: what is known stays known for its time.
+    copies.take_list((now + SECOND, now + SECOND), Vec::new(), &[]);
+    assert_eq!(suspicions(now + 2 * SECOND), [Suspicion::Listed, Suspicion::None]);
+    let later = now + 9 * SECOND;
+    copies.take_list((later, later), Vec::new(), &[]);
+    assert_eq!(suspicions(later + 2 * SECOND), [Suspicion::None, Suspicion::None]);
+}
+
+#[tokio::test]
+async fn no_copy_is_made_before_its_notice_or_without_a_renewed_one() {
+    let (copies, now) = (copies(), Instant::now());
+    let announced = [(key(1), LIFE + GRACE)];
+    assert!(!copies.may_be_made(&key(1), now));
+    copies.take_list((now, now), Vec::new(), &announced);
+    let at = |seconds| copies.may_be_made(&key(1), now + SECOND * seconds);
+    assert_eq!([2, 3, 19, 20].map(at), [false, true, true, false]);
+    let later = now + 15 * SECOND;
+    copies.take_list((later, later), Vec::new(), &announced);
+    assert!(copies.may_be_made(&key(1), now + 30 * SECOND), "it keeps its notice");
+    copies.doubt(&key(1));
+    assert!(!copies.may_be_made(&key(1), now + 30 * SECOND));
+    // Cold in between: noticed anew.
+    copies.take_list((later, later), Vec::new(), &[]);
+    copies.take_list((later, later), Vec::new(), &announced);
+    assert!(!copies.may_be_made(&key(1), later + SECOND));
+}
+
+/// A gateway on a cluster.
+fn gateway(cluster: &Cluster, views: &[Arc<View>]) -> Redis {
+    let urls = cluster.urls().into_iter().map(Secret).collect();
+    let redis = config::Redis { mode: RedisMode::Cluster, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    let features = crate::features::tests::features("p", views, L2::Redis(redis.clone()), None);
+    let hot = config::HotKeys { share: 0.01, min_rate: 1.0, copies: config::Copies::Auto };
+    Redis::open(&redis, &features, 1, &Tasks::default()).unwrap().with_copies(&hot, &Arc::new(Handles::new()))
+}
+
+impl Redis {
+    async fn push(&self, ask: &Ask, second: i64, value: i64) {
+        let row = Arc::new(row(second, [int(value)]));
+        let written = self.write(WORKER, &[Put { ask: ask.clone(), row }], Purpose::Push(Order::ByTime)).await;
+        assert!(written.into_iter().all(|written| written.is_ok()));
+    }
+
+    /// Makes copies of a key as if it had been announced long enough ago.
+    async fn copy(&self, key: &EntityKey) {
+        // Where copies lie is known once the map of the cluster is.
+        self.connect(WORKER).await;
+        self.spread(&[Hot { key: key.clone(), share: 0.5, life: LIFE }]);
+        let copies = self.copies().unwrap();
+        let (now, before) = (Instant::now(), Instant::now() - NOTICE);
+        copies.take_list((before, before), Vec::new(), &copies.announcements());
+        copies.take_list((now, now), vec![(key.clone(), LIFE)], &copies.announcements());
+        self.tend_copies(Instant::now()).await;
+    }
+
+    /// What a number of reads find, each the key or a copy.
+    async fn read_often(&self, ask: &Ask) -> HashSet<Option<i64>> {
+        let mut found = HashSet::new();
+        for _ in 0..40 {
+            let rows = self.fetch(WORKER, std::slice::from_ref(ask), Via::Copies).await.rows;
+            let value = |row: Row| if let Some(Value::Int64(value)) = row.values[0] { value } else { -1 };
+            found.extend(rows.into_iter().map(|row| row.unwrap().map(value)));
+        }
+        found
+    }
+}
+
+fn reads(cluster: &Cluster) -> Vec<u64> {
+    cluster.masters.iter().map(|master| master.calls("hmget")).collect()
+}
+
+#[tokio::test]
+async fn a_hot_key_is_read_from_every_master_and_a_push_leaves_no_old_copy() {
+    let cluster = Cluster::start();
+    // Both are hot; the second one's rows are never copied.
+    let views = [view("v").build(), view("w").id(1).consistency(Consistency::WriteThrough).build()];
+    let redis = gateway(&cluster, &views);
+    redis.connect(WORKER).await;
+    // Its eight bytes are `{a}` and more: an accidental hash tag.
+    let user = i64::from_le_bytes(*b"{a}12345");
+    let (ask, guarded) = (ask(&views[0], user), ask(&views[1], user));
+    redis.push(&ask, 10, 1).await;
+    redis.push(&guarded, 10, 7).await;
+    redis.copy(&ask.key).await;
+    assert_eq!(redis.copies().unwrap().count(&ask.key, Instant::now()), 2);
+    let before = reads(&cluster);
+    assert_eq!(redis.read_often(&ask).await, [Some(1)].into());
+    assert!(reads(&cluster).iter().zip(&before).all(|(after, before)| after > before), "each master is read");
+
+    // A copy has the cells of the key's hash, but for those that are guarded.
+    let name = cluster
+        .masters
+        .iter()
+        .find_map(|master| master.ask::<Vec<Vec<u8>>>(&[b"KEYS", b"weir:{*:shard_*"]).pop().map(|name| (master, name)));
+    let (master, name) = name.unwrap();
+    let fields: HashSet<Vec<u8>> = master.ask(&[b"HKEYS", &name]);
+    assert!(Layout::of(&views[0]).fields().all(|field| fields.contains(field)));
+    assert!(Layout::of(&views[1]).fields().all(|field| !fields.contains(field)));
+    assert_eq!(redis.read_often(&guarded).await, [Some(7)].into());
+
+    // What another gateway pushes, which has just started and knows of nothing.
+    let other = gateway(&cluster, &views);
+    other.push(&ask, 11, 2).await;
+    assert_eq!(redis.read_often(&ask).await, [Some(2)].into());
+    assert!(redis.copies().unwrap().count(&ask.key, Instant::now()) < 2, "they are found missing");
+    redis.tend_copies(Instant::now()).await;
+    assert_eq!(redis.copies().unwrap().count(&ask.key, Instant::now()), 2, "and made anew");
+    assert_eq!(redis.read_often(&ask).await, [Some(2)].into());
+}
+
+#[tokio::test]
+async fn an_invalidation_removes_copies_whoever_wrote_the_row() {
+    let cluster = Cluster::start();
+    let views = [view("v").build()];
+    let redis = gateway(&cluster, &views);
+    let ask = ask(&views[0], 1);
+    let stored = redis_key(&ask.key, "p");
+    let write = |value: i64| {
+        let layout = Layout::of(&views[0]);
+        let row = row(10, [int(value)]);
+        let cell = layout.cells(&row).next().unwrap().1;
+        let field = layout.fields().next().unwrap().to_vec();
+        cluster.holder(&stored).ask::<()>(&[b"HSET", &stored, &field, &cell]);
+    };
+    write(1);
+    let scopes = [
+        Scope::Rows(vec![(ViewId(0), ask.key.clone())]),
+        Scope::View(ViewId(0)),
+        Scope::Prefix(ViewId(0), [1_u8].into()),
+        Scope::All,
+    ];
+    for (value, scope) in (2..).zip(&scopes) {
+        redis.copy(&ask.key).await;
+        assert_eq!(redis.copies().unwrap().count(&ask.key, Instant::now()), 2, "{scope:?}");
+        write(value);
+        let owed = redis.doubt_copies(scope, Origin::Admin);
+        assert_eq!(redis.read_often(&ask).await, [Some(value)].into(), "from the key alone: {scope:?}");
+        redis.remove_owed(owed).await;
+        let left: usize =
+            cluster.masters.iter().map(|master| master.ask::<Vec<Vec<u8>>>(&[b"KEYS", b"weir:{*"]).len()).sum();
+        assert_eq!(left, 0, "{scope:?}");
+    }
+    // Redis told of it: removed by the next who tends.
+    redis.copy(&ask.key).await;
+    write(9);
+    let _ = redis.doubt_copies(&scopes[0], Origin::Tracking);
+    assert_eq!(redis.read_often(&ask).await, [Some(9)].into());
+    redis.tend_copies(Instant::now()).await;
+    assert_eq!(redis.read_often(&ask).await, [Some(9)].into());
+    assert_eq!(redis.copies().unwrap().count(&ask.key, Instant::now()), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_costs_no_read_of_a_copy_and_a_push_says_what_it_could_not_remove() {
+    let mut cluster = Cluster::start();
+    let views = [view("v").build()];
+    let redis = gateway(&cluster, &views);
+    let ask = ask(&views[0], 1);
+    redis.push(&ask, 10, 1).await;
+    redis.copy(&ask.key).await;
+    let stored = redis_key(&ask.key, "p");
+    let own = cluster.holder(&stored).port;
+    let gone = cluster.masters.iter().position(|master| master.port != own).unwrap();
+    cluster.masters[gone].kill();
+    assert_eq!(redis.read_often(&ask).await, [Some(1)].into());
+    let row = Arc::new(row(11, [int(2)]));
+    let written = redis.write(WORKER, &[Put { ask: ask.clone(), row }], Purpose::Push(Order::ByTime)).await;
+    assert!(written[0].is_err(), "its copy there may come back: {written:?}");
+    assert_eq!(redis.read_often(&ask).await, [Some(2)].into(), "it is written all the same");
+}
+
+#[tokio::test]
+async fn gateways_tell_each_other() {
+    let cluster = Cluster::start();
+    let views = [view("v").build()];
+    let (a, b) = (gateway(&cluster, &views), gateway(&cluster, &views));
+    a.connect(WORKER).await;
+    a.spread(&[Hot { key: key(1), share: 0.5, life: LIFE }]);
+    assert!(a.exchange("a", b"of a \0 and more").await.unwrap().is_empty(), "nobody else is there");
+    assert_eq!(b.exchange("b", b"of b").await.unwrap(), [b"of a \0 and more".to_vec()]);
+    let (now, known) = (Instant::now(), b.copies().unwrap());
+    let suspicions: Vec<_> = known.suspicions([key(1), key(2)].iter(), now).collect();
+    assert_eq!(suspicions, [Suspicion::Listed, Suspicion::None]);
+    let list = b"weir:p:hot-keys-shared-v1";
+    let life: i64 = cluster.holder(list).ask(&[b"PTTL", list]);
+    assert!((60_000..=90_000).contains(&life), "as long as what may be copied is: {life}");
+    cluster.holder(list).ask::<()>(&[b"DEL", list]);
+    cluster.holder(list).ask::<()>(&[b"SET", list, b"not ours"]);
+    assert!(b.exchange("b", b"").await.is_err());
+}
