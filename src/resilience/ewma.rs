@@ -156,7 +156,6 @@ impl PeakEwma {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

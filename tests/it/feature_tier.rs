@@ -201,7 +201,7 @@ fn what_a_server_serves_past_its_time_is_told_as_that() {
     wait_until("the row to be fresh", START, || level(&ask(&sidecar)) == "0");
 }
 
-const PROJECT: &str = "tier";
+pub(crate) const PROJECT: &str = "tier";
 pub(crate) const DRIVERS: i64 = 40;
 const PATH: &str = "/v1/models/drivers:predict";
 /// What stands in for a row that could not be had.

@@ -2,17 +2,19 @@
 //! killed under load costs no request.
 //!
 //! Three sidecars, each a model's gateway that keeps nothing, read from two gateways over a Redis Cluster of three masters and three
-//! replicas. Connections are told apart by who holds their other end.
+//! replicas. Connections are told apart by who holds their other end. What must not be old is kept in no sidecar.
 
 use std::{collections::BTreeMap, fs};
 
 use redis::cmd;
+use serde_json::json;
 
 use crate::{
-    feature_tier::{DRIVERS, Load, answered, breaker_is, drivers, server_on, stored},
+    feature_tier::{DRIVERS, Load, PROJECT, answered, breaker_is, drivers, server_on, stored},
     support::{
         Redis, RedisCluster, Weir,
         hand::Echo,
+        lookup,
         process::{START, free_port, wait_until},
     },
 };
@@ -21,6 +23,9 @@ const MASTERS: usize = 3;
 const SIDECARS: usize = 3;
 /// Answers of the feature servers that a share is looked at over.
 const MANY: f64 = 300.0;
+
+/// The driver that is read alone.
+const DRIVER: i64 = 7;
 
 /// A connection: the ports of its ends.
 type Ends = (u16, u16);
@@ -128,4 +133,39 @@ fn redis_connections_grow_with_the_feature_servers_and_a_killed_one_costs_no_req
     let answers: u64 = loads.into_iter().map(Load::end).sum();
     println!("{answers} answers through {SIDECARS} sidecars, none without a row");
     assert_eq!(on_each_master(&cluster, &mut sidecars.iter_mut().collect::<Vec<_>>()), none);
+}
+
+/// Asks a sidecar for a driver's row: the value, and whether it said that L1 had it.
+fn read(sidecar: &Weir) -> (i64, bool) {
+    let body = json!({"features": ["driver_stats:avg_daily_trips"], "entities": {"driver_id": [DRIVER]}});
+    let answer = sidecar.connect().post("/get-online-features", body.to_string()).expect(200);
+    let is_kept = answer.header("cache-status").is_some_and(|status| status.ends_with("weir-l1; hit"));
+    (answer.json()["results"][1]["values"][0].as_i64().expect("a number"), is_kept)
+}
+
+#[test]
+fn a_write_through_row_is_kept_in_no_sidecar() {
+    let (redis, port) = (Redis::start(), free_port());
+    redis.load(&(0..DRIVERS).map(stored).collect::<Vec<_>>());
+    let server = server_on(&format!("redis: [{}]", redis.url()), port);
+    let sidecar = |view: &str| {
+        let views = lookup::view(view);
+        Weir::start(&format!(
+            "features:\n  project: {PROJECT}\n  l1: {{ttl: 1h}}\n  l2: {{feature_server: \"http://127.0.0.1:{port}\", timeout: \
+             5s}}\n  views:\n{views}"
+        ))
+    };
+    let (plain, strong) = (sidecar(", ttl: 1h"), sidecar(", consistency: write_through"));
+    let target = format!("feature_server/127.0.0.1:{port}");
+    for asked in 1..=5 {
+        assert_eq!(read(&plain), (DRIVER, asked > 1));
+        assert_eq!(read(&strong), (DRIVER, false));
+        let counts = [&plain, &strong].map(|weir| answered(weir, &target));
+        assert!((counts[0] - 1.0).abs() < 0.1 && (counts[1] - f64::from(asked)).abs() < 0.1, "{asked}: {counts:?}");
+    }
+    // What the server acknowledged is what it serves from then on.
+    let row = json!({"driver_id": [DRIVER], "event_timestamp": ["2026-11-22T10:00:00Z"], "avg_daily_trips": [12_345]});
+    let push = json!({"push_source_name": "driver_stats", "df": row}).to_string();
+    server.connect().post("/push", push).expect(200);
+    assert_eq!((read(&strong), read(&plain)), ((12_345, false), (DRIVER, true)));
 }

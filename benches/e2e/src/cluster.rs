@@ -29,8 +29,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts one, whose servers give one of them up after `node_timeout`.
     pub(crate) fn start(place: Place<'_>, redis: &Path, node_timeout: Duration) -> Result<Self> {
-        let nodes: Vec<Server> =
-            (0..MASTERS * 2).map(|_| node(place, redis, node_timeout)).collect::<Result<_>>()?;
+        let nodes: Vec<Server> = (0..MASTERS * 2).map(|_| node(place, redis, node_timeout)).collect::<Result<_>>()?;
         let addresses = nodes.iter().map(|node| node.address.to_string());
         let cli = redis.with_file_name("redis-cli");
         let mut create = Command::new(&cli);

@@ -68,7 +68,8 @@ pub(crate) fn read(user: i64, headers: &str) -> Vec<u8> {
 
 /// A whole request that pushes a row of `user`, whose event was so many nanoseconds after the epoch.
 pub(crate) fn push(user: i64, nanos: u64, values: impl Fn(usize) -> f64) -> Vec<u8> {
-    let columns: Vec<String> = (0..FEATURES).map(|index| format!("\"{}\":[{}]", feature(index), values(index))).collect();
+    let columns: Vec<String> =
+        (0..FEATURES).map(|index| format!("\"{}\":[{}]", feature(index), values(index))).collect();
     let columns = columns.join(",");
     let body = format!(
         "{{\"push_source_name\":\"{VIEW}\",\"to\":\"online\",\"df\":{{\"{ENTITY}\":[{user}],\"event_timestamp\":[{nanos}],{columns}}}}}"

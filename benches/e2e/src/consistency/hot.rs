@@ -30,12 +30,8 @@ pub(super) const FEW: usize = 4;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// A setup's name, its L1, and what it says of hot keys.
-const SETUPS: [(&str, &str, &str); 4] = [
-    ("no L1", "0B", ""),
-    ("no L1, `hot_keys`", "0B", HOT_KEYS),
-    ("L1", L1, ""),
-    ("L1, `hot_keys`", L1, HOT_KEYS),
-];
+const SETUPS: [(&str, &str, &str); 4] =
+    [("no L1", "0B", ""), ("no L1, `hot_keys`", "0B", HOT_KEYS), ("L1", L1, ""), ("L1, `hot_keys`", L1, HOT_KEYS)];
 /// Their places.
 pub(super) const COPIES: usize = 1;
 pub(super) const L1_ONLY: usize = 2;

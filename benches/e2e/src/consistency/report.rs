@@ -113,7 +113,10 @@ fn aims(hot: Option<&Hot>) -> Vec<Aim> {
         busiest(Skew::Split),
         busiest(Skew::Zipf),
         (format!("{}, L1: ≥ {} of the requests never reach Redis", Skew::Split.name(), percent(SPARED)), spared),
-        (format!("L1, within a round: CPU of a request with `hot_keys` ≤ {} more than without", percent(DETECTION)), detection),
+        (
+            format!("L1, within a round: CPU of a request with `hot_keys` ≤ {} more than without", percent(DETECTION)),
+            detection,
+        ),
     ]
 }
 
@@ -148,6 +151,9 @@ mod tests {
         assert_eq!(verdicts(&hot(1.0, 0.1, 10.1)), [true; 4]);
         assert_eq!(verdicts(&hot(2.0, 0.2, 10.3)), [false; 4]);
         assert!(aims(None).iter().all(|(_, seen)| seen.is_none()));
-        assert!(masters(&hot(2.0, 0.2, 10.3)).contains("| Zipf 1.1 | L1 | 1 | 10.0 | 0.600 | 200 / 100 / 100 | 1.50 | 1.00 |"));
+        assert!(
+            masters(&hot(2.0, 0.2, 10.3))
+                .contains("| Zipf 1.1 | L1 | 1 | 10.0 | 0.600 | 200 / 100 / 100 | 1.50 | 1.00 |")
+        );
     }
 }

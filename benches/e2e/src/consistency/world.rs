@@ -76,7 +76,8 @@ pub(super) struct Run {
 impl Run {
     /// Runs a load that is connected already.
     pub(super) fn of(load: &mut Load<'_>, run: (Pace, Duration), servers: &[&Server]) -> Result<Self> {
-        let used = || servers.iter().map(|server| cpu::used_by_threads(server.process.id())).collect::<Result<Vec<_>>>();
+        let used =
+            || servers.iter().map(|server| cpu::used_by_threads(server.process.id())).collect::<Result<Vec<_>>>();
         let before = used()?;
         let outcome = load.run(run.0, run.1)?;
         let cpu = used()?.into_iter().zip(before).map(|(after, before)| after.saturating_sub(before)).collect();
