@@ -10,7 +10,7 @@ use redis::cmd;
 use serde_json::json;
 
 use crate::{
-    feature_tier::{DRIVERS, Load, PROJECT, answered, breaker_is, drivers, server_on, stored},
+    feature_tier::{DRIVERS, Load, PROJECT, answered, breaker_is, drivers, has_even_share, server_on, stored},
     support::{
         Redis, RedisCluster, Weir,
         hand::Echo,
@@ -21,8 +21,6 @@ use crate::{
 
 const MASTERS: usize = 3;
 const SIDECARS: usize = 3;
-/// Answers of the feature servers that a share is looked at over.
-const MANY: f64 = 300.0;
 
 /// The driver that is read alone.
 const DRIVER: i64 = 7;
@@ -116,16 +114,7 @@ fn redis_connections_grow_with_the_feature_servers_and_a_killed_one_costs_no_req
     first = server_on(&l2, ports[0]);
     for sidecar in &sidecars {
         breaker_is(sidecar, &targets[0], "closed");
-        let mut from = [0.0; 2];
-        wait_until("an even share of the revived one", START, || {
-            let now = targets.each_ref().map(|target| answered(sidecar, target));
-            let [own, other] = [now[0] - from[0], now[1] - from[1]];
-            let is_looked_at = own + other >= MANY;
-            if is_looked_at {
-                from = now;
-            }
-            is_looked_at && (0.75..=1.25).contains(&(own * 2.0 / (own + other)))
-        });
+        has_even_share(sidecar, &targets);
     }
     wait_until("as many connections as before", START, || {
         on_each_master(&cluster, &mut [&mut first, &mut second]) == before

@@ -174,3 +174,54 @@ fn seen(gateway: SocketAddr, (user, version): (i64, u64), from: Instant) -> Resu
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Answers so many requests with the old version, and the others with the new one.
+    fn gateway(olds: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut socket, mut request) = (listener.accept().unwrap().0, [0; 4096]);
+            for asked in 0.. {
+                if !socket.read(&mut request).is_ok_and(|read| read > 0) {
+                    return;
+                }
+                let version = if asked < olds { FIRST } else { FIRST + 1 };
+                let body = format!(
+                    "{{\"metadata\":{{\"feature_names\":[\"user_id\",\"f0\"]}},\"results\":[{{\"values\":[1]}},{{\"values\":[{version}.0]}}]}}"
+                );
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                if socket.write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn the_clock_stops_at_the_first_answer_with_the_new_row() {
+        let from = Instant::now();
+        let took = seen(gateway(10), (1, FIRST + 1), from).unwrap().expect("it comes");
+        assert!(took >= STEP * 10 && took <= from.elapsed(), "{took:?}");
+        let never = seen(gateway(usize::MAX), (1, FIRST + 1), Instant::now()).unwrap();
+        assert!(never.is_none());
+    }
+
+    #[test]
+    fn three_rows_that_never_change_are_enough_unless_one_did() {
+        let mut lag = Lag::new(Way::Bus).unwrap();
+        (0..HOPELESS).for_each(|_| lag.add(None));
+        assert!(lag.is_hopeless() && lag.quantile(0.5).is_none());
+        lag.add(Some(STEP));
+        assert!(!lag.is_hopeless() && lag.quantile(0.5).is_some());
+    }
+}

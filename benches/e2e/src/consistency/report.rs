@@ -52,19 +52,24 @@ fn masters(hot: &Hot) -> String {
         let masters = (0..3).map(|master| format!("{:.0}", row.median(|seen| seen.masters[master] * 100.0)));
         let _ = writeln!(
             text,
-            "| {} | {} | {:.0} | {:.1} | {:.3} | {} | {:.2} | {:.2} |",
+            "| {} | {} | {:.0} | {:.1} | {:.3} | {} | {} | {} |",
             row.skew.name(),
             row.name(),
             row.median(|seen| seen.rate),
             row.median(|seen| seen.cpu),
             row.median(|seen| seen.reads.iter().sum()),
             masters.collect::<Vec<_>>().join(" / "),
-            row.median(|seen| imbalance(&seen.masters)),
-            row.median(|seen| imbalance(&seen.reads)),
+            times(row.median(|seen| imbalance(&seen.masters))),
+            times(row.median(|seen| imbalance(&seen.reads))),
         );
     }
     text.push('\n');
     text
+}
+
+/// Of nothing there is no mean.
+fn times(seen: f64) -> String {
+    if seen.is_finite() { format!("{seen:.2}") } else { "–".into() }
 }
 
 fn invalidation(lags: &[Lag]) -> String {
@@ -136,7 +141,7 @@ mod tests {
             rate: 1.0,
             cpu: if setup == L1_HOT { cpu } else { 10.0 },
             masters: vec![busiest, 1.0, 1.0],
-            reads: vec![reads; 3],
+            reads: if setup == COPIES { vec![0.0; 3] } else { vec![reads; 3] },
         };
         let row = |skew, setup| Row { skew, setup, seen: vec![seen(setup)] };
         Hot(Skew::ALL.into_iter().flat_map(|skew| [COPIES, L1_ONLY, L1_HOT].map(|setup| row(skew, setup))).collect())
@@ -151,6 +156,7 @@ mod tests {
         assert_eq!(verdicts(&hot(1.0, 0.1, 10.1)), [true; 4]);
         assert_eq!(verdicts(&hot(2.0, 0.2, 10.3)), [false; 4]);
         assert!(aims(None).iter().all(|(_, seen)| seen.is_none()));
+        assert!(masters(&hot(1.0, 0.1, 10.0)).contains("| 1.00 | – |"));
         assert!(
             masters(&hot(2.0, 0.2, 10.3))
                 .contains("| Zipf 1.1 | L1 | 1 | 10.0 | 0.600 | 200 / 100 / 100 | 1.50 | 1.00 |")
