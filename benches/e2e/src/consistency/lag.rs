@@ -46,6 +46,8 @@ pub(super) struct Lag {
     pub(super) took: Histogram<u64>,
     /// Writes that were not seen within [`LIMIT`].
     pub(super) lost: u64,
+    /// Answers with what was there before, after the acknowledgement.
+    pub(super) olds: u64,
 }
 
 impl Way {
@@ -71,7 +73,7 @@ impl Way {
 
 impl Lag {
     fn new(way: Way) -> Result<Self> {
-        Ok(Self { way, took: Histogram::new_with_max(LIMIT.as_nanos() as u64 * 2, 3)?, lost: 0 })
+        Ok(Self { way, took: Histogram::new_with_max(LIMIT.as_nanos() as u64 * 2, 3)?, lost: 0, olds: 0 })
     }
 
     /// Milliseconds; `None`: nothing was seen.
@@ -79,7 +81,8 @@ impl Lag {
         (!self.took.is_empty()).then(|| self.took.value_at_quantile(quantile) as f64 / 1e6)
     }
 
-    fn add(&mut self, took: Option<Duration>) {
+    fn add(&mut self, (took, olds): (Option<Duration>, u64)) {
+        self.olds += olds;
         match took {
             Some(took) => self.took.saturating_record(took.as_nanos() as u64),
             None => self.lost += 1,
@@ -117,7 +120,7 @@ fn of(bench: Bench<'_>, (world, index): (&World, usize), way: Way, length: Durat
         lag.add(seen(reader.server.address, (user, version), acknowledged)?);
         thread::sleep(PAUSE);
     }
-    eprintln!("{}: p50 {:?} ms, {} not seen", way.name(), lag.quantile(0.5), lag.lost);
+    eprintln!("{}: p50 {:?} ms, {} not seen, {} old answers", way.name(), lag.quantile(0.5), lag.lost, lag.olds);
     Ok(lag)
 }
 
@@ -156,23 +159,24 @@ fn keep(gateway: SocketAddr, user: i64) -> Result<()> {
     Ok(())
 }
 
-/// From then on until an answer has the version.
-fn seen(gateway: SocketAddr, (user, version): (i64, u64), from: Instant) -> Result<Option<Duration>> {
+/// From then on until an answer has the version, and how many came before that had not.
+fn seen(gateway: SocketAddr, (user, version): (i64, u64), from: Instant) -> Result<(Option<Duration>, u64)> {
     let (mut caller, read) = (Caller::connect(gateway)?, feast::read(user, ""));
-    let mut due = from;
+    let (mut due, mut olds) = (from, 0);
     while due - from < LIMIT {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let answer = caller.call(&read)?;
         let took = from.elapsed();
         if first_feature(&answer)? == version as f64 {
-            return Ok(Some(took));
+            return Ok((Some(took), olds));
         }
+        olds += 1;
         // Those that were due meanwhile are asked by this one.
         while due <= from + took {
             due += STEP;
         }
     }
-    Ok(None)
+    Ok((None, olds))
 }
 
 #[cfg(test)]
@@ -210,18 +214,19 @@ mod tests {
     #[test]
     fn the_clock_stops_at_the_first_answer_with_the_new_row() {
         let from = Instant::now();
-        let took = seen(gateway(10), (1, FIRST + 1), from).unwrap().expect("it comes");
-        assert!(took >= STEP * 10 && took <= from.elapsed(), "{took:?}");
-        let never = seen(gateway(usize::MAX), (1, FIRST + 1), Instant::now()).unwrap();
-        assert!(never.is_none());
+        let (took, olds) = seen(gateway(10), (1, FIRST + 1), from).unwrap();
+        let took = took.expect("it comes");
+        assert!(took >= STEP * 10 && took <= from.elapsed() && olds == 10, "{took:?} {olds}");
+        let (never, olds) = seen(gateway(usize::MAX), (1, FIRST + 1), Instant::now()).unwrap();
+        assert!(never.is_none() && olds > 0);
     }
 
     #[test]
     fn three_rows_that_never_change_are_enough_unless_one_did() {
         let mut lag = Lag::new(Way::Bus).unwrap();
-        (0..HOPELESS).for_each(|_| lag.add(None));
+        (0..HOPELESS).for_each(|_| lag.add((None, 1)));
         assert!(lag.is_hopeless() && lag.quantile(0.5).is_none());
-        lag.add(Some(STEP));
-        assert!(!lag.is_hopeless() && lag.quantile(0.5).is_some());
+        lag.add((Some(STEP), 0));
+        assert!(!lag.is_hopeless() && lag.quantile(0.5).is_some() && lag.olds == HOPELESS);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     Results,
     cost::{Cost, GATEWAYS, PUSHES, Row},
     hot::{FEW, Hot},
-    lag::{LIMIT, Lag, STEP},
+    lag::{LIMIT, Lag, STEP, Way},
     skew::{Skew, imbalance},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) fn markdown(results: &Results, flags: &Flags, others: f64) -> String 
     results.hot.iter().for_each(|hot| text.push_str(&masters(hot)));
     results.lags.iter().for_each(|lags| text.push_str(&invalidation(lags)));
     results.cost.iter().for_each(|cost| text.push_str(&write_through(cost)));
-    text.push_str(&aims_table(&aims(results.hot.as_ref())));
+    text.push_str(&aims_table(&aims(results.hot.as_ref(), results.lags.as_deref())));
     text
 }
 
@@ -75,12 +75,13 @@ fn times(seen: f64) -> String {
 fn invalidation(lags: &[Lag]) -> String {
     let mut text = format!(
         "From a write's acknowledgement to the first answer with the new row, of a gateway that keeps it for an hour and is asked every {STEP:?}.\n\n\
-         | Written by | Writes seen | p50 / p99 / most ms | Not within {LIMIT:?} |\n|---|---|---|---|\n"
+         | Written by | Writes seen | p50 / p99 / most ms | Not within {LIMIT:?} | Answers with the old row |\n|---|---|---|---|---|\n"
     );
     for lag in lags {
         let times = [0.5, 0.99, 1.0].map(|quantile| lag.quantile(quantile).map(|millis| format!("{millis:.2}")));
         let times: Vec<String> = times.into_iter().map(|time| time.unwrap_or_else(|| "–".into())).collect();
-        let _ = writeln!(text, "| {} | {} | {} | {} |", lag.way.name(), lag.took.len(), times.join(" / "), lag.lost);
+        let (seen, times) = (lag.took.len(), times.join(" / "));
+        let _ = writeln!(text, "| {} | {seen} | {times} | {} | {} |", lag.way.name(), lag.lost, lag.olds);
     }
     text.push('\n');
     text
@@ -106,7 +107,7 @@ fn write_through(cost: &Cost) -> String {
     text
 }
 
-fn aims(hot: Option<&Hot>) -> Vec<Aim> {
+fn aims(hot: Option<&Hot>, lags: Option<&[Lag]>) -> Vec<Aim> {
     let busiest = |skew: Skew| {
         let seen = hot.and_then(|hot| hot.imbalance(skew));
         let aim = format!("{}, copies, no L1: the busiest master's CPU ≤ {BUSIEST} × the mean", skew.name());
@@ -114,6 +115,8 @@ fn aims(hot: Option<&Hot>) -> Vec<Aim> {
     };
     let spared = hot.and_then(|hot| hot.spared(Skew::Split)).map(|seen| (percent(seen), seen >= SPARED));
     let detection = hot.and_then(Hot::detection).map(|seen| (percent(seen), seen <= DETECTION));
+    let strong = lags.and_then(|lags| lags.iter().find(|lag| lag.way == Way::WriteThrough));
+    let olds = strong.map(|lag| (format!("{} of {} pushes", lag.olds, lag.took.len() + lag.lost), lag.olds == 0));
     vec![
         busiest(Skew::Split),
         busiest(Skew::Zipf),
@@ -122,6 +125,7 @@ fn aims(hot: Option<&Hot>) -> Vec<Aim> {
             format!("L1, within a round: CPU of a request with `hot_keys` ≤ {} more than without", percent(DETECTION)),
             detection,
         ),
+        ("`write_through`: no answer with the old row after a push was acknowledged".into(), olds),
     ]
 }
 
@@ -131,6 +135,8 @@ fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hdrhistogram::Histogram;
+
     use super::{
         super::hot::{COPIES, L1_HOT, L1_ONLY, Row, Seen},
         *,
@@ -147,15 +153,20 @@ mod tests {
         Hot(Skew::ALL.into_iter().flat_map(|skew| [COPIES, L1_ONLY, L1_HOT].map(|setup| row(skew, setup))).collect())
     }
 
+    fn lag(olds: u64) -> Lag {
+        Lag { way: Way::WriteThrough, took: Histogram::new(3).expect("its bounds are sound"), lost: 0, olds }
+    }
+
     #[test]
     fn a_missed_aim_says_so() {
-        let verdicts = |hot: &Hot| {
-            let aims = aims(Some(hot)).into_iter().map(|(_, seen)| seen.expect("it was measured").1);
+        let verdicts = |hot: &Hot, olds: u64| {
+            let aims =
+                aims(Some(hot), Some(&[lag(olds)])).into_iter().map(|(_, seen)| seen.expect("it was measured").1);
             aims.collect::<Vec<_>>()
         };
-        assert_eq!(verdicts(&hot(1.0, 0.1, 10.1)), [true; 4]);
-        assert_eq!(verdicts(&hot(2.0, 0.2, 10.3)), [false; 4]);
-        assert!(aims(None).iter().all(|(_, seen)| seen.is_none()));
+        assert_eq!(verdicts(&hot(1.0, 0.1, 10.1), 0), [true; 5]);
+        assert_eq!(verdicts(&hot(2.0, 0.2, 10.3), 1), [false; 5]);
+        assert!(aims(None, None).iter().all(|(_, seen)| seen.is_none()));
         assert!(masters(&hot(1.0, 0.1, 10.0)).contains("| 1.00 | – |"));
         assert!(
             masters(&hot(2.0, 0.2, 10.3))
