@@ -1,6 +1,6 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
 //! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, what is
-//! said now and then.
+//! said now and then, a hash for keys that callers choose.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -23,6 +23,7 @@ pub mod quota;
 pub mod ramp;
 pub mod ratio;
 pub mod refresh;
+pub mod seeded;
 pub(crate) mod seldom;
 mod slot;
 pub mod spill;
