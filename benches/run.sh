@@ -6,6 +6,7 @@
 #   benches/run.sh reads      Feast's server, raw HMGETs and Weir on one Redis
 #   benches/run.sh predictions  Weir's prediction cache and a bare hyper server with the same bytes
 #   benches/run.sh faults     Envoy and Weir while endpoints are slow, die and come back; a feature server and a Redis master that die; a flood
+#   benches/run.sh consistency  Weirs on one Redis Cluster: hot keys and their copies, invalidation, the cost of write_through
 #   benches/run.sh ladder     Weir's degradation ladder while everything fails, how soon all is well again, and what it costs
 #
 # With flags after that (--rounds N, --seconds S) it is a trial, and only prints.
@@ -88,11 +89,11 @@ measure() {
     --redis "$(command -v redis-server)" --weir "$target/release/weir" "${flags[@]}"
 }
 
-parts=(proxies reads predictions faults ladder)
+parts=(proxies reads predictions faults ladder consistency)
 case ${1:-} in
-  proxies | reads | predictions | faults | ladder) parts=("$1"); shift ;;
+  proxies | reads | predictions | faults | ladder | consistency) parts=("$1"); shift ;;
   --* | '') ;;
-  *) say "there is no part '$1': proxies, reads, predictions, faults or ladder"; exit 2 ;;
+  *) say "there is no part '$1': proxies, reads, predictions, faults, ladder or consistency"; exit 2 ;;
 esac
 flags=("$@")
 [ $# -gt 0 ] || flags=(--write docs/benchmarks.md)
@@ -102,9 +103,10 @@ for part in "${parts[@]}"; do
   case $part in
     proxies) install_proxies ;;
     reads) install_feast ;;
-    predictions | ladder)
+    predictions | ladder | consistency)
       missing=()
       need redis-server redis-server
+      need redis-cli redis-tools
       need setpriv util-linux
       [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
       ;;
@@ -124,6 +126,6 @@ for part in "${parts[@]}"; do
     reads) measure reads --feast "$feast" ;;
     predictions) measure predictions ;;
     faults) measure faults --envoy "$envoy" ;;
-    ladder) measure ladder ;;
+    ladder | consistency) measure "$part" ;;
   esac
 done

@@ -2,7 +2,7 @@
 //!
 //! Each reads `path.to.key: what; why it matters; what to do`.
 
-use super::{Config, Copies, Discovery, L2, Ladder, LadderMode, Model, Pool, RedisMode, SpoolStore, raw};
+use super::{Config, Consistency, Copies, Discovery, L2, Ladder, LadderMode, Model, Pool, RedisMode, SpoolStore, raw};
 use crate::infer::PoolId;
 
 /// All of them.
@@ -14,7 +14,9 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let fallbacks = config.models.iter().filter_map(|model| fallback_that_fails_along(config, model));
     let ladder = ladder_without_rungs(config);
     let copies = copies_that_are_never_made(config);
-    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).chain(copies).collect()
+    let strong = strong_through_servers(config);
+    let features = copies.into_iter().chain(strong);
+    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).chain(features).collect()
 }
 
 fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
@@ -104,6 +106,19 @@ fn is_default(ladder: &Ladder) -> bool {
         && (*enter_after, *exit_after) == (raw.enter_after.0, raw.exit_after.0)
 }
 
+/// A sidecar hears of no push: it keeps no such row, and cannot promise what the servers promise.
+fn strong_through_servers(config: &Config) -> Option<String> {
+    let mut views = config.features.views.iter();
+    let view = views.find(|view| view.consistency == Consistency::WriteThrough)?;
+    matches!(config.features.l2, L2::FeatureServers(_)).then(|| {
+        format!(
+            "features.views.{}.consistency: write_through, and rows are read through features.l2.feature_server; none is kept here, and what a \
+             server holds is believed; set consistency: ttl to keep rows, or read Redis for what write_through promises",
+            view.name
+        )
+    })
+}
+
 fn queue_that_is_lost(config: &Config, model: &Model) -> Option<String> {
     let is_lost = model.queue_on_reject && matches!(config.spool.store, SpoolStore::Embedded { path: None });
     is_lost.then(|| {
@@ -191,6 +206,19 @@ mod tests {
             ("features: {hot_keys: {copies: 2}}", &["features.hot_keys.copies"]),
             ("features: {hot_keys: {}}", &[]),
             ("features: {project: p, hot_keys: {copies: 2}, l2: {redis: 'redis://h:1', mode: cluster}}", &[]),
+            (
+                "features: {l2: {feature_server: 'http://h:1'}, views: {u: {entities: {i: INT64}, features: {f: {type: INT64}}}, v: {entities: \
+                 {i: INT64}, features: {f: {type: INT64}}, consistency: write_through}}}",
+                &["features.views.v.consistency"],
+            ),
+            (
+                "features: {l2: {feature_server: 'http://h:1'}, views: {v: {entities: {i: INT64}, features: {f: {type: INT64}}}}}",
+                &[],
+            ),
+            (
+                "features: {views: {v: {entities: {i: INT64}, features: {f: {type: INT64}}, consistency: write_through}}}",
+                &[],
+            ),
         ] {
             assert_eq!(warned(text), paths, "{text}");
         }

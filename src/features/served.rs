@@ -1,7 +1,7 @@
 //! L2 behind feature servers: rows read over Feast's HTTP API from a fleet of Weirs, or of Feast's own servers.
 //!
 //! ```text
-//! asks ─► question: one a view and 128 keys ─► fleet: the cheaper of two servers ─► answer: rows out of the JSON
+//! asks ─► question: one a view and 128 keys ─► fleet: the better of two servers ─► answer: rows out of the JSON
 //!            entity: keys back to values          └─ no connection, 5xx, no answer: another one, once
 //! ```
 //!
@@ -14,6 +14,7 @@ mod cell;
 mod client;
 mod entity;
 mod fleet;
+mod load;
 mod question;
 mod server;
 

@@ -2,7 +2,6 @@
 //! same cache). It has no deadlines of its own: whether an entry still answers is asked of the entry.
 
 use std::{
-    hash::{BuildHasher, Hasher},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,6 +13,7 @@ use quick_cache::{
 use tokio::time::Instant;
 
 use super::{kept::Kept, key::Key};
+use crate::resilience::seeded::Seeded;
 
 /// What an entry costs beside its prediction: key, index, lists, ghosts. As measured for rows.
 const ENTRY: u64 = 300;
@@ -42,37 +42,6 @@ impl Weighter<Key, Entry> for Weighed {
     }
 }
 
-/// A key is a hash already; the seed keeps who chooses requests from choosing shards and places.
-#[derive(Clone, Debug)]
-struct Seeded(u64);
-
-struct Mixed(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = Mixed;
-
-    fn build_hasher(&self) -> Mixed {
-        Mixed(self.0)
-    }
-}
-
-impl Hasher for Mixed {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.0);
-    }
-
-    // A length before the bytes, and an era that is the same for all.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn write_u32(&mut self, era: u32) {
-        self.0 = self.0.wrapping_add(u64::from(era));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// The cache.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -93,7 +62,7 @@ impl Memory {
             .ghost_allocation(GHOSTS)
             .shards(shards);
         let options = options.build().expect("both capacities are given");
-        let cache = Cache::with_options(options, Weighed, Seeded(rand::random()), DefaultLifecycle::default());
+        let cache = Cache::with_options(options, Weighed, Seeded::new(rand::random()), DefaultLifecycle::default());
         Self { cache, swept: Mutex::new(now) }
     }
 

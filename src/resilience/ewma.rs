@@ -1,7 +1,7 @@
 //! Peak EWMA: how long an endpoint takes, quick to believe bad news and slow to forget it.
 //!
 //! A round trip above the estimate replaces it at once, one below it is averaged in with a weight that grows with the time
-//! since the last one (decay 10 s), and an estimate that nobody feeds decays towards zero, so that an endpoint that was slow
+//! since the last one (decay 10 s, unless its owner says otherwise), and an estimate that nobody feeds decays towards zero, so that an endpoint that was slow
 //! once is tried again. A failure is fed as a penalty, so that fast failures do not draw traffic. One that is busy is held: until
 //! the time that it named, a request is expected to take that long, whatever its health checks say. The endpoint's in-flight
 //! count belongs to the endpoint; picking of two belongs to `predict`.
@@ -29,6 +29,7 @@ const LONGEST_HOLD: Duration = Duration::from_secs(60);
 /// One endpoint's estimate. Concurrent feeds may lose one another's weight, never the scale: it is a hint, not a count.
 pub struct PeakEwma {
     origin: Instant,
+    decay: Duration,
     /// Seconds, as the bits of an `f64`, as of `stamp`.
     cost: AtomicU64,
     /// Nanoseconds since `origin` of the last feed.
@@ -44,8 +45,15 @@ impl PeakEwma {
     /// An estimate that knows nothing yet: the endpoint looks free.
     #[must_use]
     pub fn new(origin: Instant) -> Self {
+        Self::decaying(DECAY, origin)
+    }
+
+    /// The same, which forgets at a pace of its own.
+    #[must_use]
+    pub fn decaying(decay: Duration, origin: Instant) -> Self {
         Self {
             origin,
+            decay,
             cost: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             penalized: AtomicBool::new(false),
@@ -56,7 +64,7 @@ impl PeakEwma {
 
     /// Feeds a round trip that ended at `now`.
     pub fn observe(&self, round_trip: Duration, now: Instant) {
-        let weight = decayed(self.advance(now));
+        let weight = self.decayed(self.advance(now));
         let sample = round_trip.as_secs_f64();
         self.update(|cost| if sample > cost { sample } else { cost * weight + sample * (1.0 - weight) });
     }
@@ -120,7 +128,7 @@ impl PeakEwma {
 
     fn expected(&self, now: Instant) -> f64 {
         let since = self.nanos(now).saturating_sub(self.stamp.load(Relaxed));
-        f64::from_bits(self.cost.load(Relaxed)) * decayed(since)
+        f64::from_bits(self.cost.load(Relaxed)) * self.decayed(since)
     }
 
     /// Moves the stamp to `now`; returns the nanoseconds it moved by, each of which one caller gets to see.
@@ -141,11 +149,11 @@ impl PeakEwma {
             seen = now;
         }
     }
-}
 
-/// What is left of a weight of 1 after `nanos`.
-fn decayed(nanos: u64) -> f64 {
-    (-(nanos as f64) / DECAY.as_nanos() as f64).exp()
+    /// What is left of a weight of 1 after `nanos`.
+    fn decayed(&self, nanos: u64) -> f64 {
+        (-(nanos as f64) / self.decay.as_nanos() as f64).exp()
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
 //! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, a
 //! lease as its holder counts it, a round of acknowledgements, one event in so many, what comes most often, what is said now and
-//! then.
+//! then, a hash for keys that callers choose.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -27,6 +27,7 @@ pub mod ratio;
 pub mod refresh;
 pub(crate) mod round;
 pub(crate) mod sampler;
+pub mod seeded;
 pub(crate) mod seldom;
 mod slot;
 pub mod spill;

@@ -32,6 +32,7 @@ mod predictions;
 mod redis_faults;
 mod registry;
 mod row_faults;
+mod sidecars;
 mod spool;
 mod telemetry;
 mod tiers;

@@ -19,6 +19,15 @@ pub(crate) fn used_here() -> Result<Duration> {
     Ok(TICK * ticks(std::process::id())?)
 }
 
+/// Processor time that the living threads of a process used, to the nanosecond: for windows that are too short, or too idle, for ticks.
+pub(crate) fn used_by_threads(pid: u32) -> Result<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
+    let used = |stat: &str| stat.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos);
+    // A thread may end meanwhile.
+    let stats = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+    Ok(stats.filter_map(|stat| used(&stat)).sum())
+}
+
 /// Resident memory of `root` and its living descendants, in MiB.
 pub(crate) fn resident(root: u32) -> Result<f64> {
     family(root).into_iter().map(resident_alone).sum()
@@ -108,5 +117,6 @@ mod tests {
     fn this_process_has_memory_and_time() {
         assert!(resident(std::process::id()).unwrap() > 0.1);
         used(std::process::id()).unwrap();
+        assert!(used_by_threads(std::process::id()).unwrap() > Duration::ZERO);
     }
 }

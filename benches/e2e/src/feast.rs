@@ -44,14 +44,45 @@ pub(crate) fn load(redis: SocketAddr, users: &[i64]) -> Result<()> {
 
 /// The HSET of one row.
 pub(crate) fn row(user: i64, seconds: u64) -> Vec<Vec<u8>> {
+    row_of(user, seconds, |index| value(user, index))
+}
+
+/// The same with other values.
+pub(crate) fn row_of(user: i64, seconds: u64, values: impl Fn(usize) -> f64) -> Vec<Vec<u8>> {
     let mut parts = vec![b"HSET".to_vec(), key(ENTITY, user)];
     for index in 0..FEATURES {
         parts.push(field(&format!("{VIEW}:{}", feature(index))));
-        parts.push(double(value(user, index)));
+        parts.push(double(values(index)));
     }
     parts.push(time_field(VIEW));
     parts.push(timestamp(seconds));
     parts
+}
+
+/// A whole request for all features of `user`, with further headers.
+pub(crate) fn read(user: i64, headers: &str) -> Vec<u8> {
+    let names: Vec<String> = (0..FEATURES).map(|index| format!("\"{VIEW}:{}\"", feature(index))).collect();
+    let body = format!("{{\"features\":[{}],\"entities\":{{\"{ENTITY}\":[{user}]}}}}", names.join(","));
+    post("/get-online-features", headers, &body)
+}
+
+/// A whole request that pushes a row of `user`, whose event was so many nanoseconds after the epoch.
+pub(crate) fn push(user: i64, nanos: u64, values: impl Fn(usize) -> f64) -> Vec<u8> {
+    let columns: Vec<String> =
+        (0..FEATURES).map(|index| format!("\"{}\":[{}]", feature(index), values(index))).collect();
+    let columns = columns.join(",");
+    let body = format!(
+        "{{\"push_source_name\":\"{VIEW}\",\"to\":\"online\",\"df\":{{\"{ENTITY}\":[{user}],\"event_timestamp\":[{nanos}],{columns}}}}}"
+    );
+    post("/push", "", &body)
+}
+
+fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: bench.local\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// Entity key version 3, then the project.

@@ -1,20 +1,23 @@
 //! Weir end to end: beside nginx, Envoy and a bare hyper proxy on one backend; beside Feast's server on one Redis; beside
-//! Envoy while endpoints are slow, die and come back; its prediction cache beside a bare hyper server; and what its ladder
-//! answers when everything fails.
+//! Envoy while endpoints are slow, die and come back; its prediction cache beside a bare hyper server; what its ladder
+//! answers when everything fails; and several Weirs on one Redis Cluster that agree on what they keep.
 //!
-//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers), `weir-e2e predictions`, `weir-e2e faults` and
-//! `weir-e2e ladder` start everything on loopback, check
+//! `weir-e2e run` (the proxies), `weir-e2e reads` (the feature servers), `weir-e2e predictions`, `weir-e2e faults`,
+//! `weir-e2e ladder` and `weir-e2e consistency` start everything on loopback, check
 //! that every setup answers alike, measure them in turns and print a Markdown report; `backend`, `endpoint` and `bare` are the
 //! processes that it starts of itself. How to read the numbers is in docs/benchmarks.md. It judges no change: a target missed is reported, a setup that does not work fails the run.
 
 mod backend;
 mod bare;
 mod caller;
+mod cluster;
+mod consistency;
 mod cpu;
 mod faults;
 mod feast;
 mod load;
 mod pace;
+mod part;
 mod peers;
 mod predictions;
 mod process;
@@ -53,13 +56,19 @@ const USAGE: &str = "usage: weir-e2e run [--nginx PROGRAM] [--envoy PROGRAM] [--
                     [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
        weir-e2e ladder --weir PROGRAM --redis PROGRAM
                     [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
+       weir-e2e consistency --weir PROGRAM --redis PROGRAM
+                    [--rounds N] [--seconds S] [--write DOCUMENT] [--only PARTS]
        weir-e2e backend ADDRESS
        weir-e2e endpoint ADDRESS BEHAVIOUR ARRIVALS
        weir-e2e bare ADDRESS UPSTREAM
 
 The programs that are named are measured; S is the length of the longest of a setup's runs a round.
 --before measures another build of Weir beside this one. SETUPS and SIZES are parts of names with commas between them
-(\"L1\", \"10 × 10,50 × 200\"): the others are left out. So are PARTS of the faults (\"crash,churn\") and of the ladder (\"outage,recovery,cost\").";
+(\"L1\", \"10 × 10,50 × 200\"): the others are left out. So are PARTS of the faults (\"crash,churn\"), of the ladder (\"outage,recovery,cost\") and of the
+consistency (\"hot keys,invalidation,write-through\").";
+
+/// The flags of the ladder's and the consistency's part, beside those that all have.
+const PART_FLAGS: &[&str] = &["--redis", "--weir", "--only"];
 
 /// The open loop's rate, as a share of what the slowest proxy reaches in the closed loop.
 const OPEN_SHARE: f64 = 0.6;
@@ -87,7 +96,8 @@ fn command() -> Result<()> {
         ["reads", flags @ ..] => reads::run(&Flags::parse(flags, reads::FLAGS, (4, 1.5))?),
         ["predictions", flags @ ..] => predictions::run(&Flags::parse(flags, predictions::FLAGS, (6, 3.0))?),
         ["faults", flags @ ..] => faults::run(&Flags::parse(flags, faults::FLAGS, (2, 4.0))?),
-        ["ladder", flags @ ..] => faults::ladder::run(&Flags::parse(flags, faults::ladder::FLAGS, (8, 6.0))?),
+        ["ladder", flags @ ..] => part::run::<faults::ladder::Results>(&Flags::parse(flags, PART_FLAGS, (8, 6.0))?),
+        ["consistency", flags @ ..] => part::run::<consistency::Results>(&Flags::parse(flags, PART_FLAGS, (4, 3.0))?),
         _ => bail!("{USAGE}"),
     }
 }

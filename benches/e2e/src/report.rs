@@ -181,6 +181,22 @@ pub(crate) fn spread(phases: &[Phase]) -> String {
     format!("{:.1} ({least:.1}–{most:.1})", median(phases.iter().map(|phase| phase.cpu)))
 }
 
+/// An aim, what was seen, and whether that is enough; `None`: not measured.
+pub(crate) type Aim = (String, Option<(String, bool)>);
+
+/// Every aim with its verdict.
+pub(crate) fn aims_table(rows: &[Aim]) -> String {
+    let mut text = "| Target | Seen | |\n|---|---|---|\n".to_owned();
+    for (aim, seen) in rows {
+        let (seen, verdict) = match seen {
+            Some((seen, met)) => (seen.as_str(), if *met { "met" } else { "**missed**" }),
+            None => ("–", "not measured"),
+        };
+        let _ = writeln!(text, "| {aim} | {seen} | {verdict} |");
+    }
+    text
+}
+
 fn own_cost(setups: &[Setup]) -> String {
     let Some(direct) = setups.iter().find(|setup| setup.name == DIRECT && setup.works()) else { return String::new() };
     format!(

@@ -8,7 +8,7 @@
 //! It has no deadlines of its own. Entries that are of no use any more leave with a sweep a minute, or earlier as the least used.
 
 use std::{
-    hash::{BuildHasher, Hash, Hasher},
+    hash::{Hash, Hasher},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -19,9 +19,9 @@ use quick_cache::{
 };
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Definition, Entry};
+use crate::resilience::seeded::Seeded;
 
 /// What an entry costs beside its row and what of its key does not fit in: its place in a list that grows by doubling, its share
 /// of the places of ghosts, and the index. Measured as resident memory.
@@ -79,35 +79,6 @@ impl RowKey {
     }
 }
 
-/// XXH3 from a seed that callers, who choose the keys, do not know.
-#[derive(Clone, Debug)]
-struct Seeded(u64);
-
-#[derive(Debug)]
-struct Xxh3(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = Xxh3;
-
-    fn build_hasher(&self) -> Xxh3 {
-        Xxh3(self.0)
-    }
-}
-
-impl Hasher for Xxh3 {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = self.0.wrapping_add(u64::from(number));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Entries know what they weigh.
 #[derive(Clone, Debug)]
 struct Weighed;
@@ -138,7 +109,7 @@ impl Rows {
             .ghost_allocation(GHOSTS)
             .shards(shards);
         let options = options.build().expect("both capacities are given");
-        let cache = Cache::with_options(options, Weighed, Seeded(rand::random()), DefaultLifecycle::default());
+        let cache = Cache::with_options(options, Weighed, Seeded::new(rand::random()), DefaultLifecycle::default());
         Self { cache, swept: Mutex::new(Instant::now()) }
     }
 

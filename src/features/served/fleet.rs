@@ -1,7 +1,7 @@
-//! The servers, and which of them is asked: the cheaper of two by peak EWMA, each behind a breaker that all workers share.
+//! The servers, and which of them is asked: the better of two (`load`), each behind a breaker that all workers share.
 //!
 //! ```text
-//! pick ─► one whose breaker wants a probe, else the cheaper of two ─► call ─► rows
+//! pick ─► one whose breaker wants a probe, else the better of two ─► call ─► rows
 //!   ▲                                                                   └─ no connection, 5xx, bytes that are no answer
 //!   └──────────────────────────── the others, once ◄───────────────────────┘
 //! ```
@@ -92,7 +92,7 @@ impl Fleet {
         while !left.is_empty() {
             // A second attempt is for who will answer, not for who may.
             let probe = if but.is_none() { left.iter().position(|server| server.wants_probe(now)) } else { None };
-            let at = probe.unwrap_or_else(|| cheaper_of_two(&left, now));
+            let at = probe.unwrap_or_else(|| better_of_two(&left, now));
             match left.swap_remove(at).admit(now) {
                 Ok(call) => return Ok(call),
                 Err(Error::Open { until, .. }) => soonest = Some(soonest.map_or(until, |soonest| soonest.min(until))),
@@ -149,11 +149,11 @@ impl Fleet {
 }
 
 /// The place of the one where a request would wait less.
-fn cheaper_of_two(servers: &[&Arc<Server>], now: Instant) -> usize {
+fn better_of_two(servers: &[&Arc<Server>], now: Instant) -> usize {
     if servers.len() == 1 {
         return 0;
     }
     let first = rand::random_range(0..servers.len());
     let second = (first + rand::random_range(1..servers.len())) % servers.len();
-    if servers[first].cost(now) <= servers[second].cost(now) { first } else { second }
+    if servers[first].load().is_no_worse_than(servers[second].load(), now) { first } else { second }
 }

@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -17,14 +17,13 @@ use bytes::Bytes;
 use http::{Response, StatusCode, Uri};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::Client;
+use super::{client::Client, load::Load};
 use crate::{
     config,
     features::{circuit::Circuit, l2::Error},
     infer::decoded::shown,
     resilience::{
         breaker::{Outcome, Permit, Policy},
-        ewma::PeakEwma,
         seldom::Seldom,
     },
     telemetry::handles::feature_server::{self as counted, FeatureServer as Handles},
@@ -39,8 +38,7 @@ pub(super) struct Server {
     online: Uri,
     health: Uri,
     circuit: Circuit,
-    load: PeakEwma,
-    in_flight: AtomicU32,
+    load: Load,
     /// Most requests under way.
     most: u32,
     /// Longest wait for an answer.
@@ -76,8 +74,7 @@ impl Server {
             health: uri("/health"),
             circuit: Circuit::new(&target, policy),
             address,
-            load: PeakEwma::new(now),
-            in_flight: AtomicU32::new(0),
+            load: Load::new(now),
             most,
             timeout,
             metrics: Handles::new(&target),
@@ -93,9 +90,9 @@ impl Server {
         &self.address
     }
 
-    /// Expected wait here: peak EWMA of the round trip times the requests ahead and this one.
-    pub(super) fn cost(&self, now: Instant) -> f64 {
-        self.load.load(self.in_flight.load(Ordering::Relaxed), now)
+    /// What the choice among servers goes by.
+    pub(super) const fn load(&self) -> &Load {
+        &self.load
     }
 
     /// Whether its breaker would let a request through now.
@@ -128,7 +125,7 @@ impl Server {
         let open = |until| Error::Open { address: Arc::clone(&self.address), until };
         let permit = self.circuit.admit(now).map_err(open)?;
         // Counted first and given back where it is dropped, so that two callers cannot both take the last place.
-        let ahead = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let ahead = self.load.begin();
         let place = Place(Arc::clone(self));
         if ahead >= self.most {
             self.metrics.ended(counted::Outcome::Full);
@@ -189,7 +186,7 @@ impl Server {
             let why = why();
             tracing::warn!(address = %self.address, %why, "feature_server: failed; further failures are counted only");
         }
-        self.load.penalize(None, now);
+        self.load.penalize(now);
     }
 
     /// Notes a failure; whether it is worth a line: the first since it was well, unless the minute had one.
@@ -219,7 +216,7 @@ struct Place(Arc<Server>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.load.end();
     }
 }
 

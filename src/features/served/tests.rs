@@ -416,6 +416,42 @@ async fn no_more_requests_are_under_way_than_may_be() {
 }
 
 #[tokio::test]
+async fn a_worker_has_no_more_connections_than_questions_under_way() {
+    let ([server], served) = fleet::<1>(TIMEOUT).await;
+    let (connections, questions) = (Cell::new(0), Cell::new(0));
+    let one = async |mut socket: TcpStream| {
+        connections.set(connections.get() + 1);
+        let mut said = Vec::new();
+        while socket.read_buf(&mut said).await.is_ok_and(|read| read > 0) {
+            if said.ends_with(b"]}}") {
+                said.clear();
+                questions.set(questions.get() + 1);
+                let answer = format!("HTTP/1.1 200 X\r\ncontent-length: {}\r\n\r\n{SEVEN}", SEVEN.len());
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    };
+    let serving = async {
+        let mut open = futures_util::stream::FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                accepted = server.accept() => open.push(one(accepted.unwrap().0)),
+                Some(()) = futures_util::StreamExt::next(&mut open) => {}
+            }
+        }
+    };
+    // As many as may be, time and again.
+    let asker = async || {
+        for _ in 0..100 {
+            assert_eq!(read(&served).await.unwrap(), Some(row(5, [int(7)])));
+        }
+    };
+    tokio::select! { _ = join_all((0..8).map(|_| asker())) => {}, () = serving => {} }
+    assert_eq!(questions.get(), 800);
+    assert!((1..=8).contains(&connections.get()), "{}", connections.get());
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_is_no_answer_and_another_is_made() {
     let ([server], served) = fleet::<1>(TIMEOUT).await;
     let serving = async {

@@ -5,16 +5,14 @@
 //! five seconds to give up a master, where its own default is fifteen.
 
 use std::{
-    fs,
     net::SocketAddr,
     path::Path,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::{
     fleet::Endpoint,
@@ -22,16 +20,15 @@ use super::{
 };
 use crate::{
     caller::Caller,
+    cluster::{Cluster, MASTERS},
     feast,
-    peers::{self, Place, Server, Weir},
-    process::steady_address,
-    resp::{self, Client},
+    peers::{self, Place, Weir},
+    resp::Client,
     verify,
 };
 
 /// When Redis' servers give one of them up.
 pub(super) const NODE_TIMEOUT: Duration = Duration::from_secs(5);
-const MASTERS: usize = 3;
 /// How long the failover is waited for.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Answers must stay whole for so long before it counts as over.
@@ -53,18 +50,18 @@ pub(super) struct ClusterFailover {
 
 /// Starts the cluster, writes the rows, kills a master.
 pub(super) fn run(place: Place<'_>, weir: &Path, redis: &Path) -> Result<ClusterFailover> {
-    let mut nodes = start(place, redis)?;
-    let (victim, users) = load(&nodes)?;
+    let mut cluster = Cluster::start(place, redis, NODE_TIMEOUT)?;
+    let users = load(&cluster)?;
     let endpoint = Endpoint::start(place, Duration::ZERO)?;
-    let weir = start_weir(place, weir, endpoint.address, &nodes)?;
+    let weir = start_weir(place, weir, endpoint.address, &cluster)?;
     whole_at_first(weir.server.address, &users)?;
-    let (dead, survivor) = (nodes[victim].address, nodes[(victim + 1) % MASTERS].address);
+    let (dead, survivor) = (cluster.nodes[0].address, cluster.nodes[1].address);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let asking = scope.spawn(|| ask(weir.server.address, &users, &over));
         thread::sleep(QUIET);
         let struck = Instant::now();
-        let watched = nodes[victim].process.kill().and_then(|()| watch(weir.admin, dead, survivor, struck));
+        let watched = cluster.nodes[0].process.kill().and_then(|()| watch(weir.admin, dead, survivor, struck));
         // Weir is asked on for a while, to see that its answers stay whole.
         thread::sleep(QUIET * 3);
         over.store(true, Ordering::Relaxed);
@@ -83,77 +80,28 @@ pub(super) fn run(place: Place<'_>, weir: &Path, redis: &Path) -> Result<Cluster
     })
 }
 
-/// Masters first.
-fn start(place: Place<'_>, redis: &Path) -> Result<Vec<Server>> {
-    let nodes: Vec<Server> = (0..MASTERS * 2).map(|_| node(place, redis)).collect::<Result<_>>()?;
-    let addresses = nodes.iter().map(|node| node.address.to_string());
-    let cli = redis.with_file_name("redis-cli");
-    let mut create = Command::new(&cli);
-    create.args(["--cluster", "create"]).args(addresses).args(["--cluster-replicas", "1", "--cluster-yes"]);
-    let output = create.output().with_context(|| format!("cannot start {}", cli.display()))?;
-    ensure!(output.status.success(), "no cluster: {}", String::from_utf8_lossy(&output.stdout));
-    settle(&nodes)?;
-    Ok(nodes)
-}
-
-fn node(place: Place<'_>, redis: &Path) -> Result<Server> {
-    let address = steady_address()?;
-    let name = format!("redis-{}", address.port());
-    let folder = place.0.join(format!("{name}-data"));
-    fs::create_dir(&folder)?;
-    let timeout = NODE_TIMEOUT.as_millis().to_string();
-    let fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--cluster-enabled", "yes"];
-    let mut arguments: Vec<String> = fixed.map(String::from).into();
-    arguments.extend(["--cluster-node-timeout".into(), timeout, "--dir".into(), folder.display().to_string()]);
-    arguments.extend(["--port".into(), address.port().to_string()]);
-    place.start(&name, redis, &arguments, address)
-}
-
-/// Waits until every server knows all slots, and the replicas follow their masters.
-fn settle(nodes: &[Server]) -> Result<()> {
-    let until = Instant::now() + LIMIT;
-    while Instant::now() < until {
-        let ready = nodes.iter().map(|node| {
-            let mut client = Client::connect(node.address)?;
-            let replica = client.text(&["INFO", "replication"])?.contains("master_link_status:up");
-            Ok((client.text(&["CLUSTER", "INFO"])?.contains("cluster_state:ok"), replica))
-        });
-        let ready: Vec<(bool, bool)> = ready.collect::<Result<_>>()?;
-        if ready.iter().all(|(knows, _)| *knows) && ready.iter().filter(|(_, replica)| *replica).count() == MASTERS {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    bail!("the cluster does not settle")
-}
-
-/// Writes every user's row; a master that has some, and whose rows it has.
-fn load(nodes: &[Server]) -> Result<(usize, Vec<i64>)> {
-    let mut clients: Vec<Client> =
-        nodes[..MASTERS].iter().map(|node| Client::connect(node.address)).collect::<Result<_>>()?;
+/// Writes every user's row; those that the first master has.
+fn load(cluster: &Cluster) -> Result<Vec<i64>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let mut owned = vec![Vec::new(); MASTERS];
+    let mut writer = cluster.writer()?;
+    let mut users = Vec::new();
     for user in 1001..1101 {
-        let row = resp::command(&feast::row(user, now));
-        // The others answer with an error that names the right one.
-        let owner = clients.iter_mut().position(|client| client.ask(&row, 1).is_ok());
-        owned[owner.with_context(|| format!("nobody took the row of user {user}"))?].push(user);
+        if writer.write(&feast::row(user, now))? == 0 {
+            users.push(user);
+        }
     }
-    let users = std::mem::take(&mut owned[0]);
     ensure!(!users.is_empty(), "the first master has no row");
-    Ok((0, users))
+    Ok(users)
 }
 
-fn start_weir(place: Place<'_>, program: &Path, endpoint: SocketAddr, nodes: &[Server]) -> Result<Weir> {
-    let urls: Vec<String> = nodes.iter().map(|node| format!("\"redis://{}\"", node.address)).collect();
-    let l2 = format!("mode: cluster, redis: [{}]", urls.join(", "));
+fn start_weir(place: Place<'_>, program: &Path, endpoint: SocketAddr, cluster: &Cluster) -> Result<Weir> {
     let config = format!(
         "tiers:
   standard: {{pool: backend}}
 pools:
   backend: {{endpoints: [\"http://{endpoint}\"]}}
 {}",
-        peers::joined("0B", &l2)
+        peers::joined("0B", &cluster.l2())
     );
     peers::weir_with(place, ("weir-cluster", program), &config)
 }

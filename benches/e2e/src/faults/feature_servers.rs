@@ -149,16 +149,7 @@ fn gateway(place: Place<'_>, program: &Path, servers: &[FeatureServer<'_>]) -> R
 
 /// Reads a user's row, past the gateway's caches and within the deadline.
 fn read() -> Vec<u8> {
-    let names: Vec<String> =
-        (0..feast::FEATURES).map(|index| format!("\"{}:{}\"", feast::VIEW, feast::feature(index))).collect();
-    let body = format!("{{\"features\":[{}],\"entities\":{{\"{}\":[{USER}]}}}}", names.join(","), feast::ENTITY);
-    format!(
-        "POST /get-online-features HTTP/1.1\r\nhost: bench.local\r\ncontent-type: application/json\r\n\
-         cache-control: no-cache\r\nweir-timeout-ms: {}\r\ncontent-length: {}\r\n\r\n{body}",
-        DEADLINE.as_millis(),
-        body.len()
-    )
-    .into_bytes()
+    feast::read(USER, &format!("cache-control: no-cache\r\nweir-timeout-ms: {}\r\n", DEADLINE.as_millis()))
 }
 
 /// The row must be there before anything happens.

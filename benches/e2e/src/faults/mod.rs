@@ -32,7 +32,8 @@ use self::{
     trial::{Fault, Phases, Trial},
 };
 use crate::{
-    Flags, Folder, Only, cpu,
+    Flags, Folder, cpu,
+    part::piece,
     peers::{Place, Server},
     rounds,
 };
@@ -113,7 +114,7 @@ impl Bench<'_> {
     }
 
     fn part<T>(&self, name: &str, failures: &mut Vec<String>, run: impl FnOnce() -> Result<T>) -> Option<T> {
-        run_part(name, (&self.flags.only, failures), run)
+        piece(name, (&self.flags.only, failures), run)
     }
 
     /// Both proxies in turns, so many rounds.
@@ -159,16 +160,6 @@ impl Bench<'_> {
         }
         Ok(floods)
     }
-}
-
-/// Runs a part, unless it is left out; keeps why it could not be run.
-fn run_part<T>(name: &str, (only, failures): (&Only, &mut Vec<String>), run: impl FnOnce() -> Result<T>) -> Option<T> {
-    if !Only::has(&only.setups, name) {
-        return None;
-    }
-    eprintln!("{name}");
-    let failed = |error: anyhow::Error| failures.push(format!("{name}: {error:#}"));
-    run().map_err(failed).ok()
 }
 
 /// Says how a run went, for who is waiting.

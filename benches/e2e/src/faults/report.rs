@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Flags,
-    report::{occasion, versions},
+    report::{Aim, aims_table, occasion, versions},
 };
 
 /// Names of the proxies.
@@ -207,26 +207,11 @@ fn flooded([through, straight]: &[Flood; 2]) -> String {
     text
 }
 
-/// An aim, what was seen, and whether that is enough; `None`: not measured.
-pub(super) type Aim = (String, Option<(String, bool)>);
-
 fn aims(results: &Results) -> String {
     let mut rows = vec![beside_envoy(&results.struck, Fault::BrownOut), beside_envoy(&results.struck, Fault::Crash)];
     rows.extend(under_churn(results.churn.as_ref()));
     rows.push(under_flood(results.flood.as_ref()));
     aims_table(&rows)
-}
-
-pub(super) fn aims_table(rows: &[Aim]) -> String {
-    let mut text = "| Target | Seen | |\n|---|---|---|\n".to_owned();
-    for (aim, seen) in rows {
-        let (seen, verdict) = match seen {
-            Some((seen, met)) => (seen.as_str(), if *met { "met" } else { "**missed**" }),
-            None => ("–", "not measured"),
-        };
-        let _ = writeln!(text, "| {aim} | {seen} | {verdict} |");
-    }
-    text
 }
 
 fn beside_envoy(all: &[Struck], fault: Fault) -> Aim {

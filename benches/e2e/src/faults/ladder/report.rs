@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     Flags,
-    faults::report::{Aim, aims_table, latency, percent, seconds},
-    report::{occasion, spread, versions},
+    faults::report::{latency, percent, seconds},
+    report::{Aim, aims_table, occasion, spread, versions},
     rounds::MANY,
 };
 
