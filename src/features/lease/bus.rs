@@ -11,7 +11,7 @@
 //! `ttl` views) goes out together with whatever else there is.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     pin::Pin,
     sync::{
@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    Keeps, Leases, Meeting,
+    Keeps, LONGEST, Leases, Meeting,
     fences::RoundId,
     message::{Change, Message, Rows, Said},
     rounds::Waiting,
@@ -54,6 +54,8 @@ const TOGETHER: usize = 512;
 const AT_ONCE: usize = 256;
 /// Changes that are not of single rows, and wait to be told of.
 const CHANGES: usize = 1024;
+/// Rounds of a gateway's whose writes were not answered, of the last half minute.
+const ABANDONED: usize = 1024;
 /// Rounds that were given up and not released yet.
 const RELEASES: usize = 1024;
 
@@ -69,6 +71,8 @@ pub(super) struct Bus {
     /// Rounds of this gateway's that wait.
     rounds: Mutex<HashMap<u64, Arc<Waiting>>>,
     outbox: Mutex<Outbox>,
+    /// Rounds whose write was not answered, and when they began: noted until what was sent is carried out, or never will be.
+    abandoned: Mutex<VecDeque<(Instant, u64)>>,
     /// Rung when there is something in the outbox.
     bell: Notify,
     /// Rung when somebody found that the connection does not answer.
@@ -114,6 +118,7 @@ impl Bus {
             server: ArcSwapOption::empty(),
             rounds: Mutex::default(),
             outbox: Mutex::default(),
+            abandoned: Mutex::default(),
             bell: Notify::new(),
             broken: Notify::new(),
             leaving: AtomicBool::new(false),
@@ -182,6 +187,26 @@ impl Bus {
         }
         drop(outbox);
         self.bell.notify_one();
+    }
+
+    /// A round's write was not answered.
+    pub(super) fn abandon(&self, round: u64, began: Instant) {
+        lock(&self.abandoned).push_back((began, round));
+    }
+
+    /// Whether so many are noted that no more should be.
+    pub(super) fn is_crowded(&self) -> bool {
+        lock(&self.abandoned).len() >= ABANDONED
+    }
+
+    /// Has those released that began so long ago that nothing of them can happen any more.
+    fn forget_abandoned(&self, now: Instant) {
+        let mut abandoned = lock(&self.abandoned);
+        let over = abandoned.iter().take_while(|(began, _)| now.saturating_duration_since(*began) > LONGEST).count();
+        let over: Vec<_> = abandoned.drain(..over).collect();
+        drop(abandoned);
+        // Their rows are free everywhere: only the note is left.
+        over.into_iter().for_each(|(_, round)| self.release_later(round, Vec::new()));
     }
 
     pub(super) async fn leave(&self) {
@@ -349,6 +374,7 @@ impl<'a> Session<'a> {
 
     fn renew(&mut self) {
         self.renew_at = Instant::now() + self.bus.length / 3;
+        self.bus.forget_abandoned(Instant::now());
         let (table, server, length, sent) = (&self.bus.table, self.server.clone(), self.bus.length, Instant::now());
         // Where no lease is wanted, this tells whether the connection still answers.
         self.renewal = Some(Box::pin(async move { (sent, table.renew(server, length).await) }));

@@ -43,6 +43,9 @@ pub(crate) enum Error {
     /// There is no connection to the other gateways. Nothing of the batch was written.
     #[error("there is no connection to the other gateways, which must be told first")]
     Disconnected,
+    /// So many pushes failed of late that it is not known what else may be written yet. Nothing of the batch was.
+    #[error("too many pushes were not answered of late")]
+    Crowded,
     /// The server that has the leases did not do what it was asked to. Nothing of the batch was written.
     #[error("the other gateways could not be told first")]
     Untold(#[source] RedisError),
@@ -178,12 +181,13 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if self.stage != Stage::Held {
-            return;
+        if self.stage == Stage::Held {
+            self.leases.release(self.round, &self.numbers());
         }
-        self.leases.release(self.round, &self.numbers());
-        if let Some(bus) = &self.leases.bus {
-            bus.release_later(self.round.number, self.numbers());
+        match (&self.leases.bus, self.stage) {
+            (Some(bus), Stage::Held) => bus.release_later(self.round.number, self.numbers()),
+            (Some(bus), Stage::Writing) => bus.abandon(self.round.number, self.began),
+            (None, _) | (_, Stage::Released) => {}
         }
     }
 }
@@ -205,6 +209,9 @@ impl Bus {
     /// Tells of rows that are about to change, and waits until nobody else has them.
     async fn hold_elsewhere(&self, round: u64, rows: Rows) -> Result<Wait, Error> {
         let mut server = self.server().ok_or(Error::Disconnected)?;
+        if self.is_crowded() {
+            return Err(Error::Crowded);
+        }
         let registered = Registered { bus: self, round, waiting: self.await_round(round) };
         let message = Message { from: self.gateway(), said: Said::Hold { round, rows } }.encode();
         let listed = self.table.hold(&mut server, (round, &message), LONGEST).await;

@@ -32,7 +32,7 @@ pub(crate) struct Operation {
 }
 
 /// What was wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Violations {
     /// Reads that returned less than a push that was acknowledged before.
     pub(crate) stale: usize,
@@ -40,9 +40,11 @@ pub(crate) struct Violations {
     pub(crate) back: usize,
     /// Reads of what nobody had pushed.
     pub(crate) from_nowhere: usize,
+    /// One that was wrong.
+    pub(crate) first: Option<String>,
 }
 
-/// Checks a history, row by row; shows the first few operations that are wrong.
+/// Checks a history, row by row.
 pub(crate) fn check(history: &[Operation]) -> Violations {
     let mut rows = BTreeMap::<u32, Vec<&Operation>>::new();
     for operation in history {
@@ -74,9 +76,7 @@ fn check_row(row: &[&Operation], violations: &mut Violations) {
             () => continue,
         };
         *wrong += 1;
-        if *wrong <= 3 {
-            println!("wrong: {read:?}, acknowledged {acknowledged}, seen {seen}");
-        }
+        violations.first.get_or_insert_with(|| format!("{read:?}, acknowledged {acknowledged}, seen {seen}"));
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
         let mut history: Vec<_> = operations.iter().map(operation).collect();
         // Another row's operations are another row's.
         history.push(Operation { key: 2, act: Act::Push, version: 99, asked: at(0), answered: Some(at(0)) });
-        let Violations { stale, back, from_nowhere } = check(&history);
+        let Violations { stale, back, from_nowhere, .. } = check(&history);
         (stale, back, from_nowhere)
     }
 

@@ -157,6 +157,25 @@ async fn a_hold_that_is_lost_before_its_end_is_not_acknowledged() {
 }
 
 #[tokio::test]
+async fn pushes_that_are_never_answered_do_not_fill_redis() {
+    let (server, v) = (Server::start(), strong());
+    let store = gateway(&server, &v).await;
+    let mut refused = 0;
+    for user in 0..1030 {
+        match store.shared.leases.hold_rows(&v, [&key(user)].into_iter(), terms().by).await {
+            // Given up in the middle of the write.
+            Ok(mut held) => held.writing().unwrap(),
+            Err(error) => {
+                assert!(matches!(error, lease::Error::Crowded), "{error:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((refused, server.ask::<u64>(&[b"HLEN", b"{weir:p}:holds"])), (6, 1024));
+    eventually("those that were refused are free", async || store.lease().rows_held == 1024).await;
+}
+
+#[tokio::test]
 async fn who_comes_while_a_row_is_held_does_not_keep_it() {
     let (server, v) = (Server::start(), strong());
     put(&server, &v, 1, &row(100, [int(1)]));
