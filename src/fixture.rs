@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::{
@@ -67,7 +66,7 @@ pub(crate) fn request(model: u32, tier: u32, timeout: Duration) -> InferRequest 
         tier: TierId(tier),
         deadline: Deadline::after(Instant::now(), timeout),
         caching: Caching::Allowed,
-        headers: HeaderMap::new(),
+        headers: Arc::default(),
         json_length: None,
         payload: Payload::Retained(Bytes::from_static(b"{}")),
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) use self::permit::Slot;
 use self::{
     limit::Limit,
-    model::{Inside, Model},
+    model::{Inside, Model, Time},
     queue::{Gate, Waiter},
     shares::shares,
     tier::Tier,
@@ -76,19 +76,19 @@ impl Door {
     pub fn enter(&self, request: &InferRequest, plan: &Plan, now: Instant) -> Result<Ticket, Error> {
         let house = &self.0;
         let asked = Asked { tier: plan.tier, model: plan.model, method: request.method };
-        house.in_time(asked, plan.model_by, now)?;
+        let time = house.in_time(asked, plan.model_by, now)?;
         let gate = &house.gate;
         if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
             let reason = if plan.queue == Queue::Skips { ShedReason::NoSlot } else { ShedReason::QueueFull };
             return Err(house.refuse(asked, reason, now));
         }
         let inside = Inside::new(Arc::clone(house), asked);
-        Ok(Ticket { inside, model_by: plan.model_by, queue: plan.queue })
+        Ok(Ticket { inside, model_by: plan.model_by, queue: plan.queue, time })
     }
 
     /// Learns that a model's answer took `took`, at the plan's pool, and was there at `now`.
     pub fn answered(&self, plan: &Plan, method: Method, took: Duration, now: Instant) {
-        self.0.models[plan.model.index()].median(method).observe(took, now);
+        self.0.models[plan.model.index()].answers(method).median.observe(took, now);
         self.learn(plan.pool, took, now);
     }
 
@@ -136,6 +136,8 @@ pub struct Ticket {
     /// What comes after it is kept for the ways down.
     model_by: Deadline,
     queue: Queue,
+    /// What the door said of it.
+    time: Time,
 }
 
 /// Who asks for what.
@@ -159,9 +161,11 @@ impl Ticket {
     ///
     /// Dropping the future leaves the queue; a slot that was just given goes to the next in turn.
     pub async fn slot(self, now: Instant) -> Result<Permit, Error> {
-        let Self { inside, model_by, queue } = self;
+        let Self { inside, model_by, queue, time } = self;
         let (house, asked) = (&inside.house, inside.asked);
-        house.in_time(asked, model_by, now)?;
+        if time == Time::Enough {
+            house.in_time(asked, model_by, now)?;
+        }
         if house.gate.acquire(asked.tier) {
             return Ok(Permit::new(inside, None));
         }
@@ -187,13 +191,10 @@ impl House {
     }
 
     /// Whether there is time for the model.
-    fn in_time(&self, asked: Asked, model_by: Deadline, now: Instant) -> Result<(), Error> {
-        let median = self.models[asked.model.index()].median(asked.method).estimate(now);
-        let Some(median) = median else { return Ok(()) };
+    fn in_time(&self, asked: Asked, model_by: Deadline, now: Instant) -> Result<Time, Error> {
         let left = model_by.remaining(now);
-        if left >= median {
-            return Ok(());
-        }
+        let time = self.models[asked.model.index()].answers(asked.method).judge(left, now);
+        let Time::TooLittle(median) = time else { return Ok(time) };
         self.count(asked.tier, asked.model, ShedReason::Deadline, now);
         Err(self.tiers[asked.tier.index()].too_late(left, median))
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -13,17 +13,21 @@ use tokio::time::Instant;
 use super::{Asked, House};
 use crate::{
     infer::{Deadline, Method},
-    resilience::{median::Median, tally::Tally},
+    resilience::{median::Median, seldom::Seldom, tally::Tally},
     telemetry::handles::admission::Demand,
 };
 
 /// How long a request that the model did not answer is part of the demand.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
+/// After so long without an answer of a model for which there was too little time, it may have become quicker.
+const QUIET: Duration = Duration::from_millis(500);
+/// The least time between two that find out.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
+
 pub(super) struct Model {
-    /// How long answers take, and explanations.
-    answers: Median,
-    explanations: Median,
+    answers: Answers,
+    explanations: Answers,
     /// Requests refused at the door.
     pub(super) shed: Tally,
     /// Requests past the door or not even sent there, that something else than the model answered, or nobody.
@@ -38,8 +42,8 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new(name: &str, now: Instant) -> Self {
         Self {
-            answers: Median::new(now),
-            explanations: Median::new(now),
+            answers: Answers::new(now),
+            explanations: Answers::new(now),
             shed: Tally::new(REMEMBERED, now),
             unmet: Tally::new(REMEMBERED, now),
             took: AtomicU64::new(0),
@@ -48,8 +52,8 @@ impl Model {
         }
     }
 
-    /// How long half of what is asked takes: what a caller's deadline is compared with.
-    pub(super) const fn median(&self, method: Method) -> &Median {
+    /// What is known of how long what is asked takes.
+    pub(super) const fn answers(&self, method: Method) -> &Answers {
         match method {
             Method::Explain => &self.explanations,
             Method::Predict | Method::Other | Method::Stream => &self.answers,
@@ -58,7 +62,7 @@ impl Model {
 
     /// When it is too late to begin.
     pub(super) fn latest_start(&self, method: Method, deadline: Deadline, now: Instant) -> Instant {
-        let median = self.median(method).estimate(now).unwrap_or_default();
+        let median = self.answers(method).median.estimate(now).unwrap_or_default();
         deadline.instant().checked_sub(median).unwrap_or(now)
     }
 
@@ -72,10 +76,52 @@ impl Model {
 
     /// What an answer takes, or took when the model last gave some; zero where it never did.
     fn answer(&self, now: Instant) -> Duration {
-        if let Some(median) = self.answers.estimate(now) {
+        if let Some(median) = self.answers.median.estimate(now) {
             self.took.store(u64::try_from(median.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         }
         Duration::from_nanos(self.took.load(Relaxed))
+    }
+}
+
+/// How long a model's answers take: what a caller's deadline is compared with.
+pub(super) struct Answers {
+    pub(super) median: Median,
+    /// Whether requests are let in to find out if the median is still true. Those that are kept out for its sake cannot tell: a
+    /// moment in which answers were slow would keep everybody out long after it.
+    trying: AtomicBool,
+    tries: Seldom,
+}
+
+/// Whether there is time for a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Time {
+    Enough,
+    /// Too little, as far as is known; the request finds out whether that is still so.
+    Tried,
+    /// Less than the median, which is told.
+    TooLittle(Duration),
+}
+
+impl Answers {
+    fn new(now: Instant) -> Self {
+        Self { median: Median::new(now), trying: AtomicBool::new(false), tries: Seldom::each(LEAST_PAUSE, now) }
+    }
+
+    /// Judges the time that is left. While nobody is answered, one request in half a median's time is let in all the same: about
+    /// two at once.
+    pub(super) fn judge(&self, left: Duration, now: Instant) -> Time {
+        let median = self.median.estimate(now).filter(|median| left < *median);
+        let Some(median) = median else {
+            if self.trying.load(Relaxed) {
+                self.trying.store(false, Relaxed);
+            }
+            return Time::Enough;
+        };
+        if self.median.quiet_for(now) >= QUIET {
+            self.trying.store(true, Relaxed);
+        }
+        let tries = self.trying.load(Relaxed) && self.tries.is_due_after((median / 2).max(LEAST_PAUSE), now);
+        if tries { Time::Tried } else { Time::TooLittle(median) }
     }
 }
 

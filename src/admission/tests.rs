@@ -188,6 +188,42 @@ async fn less_time_than_half_of_the_answers_take_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_moment_of_slow_answers_keeps_nobody_out_for_long() {
+    let (door, _) = door();
+    let request = fixture::request(0, HIGH, 40 * MS);
+    let take = |took| door.answered(&plan(&request), Method::Predict, took, Instant::now());
+    (0..63).for_each(|_| take(50 * MS));
+    let (mut let_in, start) = (0, Instant::now());
+    // The model is quick again at once, a caller comes each millisecond.
+    let waited = loop {
+        match enter(&door, HIGH, 40 * MS) {
+            Ok(ticket) => {
+                drop(slot(ticket).await.expect("who is to find out is not refused for want of time"));
+                take(MS);
+                let_in += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), Kind::Shed),
+        }
+        if enter(&door, HIGH, 40 * MS).is_ok() && enter(&door, HIGH, 40 * MS).is_ok() {
+            break start.elapsed();
+        }
+        tokio::time::advance(MS).await;
+    };
+    assert!((30..=40).contains(&let_in), "as many as outvote the slow ones: {let_in}");
+    assert!(waited < Duration::from_secs(2), "and not the ten seconds after which nothing would be known: {waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_too_little_time_is_not_let_in_where_others_find_out() {
+    let (door, _) = door();
+    for _ in 0..400 {
+        answered(&door, 100 * MS);
+        assert!(enter(&door, HIGH, 99 * MS).is_err(), "answers come in all the while");
+        tokio::time::advance(10 * MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_that_can_no_longer_make_it_leaves() {
     let (door, scrape) = door();
     let _held = fill(&door, HIGH);

@@ -40,8 +40,9 @@ async fn drop_rows(pipeline: &Pipeline, name: &str, which: Which) -> Result<Json
     };
     let scope = scope(view, which).map_err(|wrong| Refusal::Wrong(wrong.to_string()))?;
     let Dropped { rows } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
-    tracing::info!(view = name, ?scope, rows, "rows dropped");
-    Ok(json!({"view": name, "rows": rows}))
+    let told = if pipeline.features.tell_of(&scope) { "told" } else { "not told" };
+    tracing::info!(view = name, ?scope, rows, other_gateways = told, "rows dropped");
+    Ok(json!({"view": name, "rows": rows, "other_gateways": told}))
 }
 
 fn scope(view: &View, which: Which) -> Result<Scope, entity::Wrong> {

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::{Body, Enricher, rule::BoundRule};
@@ -106,7 +105,7 @@ pub(crate) fn request(protocol: Protocol, json_length: Option<usize>, payload: P
         tier: TierId(0),
         deadline: Deadline::after(Instant::now(), Duration::from_secs(5)),
         caching: Caching::Allowed,
-        headers: HeaderMap::new(),
+        headers: Arc::default(),
         json_length,
         payload,
     }

@@ -62,7 +62,10 @@ struct Definition(u32);
 
 /// Every definition there ever was. Grows by one with a change of a view, which an operator makes.
 #[derive(Clone, Debug, Default)]
-struct Definitions(Arc<Mutex<HashMap<String, (Definition, Arc<ViewFence>)>>>);
+struct Definitions(Arc<Mutex<HashMap<String, Defined>>>);
+
+/// A definition's number, and what of its rows is out of date.
+type Defined = (Definition, Arc<ViewFence>);
 
 impl Definitions {
     fn number(&self, views: &[Arc<View>]) -> (Box<[Definition]>, Box<[Arc<ViewFence>]>) {

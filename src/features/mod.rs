@@ -6,6 +6,8 @@
 //! ```
 //!
 //! Reads never fail because a store does, and never outlast the plan; what was not the best is said in the [`FeatureSet`].
+//! How gateways tell each other of changed rows, and hold leases, is in `lease`.
+//!
 //! What Weir writes into a shared store never replaces a newer row and never shortens anybody's life.
 
 mod circuit;
@@ -26,8 +28,9 @@ pub mod set;
 pub mod tiered;
 pub mod warm;
 
-pub use redis::read_any as read_any_replies;
+pub use lease::read_any as read_any_message;
 pub(crate) use redis::{Standing, Tracking};
+pub use redis::{read_any as read_any_replies, read_any_pushes};
 pub use row::Row;
 pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;

@@ -39,7 +39,6 @@ use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::owner::Owner;
-pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
     command::{Commands, Reading},
@@ -50,6 +49,7 @@ use self::{
     script::Life,
     slots::Slot,
 };
+pub use self::{pushes::read_any as read_any_pushes, reply::read_any};
 pub(crate) use self::{
     slots::SlotSet,
     tracking::{Hearer, Standing, Tracking},

@@ -148,8 +148,8 @@ pub struct InferRequest {
     pub deadline: Deadline,
     /// Whether caches may answer.
     pub caching: Caching,
-    /// The caller's end-to-end headers.
-    pub headers: HeaderMap,
+    /// The caller's end-to-end headers; shared by all walks.
+    pub headers: Arc<HeaderMap>,
     /// For the binary extension: how long the JSON at the front of the body is.
     pub json_length: Option<usize>,
     /// The body.
@@ -172,7 +172,7 @@ impl InferRequest {
             tier: self.tier,
             deadline: self.deadline,
             caching: self.caching,
-            headers: self.headers.clone(),
+            headers: Arc::clone(&self.headers),
             json_length: self.json_length,
             payload: self.payload.again()?,
         }))

@@ -129,7 +129,7 @@ async fn prepare<'a>(
         tier,
         deadline,
         caching: told.caching,
-        headers,
+        headers: headers.into(),
         json_length,
         payload,
     });

@@ -139,7 +139,7 @@ fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<Infe
         deadline: Deadline::after(Instant::now(), model.timeout),
         caching: Caching::Allowed,
         payload: payload(config, model, kept, &mut headers)?,
-        headers,
+        headers: headers.into(),
         json_length: kept.json_length,
     }))
 }

@@ -318,7 +318,7 @@ impl<'a> Addressed<'a> {
             tier,
             deadline: self.deadline,
             caching: self.told.caching,
-            headers,
+            headers: headers.into(),
             json_length: None,
             payload,
         });

@@ -76,6 +76,11 @@ impl Ensembles {
         Self(config.models.iter().map(of).collect())
     }
 
+    /// Whether it is several models that answer for this one.
+    pub(super) fn has(&self, model: ModelId) -> bool {
+        self.of(model).is_some()
+    }
+
     fn of(&self, model: ModelId) -> Option<&Ensemble> {
         self.0[model.index()].as_ref()
     }
@@ -180,13 +185,14 @@ impl Pipeline {
     /// A request that every member can be asked: read, and for answers that can be read here.
     fn readable(&self, mut request: Box<InferRequest>) -> Result<Readable, Error> {
         let decoded = self.decoded(&request)?;
+        let headers = Arc::make_mut(&mut request.headers);
         if matches!(request.payload, Payload::Retained(_)) {
             // It was undone.
-            request.headers.remove(header::CONTENT_ENCODING);
-            request.headers.remove("grpc-encoding");
+            headers.remove(header::CONTENT_ENCODING);
+            headers.remove("grpc-encoding");
         }
-        request.headers.remove(header::ACCEPT_ENCODING);
-        request.headers.remove("grpc-accept-encoding");
+        headers.remove(header::ACCEPT_ENCODING);
+        headers.remove("grpc-accept-encoding");
         request.payload = Payload::Decoded(Arc::clone(&decoded));
         Ok((request, decoded))
     }

@@ -34,13 +34,10 @@ impl Pipeline {
     pub(super) async fn reach_or_recall(
         &self,
         reach: Reach,
-        original: Original,
+        (question, original): (Question, Original),
         features: &mut FeatureSet,
         plan: &Plan,
     ) -> Result<Answer, Error> {
-        let Some(question) = self.predictions.question(&reach.enriched, plan) else {
-            return self.reach(reach, features, plan).await;
-        };
         let (mut reach, lead) = match self.recalled(reach, &question, plan).await? {
             Recalled::Told(told, event, timings) => return Ok(recalled(told, event, features, timings)),
             Recalled::Miss(reach, lead) => (reach, lead),
@@ -120,7 +117,7 @@ impl Pipeline {
 }
 
 /// An answer made of a kept one, and of what is true of this request's features.
-fn recalled(told: Told, event: CacheEvent, features: &mut FeatureSet, timings: Timings) -> Answer {
+pub(super) fn recalled(told: Told, event: CacheEvent, features: &mut FeatureSet, timings: Timings) -> Answer {
     let mut caches = features.caches().to_vec();
     caches.push(event);
     Answer {

@@ -19,7 +19,7 @@ use crate::{
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
-    predictions::Predictions,
+    predictions::{HIT, Predictions},
     telemetry::handles::path::{PathHandles, Stage},
 };
 
@@ -59,12 +59,6 @@ struct Reach {
     /// What the way took so far.
     timings: Timings,
     enriched_at: Instant,
-}
-
-/// A request that may have to walk more than once.
-struct Descent {
-    request: Box<InferRequest>,
-    again: Box<InferRequest>,
 }
 
 /// The stages, built from one config snapshot.
@@ -115,15 +109,26 @@ impl Pipeline {
     async fn answer(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
         let plan = self.ladder.plan(&request, now)?;
-        if self.ladder.has_ways_down(&plan, request.method)
-            && let Some(again) = request.again()
-        {
-            // Boxed: who has nothing below the model does not carry the room for it.
-            return Box::pin(self.descend(Descent { request, again }, plan, now)).await;
+        let has_ways_down = self.ladder.has_ways_down(&plan, request.method);
+        let again = if has_ways_down { request.again() } else { None };
+        match &again {
+            Some(_) if !self.asks_in_person(&plan) => return Box::pin(self.descend(request, plan, None, now)).await,
+            Some(_) => {}
+            None => self.can_pass(&request, &plan)?,
         }
-        self.can_pass(&request, &plan)?;
-        let Walked { outcome, .. } = self.compute(request, &plan, now).await;
-        self.ladder.conclude(&plan, outcome)
+        let walked = self.compute(request, &plan, now).await;
+        match again {
+            // Boxed: who need not go down does not carry the room for it.
+            Some(again) if !is_good(&walked.outcome) => {
+                Box::pin(self.descend(again, plan, Some(walked), Instant::now())).await
+            }
+            _ => self.ladder.conclude(&plan, walked.outcome),
+        }
+    }
+
+    /// Whether the first to be asked is the model named, and it alone.
+    fn asks_in_person(&self, plan: &Plan) -> bool {
+        plan.source == Source::Model && plan.model == plan.named && !self.ensembles.has(plan.model)
     }
 
     /// Whether a body that passes but once serves the plan: a model that reads none of it is asked.
@@ -157,22 +162,29 @@ impl Pipeline {
         self.ladder.conclude(&plan, outcome)
     }
 
-    /// Walks, and as long as nobody answers walks again one way down.
-    async fn descend(&self, descent: Descent, mut plan: Plan, began: Instant) -> Result<Answer, Error> {
-        let Descent { request, again } = descent;
-        let (mut next, mut found, mut first) = (Some(request), None, None);
-        let mut now = began;
+    /// As long as nobody answers walks again, one way down from the last walk; from the plan's, where none was made.
+    async fn descend(
+        &self,
+        request: Box<InferRequest>,
+        mut plan: Plan,
+        mut last: Option<Walked>,
+        mut now: Instant,
+    ) -> Result<Answer, Error> {
+        let (mut found, mut first) = (None, None);
         loop {
-            let walked = match plan.source {
-                Source::Model => self.by_model(next.take().or_else(|| again.again()), &plan, now).await,
-                Source::Rule | Source::Cached | Source::Default => self.stand_in(&again, found.take(), &plan).await,
+            let walked = match (last.take(), plan.source) {
+                (Some(walked), _) => walked,
+                (None, Source::Model) => self.by_model(request.again(), &plan, now).await,
+                (None, Source::Rule | Source::Cached | Source::Default) => {
+                    self.stand_in(&request, found.take(), &plan).await
+                }
             };
             now = Instant::now();
             let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, &mut first, now) {
                 Settled::Answer(answer) => {
                     if answer.level == Level::DefaultResponse {
-                        (self.log)(&self.config, &again);
+                        (self.log)(&self.config, &request);
                     }
                     return Ok(answer);
                 }
@@ -201,8 +213,9 @@ impl Pipeline {
                 Err(error) => return Walked::without_features(error),
             }
             // It was read, and is sent as it reads.
-            request.headers.remove(header::CONTENT_ENCODING);
-            request.headers.remove("grpc-encoding");
+            let headers = Arc::make_mut(&mut request.headers);
+            headers.remove(header::CONTENT_ENCODING);
+            headers.remove("grpc-encoding");
         }
         self.walk(request, plan, began).await
     }
@@ -243,9 +256,13 @@ impl Pipeline {
             self.handles.stage(Stage::Features, timings.features);
             self.handles.stage(Stage::Enrich, enriched_at - fetched);
         }
-        let Some(original) = cached else { return self.reach(reach, features, plan).await };
-        // Boxed: who has no cache does not carry the room for it.
-        Box::pin(self.reach_or_recall(reach, original, features, plan)).await
+        let question = if cached.is_some() { self.predictions.question(&reach.enriched, plan) } else { None };
+        let Some(question) = question else { return self.reach(reach, features, plan).await };
+        if let Some(told) = self.predictions.at_hand(&question) {
+            return Ok(kept::recalled(told, HIT, features, timings));
+        }
+        // Boxed: who has no cache, and who finds it there, does not carry the room for it.
+        Box::pin(self.reach_or_recall(reach, (question, cached.flatten()), features, plan)).await
     }
 
     /// Asks the model, once there is a slot.
@@ -369,6 +386,10 @@ fn rename(protocol: Protocol, (headers, body): (&mut HeaderMap, &mut AnswerBody)
     if let Some(length) = length {
         headers.insert(JSON_LENGTH, http::HeaderValue::from(length as u64));
     }
+}
+
+const fn is_good(outcome: &Result<Answer, Error>) -> bool {
+    matches!(outcome, Ok(Answer { verdict: Verdict::Good, .. }))
 }
 
 /// Whether something else than the model answered, or nobody, where neither its door refused the request nor its time was taken:

@@ -1,10 +1,12 @@
 //! Active health checks: every endpoint is asked at its pool's interval, when the set changes, and when a caller wants to know, over
-//! HTTP where it has that port, else over gRPC. One that failed, or whose breaker is open, is asked ten times as often: as long as
-//! it is not known to be back, it serves nobody.
+//! HTTP where it has that port, else over gRPC. One that failed, or whose breaker is open, is asked ten times as often, and fifty
+//! times where requests find nobody to ask: as long as it is not known to be back, it serves nobody. One that takes its time to answer
+//! holds up no other.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
@@ -26,15 +28,38 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// Checks of an endpoint that is out of use, in one interval.
 const SICK_CHECKS: u32 = 10;
 
+/// The same where requests find nobody to ask.
+const WANTED_CHECKS: u32 = 50;
+
 /// Checks the pool's endpoints for ever.
 pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
     let mut tick = every(pool.config.health.interval);
     let mut sick = every(pool.config.health.interval / SICK_CHECKS);
+    let (mut checks, mut wanted_from) = (FuturesUnordered::new(), Instant::now());
+    let mut under_way: Vec<Arc<Endpoint>> = Vec::new();
     loop {
-        tokio::select! {
-            _ = tick.tick() => check_all(pool, worker, tasks).await,
-            () = pool.changed.notified() => check_all(pool, worker, tasks).await,
-            _ = sick.tick() => check_those(pool, Endpoint::is_out, worker, tasks).await,
+        let all = tokio::select! {
+            _ = tick.tick() => true,
+            () = pool.changed.notified() => true,
+            _ = sick.tick() => false,
+            () = pool.wanted.notified(), if wanted_from <= Instant::now() => {
+                wanted_from = Instant::now() + pool.config.health.interval / WANTED_CHECKS;
+                false
+            }
+            Some(checked) = checks.next() => {
+                under_way.retain(|endpoint| !Arc::ptr_eq(endpoint, &checked));
+                continue;
+            }
+        };
+        for endpoint in pool.members().iter().filter(|endpoint| all || endpoint.is_out()) {
+            if !under_way.iter().any(|asked| Arc::ptr_eq(asked, endpoint)) {
+                under_way.push(Arc::clone(endpoint));
+                let endpoint = Arc::clone(endpoint);
+                checks.push(async move {
+                    check(pool, &endpoint, worker, tasks).await;
+                    endpoint
+                });
+            }
         }
     }
 }
@@ -47,13 +72,8 @@ fn every(period: Duration) -> Interval {
 
 /// Checks each endpoint once, all at the same time.
 pub(super) async fn check_all(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
-    check_those(pool, |_| true, worker, tasks).await;
-}
-
-async fn check_those(pool: &Pool, which: impl Fn(&Endpoint) -> bool, worker: WorkerId, tasks: &Tasks) {
     let members = pool.members();
-    let checks = members.iter().filter(|endpoint| which(endpoint)).map(|endpoint| check(pool, endpoint, worker, tasks));
-    futures_util::future::join_all(checks).await;
+    futures_util::future::join_all(members.iter().map(|endpoint| check(pool, endpoint, worker, tasks))).await;
 }
 
 async fn check(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId, tasks: &Tasks) {
@@ -97,6 +117,7 @@ async fn ask_http(pool: &Pool, endpoint: &Arc<Endpoint>, worker: WorkerId) -> Re
         path: &path,
         host: endpoint.host(Protocol::V2Json),
         headers: &HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("weir-health"))]),
+        own: &[],
         numbers: &[],
     };
     let (status, _) = lease.send(&request, RequestBody::Whole(None)).await.map_err(describe)?;

@@ -69,6 +69,8 @@ const FREE_RESENDS: u32 = 8;
 const EXPECTED: u32 = 2;
 /// Who waited for this part of a model's own timeout was not impatient, whatever its answers take.
 const PATIENT: u32 = 3;
+/// A timeout that is told so much too late, and by half of itself, tells of this process, which did not run meanwhile.
+const STALL: Duration = Duration::from_millis(10);
 /// A model that does not answer in time: as many of its attempts time out.
 const TIMEOUTS: Limit = Limit { bound: Bound::AtLeast(0.05), least: 20 };
 
@@ -233,6 +235,12 @@ impl Model {
     }
 }
 
+/// Whether an attempt that had so much time, and whose timeout was told after it `took` so much, may have been answered in time:
+/// where a process gets no processor for a while, all its requests time out at once, however well its endpoints are.
+fn has_stalled(had: Duration, took: Duration) -> bool {
+    took.saturating_sub(had) >= STALL.max(had / 2)
+}
+
 /// One request's way through its pool.
 struct Run<'a> {
     predict: &'a Predict,
@@ -392,10 +400,13 @@ impl Run<'_> {
     }
 
     /// Whether the attempt timed out and had less time than an answer can be expected in: its caller was impatient, or others used
-    /// the time, and neither the endpoint nor the model is to blame. What the config gives is enough: `attempt_timeout`, and a fair
+    /// the time, or this process slept through it, and neither the endpoint nor the model is to blame. What the config gives is enough: `attempt_timeout`, and a fair
     /// part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
-    fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, now: Instant) -> bool {
+    fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, (took, now): (Duration, Instant)) -> bool {
         let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return false };
+        if has_stalled(*had, took) {
+            return true;
+        }
         let configured = self.plan.attempt_timeout.is_some_and(|timeout| *had >= timeout);
         let is_patient = PATIENT * *had >= self.model.timeout;
         !configured && !is_patient && self.needs(method, now).is_none_or(|needs| *had < needs)
@@ -408,7 +419,7 @@ impl Run<'_> {
             Err(failure) => (Class::of_failure(failure), Advice::None),
         };
         let ended = Instant::now();
-        let class = if self.was_hurried(&outcome, method, ended) { Class::Hurried } else { class };
+        let class = if self.was_hurried(&outcome, method, (ended - began, ended)) { Class::Hurried } else { class };
         let Choice { index, endpoint, permit } = choice;
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
         if method == Method::Predict {

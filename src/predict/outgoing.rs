@@ -29,7 +29,10 @@ pub(super) struct Outgoing {
     pub(super) method: Method,
     verb: http::Method,
     path: PathAndQuery,
-    headers: HeaderMap,
+    /// The caller's.
+    headers: Arc<HeaderMap>,
+    /// What is said in place of what those say of the same.
+    own: Own,
     /// Whether the deadline is told in Envoy's form too, as the caller did.
     tells_envoy: bool,
     body: Replay,
@@ -38,6 +41,9 @@ pub(super) struct Outgoing {
 
 /// Fields whose values are numbers.
 pub(super) type Numbers = SmallVec<[(HeaderName, u64); 2]>;
+
+/// Fields that are Weir's.
+type Own = SmallVec<[(HeaderName, HeaderValue); 3]>;
 
 /// Whether the body can be sent again.
 enum Replay {
@@ -63,16 +69,12 @@ impl Outgoing {
         } else {
             renamed(&request.path, upstream)
         };
-        let mut headers = request.headers;
-        describe_body(&mut headers, request.protocol, request.method, json_length);
-        let tells_envoy = take(&mut headers, &ENVOY_TIMEOUT);
-        take(&mut headers, &WEIR_TIMEOUT);
-        if request.protocol == Protocol::Grpc {
-            headers.remove(header::HOST);
-            headers.remove(header::CONTENT_LENGTH);
-        }
         let RequestId(id) = request.id;
-        headers.insert(REQUEST_ID, id);
+        let mut headers = request.headers;
+        let mut own = Own::new();
+        own.push((REQUEST_ID, id));
+        describe_body(&mut headers, &mut own, (request.protocol, request.method), json_length);
+        let tells_envoy = find(&headers, &ENVOY_TIMEOUT).is_some();
         let fault = Arc::default();
         let body = match body {
             Body::Whole(bytes) => Replay::Whole(bytes),
@@ -87,6 +89,7 @@ impl Outgoing {
             verb: request.verb,
             path,
             headers,
+            own,
             tells_envoy,
             body,
             fault,
@@ -145,6 +148,7 @@ impl Outgoing {
             path: &self.path,
             host: to.host(self.protocol),
             headers: &self.headers,
+            own: &self.own,
             numbers,
         }
     }
@@ -167,7 +171,13 @@ impl Outgoing {
         *request.uri_mut() = self.uri(to);
         *request.version_mut() = http::Version::HTTP_2;
         // Kept for the next attempt: the request takes its headers with it.
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::clone(&self.headers);
+        for framing in [header::HOST, header::CONTENT_LENGTH] {
+            headers.remove(framing);
+        }
+        for (name, value) in &self.own {
+            headers.insert(name, value.clone());
+        }
         headers.extend(self.deadline(left).into_iter().map(|(name, millis)| (name, HeaderValue::from(millis))));
         headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
         *request.headers_mut() = headers;
@@ -196,18 +206,17 @@ fn grpc_timeout(left: Duration) -> HeaderValue {
     HeaderValue::from_str(&text).expect("digits and a letter are visible ASCII")
 }
 
-/// Takes a header out; says whether it was there.
-fn take(headers: &mut HeaderMap, name: &HeaderName) -> bool {
-    // Most requests have none, which to see takes less than to hash the name.
-    find(headers, name).is_some() && headers.remove(name).is_some()
-}
-
 /// Says what the body is.
-fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, json_length: Option<usize>) {
+fn describe_body(
+    headers: &mut Arc<HeaderMap>,
+    own: &mut Own,
+    (protocol, method): (Protocol, Method),
+    json_length: Option<usize>,
+) {
     let content_type = match protocol {
         Protocol::Grpc => {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            own.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
+            own.push((header::TE, HeaderValue::from_static("trailers")));
             return;
         }
         Protocol::V2Binary => HeaderValue::from_static("application/octet-stream"),
@@ -217,12 +226,12 @@ fn describe_body(headers: &mut HeaderMap, protocol: Protocol, method: Method, js
     let telling =
         |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("json") || text.contains("octet-stream"));
     if method != Method::Other && !headers.get(header::CONTENT_TYPE).is_some_and(telling) {
-        headers.insert(header::CONTENT_TYPE, content_type);
+        own.push((header::CONTENT_TYPE, content_type));
     }
     if let Some(length) = json_length {
-        headers.insert(JSON_LENGTH, HeaderValue::from(length as u64));
-    } else {
-        take(headers, &JSON_LENGTH);
+        own.push((JSON_LENGTH, HeaderValue::from(length as u64)));
+    } else if find(headers, &JSON_LENGTH).is_some() {
+        Arc::make_mut(headers).remove(JSON_LENGTH);
     }
 }
 

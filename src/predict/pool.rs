@@ -49,6 +49,8 @@ pub(super) struct Pool {
     pub(super) survey: Mutex<Survey>,
     /// Told when the set has changed.
     pub(super) changed: Notify,
+    /// Told when nobody could be asked.
+    pub(super) wanted: Notify,
     /// Whether so few are healthy that all are asked.
     pub(super) panicking: AtomicBool,
     /// What part of the requests stays in the gateway's own zone, of [`WHOLE`]; [`NO_ZONE`] where it makes no difference.
@@ -113,6 +115,7 @@ impl Pool {
             sources: Mutex::new(Sources::new(config.discovery.len(), now)),
             survey: Mutex::new(Survey::new(config, now)),
             changed: Notify::new(),
+            wanted: Notify::new(),
             panicking: AtomicBool::new(false),
             own_part: AtomicU32::new(NO_ZONE),
             failed_over: AtomicBool::new(false),
@@ -221,6 +224,7 @@ impl Pool {
 
     /// Why no endpoint could be asked.
     fn nobody(&self, protocol: Protocol, now: Instant) -> Nobody {
+        self.wanted.notify_one();
         let members = self.members();
         let speaks = |endpoint: &&Arc<Endpoint>| endpoint.upstream(protocol).is_some();
         let (kind, why) = if members.is_empty() {

@@ -142,7 +142,7 @@ fn request() -> Enriched {
         tier: TierId(0),
         deadline,
         caching: Caching::Allowed,
-        headers: HeaderMap::new(),
+        headers: Arc::default(),
         json_length: None,
         payload: Payload::Retained(Bytes::new()),
     };
@@ -653,4 +653,40 @@ async fn a_pool_that_names_an_exporter_tells_how_full_its_gpus_are() {
     assert_eq!(predict.gpu_memory(PoolId(0), Instant::now()), Some(0.95));
     assert_eq!(predict.gpu_memory(PoolId(0), Instant::now() + Duration::from_secs(1000)), None);
     predict.tasks.finish().await;
+}
+
+#[tokio::test]
+async fn a_process_that_slept_through_its_timeouts_blames_no_endpoint() {
+    const LIMIT: Duration = Duration::from_millis(20);
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = hangs.local_addr().unwrap().to_string();
+    let mut config = pool(&[&authority]);
+    config.attempt_timeout = Some(LIMIT);
+    let predict = predict(config);
+    let breaker = &predict.pools[0].members()[0].breaker;
+    for _ in 0..10 {
+        let sleeps = async {
+            tokio::task::yield_now().await;
+            std::thread::sleep(LIMIT * 3);
+        };
+        let plan = Plan { attempts: 1, attempt_timeout: Some(LIMIT), ..plan(Duration::from_secs(20)) };
+        let (answered, ()) = tokio::join!(predict.run(request(), None, &plan, PoolId(0), Instant::now()), sleeps);
+        assert_eq!(answered.unwrap_err().kind(), Kind::DeadlineExceeded);
+        assert!(breaker.is_closed());
+    }
+}
+
+#[test]
+fn a_timeout_told_in_time_is_the_endpoint_s() {
+    let ms = Duration::from_millis;
+    for (had, took, expected) in [
+        (ms(20), ms(20), false),
+        (ms(12), ms(21), false),
+        (ms(12), ms(22), true),
+        (ms(200), ms(299), false),
+        (ms(200), ms(300), true),
+        (ms(20), ms(10), false),
+    ] {
+        assert_eq!(has_stalled(had, took), expected, "{had:?} {took:?}");
+    }
 }

@@ -10,7 +10,8 @@
 //! **Source:** github.com/BLAKE3-team/BLAKE3-specs.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 
 use super::id::Split;
 use crate::{
@@ -66,7 +67,7 @@ impl Key {
 /// What of a model is the same for all of its keys.
 #[derive(Debug)]
 pub(super) struct Scheme {
-    start: blake3::Hasher,
+    start: [u8; 32],
     headers: Box<[HeaderName]>,
 }
 
@@ -99,12 +100,13 @@ impl Scheme {
     pub(super) fn new(config: &Config, model: ModelId, also: &[HeaderName]) -> Self {
         let model = config.model(model);
         let pool = config.pool(model.pool);
-        let mut start = blake3::Hasher::new();
+        let mut start = Parts::default();
         // Gateways that name other servers by the same name do not share predictions.
         let asked = format!("{:?} {:?} {:?}", pool.name, pool.endpoints, pool.discovery);
         for part in [FORMAT, model.name.as_bytes(), model.upstream.as_bytes(), asked.as_bytes()] {
-            put(&mut start, part);
+            start.put(part);
         }
+        let start = start.digest();
         let mut headers = KEYED.to_vec();
         headers.extend(also.iter().filter(|name| !KEYED.contains(name)).cloned());
         Self { start, headers: headers.into() }
@@ -117,14 +119,15 @@ impl Scheme {
 
     /// Of a request as the model would see it.
     pub(super) fn exact(&self, era: Era, head: Head<'_>, (body, split): (&Bytes, &Split), json: Option<usize>) -> Key {
-        let mut hash = self.begin(b"exact", era, head);
+        let mut parts = Parts::default();
+        self.begin(&mut parts, b"exact", era, head);
         // The id's own length is no part of it.
         let json = json.map_or(u64::MAX, |length| (length - split.id.as_ref().map_or(0, Bytes::len)) as u64);
-        hash.update(&json.to_le_bytes());
-        hash.update(&[u8::from(split.id.is_some())]);
-        put(&mut hash, &body[split.before.clone()]);
-        put(&mut hash, &body[split.after.clone()]);
-        finish(&hash, era)
+        parts.number(json);
+        parts.add(&[u8::from(split.id.is_some())]);
+        parts.put(&body[split.before.clone()]);
+        parts.put(&body[split.after.clone()]);
+        parts.key(era)
     }
 
     /// Of the entities that a request is about, and of how its answer is to look. `None`: it does not say which.
@@ -135,37 +138,43 @@ impl Scheme {
         (decoded, split): (&Decoded, &Split),
         source: &str,
     ) -> Option<Key> {
-        let mut hash = self.begin(b"entity", era, head);
-        hash.update(&[u8::from(split.id.is_some())]);
+        let mut parts = Parts::default();
+        self.begin(&mut parts, b"entity", era, head);
+        parts.add(&[u8::from(split.id.is_some())]);
         for outputs in &split.outputs {
-            put(&mut hash, &decoded.body[outputs.clone()]);
+            parts.put(&decoded.body[outputs.clone()]);
         }
         let binary = decoded.parameter(BINARY).map(|binary| binary.value.of(&decoded.body));
-        put(&mut hash, binary.unwrap_or_default());
-        let rows = decoded.rows(&[source]).ok()?;
-        hash.update(&(rows as u64).to_le_bytes());
+        parts.put(binary.unwrap_or_default());
+        parts.number(decoded.rows(&[source]).ok()? as u64);
         let mut said = 0;
         entities(decoded, source, |value| {
-            put(&mut hash, value);
+            parts.put(value);
             said += 1;
         })?;
-        (said > 0).then(|| finish(&hash, era))
+        (said > 0).then(|| parts.key(era))
     }
 
-    fn begin(&self, purpose: &[u8], era: Era, head: Head<'_>) -> blake3::Hasher {
-        let mut hash = self.start.clone();
-        put(&mut hash, purpose);
-        hash.update(&era.token.to_le_bytes());
-        put(&mut hash, head.protocol.name().as_bytes());
-        put(&mut hash, head.path.as_bytes());
-        for (index, name) in self.headers.iter().enumerate() {
-            for value in head.headers.get_all(name) {
-                hash.update(&(index as u64).to_le_bytes());
-                put(&mut hash, value.as_bytes());
-            }
+    fn begin(&self, parts: &mut Parts, purpose: &[u8], era: Era, head: Head<'_>) {
+        parts.add(&self.start);
+        parts.put(purpose);
+        parts.number(era.token);
+        parts.put(head.protocol.name().as_bytes());
+        parts.put(head.path.as_bytes());
+        for (index, value) in self.keyed(head.headers) {
+            parts.number(index as u64);
+            parts.put(value.as_bytes());
         }
-        hash.update(&u64::MAX.to_le_bytes());
-        hash
+        parts.number(u64::MAX);
+    }
+
+    /// The values of the keyed headers in the order of the names, those of one name as they came. A request has fewer headers than
+    /// there are names to look up.
+    fn keyed<'h>(&self, headers: &'h HeaderMap) -> SmallVec<[(usize, &'h HeaderValue); 8]> {
+        let place = |name: &HeaderName| self.headers.iter().position(|keyed| keyed == name);
+        let mut keyed: SmallVec<_> = headers.iter().filter_map(|(name, value)| Some((place(name)?, value))).collect();
+        keyed.sort_by_key(|(place, _)| *place);
+        keyed
     }
 }
 
@@ -206,11 +215,68 @@ fn scalar(scalar: &Scalar<'_>, each: &mut impl FnMut(&[u8])) -> Option<()> {
     Some(())
 }
 
-fn put(hash: &mut blake3::Hasher, part: &[u8]) {
-    hash.update(&(part.len() as u64).to_le_bytes());
-    hash.update(part);
+/// Bytes that are hashed in one go: a hasher that is fed little by little takes longer than what it hashes.
+const AT_ONCE: usize = 8 * 1024;
+
+/// What is hashed, end to end.
+#[derive(Default)]
+struct Parts {
+    /// What was not hashed yet.
+    bytes: SmallVec<[u8; 512]>,
+    /// What comes before, where it is long.
+    before: Option<Box<blake3::Hasher>>,
 }
 
-fn finish(hash: &blake3::Hasher, era: Era) -> Key {
-    Key { hash: *hash.finalize().as_bytes(), era: era.number }
+impl Parts {
+    /// A part of any length.
+    fn put(&mut self, part: &[u8]) {
+        self.number(part.len() as u64);
+        self.add(part);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.add(&number.to_le_bytes());
+    }
+
+    /// A part whose length is always the same.
+    fn add(&mut self, part: &[u8]) {
+        if self.bytes.len() + part.len() <= AT_ONCE {
+            self.bytes.extend_from_slice(part);
+            return;
+        }
+        let before = self.before.get_or_insert_with(Box::default);
+        before.update(&self.bytes).update(part);
+        self.bytes.clear();
+    }
+
+    fn digest(self) -> [u8; 32] {
+        let hash = match self.before {
+            None => blake3::hash(&self.bytes),
+            Some(mut before) => before.update(&self.bytes).finalize(),
+        };
+        *hash.as_bytes()
+    }
+
+    fn key(self, era: Era) -> Key {
+        Key { hash: self.digest(), era: era.number }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_hashed_alike_however_long_they_are() {
+        for lengths in [&[0, 3, 40][..], &[AT_ONCE - 8, 1, 20_000, 5], &[AT_ONCE, AT_ONCE], &[100_000]] {
+            let (mut parts, mut whole) = (Parts::default(), Vec::new());
+            for (index, length) in lengths.iter().enumerate() {
+                let part = vec![index as u8; *length];
+                parts.put(&part);
+                whole.extend_from_slice(&(*length as u64).to_le_bytes());
+                whole.extend_from_slice(&part);
+            }
+            assert_eq!(parts.digest(), *blake3::hash(&whole).as_bytes(), "{lengths:?}");
+        }
+    }
 }

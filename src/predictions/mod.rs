@@ -189,7 +189,7 @@ impl Predictions {
         if request.method != Method::Predict || plan.members != Members::All {
             return None;
         }
-        let split = Split::of(request.protocol, body, enriched.json_length);
+        let split = Split::around_id(request.protocol, body, enriched.json_length);
         Some(Question {
             model: plan.model,
             tier: plan.tier,
@@ -201,13 +201,22 @@ impl Predictions {
         })
     }
 
+    /// What L1 has.
+    pub(crate) fn at_hand(&self, question: &Question) -> Option<Told> {
+        if question.caching == Caching::Bypassed {
+            return None;
+        }
+        let told = self.in_memory(question)?;
+        self.handles.looked_up(question.model, Layer::L1, Outcome::Hit);
+        Some(told)
+    }
+
     /// Looks in L1, and whether somebody asks the same already.
     pub(crate) fn look(&self, question: &Question) -> Look {
         if question.caching == Caching::Bypassed {
             return Look::Miss(Lead(None));
         }
-        if let Some(told) = self.in_memory(question) {
-            self.handles.looked_up(question.model, Layer::L1, Outcome::Hit);
+        if let Some(told) = self.at_hand(question) {
             return Look::Told(told);
         }
         match self.flights.join(&Arc::<Batch<Word>>::default(), (question.key, question.tier), Word::Asks) {
@@ -218,11 +227,8 @@ impl Predictions {
 
     /// A flight may have ended between the look and this one's beginning: what it found is here then.
     fn led(&self, question: &Question, lead: flight::Lead<Seat, Word>) -> Look {
-        match self.in_memory(question) {
-            Some(told) => {
-                self.handles.looked_up(question.model, Layer::L1, Outcome::Hit);
-                Look::Told(told)
-            }
+        match self.at_hand(question) {
+            Some(told) => Look::Told(told),
             None => {
                 self.handles.looked_up(question.model, Layer::L1, Outcome::Miss);
                 Look::Miss(Lead(Some(lead)))

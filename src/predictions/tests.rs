@@ -173,7 +173,7 @@ impl Variation {
         let decoded = decode(protocol, body.into(), json_length).unwrap();
         let mut request = fixture::request(FRAUD.0, 0, Duration::from_secs(5));
         request.path = self.path.parse().unwrap();
-        request.headers.insert("x-tenant", HeaderValue::from_static(self.tenant));
+        Arc::make_mut(&mut request.headers).insert("x-tenant", HeaderValue::from_static(self.tenant));
         InferRequest { protocol, json_length, payload: Payload::Decoded(Arc::new(decoded)), ..request }
     }
 

@@ -66,6 +66,13 @@ impl Median {
         fresh.then(|| Duration::from_micros(u64::from(micros)))
     }
 
+    /// How long ago the last was fed that the median has taken in, to within a tick.
+    #[must_use]
+    pub fn quiet_for(&self, now: Instant) -> Duration {
+        let (at, _) = unpack(self.median.load(Relaxed));
+        TICK * self.tick(now).saturating_sub(at)
+    }
+
     fn work_out(&self, now: u32) -> Option<u32> {
         let mut lengths = [0; KEPT];
         let mut count = 0;
@@ -109,6 +116,15 @@ mod tests {
         assert_eq!(median.estimate(now), None);
         median.observe(5 * MS, now);
         assert_eq!(median.estimate(now), Some(5 * MS));
+    }
+
+    #[test]
+    fn it_tells_how_long_nothing_was_fed() {
+        let (median, now) = fed(Instant::now(), [5; 8], 50 * MS);
+        assert!(median.quiet_for(now) <= TICK);
+        assert!((500 * MS..=550 * MS).contains(&median.quiet_for(now + 500 * MS)));
+        median.observe(5 * MS, now + 500 * MS);
+        assert!(median.quiet_for(now + 500 * MS) <= TICK);
     }
 
     #[test]

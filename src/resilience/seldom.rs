@@ -32,9 +32,14 @@ impl Seldom {
 
     /// Whether it is time; then it is not again for as long.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.is_due_after(self.every, now)
+    }
+
+    /// The same; then it is not again for another time than usual.
+    pub(crate) fn is_due_after(&self, pause: Duration, now: Instant) -> bool {
         let at = millis(now.saturating_duration_since(self.origin));
         let next = self.next.load(Relaxed);
-        at >= next && self.next.compare_exchange(next, at + millis(self.every), Relaxed, Relaxed).is_ok()
+        at >= next && self.next.compare_exchange(next, at + millis(pause), Relaxed, Relaxed).is_ok()
     }
 }
 

@@ -71,7 +71,7 @@ metrics! {
     BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of (no connection, or too many at once): they serve what they have until its ttl.";
     INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
-    INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";
+    INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of a push: when it was sent to Redis; of tracking it is not).";
     INVALIDATION_CHANNEL_UP = "weir_invalidation_channel_up", Gauge, "1 while all of a channel on which invalidations come is there (tracking: every Redis master is heard), else 0; absent where none is configured.";
     INVALIDATION_CHANNEL_LOSSES = "weir_invalidation_channel_losses_total", Counter, "Times that a connection of such a channel was lost; what was missed meanwhile is dropped once it is there again.";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";

@@ -566,6 +566,19 @@ fn hot_keys_of_no_share_or_too_many_copies() {
 }
 
 #[test]
+fn nobody_is_listened_to_without_a_redis() {
+    says(
+        "features: {invalidate: {tracking: true}}\n",
+        &[
+            "features.invalidate.tracking: there is no `l2.redis`; allowed: true beside `l2.redis` only; given: true (weir.yaml:1:35)",
+        ],
+    );
+    let text = "features: {project: p, l2: {redis: 'redis://h'}, invalidate: {tracking: true}}\n";
+    let config = good(text);
+    assert!(config.features.invalidate.tracking && config.notices.is_empty(), "{:?}", config.notices);
+}
+
+#[test]
 fn a_warm_start_without_a_place_or_a_cache() {
     says(
         "features: {l1: {warm_start: {}}}\n",
@@ -573,6 +586,12 @@ fn a_warm_start_without_a_place_or_a_cache() {
             "features.l1.warm_start.save_to: missing; allowed: text (in quotes where it looks like a number) (weir.yaml:1:29)",
         ],
     );
+    for length in ["499ms", "11s"] {
+        let line = format!(
+            "features.lease: not a length for a lease; allowed: 500ms to 10s; given: {length} (weir.yaml:2:10)"
+        );
+        says(&format!("features:\n  lease: {length}\n"), &[&line]);
+    }
     says(
         "features:\n  l1:\n    capacity: 0B\n    warm_start: {save_to: l2, max_keys: 0, save_every: 500ms, timeout: 0s}\n",
         &[

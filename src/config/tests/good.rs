@@ -116,9 +116,12 @@ fn what_is_not_acted_upon_is_said() {
     let text = FULL
         .replace("read_from: primary", "read_from: replica")
         .replace("consistency: ttl ", "consistency: write_through ");
-    let notices = good(&text).notices;
+    let config = good(&text);
+    let notices = &config.notices;
     assert!(notices.iter().any(|notice| notice.starts_with("features.l2.read_from: ")), "{notices:#?}");
-    assert!(notices.iter().any(|notice| notice.starts_with("features.views.user_stats.consistency: ")));
+    assert!(!notices.iter().any(|notice| notice.contains("consistency")), "{notices:#?}");
+    assert!(config.features.views[0].reads_primary_only() && !config.features.views[1].reads_primary_only());
+    assert_eq!(config.features.lease, Duration::from_secs(2));
 }
 
 #[test]

@@ -240,5 +240,14 @@ impl Leases {
     }
 }
 
+/// Reads any bytes as a message of another gateway; what was read, as text. For fuzzing: whatever the bytes, it does not panic, and what
+/// it takes for a message is one.
+#[must_use]
+pub fn read_any(bytes: &[u8]) -> Option<String> {
+    let message = message::Message::decode(bytes)?;
+    assert_eq!(message.encode(), bytes, "one message is written in one way");
+    Some(format!("{message:?}"))
+}
+
 #[cfg(test)]
 mod tests;

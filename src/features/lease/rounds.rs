@@ -41,16 +41,16 @@ const LATEST: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// There is no connection to the other gateways. Nothing of the batch was written.
-    #[error("the other gateways cannot be told of the change, so it was not made")]
+    #[error("there is no connection to the other gateways, which must be told first")]
     Disconnected,
     /// The server that has the leases did not do what it was asked to. Nothing of the batch was written.
-    #[error("the other gateways could not be told of the change, so it was not made")]
+    #[error("the other gateways could not be told first")]
     Untold(#[source] RedisError),
     /// Not all of them were heard in time. Nothing of the batch was written.
-    #[error("the other gateways did not let go of the rows before the deadline, so they were not changed")]
+    #[error("the other gateways did not let go of the rows before the deadline")]
     Late,
     /// Written, and perhaps some gateway does not know.
-    #[error("the rows were stored, but it cannot be shown that every gateway knows")]
+    #[error("it cannot be shown that every gateway knows of the rows")]
     Unconfirmed(#[source] Option<RedisError>),
 }
 

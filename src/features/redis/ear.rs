@@ -204,3 +204,60 @@ fn tracking(prefixes: &[Box<[u8]>]) -> ::redis::Cmd {
     }
     tracking
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    fn ear(room: usize) -> (Ear, DuplexStream) {
+        let (ours, theirs) = duplex(room);
+        (Ear::over(Box::new(ours)), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_pinged_and_then_lost() {
+        let (mut ear, mut server) = ear(1024);
+        let began = Instant::now();
+        assert!(matches!(ear.next().await, Err(Deaf::Silent(SILENCE))));
+        assert_eq!(began.elapsed(), SILENCE);
+        let mut asked = [0; 1024];
+        let length = server.read(&mut asked).await.unwrap();
+        assert_eq!(asked[..length], PINGED.repeat(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_nothing_is_lost() {
+        let (mut ear, _server) = ear(1);
+        assert!(matches!(ear.next().await, Err(Deaf::Silent(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_answers_is_listened_to() {
+        let (mut ear, mut server) = ear(1024);
+        let answers = async {
+            let mut asked = [0; 64];
+            loop {
+                assert_eq!(server.read(&mut asked).await.unwrap(), PINGED.len());
+                server.write_all(b"+PONG\r\n").await.unwrap();
+            }
+        };
+        let listened = timeout(100 * SILENCE, ear.next());
+        tokio::select! { heard = listened => assert!(heard.is_err(), "{heard:?}"), () = answers => {} }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_is_heard_in_order_until_the_end() {
+        let (mut ear, mut server) = ear(1024);
+        server.write_all(b">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n").await.unwrap();
+        let keys = |keys: &[&str]| keys.iter().map(|key| key.as_bytes().into()).collect::<Vec<Box<[u8]>>>();
+        assert_eq!(ear.next().await.unwrap(), Heard { flushed: false, keys: keys(&["a", "b"]) });
+        server.write_all(b">2\r\n$10\r\ninvalidate\r\n_\r\n>2\r\n$10\r\ninval").await.unwrap();
+        assert_eq!(ear.next().await.unwrap(), Heard { flushed: true, keys: Vec::new() });
+        server.write_all(b"idate\r\n*1\r\n$1\r\nc\r\n").await.unwrap();
+        drop(server);
+        assert_eq!(ear.next().await.unwrap(), Heard { flushed: false, keys: keys(&["c"]) });
+        assert!(matches!(ear.next().await, Err(Deaf::Broken(_))));
+    }
+}

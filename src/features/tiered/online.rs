@@ -21,6 +21,7 @@ use crate::{
     config::View,
     features::{
         feast::decode_value,
+        invalidate::Origin,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
         lease,
@@ -32,7 +33,10 @@ use crate::{
     },
     telemetry::{
         ages::Ages,
-        handles::features::{Features as Handles, WriteBack},
+        handles::{
+            features::{Features as Handles, WriteBack},
+            invalidation::Extent,
+        },
     },
 };
 
@@ -128,7 +132,7 @@ pub(crate) enum PushError {
     #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
     ReadOnly,
     /// The other gateways could not be told, or not be shown to know.
-    #[error("the view is write_through")]
+    #[error(transparent)]
     Lease(#[from] lease::Error),
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]
@@ -136,6 +140,11 @@ pub(crate) enum PushError {
 }
 
 impl PushError {
+    /// Whether it was the deadline that passed.
+    pub(crate) const fn is_late(&self) -> bool {
+        matches!(self, Self::Late | Self::Lease(lease::Error::Late))
+    }
+
     /// When to push again, where a breaker says so.
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
@@ -270,6 +279,7 @@ impl Store {
                     Err(error) => failed = Some(error),
                 }
             }
+            self.shared.metrics.invalidations.came(Origin::Push, Extent::Rows, Some(began.elapsed()));
             self.shared.tell_others(batch);
             if let Some(error) = failed {
                 return Err(error.into());

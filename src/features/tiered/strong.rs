@@ -29,11 +29,14 @@ use crate::{
 
 /// The fetches of one term.
 #[derive(Debug, Default)]
-pub(super) struct TermFlights(Mutex<(Option<Term>, Arc<Flights<Id, Progress>>)>);
+pub(super) struct TermFlights(Mutex<(Option<Term>, Fetches)>);
+
+/// Fetches that may be joined.
+type Fetches = Arc<Flights<Id, Progress>>;
 
 impl TermFlights {
     /// Those of a term; nobody joins those of another any more.
-    fn of(&self, term: Term) -> Arc<Flights<Id, Progress>> {
+    fn of(&self, term: Term) -> Fetches {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if flights.0 != Some(term) {
             *flights = (Some(term), Arc::default());
@@ -42,7 +45,7 @@ impl TermFlights {
     }
 
     /// Those of the last term.
-    pub(super) fn last(&self) -> Arc<Flights<Id, Progress>> {
+    pub(super) fn last(&self) -> Fetches {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).1)
     }
 }

@@ -768,7 +768,7 @@ fn request(model: u32) -> (InferRequest, Plan) {
         tier: TierId(0),
         deadline,
         caching: Caching::Allowed,
-        headers: http::HeaderMap::new(),
+        headers: Arc::default(),
         json_length: None,
         payload: Payload::Retained(bytes::Bytes::from_static(b"{}")),
     };

@@ -134,7 +134,7 @@ impl Api<'_> {
             return read_only(&error);
         }
         let view = &self.catalog.by_id(view).name;
-        let kind = if matches!(error, PushError::Late) { Kind::DeadlineExceeded } else { Kind::Unavailable };
+        let kind = if error.is_late() { Kind::DeadlineExceeded } else { Kind::Unavailable };
         let message =
             format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
         let after = again(error.until(), Instant::now());

@@ -37,7 +37,8 @@ async fn page(source: &config::Gpu, mut lease: http1::Lease) -> Result<bytes::By
         (header::USER_AGENT, HeaderValue::from_static("weir")),
         (header::ACCEPT, HeaderValue::from_static("text/plain;version=0.0.4")),
     ]);
-    let request = http1::Request { verb: &Method::GET, path: &path, host: &host, headers: &headers, numbers: &[] };
+    let request =
+        http1::Request { verb: &Method::GET, path: &path, host: &host, headers: &headers, own: &[], numbers: &[] };
     let (status, _) = lease.send(&request, RequestBody::Whole(None)).await.map_err(describe)?;
     if status != StatusCode::OK {
         return Err(format!("{} answered {status}", source.path));

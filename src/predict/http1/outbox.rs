@@ -20,8 +20,17 @@ pub(in crate::predict) struct Request<'a> {
     pub(in crate::predict) path: &'a PathAndQuery,
     pub(in crate::predict) host: &'a HeaderValue,
     pub(in crate::predict) headers: &'a HeaderMap,
-    /// Said besides.
+    /// Said in place of what `headers` say of the same.
+    pub(in crate::predict) own: &'a [(HeaderName, HeaderValue)],
+    /// The same, of numbers.
     pub(in crate::predict) numbers: &'a [(HeaderName, u64)],
+}
+
+impl Request<'_> {
+    /// Whether it says itself what a header of that name says.
+    fn says(&self, name: &HeaderName) -> bool {
+        self.own.iter().any(|(own, _)| own == name) || self.numbers.iter().any(|(own, _)| own == name)
+    }
 }
 
 /// What is still to be written of one request.
@@ -213,9 +222,14 @@ fn write_head(into: &mut Vec<u8>, request: &Request<'_>) {
     put(into, &header::HOST, request.host.as_bytes());
     for (name, value) in request.headers {
         // Trailers are not passed on, so none are promised.
-        if !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::TRAILER) {
+        let is_framing =
+            matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::TRAILER);
+        if !is_framing && !request.says(name) {
             put(into, name, value.as_bytes());
         }
+    }
+    for (name, value) in request.own {
+        put(into, name, value.as_bytes());
     }
     for (name, value) in request.numbers {
         put_number(into, name, *value);

@@ -208,12 +208,15 @@ async fn send(lease: &mut Lease, body: RequestBody) -> Result<(StatusCode, Heade
         (header::HOST, HeaderValue::from_static("theirs")),
         (header::CONTENT_LENGTH, HeaderValue::from_static("7")),
         (header::ACCEPT, HeaderValue::from_static("*/*")),
+        (HeaderName::from_static("x-left"), HeaderValue::from_static("theirs")),
+        (header::CONTENT_TYPE, HeaderValue::from_static("theirs")),
     ]);
     let request = Request {
         verb: &Method::POST,
         path: &PathAndQuery::from_static("/p?q"),
         host: &HeaderValue::from_static("m:1"),
         headers: &headers,
+        own: &[(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
         numbers: &[(HeaderName::from_static("x-left"), 12)],
     };
     lease.send(&request, body).await
@@ -232,7 +235,9 @@ async fn a_request_is_framed_by_the_connection() {
     for (body, framed) in [(None, "content-length: 0\r\n\r\n"), (Some("body"), "content-length: 4\r\n\r\nbody")] {
         let (mut lease, mut server) = pair().await;
         let server = async {
-            let expected = format!("POST /p?q HTTP/1.1\r\nhost: m:1\r\naccept: */*\r\nx-left: 12\r\n{framed}");
+            let expected = format!(
+                "POST /p?q HTTP/1.1\r\nhost: m:1\r\naccept: */*\r\ncontent-type: application/json\r\nx-left: 12\r\n{framed}"
+            );
             let mut seen = vec![0; expected.len()];
             server.read_exact(&mut seen).await.unwrap();
             assert_eq!(String::from_utf8(seen).unwrap(), expected);

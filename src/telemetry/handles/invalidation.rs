@@ -14,6 +14,7 @@ pub(crate) enum Origin {
     /// Another gateway.
     PubSub,
     /// A topic.
+    #[expect(dead_code, reason = "nothing reads a topic yet")]
     Kafka,
     /// A push to this gateway.
     Push,

@@ -1,0 +1,179 @@
+//! `consistency: write_through`: whatever happens to gateways and to Redis, no read returns what was there before a push that was
+//! acknowledged, and none that follows another goes back.
+//!
+//! Three gateways on a cluster of three masters and three replicas, while one of them is stopped for longer than its lease, or killed and
+//! started again, the connections on which they hear each other are cut, and masters hang for less than a failover takes. What
+//! the clients saw is checked (`history`); the same with `consistency: ttl` must be found to be wrong.
+
+mod history;
+mod load;
+
+use std::{sync::atomic::Ordering, thread, time::Duration};
+
+use self::{
+    history::{Violations, check},
+    load::Load,
+};
+use crate::support::{
+    Redis, RedisCluster, Weir, http1,
+    process::{START, Spawned, free_port, wait_until},
+};
+
+/// What of the gateways' config is the test's to choose.
+struct Settings {
+    consistency: &'static str,
+    /// More of `features.l2`, such as `read_from: nearest`: such views are read from primaries all the same.
+    l2: &'static str,
+    /// More of `features`, such as `hot_keys: {copies: 4}`: such views have no copies.
+    features: &'static str,
+}
+
+const STRONG: Settings = Settings { consistency: "write_through", l2: "", features: "" };
+
+/// A gateway's lease.
+const LEASE: Duration = Duration::from_secs(1);
+/// Shorter than the cluster takes to give a master up.
+const HANG: Duration = Duration::from_millis(700);
+
+struct Gateways {
+    config: Vec<String>,
+    running: Vec<Weir>,
+}
+
+impl Gateways {
+    fn start(cluster: &RedisCluster, settings: &Settings) -> Self {
+        let config: Vec<_> = (0..3).map(|_| config(cluster, settings, free_port())).collect();
+        let running = config.iter().map(|config| Weir::start(config)).collect();
+        Self { config, running }
+    }
+
+    /// As a crash would, and as the kubelet does then.
+    fn crash(&mut self, at: usize) {
+        self.running[at].process().signal("KILL");
+        self.running[at].process().wait(START);
+        self.running[at] = Weir::start(&self.config[at]);
+    }
+
+    fn sum(&self, metric: &str, labels: &[(&str, &str)]) -> f64 {
+        self.running.iter().map(|weir| weir.metrics().count(metric, labels)).sum()
+    }
+}
+
+fn config(cluster: &RedisCluster, settings: &Settings, port: u16) -> String {
+    let Settings { consistency, l2, features } = settings;
+    let urls = cluster.urls();
+    format!(
+        r#"
+listen: {{http: "127.0.0.1:{port}", grpc: "127.0.0.1:0", admin: "127.0.0.1:0"}}
+workers: 1
+features:
+  project: history
+  lease: {LEASE:?}
+  l1: {{ttl: 1h}}
+  l2: {{redis: {urls}, mode: cluster, timeout: 200ms{l2}}}
+  {features}
+  views:
+    stock:
+      entities: {{sku: INT64}}
+      features: {{version: {{type: INT64}}}}
+      ttl: 1h
+      consistency: {consistency}
+"#
+    )
+}
+
+/// Waits for so many acknowledged pushes and answered operations.
+fn go_on(load: &Load, pushes: u64, operations: u64) {
+    let count = || (load.progress.pushes.load(Ordering::Relaxed), load.progress.operations.load(Ordering::Relaxed));
+    let before = count();
+    wait_until("the clients to get on", START, || {
+        let now = count();
+        now.0 >= before.0 + pushes && now.1 >= before.1 + operations
+    });
+}
+
+/// One of everything that may happen, with work before and after each.
+fn disturb(gateways: &mut Gateways, cluster: &RedisCluster, load: &Load, round: usize) {
+    let victim = round % 3;
+    // Longer than its lease: the others go on without it.
+    gateways.running[victim].process().signal("STOP");
+    thread::sleep(2 * LEASE);
+    go_on(load, 30, 1000);
+    gateways.running[victim].process().signal("CONT");
+    go_on(load, 30, 2000);
+
+    for node in cluster.nodes() {
+        let _: u64 = kill_subscribers(node);
+    }
+    go_on(load, 30, 2000);
+
+    gateways.crash((victim + 1) % 3);
+    go_on(load, 30, 2000);
+
+    let masters: Vec<&Redis> = cluster.nodes().iter().filter(|node| is_master(node)).collect();
+    let hung = masters[round % masters.len()];
+    hung.freeze();
+    thread::sleep(HANG);
+    hung.thaw();
+    go_on(load, 30, 2000);
+
+    for master in &masters {
+        // Writes wait, reads go on: a push is under way for long.
+        redis::cmd("CLIENT").arg(&["PAUSE", "300", "WRITE"]).exec(&mut master.connection()).expect("it runs");
+    }
+    go_on(load, 30, 2000);
+}
+
+fn kill_subscribers(node: &Redis) -> u64 {
+    redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).query(&mut node.connection()).expect("the node runs")
+}
+
+fn is_master(node: &Redis) -> bool {
+    let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut node.connection()).expect("the node runs");
+    matches!(role.first(), Some(redis::Value::BulkString(role)) if role == b"master")
+}
+
+/// Runs clients through so many rounds of everything, and until there are so many operations; what was wrong.
+fn run(cluster: &RedisCluster, settings: &Settings, (rounds, operations): (usize, usize)) -> (Violations, Gateways) {
+    let mut gateways = Gateways::start(cluster, settings);
+    let addresses: Vec<_> = gateways.running.iter().map(Weir::http).collect();
+    let load = Load::start(&addresses);
+    for round in 0..rounds {
+        go_on(&load, 100, 3000);
+        disturb(&mut gateways, cluster, &load, round);
+    }
+    wait_until("enough operations", START, || load.progress.operations.load(Ordering::Relaxed) >= operations as u64);
+    let pushes = load.progress.pushes.load(Ordering::Relaxed);
+    let history = load.end();
+    let violations = check(&history);
+    println!("{}: {} operations, {pushes} pushes acknowledged: {violations:?}", settings.consistency, history.len());
+    assert!(history.iter().filter(|operation| operation.answered.is_some()).count() >= operations);
+    (violations, gateways)
+}
+
+#[test]
+fn nobody_reads_what_was_there_before_an_acknowledged_push() {
+    let cluster = RedisCluster::start();
+    let (violations, mut gateways) = run(&cluster, &STRONG, (3, 100_000));
+    assert_eq!(violations, Violations::default());
+    // And that although rows were kept, leases ran out, and connections broke.
+    assert!(gateways.sum("weir_feature_lookups_total", &[("layer", "l1"), ("outcome", "hit")]) > 1000.0);
+    assert!(gateways.sum("weir_push_rounds_total", &[("outcome", "acknowledged")]) > 0.0);
+    assert!(gateways.sum("weir_push_rounds_total", &[("outcome", "lease_ran_out")]) > 0.0);
+    assert!(gateways.sum("weir_lease_fences_total", &[("reason", "disconnected")]) > 0.0);
+    for weir in &mut gateways.running {
+        let admin = weir.admin();
+        let lease = || http1::get(admin, "/admin/v1/features").expect(200).json()["state"]["lease"].clone();
+        let is_held = |_: &Spawned| (lease()["held"] == true).then_some(());
+        weir.process().ready("its lease", is_held);
+    }
+}
+
+#[test]
+fn the_same_with_rows_that_expire_is_found_to_be_wrong() {
+    let cluster = RedisCluster::start();
+    let settings = Settings { consistency: "ttl", ..STRONG };
+    let (violations, _gateways) = run(&cluster, &settings, (1, 10_000));
+    assert!(violations.stale > 0, "{violations:?}");
+    assert_eq!(violations.from_nowhere, 0);
+}
