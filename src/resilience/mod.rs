@@ -1,5 +1,5 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
-//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, what is
+//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, a replica's lag, single flight, early refresh, what is
 //! said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
@@ -16,6 +16,7 @@ pub mod floor;
 pub mod gradient;
 pub mod hedge;
 pub mod hysteresis;
+pub mod lag;
 pub mod latency;
 pub mod median;
 pub mod outlier;
@@ -26,4 +27,5 @@ pub mod refresh;
 pub(crate) mod seldom;
 mod slot;
 pub mod spill;
+pub mod standby;
 pub mod tally;
