@@ -20,8 +20,12 @@ use crate::{
     predict::Predict,
     predictions::Predictions,
     proto,
+    resilience::standby::{Side, Why},
     spool::Spool,
-    telemetry::{Scrape, access, handles::path::PathHandles},
+    telemetry::{
+        Scrape, access,
+        handles::{dr::REASONS, path::PathHandles},
+    },
 };
 
 /// The gateway for one config snapshot.
@@ -118,7 +122,7 @@ pub(super) fn admin(
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
-    let kept = gateway.clone();
+    let (kept, stored) = (gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -128,13 +132,32 @@ pub(super) fn admin(
         pools: Box::new(move || pools::states(&shown.load_full().pipeline.predict)),
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
-        features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
+        features: Box::new(move || {
+            let whereabouts = stored.load_full().pipeline.features.whereabouts();
+            serde_json::json!({
+                "registry": registry.as_ref().map(Verdict::shown),
+                "l2": whereabouts.map(whereabouts_shown),
+            })
+        }),
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
         invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),
         drain: Box::new(move || drain.cancel()),
     })
+}
+
+/// Which Redis has the rows, and what keeps them there.
+fn whereabouts_shown(at: features::Whereabouts) -> serde_json::Value {
+    let mut shown = serde_json::json!({
+        "active": if at.side == Side::Primary { "primary" } else { "dr" },
+        "reason": REASONS[features::reason(at.why)],
+        "why": features::words(at.why),
+    });
+    if let Why::Lacks { has, of } = at.why {
+        (shown["primary_has"], shown["acknowledged"]) = (has.into(), of.into());
+    }
+    shown
 }
 
 fn invalidate(pipeline: &Pipeline, model: &str) -> admin::Invalidated {

@@ -51,6 +51,15 @@ pub(crate) struct Memory {
     known: Definitions,
     /// Which keys are asked for most, where they are to be saved.
     heat: Option<Arc<Heat>>,
+    behind: Behind,
+}
+
+/// Whether the store may say today what it said yesterday.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    Never,
+    /// Copies are read that may be behind others: a fresh row with a newer event stays, for its time.
+    MayBe,
 }
 
 /// What was put under a lock.
@@ -185,12 +194,26 @@ impl Memory {
         let known = Definitions::default();
         let puts = Arc::new([const { Mutex::new(Puts::NONE) }; LOCKS]);
         let (rows, negative_ttl) = (Arc::new(Rows::new(config.capacity)), config.negative_ttl);
-        Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known, heat: None }
+        Self {
+            rows,
+            puts,
+            lives,
+            negative_ttl,
+            definitions: known.number(views),
+            known,
+            heat: None,
+            behind: Behind::Never,
+        }
     }
 
     /// The same, counting which keys are asked for most, each of so many workers by itself.
     pub(crate) fn heeding(self, workers: usize) -> Self {
         Self { heat: Some(Arc::new(Heat::new(workers))), ..self }
+    }
+
+    /// The same, before a store that may be behind what it said before.
+    pub(crate) fn before_copies(self) -> Self {
+        Self { behind: Behind::MayBe, ..self }
     }
 
     /// The same rows, for what the views have become.
@@ -203,6 +226,7 @@ impl Memory {
             definitions: self.known.number(views),
             known: self.known.clone(),
             heat: self.heat.clone(),
+            behind: self.behind,
         }
     }
 
@@ -290,16 +314,28 @@ impl Memory {
         self.insert(view, entity, entry);
     }
 
-    /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was.
+    /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was, and the store is never
+    /// behind.
     fn put_latest(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
         let mut puts = self.lock(view, entity);
-        let stays =
-            |held: Option<Entry>| held.map_or(puts.renewed > Some(entry.fetched), |held| held.fetched > entry.fetched);
-        if puts.fetched.max(puts.renewed) > Some(entry.fetched) && stays(self.held(view, entity)) {
+        let stays = |held: Option<Entry>| {
+            held.map_or(puts.renewed > Some(entry.fetched), |held| {
+                held.fetched > entry.fetched || self.is_behind(&entry, &held)
+            })
+        };
+        let may_stay = puts.fetched.max(puts.renewed) > Some(entry.fetched) || self.behind == Behind::MayBe;
+        if may_stay && stays(self.held(view, entity)) {
             return;
         }
         puts.fetched = puts.fetched.max(Some(entry.fetched));
         self.insert(view, entity, entry);
+    }
+
+    /// Whether the store was behind when it said that.
+    fn is_behind(&self, entry: &Entry, held: &Entry) -> bool {
+        let is_fresh = held.fresh_until.is_none_or(|until| entry.fetched < until);
+        let event = |entry: &Entry| entry.row.as_ref().map(|row| row.event_time);
+        self.behind == Behind::MayBe && is_fresh && entry.row.is_some() && event(held) > event(entry)
     }
 
     fn insert(&self, view: ViewId, entity: &EntityKey, entry: Entry) {

@@ -24,6 +24,7 @@ pub mod tiered;
 pub mod warm;
 
 pub use redis::read_any as read_any_replies;
+pub(crate) use redis::{Whereabouts, reason, words};
 pub use row::Row;
 pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;

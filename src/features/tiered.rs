@@ -279,6 +279,11 @@ impl Store {
         }
     }
 
+    /// Which of two Redises has the rows, where one may take over for the other.
+    pub(crate) fn whereabouts(&self) -> Option<super::redis::Whereabouts> {
+        self.shared.l2.whereabouts()
+    }
+
     /// L1's rows and bytes.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -296,7 +301,11 @@ impl Store {
 /// An empty L1.
 fn memory(config: &Config, features: &config::Features) -> Memory {
     let memory = Memory::new(&features.l1, &features.views);
-    if features.l1.warm_start.is_some() { memory.heeding(config.workers) } else { memory }
+    let memory = if features.l1.warm_start.is_some() { memory.heeding(config.workers) } else { memory };
+    match &features.l2 {
+        config::L2::Redis(redis) if redis.replicas.is_some() => memory.before_copies(),
+        _ => memory,
+    }
 }
 
 impl Shared {

@@ -28,6 +28,7 @@ mod pools;
 mod predictions;
 mod redis_faults;
 mod registry;
+mod replicas;
 mod row_faults;
 mod spool;
 mod telemetry;
