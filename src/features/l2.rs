@@ -195,6 +195,20 @@ impl L2 {
         }
     }
 
+    /// The key's rows were changed by now, by whomever: reads that begin later are not to be behind that.
+    pub(crate) fn changed(&self, key: &EntityKey) {
+        if let Self::Redis(redis) = self {
+            redis.changed(key);
+        }
+    }
+
+    /// The same of all keys.
+    pub(crate) fn all_changed(&self) {
+        if let Self::Redis(redis) = self {
+            redis.all_changed();
+        }
+    }
+
     /// Which of two Redises has the rows, where one may take over for the other.
     pub(crate) fn whereabouts(&self) -> Option<Whereabouts> {
         match self {

@@ -12,6 +12,7 @@ mod bodies;
 mod breakers;
 mod cli;
 mod descent;
+mod dr;
 mod ensembles;
 mod examples;
 mod faults;

@@ -23,6 +23,7 @@ use crate::{
         feast::decode_value,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
+        memory::Fetch,
     },
     infer::{
         CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Optional, Reason, Value, ViewId, WorkerId,
@@ -121,7 +122,13 @@ pub(crate) struct Pushed {
 pub(crate) enum PushError {
     /// The store refused or did not answer.
     #[error("the online store did not take the rows")]
-    Store(#[from] l2::Error),
+    Store(#[source] l2::Error),
+    /// The Redis that took over is a replica still: nothing was written.
+    #[error("the first Redis is lost, and the DR that has its rows takes none before it is promoted")]
+    NotPromoted(#[source] l2::Error),
+    /// The Redis that took over acknowledges nothing any more.
+    #[error("other gateways have gone back from the DR Redis to the first one, which this one does not reach")]
+    Closed(#[source] l2::Error),
     /// The store takes no rows from here: nothing was written.
     #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
     ReadOnly,
@@ -130,12 +137,22 @@ pub(crate) enum PushError {
     Late,
 }
 
+impl From<l2::Error> for PushError {
+    fn from(error: l2::Error) -> Self {
+        match error {
+            l2::Error::NotPromoted { .. } => Self::NotPromoted(error),
+            l2::Error::Closed { .. } => Self::Closed(error),
+            _ => Self::Store(error),
+        }
+    }
+}
+
 impl PushError {
     /// When to push again, where a breaker says so.
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
             Self::Store(error) => error.until(),
-            Self::ReadOnly | Self::Late => None,
+            Self::NotPromoted(_) | Self::Closed(_) | Self::ReadOnly | Self::Late => None,
         }
     }
 }
@@ -242,15 +259,16 @@ impl Store {
         self.accepts_pushes()?;
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
+            let began = Instant::now();
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
             let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
-            let at = Instant::now();
+            let stored = Fetch { began, took: began.elapsed() };
             let mut failed = None;
             for (put, written) in batch.iter().zip(written) {
                 match written {
                     Ok(written) => {
                         push.pushed.count(written);
-                        self.renew(put, written.is_stored(), at);
+                        self.renew(put, written.is_stored(), stored);
                     }
                     // Nothing is promised: L1 keeps what it has.
                     Err(error) => failed = Some(error),
@@ -268,10 +286,10 @@ impl Store {
     }
 
     /// What L1 has of a row that was pushed: the row where it is whole and stored, else nothing.
-    fn renew(&self, Put { ask, row }: &Put, written: bool, at: Instant) {
+    fn renew(&self, Put { ask, row }: &Put, written: bool, stored: Fetch) {
         let whole = written && row.values.iter().all(Option::is_some);
         let kept = whole.then(|| Arc::clone(row));
-        self.shared.l1.renew(ask.view.id, &ask.key, (kept, row.event_time), at);
+        self.shared.l1.renew(ask.view.id, &ask.key, (kept, row.event_time), stored);
         self.shared.flights.forget(&(ask.view.id, ask.key.clone()));
     }
 }

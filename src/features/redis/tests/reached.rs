@@ -90,7 +90,7 @@ async fn the_replica_that_sentinels_promote_is_followed() {
     let said = read_one(&unknown, ask(&v, 1)).await.unwrap_err().to_string();
     assert!(said.contains("knows no master \"nobody\""), "{said}");
 
-    let clients = client::of_all(&redis, None).unwrap();
+    let clients = client::of_all(&redis.urls, None).unwrap();
     let redis = open_as(&redis, SOON, ("p", from_ref(&v))).unwrap();
     let (first, second) = (row(100, [int(5)]), row(200, [int(6)]));
     assert_eq!(redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap(), Written::Written);
