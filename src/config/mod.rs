@@ -451,9 +451,9 @@ pub(crate) struct Redis {
     /// Most requests under way at one server.
     pub(crate) max_in_flight: u32,
     /// Which replicas are read; `None`: masters only.
-    pub(crate) replicas: Option<Replicas>,
+    pub(crate) replicas: Option<Box<Replicas>>,
     /// Who takes over.
-    pub(crate) dr: Option<Dr>,
+    pub(crate) dr: Option<Box<Dr>>,
 }
 
 /// Which copies of rows are read.

@@ -107,12 +107,12 @@ impl Redis {
                 role: Role::Master,
                 tasks: tasks.clone(),
             };
-            let replicas = config.replicas.as_ref();
+            let replicas = config.replicas.as_deref();
             Ok::<_, RedisError>(Servers::open((&config.mode, clients), workers + 1, (&terms, replicas)))
         };
         let primary = Arc::new(servers(&config.urls)?);
         let fence = config.replicas.as_ref().map(|replicas| Arc::new(Fence::new(replicas.max_lag, Instant::now())));
-        let dr = match &config.dr {
+        let dr = match config.dr.as_deref() {
             Some(dr) => {
                 let order = if config.mode == RedisMode::Cluster { Order::Unknown } else { Order::Kept };
                 let both = (Arc::clone(&primary), servers(&dr.urls)?);

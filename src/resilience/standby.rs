@@ -13,7 +13,8 @@
 //! Every store keeps a **count** of what was acknowledged at a standby. It rises there with each acknowledgement, after what is
 //! acknowledged, in the same stream of writes: a primary that was fed from that stream and has a count as high has all of it. Where a
 //! stream keeps no such order the count proves nothing; then, and wherever an operator knows better, the primary's **vouched** count
-//! does.
+//! does. A count never falls: a standby goes on from the highest that who counts has seen anywhere, and a primary that gets the work back is
+//! told what it has.
 //!
 //! Everybody who uses the stores runs one of these and agrees with nobody. What keeps them together: a standby that follows its primary
 //! takes no writes, so that going over alone splits nothing; once it takes some, whoever is with the primary sees a count there that
@@ -104,6 +105,8 @@ pub enum Verdict {
     Back {
         /// At which the standby is to be closed.
         close_at: Option<u64>,
+        /// What the primary is to count from then on, at least.
+        count: u64,
     },
 }
 
@@ -119,6 +122,8 @@ pub struct Standby {
     primary_well: Option<Instant>,
     /// The highest count that the standby was known to have.
     acknowledged: u64,
+    /// The highest seen anywhere.
+    highest: u64,
 }
 
 impl Standby {
@@ -134,7 +139,14 @@ impl Standby {
             standby_gone: None,
             primary_well: None,
             acknowledged: 0,
+            highest: 0,
         }
+    }
+
+    /// The highest count seen anywhere.
+    #[must_use]
+    pub const fn highest(&self) -> u64 {
+        self.highest
     }
 
     /// Where the work goes.
@@ -146,6 +158,7 @@ impl Standby {
     /// The standby has acknowledged that much, as who did it knows.
     pub fn has_acknowledged(&mut self, count: u64) {
         self.acknowledged = self.acknowledged.max(count);
+        self.highest = self.highest.max(count);
     }
 
     /// Takes in what looks at both found that began at `now`; times must not run backwards.
@@ -156,6 +169,9 @@ impl Standby {
         since(&mut self.standby_gone, standby == Seen::Gone, now);
         if let Seen::Here { counts, .. } = standby {
             self.has_acknowledged(counts.acknowledged);
+        }
+        if let Seen::Here { counts, .. } = primary {
+            self.highest = self.highest.max(counts.acknowledged).max(counts.vouched);
         }
         match self.side {
             Side::Primary => self.with_primary(primary, standby, now),
@@ -195,13 +211,14 @@ impl Standby {
         if !lasts(self.primary_well, self.back_after, now) {
             return Verdict::Stay(Why::Settling);
         }
-        match standby {
-            Seen::Here { writable: true, .. } => Verdict::Back { close_at: Some(self.acknowledged) },
-            Seen::Here { writable: false, .. } => Verdict::Back { close_at: None },
+        let close_at = match standby {
+            Seen::Here { writable: true, .. } => Some(self.acknowledged),
+            Seen::Here { writable: false, .. } => None,
             // Others may be at work there; if it is gone for long, nobody is.
-            Seen::Gone if !lasts(self.standby_gone, self.over_after, now) => Verdict::Stay(Why::NotClosed),
-            Seen::Gone => Verdict::Back { close_at: None },
-        }
+            Seen::Gone if !lasts(self.standby_gone, self.over_after, now) => return Verdict::Stay(Why::NotClosed),
+            Seen::Gone => None,
+        };
+        Verdict::Back { close_at, count: self.acknowledged }
     }
 
     /// What the primary is not known to have of what the standby acknowledged.

@@ -133,7 +133,10 @@ fn the_dr_takes_over_and_nothing_that_it_acknowledged_is_ever_missing_again() {
 
     // Rows go on being read and pushed until the moment that the DR hands over.
     let mut last = 1010;
-    dr.ask::<()>(&["FAILOVER", "TO", "127.0.0.1", &primary.address().port().to_string()]);
+    let port = primary.address().port().to_string();
+    wait_until("the DR to hand over", START, || {
+        redis::cmd("FAILOVER").arg(&["TO", "127.0.0.1", &port]).exec(&mut dr.connection()).is_ok()
+    });
     let handed = Instant::now();
     wait_until("the primary to have the rows", START, || {
         if push(&mut connection, 1, last + 1).status == 200 {

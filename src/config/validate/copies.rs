@@ -74,7 +74,7 @@ impl Check<'_> {
     pub(super) fn needs_redis(&mut self, path: &Path, raw: &raw::L2) {
         for (key, set) in [("dr", raw.dr.is_some()), ("read_from", raw.read_from != ReadFrom::Primary)] {
             if set {
-                self.wrong(&path.key(key), "without a Redis", &format!("{key} beside `redis` only"));
+                self.wrong(&path.key(key), "without a Redis", format!("{key} beside `redis` only"));
             }
         }
     }

@@ -83,8 +83,8 @@ impl Check<'_> {
             timeout,
             connections: raw.connections as usize,
             max_in_flight: raw.max_in_flight,
-            replicas,
-            dr,
+            replicas: replicas.map(Box::new),
+            dr: dr.map(Box::new),
         })
     }
 

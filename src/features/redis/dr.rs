@@ -45,22 +45,32 @@ const LOOKS: u32 = 10;
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Key: the hash. Argument: the word with which whoever went over may open what is closed (or none). Answers the count, or -1 where it is
-/// closed to them.
+/// Key: the hash. Arguments: the word with which whoever went over may open what is closed (or none), and the highest count known.
+/// Answers the count, or -1 where it is closed to them.
 const COUNT: &str = r"
 local closed = redis.call('HGET', KEYS[1], 'closed')
 if closed then
   if closed ~= ARGV[1] then return -1 end
   redis.call('HDEL', KEYS[1], 'closed')
 end
-return redis.call('HINCRBY', KEYS[1], 'acknowledged', 1)
+local count = tonumber(redis.call('HGET', KEYS[1], 'acknowledged') or '0')
+count = math.max(count, tonumber(ARGV[2])) + 1
+redis.call('HSET', KEYS[1], 'acknowledged', string.format('%.0f', count))
+return count
 ";
 
 /// Key: the hash. Arguments: the count, a new word. Answers 1 if it is closed now and was counted no further, else 0.
 const CLOSE: &str = r"
 local count = redis.call('HGET', KEYS[1], 'acknowledged') or '0'
-if count ~= ARGV[1] then return 0 end
+if tonumber(count) > tonumber(ARGV[1]) then return 0 end
 redis.call('HSETNX', KEYS[1], 'closed', ARGV[2])
+return 1
+";
+
+/// Key: the hash. Argument: the count that it is to have at least.
+const RAISE: &str = r"
+local count = redis.call('HGET', KEYS[1], 'acknowledged') or '0'
+if tonumber(count) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'acknowledged', ARGV[1]) end
 return 1
 ";
 
@@ -77,6 +87,8 @@ pub(super) struct Dr {
     looked: AtomicBool,
     /// The highest count that this process has seen a script answer.
     counted: AtomicU64,
+    /// The highest count that looks have found anywhere.
+    highest: AtomicU64,
     /// The word that was there when this process went over.
     word: Mutex<Option<Vec<u8>>>,
     why: Mutex<Why>,
@@ -106,6 +118,7 @@ impl Dr {
             over: AtomicBool::new(false),
             looked: AtomicBool::new(false),
             counted: AtomicU64::new(0),
+            highest: AtomicU64::new(0),
             word: Mutex::default(),
             why: Mutex::new(Why::Well),
             handles: Handles::new(),
@@ -137,7 +150,7 @@ impl Dr {
     pub(super) async fn count(&self, worker: WorkerId, deadline: Instant) -> Result<(), Error> {
         let word = self.word().clone().unwrap_or_default();
         let mut count = cmd("EVAL");
-        count.arg(COUNT).arg(1).arg(&*self.key).arg(word);
+        count.arg(COUNT).arg(1).arg(&*self.key).arg(word).arg(self.highest.load(Ordering::Acquire));
         let mut commands = Commands::default();
         commands.add(&count, 3);
         let answer = self.standby.run(worker, commands, deadline).await.pop();
@@ -201,7 +214,7 @@ impl Dr {
                 self.move_to(Side::Standby, why);
                 why
             }
-            Verdict::Back { close_at } => match self.close(close_at).await {
+            Verdict::Back { close_at, count } => match self.hand_back(close_at, count).await {
                 Ok(()) => {
                     machine.is_back();
                     self.move_to(Side::Primary, Why::Well);
@@ -213,6 +226,7 @@ impl Dr {
                 }
             },
         };
+        self.highest.store(machine.highest(), Ordering::Release);
         self.tell(machine.side(), why);
         self.looked.store(true, Ordering::Relaxed);
     }
@@ -252,9 +266,14 @@ impl Dr {
         Look { seen: Seen::Here { writable, counts }, word: text(2) }
     }
 
-    /// Has the DR acknowledge nothing any more; `None`: it takes no writes anyway.
-    async fn close(&self, count: Option<u64>) -> Result<(), Error> {
-        let Some(count) = count else { return Ok(()) };
+    /// Tells the first Redis what it has, and has the DR acknowledge nothing any more; `None`: it takes no writes anyway.
+    async fn hand_back(&self, close_at: Option<u64>, count: u64) -> Result<(), Error> {
+        if count > 0 {
+            let mut raise = cmd("EVAL");
+            raise.arg(RAISE).arg(1).arg(&*self.key).arg(count);
+            self.primary.ask(self.control, self.key.as_bytes(), raise).await?;
+        }
+        let Some(count) = close_at else { return Ok(()) };
         let mut close: Cmd = cmd("EVAL");
         close.arg(CLOSE).arg(1).arg(&*self.key).arg(count).arg(format!("{:016x}", rand::random::<u64>()));
         match self.standby.ask(self.control, self.key.as_bytes(), close).await? {

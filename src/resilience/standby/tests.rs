@@ -52,7 +52,7 @@ fn over_once_the_primary_is_gone_for_long_and_back_once_it_is_well_for_long() {
             (49, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
             (50, WELL, REPLICA, Stay(Why::Settling)),
             (59, WELL, REPLICA, Stay(Why::Settling)),
-            (60, WELL, REPLICA, Back { close_at: None }),
+            (60, WELL, REPLICA, Back { close_at: None, count: 0 }),
             (61, WELL, REPLICA, Stay(Why::Well)),
         ],
     );
@@ -85,7 +85,7 @@ fn the_primary_must_have_what_was_acknowledged_and_the_standby_is_closed() {
             (20, here(true, 0), here(true, 3), Stay(Why::Lacks { has: 0, of: 3 })),
             (21, here(false, 2), here(true, 3), Stay(Why::ReadOnly)),
             (22, here(true, 3), here(true, 3), Stay(Why::Settling)),
-            (32, here(true, 3), here(true, 3), Back { close_at: Some(3) }),
+            (32, here(true, 3), here(true, 3), Back { close_at: Some(3), count: 3 }),
         ],
     );
     // It is not forgotten with the standby that knew it.
@@ -105,7 +105,7 @@ fn where_counts_prove_nothing_an_operator_does() {
         &[
             (0, here(true, 0), here(true, 5), Over(Why::Lacks { has: 0, of: 5 })),
             (20, here(true, 5), here(true, 5), Stay(Why::Lacks { has: 0, of: 5 })),
-            (21, vouched(5), here(true, 5), Back { close_at: Some(5) }),
+            (21, vouched(5), here(true, 5), Back { close_at: Some(5), count: 5 }),
         ],
     );
 }
@@ -120,7 +120,7 @@ fn a_standby_that_is_gone_as_well_is_not_waited_for_longer_than_a_primary() {
             (15, Seen::Gone, WELL, Over(Why::PrimaryGone)),
             (20, WELL, Seen::Gone, Stay(Why::Settling)),
             (30, WELL, Seen::Gone, Stay(Why::NotClosed)),
-            (35, WELL, Seen::Gone, Back { close_at: None }),
+            (35, WELL, Seen::Gone, Back { close_at: None, count: 0 }),
         ],
     );
 }
@@ -133,6 +133,7 @@ struct Store {
     /// Each write, and whether it was acknowledged at the standby; its count stands with it.
     log: Vec<(u32, u64)>,
     count: u64,
+    vouched: u64,
     closed: Option<u32>,
 }
 
@@ -152,6 +153,10 @@ enum Event {
     Look(usize),
     Cut(usize),
     Mend(usize),
+    /// An operator says that the primary has all that it is to have.
+    Vouch,
+    /// The standby is set up anew, and is sent nothing.
+    Rebuild,
     Wait,
 }
 
@@ -167,6 +172,8 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (0..2usize).prop_map(Event::Look),
         1 => (0..2usize).prop_map(Event::Cut),
         1 => (0..2usize).prop_map(Event::Mend),
+        1 => Just(Event::Vouch),
+        1 => Just(Event::Rebuild),
         4 => Just(Event::Wait),
     ]
 }
@@ -208,7 +215,8 @@ impl World {
         if !store.up || (at == P && !self.users[user].reaches_primary) {
             return Seen::Gone;
         }
-        here(!store.follows, store.count)
+        let counts = Counts { acknowledged: store.count, vouched: store.vouched };
+        Seen::Here { writable: !store.follows, counts }
     }
 
     fn push(&mut self, user: usize) {
@@ -219,13 +227,13 @@ impl World {
         if at == P {
             return;
         }
-        let token = self.users[user].token;
+        let (token, highest) = (self.users[user].token, self.users[user].machine.highest());
         let store = &mut self.stores[S];
         if store.closed.is_some() && store.closed != token {
             return;
         }
         store.closed = None;
-        store.count += 1;
+        store.count = store.count.max(highest) + 1;
         self.acknowledged.push((self.next, store.count));
         self.users[user].machine.has_acknowledged(store.count);
     }
@@ -237,10 +245,11 @@ impl World {
             Verdict::Over(Why::PrimaryGone) => self.users[user].token = self.stores[S].closed,
             Verdict::Over(_) => self.users[user].token = None,
             Verdict::Stay(_) => {}
-            Verdict::Back { close_at } => {
+            Verdict::Back { close_at, count } => {
+                self.stores[P].count = self.stores[P].count.max(count);
                 if let Some(count) = close_at {
                     let store = &mut self.stores[S];
-                    if store.count != count {
+                    if store.count > count {
                         return;
                     }
                     self.next += 1;
@@ -279,17 +288,24 @@ impl World {
             Event::Sync if self.stores[P].up => {
                 for (from, to) in [(P, S), (S, P)] {
                     if self.stores[to].follows && !self.stores[from].follows {
-                        let Store { log, count, closed, .. } = self.stores[from].clone();
-                        let store = &mut self.stores[to];
-                        (store.log, store.count, store.closed) = (log, count, closed);
+                        let Store { up, follows, .. } = self.stores[to];
+                        self.stores[to] = Store { up, follows, ..self.stores[from].clone() };
                     }
                 }
             }
-            Event::Sync => {}
             Event::Push(user) => self.push(user),
             Event::Look(user) => self.look(user),
             Event::Cut(user) => self.users[user].reaches_primary = false,
             Event::Mend(user) => self.users[user].reaches_primary = true,
+            Event::Vouch if self.stores[P].up => {
+                self.stores[P].vouched = self.stores[S].count;
+                self.acknowledged.clear();
+            }
+            Event::Sync | Event::Vouch => {}
+            Event::Rebuild => {
+                self.stores[S] = Store { up: true, ..Store::default() };
+                self.acknowledged.clear();
+            }
             Event::Wait => self.now += 5 * SECOND,
         }
     }
@@ -302,7 +318,7 @@ fn loses(world: &World, event: Event) -> bool {
         Event::Sync => world.stores[S].follows,
         _ => false,
     };
-    follows && world.stores[P].count < world.stores[S].count
+    follows && world.stores[P].count.max(world.stores[P].vouched) < world.stores[S].count
 }
 
 proptest! {
