@@ -271,5 +271,7 @@ fn features() -> Features {
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),
         retry: retry(3),
         breaker: breaker(),
+        invalidate: crate::config::Invalidate::default(),
+        lease: Duration::from_secs(2),
     }
 }

@@ -297,6 +297,7 @@ pub(super) fn features(config: &Config) -> Json {
         "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
         "retry": retry(&features.retry),
         "breaker": breaker(&features.breaker),
+        "invalidate": {"tracking": features.invalidate.tracking},
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
         "registry": features.registry.as_ref().map(
             |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),

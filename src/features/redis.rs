@@ -19,18 +19,22 @@ mod command;
 mod copies;
 mod dial;
 mod dr;
+mod ear;
 mod fence;
 mod guard;
 mod lag;
 mod line;
 mod node;
 mod own;
+mod owner;
+mod pushes;
 mod reply;
 mod script;
 mod sentinel;
 mod servers;
 mod slots;
 mod topology;
+mod tracking;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +42,7 @@ use ::redis::{RedisError, Value};
 use tokio::time::Instant;
 
 pub(crate) use self::dr::{Whereabouts, reason, words};
+pub(crate) use self::owner::Owner;
 pub use self::reply::read_any;
 use self::{
     command::{Commands, Reading},
@@ -46,7 +51,12 @@ use self::{
     guard::Guards,
     node::{Role, Terms},
     reply::Reply,
+    script::Life,
     servers::Servers,
+};
+pub(crate) use self::{
+    slots::SlotSet,
+    tracking::{Hearer, Standing, Tracking},
 };
 use super::{
     Row,
@@ -55,7 +65,7 @@ use super::{
 };
 use crate::{
     app::Tasks,
-    config::{self, Consistency, RedisMode, View},
+    config::{self, RedisMode, View},
     infer::{EntityKey, WorkerId},
     resilience::standby::Order,
 };
@@ -79,6 +89,8 @@ pub(crate) struct Redis {
     guards: Arc<Guards>,
     /// What replicas may lack, where they are read.
     fence: Option<Arc<Fence>>,
+    /// How listening to the servers stands, where they are to be.
+    tracking: Option<Arc<Tracking>>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -129,6 +141,7 @@ impl Redis {
             dr,
             guards,
             fence,
+            tracking: features.invalidate.tracking.then(|| Arc::new(Tracking::new())),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -145,6 +158,7 @@ impl Redis {
             dr: self.dr.clone(),
             guards: Arc::clone(&self.guards),
             fence: self.fence.clone(),
+            tracking: self.tracking.clone(),
             timeout: self.timeout,
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -165,8 +179,7 @@ impl Redis {
             let mut commands = Commands::reads(asks.iter().map(|ask| self.reading(ask)));
             if let Some(fence) = &self.fence {
                 let now = Instant::now();
-                let behind =
-                    |ask: &Ask| ask.view.consistency != Consistency::WriteThrough && !fence.holds(&ask.key, now);
+                let behind = |ask: &Ask| !ask.view.reads_primary_only() && !fence.holds(&ask.key, now);
                 let asks = asks.iter().enumerate().filter(|(_, ask)| behind(ask));
                 asks.for_each(|(at, _)| commands.read_any_copy(at));
             }
@@ -225,7 +238,13 @@ impl Redis {
         for Put { ask, row } in puts {
             let key = redis_key(&ask.key, &self.project);
             let layout = &self.readings[ask.view.id.index()].layout;
-            commands.add(&script::call(name, code, (&key, layout, row), (purpose, self.ttl)), script::KEY_AT);
+            let life = match purpose {
+                Purpose::WriteBack => Life::IfNew(self.ttl),
+                // An acknowledged push must not be lost with a hash that somebody gave an end.
+                Purpose::Push(_) if ask.view.reads_primary_only() => Life::Endless,
+                Purpose::Push(_) => Life::AsItIs,
+            };
+            commands.add(&script::call(name, code, (&key, layout, row), (purpose, life)), script::KEY_AT);
         }
         commands
     }

@@ -100,9 +100,6 @@ fn what_is_not_acted_upon_is_said() {
     let said = |key: &str| notices.contains(&format!("{key}: accepted, not acted upon by this version"));
     assert!(said("features.hot_keys") && !said("spool.keep_for"), "{notices:#?}");
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));
-    let text = FULL.replace("consistency: ttl ", "consistency: write_through ");
-    let notices = good(&text).notices;
-    assert!(notices.iter().any(|notice| notice.starts_with("features.views.user_stats.consistency: ")));
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! Reads that may be a little behind go to replicas, where the config says so (`copies`); what those cannot say is asked of their
 //! masters, within the same timeout.
 
+mod replicas;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -23,6 +25,7 @@ use futures_util::{
     future::{join_all, select_ok},
     stream::FuturesUnordered,
 };
+use rustls::ClientConfig;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
@@ -30,17 +33,17 @@ use tokio::{
 
 use super::{
     PATIENCE, client,
-    command::{Commands, From},
-    copies::{Copies, Shard},
-    guard, line,
-    node::{self, Node, Role, Terms},
+    command::Commands,
+    copies::Copies,
+    line,
+    node::{Node, Role, Terms},
     of_worker,
     reply::Reply,
     sentinel,
     slots::Slot,
     topology::{self, Topology},
 };
-use crate::{features::l2::Error, infer::WorkerId, telemetry::handles::redis::Read};
+use crate::{features::l2::Error, infer::WorkerId};
 
 /// A map older than this is learned anew by the next request, beside its work.
 const OLD: Duration = Duration::from_secs(10);
@@ -77,7 +80,7 @@ pub(super) enum Finder {
 }
 
 #[derive(Clone, Debug)]
-enum Map {
+pub(super) enum Map {
     /// Never asked for, or the first answer is on its way.
     Awaited,
     Known(Arc<Topology>),
@@ -156,7 +159,7 @@ impl Cluster {
             }
         }
         if let Some(copies) = &self.copies {
-            choose(copies, (commands, &topology), &mut routes);
+            replicas::choose(copies, (commands, &topology), &mut routes);
         }
         self.follow(worker, (commands, routes), (&mut answers, deadline)).await;
         if topology.learned.elapsed() > self.relearn_after || answers.iter().any(is_trouble) {
@@ -221,51 +224,8 @@ impl Cluster {
         ((address, why), members, replies)
     }
 
-    /// Takes a replica's replies. Returns what it could not say: to its master, or to whom it names.
-    fn of_replica(
-        &self,
-        (address, members, replies): (&Arc<str>, Vec<usize>, Vec<Result<Reply, Error>>),
-        (commands, answers): (&Commands, &mut [Result<Reply, Error>]),
-    ) -> Vec<Route> {
-        let Map::Known(topology) = self.map.borrow().clone() else { return Vec::new() };
-        let (mut left, mut counts) = (Vec::new(), [0; Read::COUNT]);
-        for (at, reply) in members.into_iter().zip(replies) {
-            let read = read_of(&reply);
-            counts[read as usize] += 1;
-            let master = || topology.master(commands.slot(at)).cloned();
-            match redirect(&reply, address) {
-                Some((to, why)) => left.push((at, to, why)),
-                None if read != Read::Answered => left.extend(master().map(|to| (at, to, Redirect::None))),
-                None => {}
-            }
-            // Also what is to be asked again: whoever does not cover its slot any more has said so.
-            answers[at] = reply.and_then(|reply| node::told(address, reply));
-        }
-        if let Some(copies) = &self.copies {
-            Read::ALL.into_iter().for_each(|read| copies.count(read, counts[read as usize]));
-        }
-        left
-    }
-
-    /// What replicas are asked as.
-    pub(super) const fn replicas_role(&self) -> Role {
-        self.replica_terms.role
-    }
-
-    /// The copies that are read. Has them learned anew where nobody did of late: whoever is asked nothing learns of nobody new.
-    pub(super) fn shards(self: &Arc<Self>, worker: WorkerId) -> Vec<Arc<Shard>> {
-        let Map::Known(topology) = self.map.borrow().clone() else {
-            self.learn(worker);
-            return Vec::new();
-        };
-        if topology.learned.elapsed() > self.relearn_after {
-            self.learn(worker);
-        }
-        topology.shards.clone()
-    }
-
     /// The map, once there is one; an error as soon as nobody could be asked.
-    async fn topology(self: &Arc<Self>, worker: WorkerId) -> Result<Arc<Topology>, Error> {
+    pub(super) async fn topology(self: &Arc<Self>, worker: WorkerId) -> Result<Arc<Topology>, Error> {
         if let Map::Known(topology) = &*self.map.borrow() {
             return Ok(Arc::clone(topology));
         }
@@ -279,8 +239,22 @@ impl Cluster {
         }
     }
 
+    /// A client of the slot's master.
+    pub(super) async fn client(self: &Arc<Self>, worker: WorkerId, slot: Slot) -> Result<Client, Error> {
+        let topology = self.topology(worker).await?;
+        topology
+            .master(slot)
+            .map(|master| self.node(worker, master, Role::Master).client())
+            .ok_or_else(|| self.uncovered())
+    }
+
+    /// Whether it may have several masters.
+    pub(super) const fn has_shards(&self) -> bool {
+        matches!(self.finder, Finder::Members)
+    }
+
     /// Learns the map in the background, unless somebody does.
-    fn learn(self: &Arc<Self>, worker: WorkerId) {
+    pub(super) fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
             let turn = Turn(Arc::clone(self));
             self.terms.tasks.background(async move { turn.0.learn_until_known(worker).await });
@@ -385,13 +359,24 @@ impl Cluster {
     /// A worker's own connection to a server.
     pub(super) fn node(&self, worker: WorkerId, address: &Arc<str>, role: Role) -> Arc<Node> {
         let mut nodes = lock(of_worker(&self.nodes, worker));
-        let new = || {
-            let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == **address);
-            let client = seed.cloned().unwrap_or_else(|| client::at(&self.seeds[0], address));
-            let terms = if role == Role::Master { &self.terms } else { &self.replica_terms };
-            Arc::new(Node::new(&client, terms))
-        };
+        let terms = if role == Role::Master { &self.terms } else { &self.replica_terms };
+        let new = || Arc::new(Node::new(&self.client_at(address), terms));
         Arc::clone(nodes.entry((Arc::clone(address), role)).or_insert_with(new))
+    }
+
+    /// How a server is connected to.
+    pub(super) fn client_at(&self, address: &str) -> Client {
+        let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == *address);
+        seed.cloned().unwrap_or_else(|| client::at(&self.seeds[0], address))
+    }
+
+    pub(super) const fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.terms.tls.as_ref()
+    }
+
+    /// The map, whenever it is learned.
+    pub(super) fn map(&self) -> watch::Receiver<Map> {
+        self.map.subscribe()
     }
 
     /// Whether the breaker of the slot's master would let a request through now, or a replica is read; that of an unknown one might.
@@ -401,17 +386,6 @@ impl Cluster {
         topology
             .master(slot)
             .is_none_or(|master| self.node(worker, master, Role::Master).would_admit() || has_replica())
-    }
-
-    fn reads_replica(&self, shard: &Shard, now: Instant) -> bool {
-        self.copies.as_ref().is_some_and(|copies| shard.has_replica(copies.max_lag(), now))
-    }
-
-    /// Writes how far behind replicas are.
-    pub(super) fn show(&self, now: Instant) {
-        if let Map::Known(topology) = &*self.map.borrow() {
-            topology.shards.iter().for_each(|shard| shard.show(now));
-        }
     }
 
     /// Whether the breaker of every master refuses now, and no replica is read. While it is not known who they are, and nobody could tell so far, there
@@ -494,41 +468,6 @@ fn is_trouble(answer: &Result<Reply, Error>) -> bool {
             ["READONLY", "MASTERDOWN", "CLUSTERDOWN"].iter().any(|code| why.starts_with(code))
         }
         _ => false,
-    }
-}
-
-/// Sends reads that may be behind to replicas, all of a shard's to the same.
-fn choose(copies: &Copies, (commands, topology): (&Commands, &Topology), routes: &mut [Route]) {
-    let now = Instant::now();
-    let mut chosen: Vec<(&Arc<str>, Option<&Arc<str>>)> = Vec::new();
-    for at in 0..routes.len() {
-        let slot = commands.slot(routes[at].0);
-        let Some(shard) = topology.shard(slot).filter(|_| commands.from(routes[at].0) == From::AnyCopy) else {
-            continue;
-        };
-        let master = &shard.primary.address;
-        let known = chosen.iter().find(|(of, _)| *of == master).map(|(_, replica)| *replica);
-        let replica = known.unwrap_or_else(|| {
-            let may_lag = |(at, to, _): &&Route| to == master && commands.from(*at) == From::AnyCopy;
-            let rows = routes[at..].iter().filter(may_lag).count() as u64;
-            let replica = copies.choose(shard, (rows, rand::random()), now);
-            chosen.push((master, replica));
-            replica
-        });
-        if let Some(replica) = replica {
-            (routes[at].1, routes[at].2) = (Arc::clone(replica), Redirect::Replica);
-        }
-    }
-}
-
-/// What a replica's reply is worth. It cannot be known of an absence whether there is a row: only its master can say that.
-fn read_of(reply: &Result<Reply, Error>) -> Read {
-    match reply {
-        Ok(Reply::Row(Ok(None))) => Read::Absent,
-        Ok(Reply::Refusal(error)) if error.kind() == Some(ServerErrorKind::Moved) => Read::Moved,
-        Ok(reply) if guard::is_out_of_service(reply) => Read::Failed,
-        Ok(_) => Read::Answered,
-        Err(_) => Read::Failed,
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     copies::Shard,
-    slots::{SLOTS, Slot},
+    slots::{SLOTS, Slot, SlotSet},
 };
 
 /// No master.
@@ -58,6 +58,12 @@ impl Topology {
     /// The copies of a slot's rows that are read.
     pub(super) fn shard(&self, slot: Slot) -> Option<&Arc<Shard>> {
         self.shards.get(usize::from(self.slots[usize::from(slot.0)]))
+    }
+
+    /// The slots of the master at that position.
+    pub(super) fn slots_of(&self, master: usize) -> SlotSet {
+        let its = self.slots.iter().zip(0..).filter(|(of, _)| usize::from(**of) == master);
+        SlotSet::of(its.map(|(_, slot)| Slot(slot)))
     }
 
     /// Whether the same masters have the same slots.
@@ -138,6 +144,7 @@ mod tests {
         assert_eq!(master(100), Some("seed.example:3"));
         assert_eq!(master(150), None);
         assert_eq!(map.gap(), Some((150, 199)));
+        assert_eq!(map.slots_of(1), SlotSet::of((100..150).map(Slot)));
     }
 
     #[tokio::test]

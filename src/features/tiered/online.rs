@@ -23,6 +23,7 @@ use crate::{
         feast::decode_value,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
+        lease,
         memory::Fetch,
     },
     infer::{
@@ -132,6 +133,9 @@ pub(crate) enum PushError {
     /// The store takes no rows from here: nothing was written.
     #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
     ReadOnly,
+    /// The other gateways could not be told, or not be shown to know.
+    #[error("the view is write_through")]
+    Lease(#[from] lease::Error),
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]
     Late,
@@ -152,7 +156,7 @@ impl PushError {
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
             Self::Store(error) => error.until(),
-            Self::NotPromoted(_) | Self::Closed(_) | Self::ReadOnly | Self::Late => None,
+            Self::NotPromoted(_) | Self::Closed(_) | Self::ReadOnly | Self::Late | Self::Lease(_) => None,
         }
     }
 }
@@ -258,6 +262,13 @@ impl Store {
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
         self.accepts_pushes()?;
         push.pushed.older = push.rows - puts.len() as u64;
+        if self.shared.views[view.index()].reads_primary_only() {
+            for batch in puts.chunks(BATCH) {
+                let written = self.push_everywhere(worker, batch, by).await?;
+                written.into_iter().for_each(|written| push.pushed.count(written));
+            }
+            return Ok(push.pushed);
+        }
         for batch in puts.chunks(BATCH) {
             let began = Instant::now();
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
@@ -274,6 +285,7 @@ impl Store {
                     Err(error) => failed = Some(error),
                 }
             }
+            self.shared.tell_others(batch);
             if let Some(error) = failed {
                 return Err(error.into());
             }

@@ -311,14 +311,20 @@ impl World {
     }
 }
 
-/// An operator's mistake that loses acknowledged rows, whatever is done here: the standby is made to follow a primary that lacks them.
+/// An operator's mistake that loses acknowledged rows, whatever is done here: the standby is made to follow a primary that lacks them, or
+/// is set up anew while somebody is with it, or before everybody has seen how far it had counted.
 fn loses(world: &World, event: Event) -> bool {
-    let follows = match event {
-        Event::Follow(Side::Standby) => true,
-        Event::Sync => world.stores[S].follows,
+    let [primary, standby] = &world.stores;
+    let lacks = primary.count.max(primary.vouched) < standby.count;
+    match event {
+        Event::Follow(Side::Standby) => lacks,
+        Event::Sync => standby.follows && lacks,
+        Event::Rebuild => {
+            let knows = |user: &User| user.machine.side() == Side::Primary && user.machine.highest() >= standby.count;
+            lacks || !world.users.iter().all(knows)
+        }
         _ => false,
-    };
-    follows && world.stores[P].count.max(world.stores[P].vouched) < world.stores[S].count
+    }
 }
 
 proptest! {

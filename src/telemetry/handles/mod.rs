@@ -15,6 +15,7 @@ pub mod gpu;
 pub mod ingress;
 pub(crate) mod invalidation;
 pub mod ladder;
+pub(crate) mod lease;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
