@@ -227,6 +227,8 @@ pub(crate) fn redis(urls: Vec<Secret>) -> Redis {
         timeout: Duration::from_millis(20),
         connections: 2,
         max_in_flight: 1024,
+        replicas: None,
+        dr: None,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     config::{
         Breaker, Column, Config, Copies, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter,
         HotKeys, Inputs, Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions,
-        Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        ReadFrom, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::{Output, Value, outputs::Combine},
 };
@@ -264,6 +264,16 @@ pub(super) fn features(config: &Config) -> Json {
             "mode": format!("{:?}", redis.mode).to_lowercase(),
             "ttl": length(redis.ttl),
             "timeout": length(redis.timeout),
+            "read_from": redis.replicas.as_ref().map_or("primary", |replicas| match replicas.from {
+                ReadFrom::Replicas => "replica",
+                ReadFrom::Nearest => "nearest",
+            }),
+            "max_lag": redis.replicas.as_ref().map(|replicas| length(replicas.max_lag)),
+            "dr": redis.dr.as_ref().map(|dr| json!({
+                "redis": dr.urls.iter().map(|url| json!(without_credentials(&url.0))).collect::<Json>(),
+                "failover_after": length(dr.failover_after),
+                "back_after": length(dr.back_after),
+            })),
         }),
         L2::FeatureServers(fleet) => json!({
             "feature_server": fleet.servers.iter().map(|server| json!(format!("http://{}", server.authority))).collect::<Json>(),

@@ -20,8 +20,12 @@ use crate::{
     predict::Predict,
     predictions::Predictions,
     proto,
+    resilience::standby::{Side, Why},
     spool::Spool,
-    telemetry::{Scrape, access, handles::path::PathHandles},
+    telemetry::{
+        Scrape, access,
+        handles::{dr::REASONS, path::PathHandles},
+    },
 };
 
 /// The gateway for one config snapshot.
@@ -141,6 +145,19 @@ pub(super) fn admin(
     })
 }
 
+/// Which Redis has the rows, and what keeps them there.
+fn whereabouts_shown(at: features::Whereabouts) -> serde_json::Value {
+    let mut shown = serde_json::json!({
+        "active": if at.side == Side::Primary { "primary" } else { "dr" },
+        "reason": REASONS[features::reason(at.why)],
+        "why": features::words(at.why),
+    });
+    if let Why::Lacks { has, of } = at.why {
+        (shown["primary_has"], shown["acknowledged"]) = (has.into(), of.into());
+    }
+    shown
+}
+
 fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_json::Value {
     let lease = store.lease();
     let lease = serde_json::json!({
@@ -151,7 +168,8 @@ fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_
         "rows_held_by_pushes": lease.rows_held,
     });
     let channels = invalidate::channels(store);
-    serde_json::json!({"registry": registry.map(Verdict::shown), "lease": lease, "invalidation": channels})
+    let l2 = store.whereabouts().map(whereabouts_shown);
+    serde_json::json!({"registry": registry.map(Verdict::shown), "l2": l2, "lease": lease, "invalidation": channels})
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

@@ -236,15 +236,13 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_there_is() {
-        let config = Config::parse(
-            "pools: {a: {endpoints: [http://h:1]}}\nmodels: {m: , n: }\nfeatures: {l2: {dr: {redis: 'redis://h'}}}",
-            "t",
-        )
-        .unwrap();
+        let config =
+            Config::parse("pools: {a: {endpoints: [http://h:1]}}\nmodels: {m: , n: }\nfeatures: {hot_keys: {}}", "t")
+                .unwrap();
         assert_eq!(
             summary(&config),
             "ok: 2 models (m, n), 1 pool (a), no views\n\
-             notice: features.l2.dr: accepted, not acted upon by this version\n"
+             notice: features.hot_keys: accepted, not acted upon by this version\n"
         );
     }
 }

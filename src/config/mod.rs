@@ -485,6 +485,42 @@ pub(crate) struct Redis {
     pub(crate) connections: usize,
     /// Most requests under way at one server.
     pub(crate) max_in_flight: u32,
+    /// Which replicas are read; `None`: masters only.
+    pub(crate) replicas: Option<Box<Replicas>>,
+    /// Who takes over.
+    pub(crate) dr: Option<Box<Dr>>,
+}
+
+/// Which copies of rows are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Replicas {
+    pub(crate) from: ReadFrom,
+    /// How far behind its master a replica may be.
+    pub(crate) max_lag: Duration,
+    /// The gateway's.
+    pub(crate) own_zone: Option<Arc<str>>,
+    /// What addresses begin with, and the zone of those that do.
+    pub(crate) zones: Vec<(String, Arc<str>)>,
+}
+
+/// Which of a shard's servers, where it is not the master alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFrom {
+    /// Any replica.
+    Replicas,
+    /// The nearest, the master among them.
+    Nearest,
+}
+
+/// The Redis that takes over for another.
+#[derive(Clone, Debug)]
+pub(crate) struct Dr {
+    /// As those of the other.
+    pub(crate) urls: Vec<Secret>,
+    /// How long the other must be gone.
+    pub(crate) failover_after: Duration,
+    /// How long the other must be well again.
+    pub(crate) back_after: Duration,
 }
 
 /// What kind of Redis it is.

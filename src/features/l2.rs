@@ -8,7 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Row, embedded::Embedded, feast::Malformed, redis::Redis, served::Served};
+use super::{
+    Row,
+    embedded::Embedded,
+    feast::Malformed,
+    redis::{Redis, Whereabouts},
+    served::Served,
+};
 use crate::{
     config::{Features, View},
     infer::{EntityKey, WorkerId},
@@ -130,6 +136,12 @@ pub(crate) enum Error {
     /// The store itself could not read the row anew: what it has is from before, this long past its time.
     #[error("a row of {age:?} ago")]
     Stale { row: Arc<Row>, age: Duration },
+    /// The Redis that took over for the first is a replica still.
+    #[error("{address}: the DR Redis takes no writes yet: promote it (REPLICAOF NO ONE), or bring the first one back")]
+    NotPromoted { address: Arc<str> },
+    /// The Redis that took over for the first acknowledges nothing any more.
+    #[error("{address}: the DR Redis is closed: others have gone back to the first one, which does not answer here")]
+    Closed { address: Arc<str> },
     /// The store takes no rows from here.
     #[error("features.l2.feature_server is read only")]
     ReadOnly,
@@ -212,6 +224,28 @@ impl L2 {
             Self::Redis(redis) => redis.write_own(name, bytes).await,
             Self::Served(_) => Err(Error::ReadOnly),
             Self::Embedded(_) => Err(Error::Embedded(ROWS_ONLY.into())),
+        }
+    }
+
+    /// The key's rows were changed by now, by whomever: reads that begin later are not to be behind that.
+    pub(crate) fn changed(&self, key: &EntityKey) {
+        if let Self::Redis(redis) = self {
+            redis.changed(key);
+        }
+    }
+
+    /// The same of all keys.
+    pub(crate) fn all_changed(&self) {
+        if let Self::Redis(redis) = self {
+            redis.all_changed();
+        }
+    }
+
+    /// Which of two Redises has the rows, where one may take over for the other.
+    pub(crate) fn whereabouts(&self) -> Option<Whereabouts> {
+        match self {
+            Self::Redis(redis) => redis.whereabouts(),
+            Self::Served(_) | Self::Embedded(_) => None,
         }
     }
 

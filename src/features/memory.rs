@@ -54,6 +54,15 @@ pub(crate) struct Memory {
     lease: Arc<Lease>,
     /// Which keys are asked for most, where they are to be saved.
     heat: Option<Arc<Heat>>,
+    behind: Behind,
+}
+
+/// Whether the store may say today what it said yesterday.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    Never,
+    /// Copies are read that may be behind others: a fresh row with a newer event stays, for its time.
+    MayBe,
 }
 
 /// The number of a view's definition: its stored name, join keys and features. Of all snapshots, no two definitions have the same.
@@ -202,12 +211,17 @@ impl Memory {
         let (definitions, fences) = known.number(views);
         let (rows, negative_ttl) = (Arc::new(Rows::new(config.capacity)), config.negative_ttl);
         let (locks, lease) = (Arc::default(), Arc::new(Lease::none()));
-        Self { rows, locks, lives, negative_ttl, definitions, fences, known, lease, heat: None }
+        Self { rows, locks, lives, negative_ttl, definitions, fences, known, lease, heat: None, behind: Behind::Never }
     }
 
     /// The same, counting which keys are asked for most, each of so many workers by itself.
     pub(crate) fn heeding(self, workers: usize) -> Self {
         Self { heat: Some(Arc::new(Heat::new(workers))), ..self }
+    }
+
+    /// The same, before a store that may be behind what it said before.
+    pub(crate) fn before_copies(self) -> Self {
+        Self { behind: Behind::MayBe, ..self }
     }
 
     /// The same, keeping `write_through` rows while a lease vouches for them.
@@ -228,6 +242,7 @@ impl Memory {
             known: self.known.clone(),
             lease: Arc::clone(&self.lease),
             heat: self.heat.clone(),
+            behind: self.behind,
         }
     }
 
@@ -360,15 +375,25 @@ impl Memory {
         self.insert(view, entity, entry);
     }
 
-    /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was.
+    /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was, and the store is never
+    /// behind.
     fn put_latest(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
         let mut lock = self.locks.of(self.definitions[view.index()], entity);
         let is_held_later = || self.held(view, entity).is_some_and(|held| held.fetched > entry.fetched);
-        if self.is_late(view, &entry, lock.fence()) || (lock.has_later(entry.fetched) && is_held_later()) {
+        let is_behind = || self.held(view, entity).is_some_and(|held| self.is_behind(&entry, &held));
+        let is_late = self.is_late(view, &entry, lock.fence()) || (lock.has_later(entry.fetched) && is_held_later());
+        if is_late || (self.behind == Behind::MayBe && is_behind()) {
             return;
         }
         lock.put(entry.fetched);
         self.insert(view, entity, entry);
+    }
+
+    /// Whether the store was behind when it said that.
+    fn is_behind(&self, entry: &Entry, held: &Entry) -> bool {
+        let is_fresh = held.fresh_until.is_none_or(|until| entry.fetched < until);
+        let event = |entry: &Entry| entry.row.as_ref().map(|row| row.event_time);
+        self.behind == Behind::MayBe && is_fresh && entry.row.is_some() && event(held) > event(entry)
     }
 
     fn insert(&self, view: ViewId, entity: &EntityKey, entry: Entry) {

@@ -3,8 +3,9 @@
 //! ```text
 //! command ─► node (guard ─► line ─► channel) ─► server      dial: how a line gets its channel
 //!    batch      one server, as one worker sees it  └─ reply: rows out of the socket's buffer
-//! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel)
+//! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel), or replicas of theirs (copies, lag, fence)
 //! key_copies ─► which copy of a hot key is read, and that none outlives a write (shared: which keys those may be)
+//! dr ─► which of two such Redises has the rows
 //! ```
 //!
 //! Connections belong to a worker: the task that drives one runs where its requests run, so that an answer wakes no other
@@ -16,10 +17,14 @@ mod channel;
 mod client;
 mod cluster;
 mod command;
+mod copies;
 mod dial;
+mod dr;
 mod ear;
+mod fence;
 mod guard;
 pub(crate) mod key_copies;
+mod lag;
 mod line;
 mod node;
 mod own;
@@ -28,6 +33,7 @@ mod pushes;
 mod reply;
 mod script;
 mod sentinel;
+mod servers;
 mod shared;
 mod slots;
 mod topology;
@@ -36,18 +42,20 @@ mod tracking;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::redis::{RedisError, Value};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+pub(crate) use self::dr::{Whereabouts, reason, words};
 pub(crate) use self::owner::Owner;
 use self::{
-    cluster::{Cluster, Finder},
     command::{Commands, Reading},
+    dr::Dr,
+    fence::Fence,
     guard::Guards,
     key_copies::{Copies, Hot},
-    node::{Node, Terms},
+    node::{Role, Terms},
     reply::Reply,
     script::Life,
-    slots::Slot,
+    servers::Servers,
 };
 pub use self::{pushes::read_any as read_any_pushes, reply::read_any};
 pub(crate) use self::{
@@ -62,7 +70,8 @@ use super::{
 use crate::{
     app::Tasks,
     config::{self, RedisMode, View},
-    infer::{ViewId, WorkerId},
+    infer::{EntityKey, ViewId, WorkerId},
+    resilience::standby::Order,
     telemetry::handles::hot_keys::HotKeys as HotHandles,
 };
 
@@ -80,7 +89,11 @@ pub(crate) struct Redis {
     readings: Box<[Reading]>,
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
+    /// Who takes over for them.
+    dr: Option<Arc<Dr>>,
     guards: Arc<Guards>,
+    /// What replicas may lack, where they are read.
+    fence: Option<Arc<Fence>>,
     /// How listening to the servers stands, where they are to be.
     tracking: Option<Arc<Tracking>>,
     timeout: Duration,
@@ -96,14 +109,6 @@ pub(crate) struct Redis {
     uncopied: HashSet<Box<[u8]>>,
 }
 
-#[derive(Debug)]
-enum Servers {
-    /// The one server as each worker sees it.
-    Single(Box<[Arc<Node>]>),
-    /// Found by asking: a cluster, or a master behind sentinels.
-    Cluster(Arc<Cluster>),
-}
-
 impl Redis {
     /// Connects to nothing yet: a Redis that is down is found out when it is asked.
     pub(crate) fn open(
@@ -112,36 +117,46 @@ impl Redis {
         workers: usize,
         tasks: &Tasks,
     ) -> Result<Self, RedisError> {
-        let slots = workers + 1;
-        let authorities = client::authorities(config)?;
-        let mut clients = client::of_all(config, authorities.as_deref())?;
         let guards = Arc::new(Guards::new(&features.breaker, config.max_in_flight));
-        let terms = Terms {
-            timeout: config.timeout,
-            connections: config.connections,
-            guards: Arc::clone(&guards),
-            tls: dial::encryption(&clients, authorities.as_deref())?,
-            tasks: tasks.clone(),
+        let control = WorkerId(u32::try_from(workers).unwrap_or(u32::MAX));
+        let authorities = client::authorities(config)?;
+        let servers = |urls: &[config::Secret]| {
+            let clients = client::of_all(urls, authorities.as_deref())?;
+            let terms = Terms {
+                timeout: config.timeout,
+                connections: config.connections,
+                guards: Arc::clone(&guards),
+                tls: dial::encryption(&clients, authorities.as_deref())?,
+                role: Role::Master,
+                tasks: tasks.clone(),
+            };
+            let replicas = config.replicas.as_deref();
+            Ok::<_, RedisError>(Servers::open((&config.mode, clients), workers + 1, (&terms, replicas)))
         };
-        let found = |clients, finder| Servers::Cluster(Arc::new(Cluster::new((clients, finder), slots, terms.clone())));
-        let servers = match &config.mode {
-            RedisMode::Single => {
-                let client = clients.swap_remove(0);
-                Servers::Single((0..slots).map(|_| Arc::new(Node::new(&client, &terms))).collect())
+        let primary = Arc::new(servers(&config.urls)?);
+        let fence = config.replicas.as_ref().map(|replicas| Arc::new(Fence::new(replicas.max_lag, Instant::now())));
+        let dr = match config.dr.as_deref() {
+            Some(dr) => {
+                let order = if config.mode == RedisMode::Cluster { Order::Unknown } else { Order::Kept };
+                let both = (Arc::clone(&primary), servers(&dr.urls)?);
+                let both = Dr::new(both, &features.project, (order, control));
+                tasks.background(dr::watch(Arc::downgrade(&both), dr.clone(), fence.clone()));
+                Some(both)
             }
-            RedisMode::Cluster => found(clients, Finder::Members),
-            RedisMode::Sentinel { master } => found(clients, Finder::Sentinels(Arc::clone(master))),
+            None => None,
         };
         Ok(Self {
             project: Arc::clone(&features.project),
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
-            servers: Arc::new(servers),
+            servers: primary,
+            dr,
             guards,
+            fence,
             tracking: features.invalidate.tracking.then(|| Arc::new(Tracking::new())),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
-            control: WorkerId(u32::try_from(workers).unwrap_or(u32::MAX)),
+            control,
             copies: None,
             lives: key_copies::lives(features),
             uncopied: Self::uncopied(&features.views),
@@ -180,7 +195,9 @@ impl Redis {
             project: Arc::clone(&features.project),
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
+            dr: self.dr.clone(),
             guards: Arc::clone(&self.guards),
+            fence: self.fence.clone(),
             tracking: self.tracking.clone(),
             timeout: self.timeout,
             ttl: self.ttl,
@@ -200,7 +217,8 @@ impl Redis {
 
     /// The same, of hot keys from whichever copy there is.
     pub(crate) async fn fetch(&self, worker: WorkerId, asks: &[Ask], via: Via) -> Answers {
-        let copies = self.copies.as_ref().filter(|_| via == Via::Copies);
+        // Copies are the first Redis's: where another has the rows, there are none.
+        let copies = self.copies.as_ref().filter(|_| via == Via::Copies && !self.is_over());
         let picks = copies.map_or_else(Vec::new, |copies| copies.pick(asks, &self.lives, Instant::now()));
         match copies {
             Some(copies) if !picks.is_empty() => self.read_picked((worker, copies), asks, picks).await,
@@ -224,7 +242,14 @@ impl Redis {
                 continue;
             }
             let reads = asks.iter().enumerate().map(|(at, ask)| self.reading(ask, name(at)));
-            let commands = Commands::reads(reads);
+            let mut commands = Commands::reads(reads);
+            if let Some(fence) = &self.fence {
+                let now = Instant::now();
+                let behind = |ask: &Ask| !ask.view.reads_primary_only() && !fence.holds(&ask.key, now);
+                // A replica of a key copy may have one that was removed since.
+                let may = asks.iter().enumerate().filter(|(at, ask)| name(*at).is_none() && behind(ask));
+                may.for_each(|(at, _)| commands.read_any_copy(at));
+            }
             let answers = self.run(worker, commands).await;
             rows.extend(asks.iter().zip(answers).map(|(ask, answer)| row(&ask.view, answer?)));
         }
@@ -234,16 +259,24 @@ impl Redis {
     /// Stores each row unless one as new is stored, all of a shard's in one round trip; a hash's life is set only where none
     /// was there before, and only by a write-back.
     pub(crate) async fn write(&self, worker: WorkerId, puts: &[Put], purpose: Purpose) -> Vec<Result<Written, Error>> {
+        let dr = self.dr.as_deref().filter(|dr| dr.is_over());
+        let servers = dr.map_or(&*self.servers, |dr| &dr.standby);
+        let deadline = || Instant::now() + self.timeout;
         let by_hash = self.calls(puts.iter(), ("EVALSHA", self.script.get_hash()), purpose);
-        let mut answers = self.run(worker, by_hash).await;
+        let mut answers = servers.run(worker, by_hash, deadline()).await;
         // A server that does not know the script yet learns it by its text.
         let unknown: Vec<usize> = (0..puts.len()).filter(|&at| is_no_script(&answers[at])).collect();
         if !unknown.is_empty() {
             let by_text = self.calls(unknown.iter().map(|&at| &puts[at]), ("EVAL", script::WRITE), purpose);
-            for (at, answer) in unknown.into_iter().zip(self.run(worker, by_text).await) {
+            for (at, answer) in unknown.into_iter().zip(servers.run(worker, by_text, deadline()).await) {
                 answers[at] = answer;
             }
         }
+        if let (Some(dr), Purpose::Push(_)) = (dr, purpose) {
+            answers = acknowledged(dr, worker, answers, deadline()).await;
+        }
+        // Stored or not: who was told nothing may ask.
+        puts.iter().for_each(|put| self.changed(&put.ask.key));
         let written = |answer| match answer {
             Reply::Value(Value::Int(1)) => Written::Written,
             Reply::Value(Value::Int(2)) => Written::Mended,
@@ -254,6 +287,20 @@ impl Redis {
             self.remove_written((worker, copies), puts, &mut written).await;
         }
         written
+    }
+
+    /// The key's rows were changed by now: reads that begin later are not to be behind that.
+    pub(crate) fn changed(&self, key: &EntityKey) {
+        if let Some(fence) = &self.fence {
+            fence.changed(key, Instant::now());
+        }
+    }
+
+    /// The same of all keys.
+    pub(crate) fn all_changed(&self) {
+        if let Some(fence) = &self.fence {
+            fence.all_changed(Instant::now());
+        }
     }
 
     /// A call of the script for each row.
@@ -280,54 +327,51 @@ impl Redis {
 
     /// Whether the breaker of the row's server would let a read through now.
     pub(crate) fn would_ask(&self, worker: WorkerId, ask: &Ask) -> bool {
-        match &*self.servers {
-            Servers::Single(nodes) => of_worker(nodes, worker).would_admit(),
-            Servers::Cluster(cluster) => cluster.would_admit(worker, Slot::of(&redis_key(&ask.key, &self.project))),
-        }
+        self.active().would_admit(worker, &redis_key(&ask.key, &self.project))
     }
 
     /// Writes how long open breakers stay so.
     pub(crate) fn show(&self, now: Instant) {
         self.guards.show(now);
+        self.active().show(now);
     }
 
     /// Whether every server's breaker refuses now.
     pub(crate) fn is_unavailable(&self, now: Instant) -> bool {
-        match &*self.servers {
-            Servers::Single(nodes) => of_worker(nodes, self.control).refuses(now),
-            Servers::Cluster(cluster) => cluster.is_unavailable(now),
-        }
+        self.active().is_unavailable(self.control, now)
     }
 
     pub(crate) async fn connect(&self, worker: WorkerId) {
-        let connecting = async {
-            match &*self.servers {
-                Servers::Single(nodes) => of_worker(nodes, worker).connect().await,
-                Servers::Cluster(cluster) => cluster.connect(worker).await,
+        let standby = async {
+            if let Some(dr) = &self.dr {
+                dr.standby.connect(worker).await;
             }
         };
-        // Failures are logged where they happen; requests meet them again.
-        let _ = timeout(PATIENCE, connecting).await;
+        tokio::join!(self.servers.connect(worker), standby);
     }
 
     pub(crate) async fn ready(&self) -> Result<(), String> {
-        let check = async {
-            match &*self.servers {
-                Servers::Single(nodes) => {
-                    of_worker(nodes, self.control).ping().await.map_err(|error| error.to_string())
-                }
-                Servers::Cluster(cluster) => cluster.ready(self.control).await,
-            }
-        };
-        let checked = timeout(PATIENCE, check).await;
-        let checked = checked.unwrap_or_else(|_| Err(format!("{}: no answer within {PATIENCE:?}", self.addresses())));
-        checked.map_err(|why| format!("redis {why}"))
+        if let Some(dr) = &self.dr {
+            dr.known()?;
+        }
+        self.active().ready(self.control).await.map_err(|why| format!("redis {why}"))
     }
 
-    fn addresses(&self) -> String {
-        match &*self.servers {
-            Servers::Single(nodes) => of_worker(nodes, self.control).address().to_string(),
-            Servers::Cluster(cluster) => cluster.addresses(),
+    /// Who has the rows, where another Redis may take over.
+    pub(crate) fn whereabouts(&self) -> Option<Whereabouts> {
+        self.dr.as_ref().map(|dr| dr.whereabouts())
+    }
+
+    /// Whether the rows are elsewhere than in the first Redis.
+    fn is_over(&self) -> bool {
+        self.dr.as_ref().is_some_and(|dr| dr.is_over())
+    }
+
+    /// The servers that have the rows.
+    fn active(&self) -> &Servers {
+        match &self.dr {
+            Some(dr) if dr.is_over() => &dr.standby,
+            _ => &self.servers,
         }
     }
 
@@ -339,11 +383,24 @@ impl Redis {
 
     /// The answers to the commands, in their order.
     async fn run(&self, worker: WorkerId, commands: Commands) -> Vec<Result<Reply, Error>> {
-        let deadline = Instant::now() + self.timeout;
-        match &*self.servers {
-            Servers::Single(nodes) => of_worker(nodes, worker).request_all(&commands.all(), deadline).await,
-            Servers::Cluster(cluster) => cluster.run(worker, &commands, deadline).await,
-        }
+        self.active().run(worker, commands, Instant::now() + self.timeout).await
+    }
+}
+
+/// What becomes of a batch that the DR was pushed: none of it is acknowledged that it does not count.
+async fn acknowledged(
+    dr: &Dr,
+    worker: WorkerId,
+    answers: Vec<Result<Reply, Error>>,
+    deadline: Instant,
+) -> Vec<Result<Reply, Error>> {
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|error| dr.refusal(error))).collect();
+    if !answers.iter().any(Result::is_ok) {
+        return answers;
+    }
+    match dr.count(worker, deadline).await {
+        Ok(()) => answers,
+        Err(error) => answers.into_iter().map(|answer| answer.and(Err(error.clone()))).collect(),
     }
 }
 

@@ -321,6 +321,11 @@ impl Store {
         }
     }
 
+    /// Which of two Redises has the rows, where one may take over for the other.
+    pub(crate) fn whereabouts(&self) -> Option<super::redis::Whereabouts> {
+        self.shared.l2.whereabouts()
+    }
+
     /// L1's rows and bytes.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -355,7 +360,11 @@ fn leases(l2: &L2, config: &Config, snapshots: &Snapshots) -> Leases {
 /// An empty L1.
 fn memory(config: &Config, features: &config::Features) -> Memory {
     let memory = Memory::new(&features.l1, &features.views);
-    if features.l1.warm_start.is_some() { memory.heeding(config.workers) } else { memory }
+    let memory = if features.l1.warm_start.is_some() { memory.heeding(config.workers) } else { memory };
+    match &features.l2 {
+        config::L2::Redis(redis) if redis.replicas.is_some() => memory.before_copies(),
+        _ => memory,
+    }
 }
 
 impl Shared {

@@ -1,7 +1,7 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
-//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, a
-//! lease as its holder counts it, a round of acknowledgements, one event in so many, what comes most often, what is said now and
-//! then, a hash for keys that callers choose.
+//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, a replica's lag, a standby store, single
+//! flight, early refresh, a lease as its holder counts it, a round of acknowledgements, one event in so many, what comes most often,
+//! what is said now and then, a hash for keys that callers choose.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -17,6 +17,7 @@ pub mod floor;
 pub mod gradient;
 pub mod hedge;
 pub mod hysteresis;
+pub mod lag;
 pub mod latency;
 pub(crate) mod lease;
 pub mod median;
@@ -31,5 +32,6 @@ pub mod seeded;
 pub(crate) mod seldom;
 mod slot;
 pub mod spill;
+pub mod standby;
 pub mod tally;
 pub mod top_k;

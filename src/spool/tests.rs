@@ -34,6 +34,8 @@ fn redis(urls: &[String], mode: RedisMode) -> Redis {
         ca: None,
         connections: 1,
         max_in_flight: 1,
+        replicas: None,
+        dr: None,
     }
 }
 

@@ -95,6 +95,11 @@ metrics! {
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
     BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";
     REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";
+    L2_ACTIVE = "weir_l2_active", Gauge, "With l2.dr: 1 for the Redis that has the rows (store: primary, dr), else 0.";
+    L2_MOVES = "weir_l2_moves_total", Counter, "With l2.dr: how often rows were read from another Redis from then on, by which (to: primary, dr).";
+    L2_REASON = "weir_l2_reason", Gauge, "With l2.dr: 1 for why rows are read where they are: well, primary_gone, dr_gone (as well), primary_read_only (a replica), primary_lacks_writes (that the DR acknowledged), settling (well, and not yet for back_after), dr_not_closed; else 0.";
+    REDIS_REPLICA_READS = "weir_redis_replica_reads_total", Counter, "Rows that were to be read from a replica, by outcome: answered, absent (it has none, so its master was asked), moved (it named another), failed (no answer in time or none that serves, so its master was asked), behind (none was known to be within max_lag: the master was asked).";
+    REDIS_REPLICA_LAG = "weir_redis_replica_lag_seconds", Gauge, "How far a replica may be behind its master, by target; absent while that is not known. More than max_lag, and it is not read.";
     FEATURE_SERVER_REQUESTS = "weir_feature_server_requests_total", Counter, "With l2.feature_server: requests for rows by target and outcome: answered, refused (4xx), failed (5xx, no connection, bytes that are no answer), timeout, full (not sent: as many are under way as may be).";
     ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";

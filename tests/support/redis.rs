@@ -26,6 +26,29 @@ impl Redis {
         Self::with(&[])
     }
 
+    /// Starts one that follows another.
+    pub(crate) fn replica_of(other: &Self) -> Self {
+        Self::with(&["--replicaof", "127.0.0.1", &other.port.to_string()])
+    }
+
+    /// One command, as words.
+    pub(crate) fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .query(&mut self.connection())
+            .expect("the server runs, and carries it out")
+    }
+
+    /// Has it follow another.
+    pub(crate) fn follow(&self, other: &Self) {
+        self.ask::<()>(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    }
+
+    /// Has it follow nobody.
+    pub(crate) fn promote(&self) {
+        self.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    }
+
     fn with(extra: &[&str]) -> Self {
         let extra = extra.iter().map(ToString::to_string).collect();
         let redis = Self { port: free_port(), process: Mutex::new(None), folder: Folder::new("redis"), extra };

@@ -164,9 +164,16 @@ pub(crate) struct L2 {
     /// PEM file of the certificate authorities that `rediss://` trusts, instead of the system's.
     #[schemars(extend("x-unset" = "the system's"))]
     pub(crate) ca: Option<String>,
-    /// Which nodes are read.
-    #[schemars(extend("x-later" = ["replica", "nearest"]))]
+    /// Which servers rows are read from, in modes `cluster` and `sentinel`: the masters; any replica; or whichever copy is nearest,
+    /// the master among them, by `zones` and else by round-trip time. Views of `consistency: write_through` are read from masters.
     pub(crate) read_from: ReadFrom,
+    /// How far a replica may be behind its master and still be read, at least `100ms`. One that is further behind, or of which that is
+    /// not known (its link is broken, its master does not answer), is not read: the master is.
+    pub(crate) max_lag: Span,
+    /// With `read_from: nearest`, the zones of Redis servers: by what their addresses begin with (`10.0.1.`, `redis-a-`) as the servers
+    /// give them; of several that fit, the longest counts. Copies in the gateway's own `zone` are read while there are any.
+    #[schemars(extend("x-unset" = "by round-trip time alone"))]
+    pub(crate) zones: Named<String>,
     /// How long a row that Weir wrote back lives. In Redis this is the life of the hash that all views of an entity share; it
     /// is set only where Weir creates the hash. Rows that Feast writes into that hash later expire with it, unless Feast's
     /// `key_ttl_seconds` renews its life at every write.
@@ -188,8 +195,8 @@ pub(crate) struct L2 {
     /// Redis. Rows are read through them and never written.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) feature_server: Option<OneOrMany>,
-    /// The Redis that takes over when this one is lost.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    /// The Redis that takes over when this one is lost: of the same mode, with the same master's name and authorities.
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) dr: Option<Dr>,
 }
 
@@ -201,6 +208,8 @@ impl Default for L2 {
             master: None,
             ca: None,
             read_from: ReadFrom::Primary,
+            max_lag: Span::secs(1),
+            zones: Named::default(),
             ttl: Span::secs(86_400),
             timeout: None,
             connections: 2,
@@ -230,20 +239,23 @@ pub(crate) enum ReadFrom {
     Nearest,
 }
 
-/// The Redis that takes over.
+/// The Redis that takes over, usually a replica of the first in another region. Rows are read from it at once, and pushes taken once
+/// an operator has promoted it; Weir promotes nobody.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Dr {
     /// Its URL, or a list of them.
     #[schemars(extend("x-required" = true))]
     pub(crate) redis: Option<OneOrMany>,
-    /// How long the first must be gone.
+    /// How long the first must be gone without a break, at least `1s`.
     pub(crate) failover_after: Span,
+    /// How long the first must be well again without a break. Where pushes were taken meanwhile it must have them all, too.
+    pub(crate) back_after: Span,
 }
 
 impl Default for Dr {
     fn default() -> Self {
-        Self { redis: None, failover_after: Span::secs(15) }
+        Self { redis: None, failover_after: Span::secs(15), back_after: Span::secs(10) }
     }
 }
 

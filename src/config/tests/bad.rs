@@ -708,3 +708,44 @@ fn a_spool_has_one_place_and_a_time() {
         ],
     );
 }
+
+#[test]
+fn copies_that_cannot_be_read() {
+    let l2 = |text: &str| format!("features: {{project: p, l2: {{redis: 'redis://h', {text}}}}}\n");
+    let refused = |text: &str, begins: &str| {
+        let problems = bad(text);
+        assert!(problems.len() == 1 && problems[0].starts_with(begins), "{problems:#?}");
+    };
+    refused(
+        &l2("read_from: replica"),
+        "features.l2.read_from: one server in mode single; allowed: primary, or mode: cluster or mode: sentinel",
+    );
+    refused(
+        &l2("mode: cluster, read_from: replica, max_lag: 99ms"),
+        "features.l2.max_lag: too short; allowed: 100ms or more",
+    );
+    refused(&l2("mode: cluster, read_from: replica, zones: {10.: a}"), "features.l2.zones: nothing is read by them");
+    refused(
+        &l2("mode: cluster, read_from: nearest, zones: {10.: a}"),
+        "features.l2.zones: the gateway has no zone of its own",
+    );
+    refused(
+        "features: {l2: {read_from: nearest}}\n",
+        "features.l2.read_from: without a Redis; allowed: read_from beside `redis` only",
+    );
+    refused(
+        "features: {l2: {dr: {redis: 'redis://g'}}}\n",
+        "features.l2.dr: without a Redis; allowed: dr beside `redis` only",
+    );
+    refused(&l2("dr: {}"), "features.l2.dr.redis: missing");
+    refused(
+        &l2("dr: {redis: 'redis://h'}"),
+        "features.l2.dr.redis: a server of `l2.redis` itself; allowed: another Redis",
+    );
+    refused(&l2("dr: {redis: ['redis://g', 'redis://i']}"), "features.l2.dr.redis: several servers in mode single");
+    refused(
+        &l2("dr: {redis: 'redis://g', failover_after: 999ms}"),
+        "features.l2.dr.failover_after: too short; allowed: 1s or more",
+    );
+    refused(&l2("dr: {redis: 'redis://g', back_after: 0s}"), "features.l2.dr.back_after: ");
+}

@@ -113,13 +113,7 @@ fn what_is_not_acted_upon_is_said() {
     let said = |key: &str| notices.contains(&format!("{key}: accepted, not acted upon by this version"));
     assert!(!said("features.hot_keys") && !said("spool.keep_for"), "{notices:#?}");
     assert!(!notices.iter().any(|notice| notice.contains("read_from") || notice.contains("consistency")));
-    let text = FULL
-        .replace("read_from: primary", "read_from: replica")
-        .replace("consistency: ttl ", "consistency: write_through ");
-    let config = good(&text);
-    let notices = &config.notices;
-    assert!(notices.iter().any(|notice| notice.starts_with("features.l2.read_from: ")), "{notices:#?}");
-    assert!(!notices.iter().any(|notice| notice.contains("consistency")), "{notices:#?}");
+    let config = good(&FULL.replace("consistency: ttl ", "consistency: write_through "));
     assert!(config.features.views[0].reads_primary_only() && !config.features.views[1].reads_primary_only());
     assert_eq!(config.features.lease, Duration::from_secs(2));
 }
@@ -392,4 +386,27 @@ fn the_policies_that_apply_to_a_pool_are_explained() {
     ] {
         assert!(explained.lines().any(|each| each == line), "{line} is not in\n{explained}");
     }
+}
+
+#[test]
+fn copies_of_rows_are_read_as_the_file_says() {
+    let text = |l2: &str| format!("zone: a\nfeatures: {{project: p, l2: {{redis: 'redis://h', {l2}}}}}\n");
+    let redis = |l2: &str| match good(&text(l2)).features.l2 {
+        L2::Redis(redis) => redis,
+        other => panic!("{other:?}"),
+    };
+    let plain = redis("mode: single, max_lag: 2s");
+    assert!(plain.replicas.is_none() && plain.dr.is_none());
+    let replicas = redis("mode: cluster, read_from: replica").replicas.unwrap();
+    assert_eq!((replicas.from, replicas.max_lag), (crate::config::ReadFrom::Replicas, Duration::from_secs(1)));
+    let l2 = "mode: cluster, read_from: nearest, max_lag: 100ms, zones: {10.0.1.: a}, dr: {redis: ['redis://g', 'redis://i']}";
+    let redis = redis(l2);
+    let (replicas, dr) = (redis.replicas.unwrap(), redis.dr.unwrap());
+    assert_eq!((replicas.from, replicas.own_zone.as_deref()), (crate::config::ReadFrom::Nearest, Some("a")));
+    assert_eq!(replicas.zones, [("10.0.1.".to_owned(), Arc::from("a"))]);
+    assert_eq!(
+        (dr.urls.len(), dr.failover_after, dr.back_after),
+        (2, Duration::from_secs(15), Duration::from_secs(10))
+    );
+    assert!(good(&text(l2)).notices.is_empty());
 }

@@ -4,6 +4,7 @@
 //! `Config` made that way is only handed out when there was none.
 
 mod balance;
+mod copies;
 mod endpoints;
 mod fallbacks;
 mod features;

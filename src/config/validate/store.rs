@@ -81,13 +81,12 @@ impl Check<'_> {
         let usual = Span::ms(if raw.feature_server.is_some() { 200 } else { 20 });
         let timeout = self.positive(&path.key("timeout"), raw.timeout.unwrap_or(usual));
         let servers = raw.feature_server.as_ref().map(|urls| self.feature_servers(&path.key("feature_server"), urls));
-        if let Some(redis) = raw.dr.as_ref().and_then(|dr| dr.redis.as_ref()) {
-            self.redis_urls(&path.key("dr").key("redis"), redis, raw.mode);
-        }
+        let (dr, replicas) = (raw.dr.as_ref().map(|dr| self.dr(path, raw, dr)), self.replicas(path, raw));
         let Some(redis) = &raw.redis else {
             if raw.mode != raw::RedisMode::Single {
                 self.wrong(&path.key("mode"), "a mode without a Redis", "mode beside `redis` only");
             }
+            self.needs_redis(path, raw);
             let embedded = L2::Embedded { path: raw.path.as_ref().map(Into::into), ttl };
             return servers.map_or(embedded, |servers| self.served(path, raw, (servers, timeout)));
         };
@@ -97,13 +96,6 @@ impl Check<'_> {
                 self.wrong(&path.key(key), "beside `redis`", "one online store");
             }
         }
-        if raw.mode == raw::RedisMode::Single && redis.as_slice().len() > 1 {
-            self.wrong(
-                &path.key("redis"),
-                "several servers in mode single",
-                "one URL, or mode: cluster, or mode: sentinel",
-            );
-        }
         L2::Redis(Redis {
             urls: redis.as_slice().iter().cloned().map(Secret).collect(),
             mode: self.redis_mode(path, raw),
@@ -112,6 +104,8 @@ impl Check<'_> {
             timeout,
             connections: raw.connections as usize,
             max_in_flight: raw.max_in_flight,
+            replicas: replicas.map(Box::new),
+            dr: dr.map(Box::new),
         })
     }
 
@@ -151,7 +145,7 @@ impl Check<'_> {
         L3 { url: raw.url.clone(), timeout: self.positive(&path.key("timeout"), raw.timeout) }
     }
 
-    fn redis_urls(&mut self, path: &Path, urls: &OneOrMany, mode: raw::RedisMode) {
+    pub(super) fn redis_urls(&mut self, path: &Path, urls: &OneOrMany, mode: raw::RedisMode) {
         let check = |url: &str| match url::redis(url)? {
             db if db != 0 && mode == raw::RedisMode::Cluster => {
                 Err(format!("database {db} of a cluster, which has 0 only"))
@@ -159,6 +153,9 @@ impl Check<'_> {
             _ => Ok(()),
         };
         self.each(path, urls, check, url::REDIS);
+        if mode == raw::RedisMode::Single && urls.as_slice().len() > 1 {
+            self.wrong(path, "several servers in mode single", "one URL, or mode: cluster, or mode: sentinel");
+        }
     }
 
     /// The servers of URLs that are right, each once: a server's breaker and metrics are its own.
@@ -177,10 +174,8 @@ impl Check<'_> {
     }
 
     fn served(&mut self, path: &Path, raw: &raw::L2, (servers, timeout): (Vec<Upstream>, Duration)) -> L2 {
-        for (key, set) in [("path", raw.path.is_some()), ("dr", raw.dr.is_some())] {
-            if set {
-                self.wrong(&path.key(key), "beside `feature_server`", "one online store");
-            }
+        if raw.path.is_some() {
+            self.wrong(&path.key("path"), "beside `feature_server`", "one online store");
         }
         L2::FeatureServers(FeatureServers { servers, timeout, max_in_flight: raw.max_in_flight })
     }

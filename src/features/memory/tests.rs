@@ -318,3 +318,23 @@ async fn a_row_that_is_to_be_read_again_is_not_served_from_an_earlier_fetch() {
     memory.put(id, &entity, Some(row(5)), at + SECOND);
     assert_eq!(memory.get(id, &entity, at + SECOND), Cached::Fresh(Some(row(5))));
 }
+
+#[tokio::test]
+async fn a_copy_that_is_behind_undoes_no_fresh_row_and_is_believed_once_that_is_over() {
+    let view = view(0, 60 * SECOND, Consistency::Ttl);
+    let (memory, behind) = (memory(std::slice::from_ref(&view)), memory(&[view]).before_copies());
+    let (now, id, entity) = (Instant::now(), ViewId(0), key(1));
+    for memory in [&memory, &behind] {
+        memory.put(id, &entity, Some(row(6)), now);
+        memory.put(id, &entity, Some(row(5)), now + SECOND);
+    }
+    assert_eq!(memory.get(id, &entity, now + SECOND), Cached::Fresh(Some(row(5))), "a store is believed");
+    assert_eq!(behind.get(id, &entity, now + SECOND), Cached::Fresh(Some(row(6))));
+    behind.put(id, &entity, Some(row(7)), now + 2 * SECOND);
+    assert_eq!(behind.get(id, &entity, now + 2 * SECOND), Cached::Fresh(Some(row(7))));
+    // The row was taken back in the store itself; that is told as late as anything else.
+    behind.put(id, &entity, Some(row(5)), now + 62 * SECOND);
+    assert_eq!(behind.get(id, &entity, now + 62 * SECOND), Cached::Fresh(Some(row(5))));
+    behind.put(id, &entity, None, now + 63 * SECOND);
+    assert_eq!(behind.get(id, &entity, now + 63 * SECOND), Cached::Fresh(None), "masters alone say that there is none");
+}

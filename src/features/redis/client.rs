@@ -13,13 +13,13 @@ use crate::config;
 /// After this long without traffic the kernel asks whether the peer is still there.
 const IDLE: Duration = Duration::from_secs(15);
 
-/// A client for each of the config's URLs, its socket set up for requests.
+/// A client for each URL, its socket set up for requests.
 ///
 /// # Errors
 ///
 /// A URL that is none, or authorities that hold none.
-pub(super) fn of_all(config: &config::Redis, authorities: Option<&[u8]>) -> Result<Vec<Client>, RedisError> {
-    config.urls.iter().map(|url| of(&url.0, authorities)).collect()
+pub(super) fn of_all(urls: &[config::Secret], authorities: Option<&[u8]>) -> Result<Vec<Client>, RedisError> {
+    urls.iter().map(|url| of(&url.0, authorities)).collect()
 }
 
 fn of(url: &str, authorities: Option<&[u8]>) -> Result<Client, RedisError> {

@@ -4,6 +4,11 @@
 //! Commands go to the masters of their slots, one pipeline each, all at once. The map is learned from any server that
 //! answers: at first use, when a server redirects or cannot be reached, and when it is old. A `MOVED` or `ASK` is followed
 //! once, within the same timeout. An old map stays in use until a new one is learned: the masters that did not change answer.
+//!
+//! Reads that may be a little behind go to replicas, where the config says so (`copies`); what those cannot say is asked of their
+//! masters, within the same timeout.
+
+mod replicas;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use ::redis::{Client, ServerErrorKind};
+use ::redis::{Client, Cmd, ServerErrorKind, Value};
 use futures_util::{
     StreamExt,
     future::{join_all, select_ok},
@@ -29,8 +34,9 @@ use tokio::{
 use super::{
     PATIENCE, client,
     command::Commands,
+    copies::Copies,
     line,
-    node::{Node, Terms},
+    node::{Node, Role, Terms},
     of_worker,
     reply::Reply,
     sentinel,
@@ -49,15 +55,20 @@ pub(super) struct Cluster {
     seeds: Vec<Client>,
     finder: Finder,
     terms: Terms,
+    /// How replicas are asked: what they cannot say is left time for.
+    replica_terms: Terms,
+    /// Which copies are read; `None`: masters' only.
+    copies: Option<Copies>,
     /// How old a map may get.
     pub(super) relearn_after: Duration,
     map: watch::Sender<Map>,
     learning: AtomicBool,
-    /// Each worker's own, by address.
+    /// Each worker's own.
     nodes: Box<[Mutex<Nodes>]>,
 }
 
-type Nodes = HashMap<Arc<str>, Arc<Node>>;
+/// By address, and what a server is asked as: a replica that was promoted is to redirect what is no longer its own.
+type Nodes = HashMap<(Arc<str>, Role), Arc<Node>>;
 
 /// Who is asked for the map.
 #[derive(Debug)]
@@ -82,6 +93,8 @@ pub(super) enum Map {
 enum Redirect {
     /// To the slot's master, as far as known.
     None,
+    /// To a replica of that one.
+    Replica,
     /// To its new master.
     Moved,
     /// To the master that a slot is moving to, for this command only.
@@ -104,11 +117,19 @@ fn by_server(routes: Vec<Route>) -> HashMap<Target, Vec<usize>> {
 }
 
 impl Cluster {
-    pub(super) fn new((seeds, finder): (Vec<Client>, Finder), workers: usize, terms: Terms) -> Self {
+    pub(super) fn new(
+        (seeds, finder): (Vec<Client>, Finder),
+        workers: usize,
+        (terms, copies): (Terms, Option<Copies>),
+    ) -> Self {
+        let role = if matches!(finder, Finder::Members) { Role::ClusterReplica } else { Role::Replica };
+        let replica_terms = Terms { timeout: terms.timeout * 3 / 5, role, ..terms.clone() };
         Self {
             seeds,
             finder,
             terms,
+            replica_terms,
+            copies,
             relearn_after: OLD,
             map: watch::Sender::new(Map::Awaited),
             learning: AtomicBool::new(false),
@@ -137,6 +158,9 @@ impl Cluster {
                 None => answers[at] = Err(self.uncovered()),
             }
         }
+        if let Some(copies) = &self.copies {
+            replicas::choose(copies, (commands, &topology), &mut routes);
+        }
         self.follow(worker, (commands, routes), (&mut answers, deadline)).await;
         if topology.learned.elapsed() > self.relearn_after || answers.iter().any(is_trouble) {
             self.learn(worker);
@@ -155,7 +179,15 @@ impl Cluster {
         let send = |(route, members): (_, Vec<usize>)| self.send(worker, (route, members), (commands, deadline));
         let mut sent: FuturesUnordered<_> = by_server(routes).into_iter().map(send).collect();
         while let Some(((address, why), members, replies)) = sent.next().await {
-            let node = self.node(worker, &address);
+            if why == Redirect::Replica {
+                let left = self.of_replica((&address, members, replies), (commands, answers));
+                if left.iter().any(|(_, _, why)| *why == Redirect::Moved) {
+                    self.learn(worker);
+                }
+                sent.extend(by_server(left).into_iter().map(send));
+                continue;
+            }
+            let node = self.node(worker, &address, Role::Master);
             let mut redirected = Vec::new();
             for (at, reply) in members.into_iter().zip(replies) {
                 if let Some((to, why)) = redirect(&reply, &address) {
@@ -180,7 +212,11 @@ impl Cluster {
         (commands, deadline): (&Commands, Instant),
     ) -> (Target, Vec<usize>, Vec<Result<Reply, Error>>) {
         let batch = if why == Redirect::Ask { commands.asking(&members) } else { commands.at(&members) };
-        let replies = match self.node(worker, &address).request(&batch, deadline).await {
+        let (role, deadline) = match why {
+            Redirect::Replica => (self.replicas_role(), deadline.min(Instant::now() + self.replica_terms.timeout)),
+            _ => (Role::Master, deadline),
+        };
+        let replies = match self.node(worker, &address, role).request(&batch, deadline).await {
             Ok(replies) if why == Redirect::Ask => replies.into_iter().skip(1).step_by(2).map(Ok).collect(),
             Ok(replies) => replies.into_iter().map(Ok).collect(),
             Err(error) => vec![error; members.len()].into_iter().map(Err).collect(),
@@ -206,7 +242,10 @@ impl Cluster {
     /// A client of the slot's master.
     pub(super) async fn client(self: &Arc<Self>, worker: WorkerId, slot: Slot) -> Result<Client, Error> {
         let topology = self.topology(worker).await?;
-        topology.master(slot).map(|master| self.node(worker, master).client()).ok_or_else(|| self.uncovered())
+        topology
+            .master(slot)
+            .map(|master| self.node(worker, master, Role::Master).client())
+            .ok_or_else(|| self.uncovered())
     }
 
     /// Whether it may have several masters.
@@ -246,7 +285,12 @@ impl Cluster {
     }
 
     /// Replaces the map. Where it changed, a master that was given up in the old one is worth another look.
-    fn take(&self, topology: Topology) {
+    fn take(&self, mut topology: Topology) {
+        if let Some(copies) = &self.copies {
+            let old = self.map.borrow().clone();
+            let old = if let Map::Known(old) = &old { Some(&**old) } else { None };
+            topology.shards = copies.shards(&topology, old);
+        }
         let topology = Arc::new(topology);
         let old = self.map.send_replace(Map::Known(Arc::clone(&topology)));
         if !matches!(old, Map::Known(old) if old.is_like(&topology)) {
@@ -266,8 +310,9 @@ impl Cluster {
         let asked = self.seeds.iter().map(|seed| {
             Box::pin(async move {
                 let master = sentinel::named(seed, name).await?;
-                sentinel::confirm(&self.node(worker, &master)).await?;
-                Ok(Topology::of(master, Instant::now()))
+                sentinel::confirm(&self.node(worker, &master, Role::Master)).await?;
+                let replicas = if self.copies.is_some() { sentinel::replicas(seed, name).await? } else { Vec::new() };
+                Ok(Topology::of(master, replicas, Instant::now()))
             })
         });
         select_ok(asked).await.map(|(topology, _)| topology)
@@ -277,7 +322,7 @@ impl Cluster {
     async fn ask_members(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
         let asked = self.known().into_iter().map(|address| {
             Box::pin(async move {
-                let node = self.node(worker, &address);
+                let node = self.node(worker, &address, Role::Master);
                 let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").take();
                 let asked = timeout(PATIENCE, node.ask(cmd)).await;
                 let answer = asked.unwrap_or(Err(Error::TimedOut(PATIENCE)))?;
@@ -311,16 +356,22 @@ impl Cluster {
     fn forget_others(&self, topology: &Topology) {
         let mut kept = self.known();
         kept.extend(topology.masters.iter().cloned());
+        let replicas: HashSet<_> = topology.replicas.iter().flatten().collect();
+        let keeps = |address: &Arc<str>, role: Role| match role {
+            Role::Master => kept.contains(address),
+            Role::Replica | Role::ClusterReplica => replicas.contains(address),
+        };
         for worker in 0..self.nodes.len() {
-            lock(&self.nodes[worker]).retain(|address, _| kept.contains(address));
+            lock(&self.nodes[worker]).retain(|(address, role), _| keeps(address, *role));
         }
     }
 
     /// A worker's own connection to a server.
-    fn node(&self, worker: WorkerId, address: &Arc<str>) -> Arc<Node> {
+    pub(super) fn node(&self, worker: WorkerId, address: &Arc<str>, role: Role) -> Arc<Node> {
         let mut nodes = lock(of_worker(&self.nodes, worker));
-        let new = || Arc::new(Node::new(&self.client_at(address), &self.terms));
-        Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
+        let terms = if role == Role::Master { &self.terms } else { &self.replica_terms };
+        let new = || Arc::new(Node::new(&self.client_at(address), terms));
+        Arc::clone(nodes.entry((Arc::clone(address), role)).or_insert_with(new))
     }
 
     /// How a server is connected to.
@@ -338,25 +389,48 @@ impl Cluster {
         self.map.subscribe()
     }
 
-    /// Whether the breaker of the slot's master would let a request through now; that of an unknown one might.
+    /// Whether the breaker of the slot's master would let a request through now, or a replica is read; that of an unknown one might.
     pub(super) fn would_admit(&self, worker: WorkerId, slot: Slot) -> bool {
         let Map::Known(topology) = &*self.map.borrow() else { return true };
-        topology.master(slot).is_none_or(|master| self.node(worker, master).would_admit())
+        let has_replica = || topology.shard(slot).is_some_and(|shard| self.reads_replica(shard, Instant::now()));
+        topology
+            .master(slot)
+            .is_none_or(|master| self.node(worker, master, Role::Master).would_admit() || has_replica())
     }
 
-    /// Whether the breaker of every master refuses now. While it is not known who they are, and nobody could tell so far, there
+    /// Whether the breaker of every master refuses now, and no replica is read. While it is not known who they are, and nobody could tell so far, there
     /// is nobody to ask; that is looked for until it is known.
     pub(super) fn is_unavailable(&self, now: Instant) -> bool {
         match &*self.map.borrow() {
-            Map::Known(topology) => topology.masters.iter().all(|master| self.terms.guards.refuses(master, now)),
+            Map::Known(topology) => {
+                topology.masters.iter().all(|master| self.terms.guards.refuses(master, now))
+                    && !topology.shards.iter().any(|shard| self.reads_replica(shard, now))
+            }
             Map::Unknown(_) => true,
             Map::Awaited => false,
         }
     }
 
+    /// The answer of the slot's master to a question that is no request: around its guard, and without bound.
+    pub(super) async fn ask(self: &Arc<Self>, worker: WorkerId, slot: Slot, command: Cmd) -> Result<Value, Error> {
+        let topology = self.topology(worker).await?;
+        let master = topology.master(slot).ok_or_else(|| self.uncovered())?;
+        self.node(worker, master, Role::Master).ask(command).await
+    }
+
+    /// The masters, as far as they are known.
+    pub(super) fn masters(&self, worker: WorkerId) -> Vec<Arc<Node>> {
+        let Map::Known(topology) = self.map.borrow().clone() else { return Vec::new() };
+        topology.masters.iter().map(|master| self.node(worker, master, Role::Master)).collect()
+    }
+
     pub(super) async fn connect(self: &Arc<Self>, worker: WorkerId) {
         if let Ok(topology) = self.topology(worker).await {
-            join_all(topology.masters.iter().map(|master| async { self.node(worker, master).connect().await })).await;
+            let masters = topology.masters.iter().map(|master| (master, Role::Master));
+            let read = topology.shards.iter().flat_map(|shard| &shard.replicas);
+            let replicas = read.map(|replica| (&replica.address, self.replicas_role()));
+            let connect = |(address, role)| async move { self.node(worker, address, role).connect().await };
+            join_all(masters.chain(replicas).map(connect)).await;
         }
     }
 
@@ -366,7 +440,8 @@ impl Cluster {
             self.learn(worker);
             return Err(format!("cluster {}: no master covers slots {first}-{last}", self.addresses()));
         }
-        let pings = topology.masters.iter().map(|master| async { self.node(worker, master).ping().await });
+        let pings =
+            topology.masters.iter().map(|master| async { self.node(worker, master, Role::Master).ping().await });
         let failed = join_all(pings).await.into_iter().find_map(Result::err);
         failed.map_or(Ok(()), |error| {
             self.learn(worker);
@@ -437,14 +512,15 @@ mod tests {
         let seed = Client::open("redis://seed.example:1").unwrap();
         let guards = Arc::new(Guards::new(&breaker(), 8));
         let (timeout, tasks) = (Duration::ZERO, Tasks::default());
-        let terms = Terms { timeout, connections: 1, guards: Arc::clone(&guards), tls: None, tasks };
-        let cluster = Cluster::new((vec![seed], Finder::Members), 1, terms);
+        let terms =
+            Terms { timeout, connections: 1, guards: Arc::clone(&guards), tls: None, role: Role::Master, tasks };
+        let cluster = Cluster::new((vec![seed], Finder::Members), 1, (terms, None));
         let now = Instant::now();
         assert!(!cluster.is_unavailable(now), "nobody has asked yet");
         cluster.map.send_replace(Map::Unknown(Error::TimedOut(PATIENCE)));
         assert!(cluster.is_unavailable(now));
         let masters: Vec<Arc<str>> = vec!["h:1".into(), "h:2".into()];
-        let mut topology = Topology::of("h:1".into(), now);
+        let mut topology = Topology::of("h:1".into(), Vec::new(), now);
         topology.masters.clone_from(&masters);
         cluster.map.send_replace(Map::Known(Arc::new(topology)));
         let mut kept = Vec::new();

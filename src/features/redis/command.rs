@@ -42,6 +42,16 @@ struct Command {
     end: usize,
     key: Range<usize>,
     reads: Reads,
+    from: From,
+}
+
+/// Who may carry out a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// The slot's master alone.
+    Master,
+    /// A replica of its as well: what it says may be a little behind.
+    AnyCopy,
 }
 
 /// Commands that go to one server in one round trip. Cheap to clone.
@@ -83,7 +93,8 @@ impl Commands {
         let key = start..bytes.len();
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(&reading.tail);
-        self.each.push(Command { end: bytes.len(), key, reads: Reads::Row(Arc::clone(&reading.layout)) });
+        let reads = Reads::Row(Arc::clone(&reading.layout));
+        self.each.push(Command { end: bytes.len(), key, reads, from: From::Master });
     }
 
     /// Any other command; its key is its argument at that position.
@@ -98,7 +109,16 @@ impl Commands {
                 key = end - arg.len()..end;
             }
         }
-        self.each.push(Command { end: self.bytes.len(), key, reads: Reads::Value });
+        self.each.push(Command { end: self.bytes.len(), key, reads: Reads::Value, from: From::Master });
+    }
+
+    /// Lets replicas answer the command at that position.
+    pub(super) fn read_any_copy(&mut self, at: usize) {
+        self.each[at].from = From::AnyCopy;
+    }
+
+    pub(super) fn from(&self, at: usize) -> From {
+        self.each[at].from
     }
 
     pub(super) fn len(&self) -> usize {
@@ -107,7 +127,11 @@ impl Commands {
 
     /// The slot of each command's key.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.each.iter().map(|command| Slot::of(&self.bytes[command.key.clone()]))
+        (0..self.len()).map(|at| self.slot(at))
+    }
+
+    pub(super) fn slot(&self, at: usize) -> Slot {
+        Slot::of(&self.bytes[self.each[at].key.clone()])
     }
 
     /// All of them.

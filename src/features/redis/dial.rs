@@ -23,7 +23,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, lookup_host},
 };
 use tokio_rustls::TlsConnector;
@@ -52,6 +52,20 @@ pub(super) async fn connect(client: &Client, tls: Option<&Arc<ClientConfig>>) ->
         _ => return Err((ErrorKind::InvalidClientConfig, "a kind of connection that is not made").into()),
     };
     greet(info, socket).await
+}
+
+/// Has a replica of a cluster answer on this connection what it would send to its master else.
+///
+/// # Errors
+///
+/// It does not, or is no cluster's.
+pub(super) async fn accept_lag(socket: &mut Socket) -> Result<(), RedisError> {
+    const OK: &[u8] = b"+OK\r\n";
+    socket.write_all(b"*1\r\n$8\r\nREADONLY\r\n").await?;
+    socket.flush().await?;
+    let mut said = [0; OK.len()];
+    socket.read_exact(&mut said).await?;
+    if said == OK { Ok(()) } else { Err((ErrorKind::Client, "READONLY is refused").into()) }
 }
 
 /// Whichever of the host's addresses answers first.

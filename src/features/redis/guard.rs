@@ -140,6 +140,10 @@ impl Guard {
         self.circuit.refuses(now)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.circuit.is_closed()
+    }
+
     /// Something else found the server well.
     pub(super) fn found_well(&self) {
         self.circuit.probe_from(Instant::now());
@@ -183,7 +187,7 @@ fn outcome(answers: &Result<Vec<Reply>, Error>) -> Outcome {
     }
 }
 
-fn is_out_of_service(reply: &Reply) -> bool {
+pub(super) fn is_out_of_service(reply: &Reply) -> bool {
     let Reply::Refusal(error) = reply else { return false };
     let kinds = [ServerErrorKind::BusyLoading, ServerErrorKind::ClusterDown, ServerErrorKind::MasterDown];
     error.kind().is_some_and(|kind| kinds.contains(&kind))

@@ -32,7 +32,7 @@ use super::{
     command::{Batch, LONG},
     dial,
     guard::{Guard, News},
-    node::Terms,
+    node::{Role, Terms},
     reply::Reply,
 };
 use crate::{app::Tasks, features::l2::Error};
@@ -47,6 +47,7 @@ pub(super) struct Line {
     address: Arc<str>,
     client: Client,
     tls: Option<Arc<ClientConfig>>,
+    role: Role,
     link: watch::Sender<Link>,
     /// Cells that are asked for and not answered yet, whether anybody waits for them or not.
     under_way: Arc<AtomicUsize>,
@@ -85,6 +86,7 @@ impl Line {
             address: client.get_connection_info().addr().to_string().into(),
             client,
             tls: terms.tls.clone(),
+            role: terms.role,
             link: watch::Sender::new(Link::Idle),
             under_way: Arc::default(),
             guard: Arc::clone(guard),
@@ -196,7 +198,13 @@ impl Line {
     }
 
     async fn connect(&self) -> Result<Channel, RedisError> {
-        let connecting = dial::connect(&self.client, self.tls.as_ref());
+        let connecting = async {
+            let mut socket = dial::connect(&self.client, self.tls.as_ref()).await?;
+            if self.role == Role::ClusterReplica {
+                dial::accept_lag(&mut socket).await?;
+            }
+            Ok::<_, RedisError>(socket)
+        };
         let late = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
         let (channel, driver) = Channel::over(timeout(PATIENCE, connecting).await.unwrap_or_else(late)?);
         self.tasks.attend(driver);

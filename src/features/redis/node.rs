@@ -25,7 +25,19 @@ pub(super) struct Terms {
     pub(super) guards: Arc<Guards>,
     /// Of encrypted connections.
     pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) role: Role,
     pub(super) tasks: Tasks,
+}
+
+/// What a server is asked as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Role {
+    /// What has the rows.
+    Master,
+    /// A copy of what another has.
+    Replica,
+    /// The same in a cluster, where a connection has to say that it may be behind.
+    ClusterReplica,
 }
 
 /// A server.
@@ -105,6 +117,15 @@ impl Node {
         self.guard.refuses(now)
     }
 
+    /// Has its breaker, where it is open, let a request through and learn from it.
+    pub(super) async fn mend(&self) {
+        if !self.guard.is_closed() {
+            self.guard.found_well();
+            // What comes of it is the guard's to know.
+            let _ = self.request(&Batch::of(&::redis::cmd("PING")), Instant::now() + self.timeout).await;
+        }
+    }
+
     pub(super) async fn ping(&self) -> Result<(), Error> {
         self.ask(::redis::cmd("PING")).await.map(drop)
     }
@@ -116,19 +137,24 @@ impl Node {
 
     /// What the server said, a refusal told apart.
     pub(super) fn answer(&self, reply: Reply) -> Result<Reply, Error> {
-        match reply {
-            Reply::Refusal(error) => {
-                let why = [error.code(), error.details().unwrap_or_default()].join(" ").into();
-                Err(Error::Refused { address: Arc::clone(&self.address), why })
-            }
-            reply => Ok(reply),
-        }
+        told(&self.address, reply)
     }
 
     /// The connection to send on: one that is there and answers, and of those the first that is not busy with much, so that
     /// small requests go together and a large one holds up as few others as may be.
     fn line(&self) -> &Arc<Line> {
         self.lines.iter().min_by_key(|line| line.rank()).expect("a node has a line")
+    }
+}
+
+/// What the server at an address said, a refusal told apart.
+pub(super) fn told(address: &Arc<str>, reply: Reply) -> Result<Reply, Error> {
+    match reply {
+        Reply::Refusal(error) => {
+            let why = [error.code(), error.details().unwrap_or_default()].join(" ").into();
+            Err(Error::Refused { address: Arc::clone(address), why })
+        }
+        reply => Ok(reply),
     }
 }
 
@@ -158,7 +184,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
         let guards = Arc::new(Guards::new(&breaker(), 8));
-        let node = Node::new(&client, &Terms { timeout: TIMEOUT, connections, guards, tls: None, tasks });
+        let node =
+            Node::new(&client, &Terms { timeout: TIMEOUT, connections, guards, tls: None, role: Role::Master, tasks });
         (listener, node)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::redis::{Cmd, Value, cmd};
 use tokio::time::Instant;
 
-use super::{PATIENCE, Redis, Servers, command::Commands, of_worker, reply::Reply};
+use super::{PATIENCE, Redis, command::Commands, reply::Reply};
 use crate::features::l2::Error;
 
 impl Redis {
@@ -41,10 +41,7 @@ impl Redis {
         let mut commands = Commands::default();
         commands.add(&cmd, key_at);
         let deadline = Instant::now() + PATIENCE;
-        let mut answers = match &*self.servers {
-            Servers::Single(nodes) => of_worker(nodes, self.control).request_all(&commands.all(), deadline).await,
-            Servers::Cluster(cluster) => cluster.run(self.control, &commands, deadline).await,
-        };
+        let mut answers = self.active().run(self.control, commands, deadline).await;
         match answers.pop().unwrap_or(Err(Error::TimedOut(PATIENCE)))? {
             Reply::Value(value) => Ok(value),
             Reply::Row(_) | Reply::Refusal(_) => unreachable!("it is read as a value, and a refusal is an error"),

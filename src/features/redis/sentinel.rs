@@ -7,9 +7,9 @@
 //!
 //! **Source:** Redis documentation, "Guidelines for Redis clients with support for Redis Sentinel".
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use ::redis::{AsyncConnectionConfig, Client, RedisConnectionInfo, RedisError, Value};
+use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisConnectionInfo, RedisError, Value};
 use tokio::time::timeout;
 
 use super::{PATIENCE, node::Node, topology};
@@ -22,12 +22,35 @@ use crate::features::l2::Error;
 /// The sentinel does not answer within [`PATIENCE`], or knows no such master.
 pub(super) async fn named(sentinel: &Client, name: &str) -> Result<Arc<str>, Error> {
     let from: Arc<str> = sentinel.get_connection_info().addr().to_string().into();
-    let asked = timeout(PATIENCE, ask_either_way(sentinel, name)).await;
+    let asked = timeout(PATIENCE, either_way(sentinel, "GET-MASTER-ADDR-BY-NAME", name)).await;
     let unreachable = |why: Arc<str>| Error::Unreachable { address: Arc::clone(&from), why };
-    let known = asked.map_err(|_| Error::TimedOut(PATIENCE))?.map_err(|error| unreachable(error.to_string().into()))?;
+    let known: Known =
+        asked.map_err(|_| Error::TimedOut(PATIENCE))?.map_err(|error| unreachable(error.to_string().into()))?;
     let refused = |why: String| Error::Refused { address: Arc::clone(&from), why: why.into() };
     let (host, port) = known.ok_or_else(|| refused(format!("the sentinel knows no master {name:?}")))?;
     topology::address(&host, &port, &from).map(Into::into).ok_or_else(|| refused("the master has no address".into()))
+}
+
+/// The addresses of the replicas of that master, as one sentinel says: those that it does not think are down.
+///
+/// # Errors
+///
+/// As [`named`].
+pub(super) async fn replicas(sentinel: &Client, name: &str) -> Result<Vec<Arc<str>>, Error> {
+    let from: Arc<str> = sentinel.get_connection_info().addr().to_string().into();
+    let asked = timeout(PATIENCE, either_way(sentinel, "REPLICAS", name)).await;
+    let unreachable =
+        |error: RedisError| Error::Unreachable { address: Arc::clone(&from), why: error.to_string().into() };
+    let known: Vec<HashMap<String, String>> = asked.map_err(|_| Error::TimedOut(PATIENCE))?.map_err(unreachable)?;
+    let is_up = |replica: &HashMap<String, String>| {
+        let flags = replica.get("flags").map_or("", String::as_str);
+        !["s_down", "o_down", "disconnected"].iter().any(|down| flags.contains(down))
+    };
+    let address = |replica: HashMap<String, String>| {
+        let (host, port) = (replica.get("ip")?, replica.get("port")?);
+        topology::address(host, port, &from).map(Into::into)
+    };
+    Ok(known.into_iter().filter(is_up).filter_map(address).collect())
 }
 
 /// Fails unless the server says that it is a master.
@@ -46,20 +69,20 @@ pub(super) async fn confirm(server: &Node) -> Result<(), Error> {
 
 type Known = Option<(String, String)>;
 
-async fn ask_either_way(sentinel: &Client, name: &str) -> Result<Known, RedisError> {
+async fn either_way<T: FromRedisValue>(sentinel: &Client, what: &str, name: &str) -> Result<T, RedisError> {
     let info = sentinel.get_connection_info();
-    match ask(info.clone().set_redis_settings(RedisConnectionInfo::default()), name).await {
+    match ask(info.clone().set_redis_settings(RedisConnectionInfo::default()), (what, name)).await {
         Err(error) if error.code() == Some("NOAUTH") => {
             // A sentinel has no databases.
-            ask(info.clone().set_redis_settings(info.redis_settings().clone().set_db(0)), name).await
+            ask(info.clone().set_redis_settings(info.redis_settings().clone().set_db(0)), (what, name)).await
         }
         answer => answer,
     }
 }
 
-async fn ask(info: ::redis::ConnectionInfo, name: &str) -> Result<Known, RedisError> {
+async fn ask<T: FromRedisValue>(info: ::redis::ConnectionInfo, (what, name): (&str, &str)) -> Result<T, RedisError> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
     let mut connection = Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await?;
-    ::redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query_async(&mut connection).await
+    ::redis::cmd("SENTINEL").arg(what).arg(name).query_async(&mut connection).await
 }

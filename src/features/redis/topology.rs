@@ -1,11 +1,14 @@
-//! Which master has which slot: what `CLUSTER SLOTS` said, at one moment.
+//! Which master has which slot, and which replicas it has: what `CLUSTER SLOTS` said, at one moment.
 
 use std::sync::Arc;
 
 use ::redis::Value;
 use tokio::time::Instant;
 
-use super::slots::{SLOTS, Slot, SlotSet};
+use super::{
+    copies::Shard,
+    slots::{SLOTS, Slot, SlotSet},
+};
 
 /// No master.
 const NOBODY: u16 = u16::MAX;
@@ -14,6 +17,10 @@ const NOBODY: u16 = u16::MAX;
 pub(super) struct Topology {
     /// As `host:port`, in the order of their first slots.
     pub(super) masters: Vec<Arc<str>>,
+    /// By master, its replicas, as `host:port`.
+    pub(super) replicas: Vec<Vec<Arc<str>>>,
+    /// By master, the copies of its rows that are read; none where masters alone are.
+    pub(super) shards: Vec<Arc<Shard>>,
     /// By slot, the position of its master.
     slots: Box<[u16]>,
     pub(super) learned: Instant,
@@ -23,27 +30,34 @@ impl Topology {
     /// Reads the answer to `CLUSTER SLOTS` that `from` gave; `None` if it names no master at all.
     pub(super) fn read(answer: &Value, from: &str, learned: Instant) -> Option<Self> {
         let Value::Array(ranges) = answer else { return None };
-        let mut masters: Vec<Arc<str>> = Vec::new();
+        let (mut masters, mut replicas) = (Vec::<Arc<str>>::new(), Vec::new());
         let mut slots = vec![NOBODY; SLOTS].into_boxed_slice();
         let mut ranges: Vec<_> = ranges.iter().filter_map(|range| read_range(range, from)).collect();
         ranges.sort_unstable_by_key(|(first, ..)| *first);
-        for (first, last, master) in ranges {
+        for (first, last, master, of_master) in ranges {
             let position = masters.iter().position(|known| **known == *master).unwrap_or_else(|| {
                 masters.push(master.into());
+                replicas.push(of_master);
                 masters.len() - 1
             });
             slots.get_mut(first..=last)?.fill(u16::try_from(position).ok()?);
         }
-        (!masters.is_empty()).then_some(Self { masters, slots, learned })
+        (!masters.is_empty()).then_some(Self { masters, replicas, shards: Vec::new(), slots, learned })
     }
 
-    /// One master for everything.
-    pub(super) fn of(master: Arc<str>, learned: Instant) -> Self {
-        Self { masters: vec![master], slots: vec![0; SLOTS].into_boxed_slice(), learned }
+    /// One master for everything, and its replicas.
+    pub(super) fn of(master: Arc<str>, replicas: Vec<Arc<str>>, learned: Instant) -> Self {
+        let slots = vec![0; SLOTS].into_boxed_slice();
+        Self { masters: vec![master], replicas: vec![replicas], shards: Vec::new(), slots, learned }
     }
 
     pub(super) fn master(&self, slot: Slot) -> Option<&Arc<str>> {
         self.masters.get(usize::from(self.slots[usize::from(slot.0)]))
+    }
+
+    /// The copies of a slot's rows that are read.
+    pub(super) fn shard(&self, slot: Slot) -> Option<&Arc<Shard>> {
+        self.shards.get(usize::from(self.slots[usize::from(slot.0)]))
     }
 
     /// The slots of the master at that position.
@@ -65,17 +79,26 @@ impl Topology {
     }
 }
 
+/// First and last slot, their master, its replicas.
+type Range = (usize, usize, String, Vec<Arc<str>>);
+
 /// `[first, last, [host, port, …], replicas…]`. An unknown host is that of the server asked.
-fn read_range(range: &Value, from: &str) -> Option<(usize, usize, String)> {
+fn read_range(range: &Value, from: &str) -> Option<Range> {
     let Value::Array(parts) = range else { return None };
-    let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &**parts else { return None };
-    let [host, Value::Int(port), ..] = &**master else { return None };
+    let [Value::Int(first), Value::Int(last), master, replicas @ ..] = &**parts else { return None };
+    let replicas = replicas.iter().filter_map(|replica| read_server(replica, from)).map(Into::into).collect();
+    Some((usize::try_from(*first).ok()?, usize::try_from(*last).ok()?, read_server(master, from)?, replicas))
+}
+
+fn read_server(server: &Value, from: &str) -> Option<String> {
+    let Value::Array(parts) = server else { return None };
+    let [host, Value::Int(port), ..] = &**parts else { return None };
     let host = match host {
         Value::BulkString(host) => std::str::from_utf8(host).ok()?,
         Value::SimpleString(host) => host,
         _ => "",
     };
-    Some((usize::try_from(*first).ok()?, usize::try_from(*last).ok()?, address(host, port, from)?))
+    address(host, port, from)
 }
 
 /// The address a server gives of another, or of itself: where it knows no host (`` or `?`), that of `from`, the server asked.
@@ -90,9 +113,20 @@ pub(super) fn address(host: &str, port: impl std::fmt::Display, from: &str) -> O
 mod tests {
     use super::*;
 
+    fn server(host: Value, port: i64) -> Value {
+        Value::Array(vec![host, Value::Int(port), Value::BulkString(b"id".to_vec())])
+    }
+
     fn range(first: i64, last: i64, host: Value, port: i64) -> Value {
-        let master = Value::Array(vec![host, Value::Int(port), Value::BulkString(b"id".to_vec())]);
-        Value::Array(vec![Value::Int(first), Value::Int(last), master])
+        Value::Array(vec![Value::Int(first), Value::Int(last), server(host, port)])
+    }
+
+    #[tokio::test]
+    async fn replicas_are_those_of_their_master() {
+        let mut parts = vec![Value::Int(0), Value::Int(16383), server(Value::BulkString(b"a".to_vec()), 1)];
+        parts.extend([server(Value::BulkString(b"b".to_vec()), 2), Value::Nil, server(Value::Nil, 3)]);
+        let map = Topology::read(&Value::Array(vec![Value::Array(parts)]), "seed.example:9", Instant::now()).unwrap();
+        assert_eq!(map.replicas, [["b:2", "seed.example:3"].map(Arc::<str>::from)]);
     }
 
     #[tokio::test]

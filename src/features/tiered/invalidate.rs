@@ -96,6 +96,11 @@ impl Store {
         let (shared, at) = (&self.shared, Instant::now());
         let delay = written.map(|written| written.elapsed().unwrap_or_default());
         shared.metrics.invalidations.came(origin, scope.extent(), delay);
+        // First: who fetches again from now on is not to be told by a replica what was just dropped.
+        match scope {
+            Scope::Rows(rows) => rows.iter().for_each(|(_, key)| shared.l2.changed(key)),
+            Scope::View(_) | Scope::Prefix(..) | Scope::All => shared.l2.all_changed(),
+        }
         // Before L1 is: else it would be filled from a copy again.
         let owed = shared.l2.redis().map(|redis| (redis, redis.doubt_copies(scope, origin)));
         let dropped = match scope {

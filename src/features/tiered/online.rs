@@ -127,7 +127,13 @@ pub(crate) struct Pushed {
 pub(crate) enum PushError {
     /// The store refused or did not answer.
     #[error("the online store did not take the rows")]
-    Store(#[from] l2::Error),
+    Store(#[source] l2::Error),
+    /// The Redis that took over is a replica still: nothing was written.
+    #[error("the first Redis is lost, and the DR that has its rows takes none before it is promoted")]
+    NotPromoted(#[source] l2::Error),
+    /// The Redis that took over acknowledges nothing any more.
+    #[error("other gateways have gone back from the DR Redis to the first one, which this one does not reach")]
+    Closed(#[source] l2::Error),
     /// The store takes no rows from here: nothing was written.
     #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
     ReadOnly,
@@ -137,6 +143,16 @@ pub(crate) enum PushError {
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]
     Late,
+}
+
+impl From<l2::Error> for PushError {
+    fn from(error: l2::Error) -> Self {
+        match error {
+            l2::Error::NotPromoted { .. } => Self::NotPromoted(error),
+            l2::Error::Closed { .. } => Self::Closed(error),
+            _ => Self::Store(error),
+        }
+    }
 }
 
 impl PushError {
@@ -149,7 +165,7 @@ impl PushError {
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
             Self::Store(error) => error.until(),
-            Self::ReadOnly | Self::Late | Self::Lease(_) => None,
+            Self::NotPromoted(_) | Self::Closed(_) | Self::ReadOnly | Self::Late | Self::Lease(_) => None,
         }
     }
 }

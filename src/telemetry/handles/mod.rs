@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod balance;
 pub mod breaker;
+pub(crate) mod dr;
 pub mod ensembles;
 pub mod feast;
 pub(crate) mod feature_server;

@@ -90,7 +90,7 @@ async fn the_replica_that_sentinels_promote_is_followed() {
     let said = read_one(&unknown, ask(&v, 1)).await.unwrap_err().to_string();
     assert!(said.contains("knows no master \"nobody\""), "{said}");
 
-    let clients = client::of_all(&redis, None).unwrap();
+    let clients = client::of_all(&redis.urls, None).unwrap();
     let redis = open_as(&redis, SOON, ("p", from_ref(&v))).unwrap();
     let (first, second) = (row(100, [int(5)]), row(200, [int(6)]));
     assert_eq!(redis.write_back(WORKER, &ask(&v, 1), &first).await.unwrap(), Written::Written);
@@ -134,4 +134,37 @@ async fn the_replica_that_sentinels_promote_is_followed() {
     assert!(sentinel::named(&own, "mymaster").await.is_err());
     let named = sentinel::named(&clients[0], "mymaster").await.unwrap();
     assert_eq!(*named, *format!("127.0.0.1:{}", replica.port));
+}
+
+#[tokio::test]
+async fn replicas_that_sentinels_know_are_read_and_what_was_just_written_is_read_at_the_master() {
+    let master = Server::start();
+    let replica = Server::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    let sentinels = Sentinels::of(&master);
+    let v = view("v").build();
+    let urls = sentinels.ports.iter().map(|port| Secret(format!("redis://127.0.0.1:{port}"))).collect();
+    let replicas = config::Replicas {
+        from: config::ReadFrom::Replicas,
+        max_lag: Duration::from_secs(2),
+        own_zone: None,
+        zones: Vec::new(),
+    };
+    let mode = RedisMode::Sentinel { master: "mymaster".into() };
+    let timeout = Duration::from_secs(10);
+    let config = config::Redis { mode, timeout, replicas: Some(Box::new(replicas)), ..fixture::redis(urls) };
+    let redis = open_as(&config, SOON, ("p", from_ref(&v))).unwrap();
+    let written = row(100, [int(5)]);
+    assert_eq!(redis.write_back(WORKER, &ask(&v, 1), &written).await.unwrap(), Written::Written);
+    assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap().as_ref(), Some(&written));
+    assert_eq!((master.calls("hmget"), replica.calls("hmget")), (1, 0), "it may be too new for a replica");
+    let at_replica = async {
+        while replica.calls("hmget") == 0 {
+            assert_eq!(read_one(&redis, ask(&v, 1)).await.unwrap().as_ref(), Some(&written));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), at_replica).await.unwrap();
+    let before = (master.calls("hmget"), replica.calls("hmget"));
+    let strict = view("v").consistency(config::Consistency::WriteThrough).build();
+    assert_eq!(read_one(&redis, ask(&strict, 1)).await.unwrap(), Some(written));
+    assert_eq!((master.calls("hmget"), replica.calls("hmget")), (before.0 + 1, before.1));
 }

@@ -1,0 +1,273 @@
+//! Which copy of a row is read: the master's, or a replica's that is not too far behind it (`features.l2.read_from`).
+//!
+//! ```text
+//! read ─► may be behind? ─no──────────────────────────────────────────► master
+//!            └─yes─► replicas known to be within max_lag, breaker closed
+//!                       ├─none──────────────────────────────────────► master
+//!                       └─one of them (or the master, if it is nearest)
+//!                            ├─row─────────────────────────────────► the answer
+//!                            ├─no such row, no answer in ⅗ of the timeout, cannot serve ─► master
+//!                            └─MOVED ─────────────────────────────────► whom it names
+//! ```
+//!
+//! *No such row* is never believed of a replica: while a slot moves, the replica of the master that gave a key away has lost it and
+//! redirects nobody (Redis 7), and one that is sent everything anew is empty for a moment. Absences are few, and asked for twice.
+//!
+//! What a replica has is as of a time that `lag` finds and that is carried along here; nobody who asks for a row waits for it.
+//! Nearness is the least round trip of late of those same questions: distance, not load, for what is busy answers late now and then
+//! only. Zones, where the config knows them, come before that.
+//!
+//! What may not be behind: rows of `write_through` views, and keys that changed just now as far as this process knows (`fence`).
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    guard::{Guard, Guards},
+    topology::Topology,
+};
+use crate::{
+    config::{self, Replicas},
+    resilience::{
+        floor::Floor,
+        lag::{AsOf, Progress},
+    },
+    telemetry::handles::redis::{CopyReads, Lag, Read},
+};
+
+/// How much further than the nearest copy is still as near: round trips within one zone differ by less.
+const AS_NEAR: Duration = Duration::from_micros(100);
+
+/// How copies are chosen, and what became of it.
+#[derive(Debug)]
+pub(super) struct Copies {
+    policy: Replicas,
+    guards: Arc<Guards>,
+    metrics: CopyReads,
+}
+
+/// The copies of the rows of one master's slots.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) primary: Arc<Copy>,
+    pub(super) replicas: Vec<Arc<Copy>>,
+    /// What the master said of how far it is.
+    pub(super) progress: Arc<Mutex<Progress>>,
+}
+
+/// One server's.
+pub(super) struct Copy {
+    pub(super) address: Arc<str>,
+    /// Of a replica.
+    pub(super) as_of: AsOf,
+    pub(super) distance: Floor,
+    in_own_zone: bool,
+    guard: Arc<Guard>,
+    lag: Lag,
+}
+
+impl Copies {
+    pub(super) fn new(policy: Replicas, guards: Arc<Guards>) -> Self {
+        Self { policy, guards, metrics: CopyReads::new() }
+    }
+
+    pub(super) const fn max_lag(&self) -> Duration {
+        self.policy.max_lag
+    }
+
+    /// The copies of a new map's rows, with what the old one knows of them. A replica of another master is a new one.
+    pub(super) fn shards(&self, map: &Topology, old: Option<&Topology>) -> Vec<Arc<Shard>> {
+        let now = Instant::now();
+        let shard = |(master, replicas): (&Arc<str>, &Vec<Arc<str>>)| {
+            let before = old.and_then(|old| old.shards.iter().find(|shard| shard.primary.address == *master));
+            let known = |address: &Arc<str>| before?.replicas.iter().find(|copy| copy.address == *address).cloned();
+            Arc::new(Shard {
+                primary: before.map_or_else(|| self.copy(master, now), |shard| Arc::clone(&shard.primary)),
+                replicas: replicas.iter().map(|at| known(at).unwrap_or_else(|| self.copy(at, now))).collect(),
+                progress: before.map_or_else(Arc::default, |shard| Arc::clone(&shard.progress)),
+            })
+        };
+        map.masters.iter().zip(&map.replicas).map(shard).collect()
+    }
+
+    fn copy(&self, address: &Arc<str>, now: Instant) -> Arc<Copy> {
+        let zone = zone(&self.policy.zones, address);
+        Arc::new(Copy {
+            address: Arc::clone(address),
+            as_of: AsOf::new(now),
+            distance: Floor::new(now),
+            in_own_zone: zone.is_some() && zone == self.policy.own_zone.as_ref(),
+            guard: self.guards.of(address),
+            lag: Lag::new(&format!("redis/{address}")),
+        })
+    }
+
+    /// The replica that is to be asked for `rows` rows; `None`: the master. `luck` is in 0..1.
+    pub(super) fn choose<'a>(&self, shard: &'a Shard, (rows, luck): (u64, f64), now: Instant) -> Option<&'a Arc<str>> {
+        let usable = |copy: &&Arc<Copy>| copy.is_usable(self.policy.max_lag, now);
+        let replicas = || shard.replicas.iter().filter(usable);
+        let chosen = match self.policy.from {
+            config::ReadFrom::Replicas => any(replicas(), luck),
+            config::ReadFrom::Nearest => nearest(|| std::iter::once(&shard.primary).chain(replicas()), luck, now),
+        };
+        if replicas().next().is_none() {
+            self.metrics.count(Read::Behind, rows);
+        }
+        chosen.map(|copy| &copy.address).filter(|address| **address != shard.primary.address)
+    }
+
+    pub(super) fn count(&self, what: Read, rows: u64) {
+        self.metrics.count(what, rows);
+    }
+}
+
+impl fmt::Debug for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Copy").field("address", &self.address).field("as_of", &self.as_of).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Whether a replica would answer now.
+    pub(super) fn has_replica(&self, max_lag: Duration, now: Instant) -> bool {
+        self.replicas.iter().any(|copy| copy.is_usable(max_lag, now))
+    }
+
+    /// Writes how far behind its replicas are.
+    pub(super) fn show(&self, now: Instant) {
+        self.replicas.iter().for_each(|copy| copy.lag.show(copy.as_of.lag(now)));
+    }
+}
+
+impl Copy {
+    fn is_usable(&self, max_lag: Duration, now: Instant) -> bool {
+        self.as_of.is_within(max_lag, now) && self.guard.would_admit()
+    }
+}
+
+fn any<'a>(copies: impl Iterator<Item = &'a Arc<Copy>> + Clone, luck: f64) -> Option<&'a Arc<Copy>> {
+    let count = copies.clone().count();
+    copies.clone().nth((count as f64 * luck) as usize)
+}
+
+/// Those of the gateway's own zone; else those as near as the nearest.
+fn nearest<'a, I: Iterator<Item = &'a Arc<Copy>> + Clone>(
+    copies: impl Fn() -> I,
+    luck: f64,
+    now: Instant,
+) -> Option<&'a Arc<Copy>> {
+    let own = copies().filter(|copy| copy.in_own_zone);
+    if own.clone().next().is_some() {
+        return any(own, luck);
+    }
+    let distance = |copy: &Arc<Copy>| Some(copy.distance.least(now)).filter(|least| !least.is_zero());
+    let least = copies().filter_map(distance).min()?;
+    let within = least + least / 4 + AS_NEAR;
+    any(copies().filter(|copy| distance(copy).is_some_and(|distance| distance <= within)), luck)
+}
+
+/// The zone of whatever begins like that, the longest first.
+fn zone<'a>(zones: &'a [(String, Arc<str>)], address: &str) -> Option<&'a Arc<str>> {
+    let fitting = zones.iter().filter(|(begins, _)| address.starts_with(begins.as_str()));
+    fitting.max_by_key(|(begins, _)| begins.len()).map(|(_, zone)| zone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{features::tests::breaker, telemetry::scratch};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn copies(from: config::ReadFrom, zones: &[(&str, &str)]) -> Copies {
+        let zones = zones.iter().map(|(begins, zone)| ((*begins).into(), (*zone).into())).collect();
+        let policy = Replicas { from, max_lag: 100 * MS, own_zone: Some("a".into()), zones };
+        Copies::new(policy, Arc::new(Guards::new(&breaker(), 8)))
+    }
+
+    fn map(replicas: &[&str]) -> Topology {
+        let replicas = replicas.iter().map(|address| (*address).into()).collect();
+        Topology::of("m:1".into(), replicas, Instant::now())
+    }
+
+    /// Whom all of that luck are sent to.
+    fn chosen(copies: &Copies, shard: &Shard, now: Instant) -> Vec<String> {
+        let told = |luck| copies.choose(shard, (1, luck), now).map_or("master".into(), ToString::to_string);
+        let mut chosen: Vec<_> = [0.0, 0.3, 0.6, 0.999].map(told).into();
+        chosen.dedup();
+        chosen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_is_read_as_long_as_it_is_known_not_to_be_behind() {
+        let ((copies, shards), scrape) = scratch(|| {
+            let copies = copies(config::ReadFrom::Replicas, &[]);
+            let shards = copies.shards(&map(&["r:1", "r:2"]), None);
+            (copies, shards)
+        });
+        let shard = &shards[0];
+        let now = Instant::now();
+        assert_eq!(chosen(&copies, shard, now), ["master"], "nothing is known of them");
+        shard.replicas[0].as_of.set(Some(now));
+        assert_eq!(chosen(&copies, shard, now), ["r:1"]);
+        shard.replicas[1].as_of.set(Some(now + 50 * MS));
+        assert_eq!(chosen(&copies, shard, now + 50 * MS), ["r:1", "r:2"]);
+        assert_eq!(chosen(&copies, shard, now + 101 * MS), ["r:2"]);
+        assert!(shard.has_replica(100 * MS, now + 150 * MS));
+        assert_eq!(chosen(&copies, shard, now + 151 * MS), ["master"]);
+        assert!(!shard.has_replica(100 * MS, now + 151 * MS));
+        shard.show(now + 150 * MS);
+        let text = scrape.render();
+        assert!(text.contains("weir_redis_replica_lag_seconds{target=\"redis/r:2\"} 0.1\n"), "{text}");
+        assert!(text.contains("weir_redis_replica_reads_total{outcome=\"behind\"} 8\n"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_breaker_is_open_is_not_read() {
+        let copies = copies(config::ReadFrom::Replicas, &[]);
+        let shard = &copies.shards(&map(&["r:1"]), None)[0];
+        shard.replicas[0].as_of.set(Some(Instant::now()));
+        let guard = copies.guards.of(&"r:1".into());
+        for _ in 0..breaker().failure_threshold {
+            guard.admit().unwrap().record(&Err(crate::features::l2::Error::TimedOut(MS)));
+        }
+        assert_eq!(chosen(&copies, shard, Instant::now()), ["master"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nearest_are_those_of_the_own_zone_and_else_those_a_short_way_off() {
+        let copies = copies(config::ReadFrom::Nearest, &[("10.", "b"), ("10.0.1.", "a"), ("m", "b")]);
+        let now = Instant::now();
+        let of = |replicas: &[&str], distances: &[u64]| {
+            let shard = Arc::clone(&copies.shards(&map(replicas), None)[0]);
+            for (copy, micros) in std::iter::once(&shard.primary).chain(&shard.replicas).zip(distances) {
+                copy.as_of.set(Some(now));
+                copy.distance.record(Duration::from_micros(*micros), now);
+            }
+            chosen(&copies, &shard, now)
+        };
+        assert_eq!(of(&["10.0.1.7:1", "10.0.2.7:1"], &[200, 900, 100]), ["10.0.1.7:1"]);
+        assert_eq!(of(&["10.0.2.7:1", "10.0.2.8:1"], &[1000, 300, 470]), ["10.0.2.7:1", "10.0.2.8:1"]);
+        assert_eq!(of(&["10.0.2.7:1", "10.0.2.8:1"], &[1000, 300, 480]), ["10.0.2.7:1"]);
+        assert_eq!(of(&["10.0.2.7:1"], &[300, 1000]), ["master"]);
+        assert_eq!(of(&["10.0.2.7:1"], &[]), ["master"], "nothing is known of anybody");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_goes_with_a_replica_only_while_its_master_is_the_same() {
+        let copies = copies(config::ReadFrom::Replicas, &[]);
+        let mut old = map(&["r:1", "r:2"]);
+        old.shards = copies.shards(&old, None);
+        old.shards[0].replicas[1].as_of.set(Some(Instant::now()));
+        let same = &copies.shards(&map(&["r:2", "r:3"]), Some(&old))[0];
+        assert_eq!(chosen(&copies, same, Instant::now()), ["r:2"]);
+        let other = Topology::of("r:1".into(), vec!["r:2".into()], Instant::now());
+        let other = &copies.shards(&other, Some(&old))[0];
+        assert_eq!(chosen(&copies, other, Instant::now()), ["master"]);
+    }
+}

@@ -1,0 +1,283 @@
+//! Rows are read from replicas, never from one that is further behind than the file allows; and a replica that hangs, dies or takes
+//! over costs no answer.
+
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+
+use ::weir::{
+    features::feast::encode_value,
+    infer::{EntityKey, EntityValue, Value},
+};
+use serde_json::{Value as Json, json};
+use tokio::time::Instant;
+
+use crate::support::{
+    Redis, RedisCluster, Weir,
+    http1::Http1,
+    process::{START, wait_until},
+    vectors,
+};
+
+const PROJECT: &str = "replicas";
+const DRIVERS: i64 = 60;
+const MAX_LAG: Duration = Duration::from_secs(1);
+
+fn key(driver: i64) -> Vec<u8> {
+    [EntityKey::new([("driver_id", &EntityValue::Int64(driver))].into_iter()).as_bytes(), PROJECT.as_bytes()].concat()
+}
+
+/// Stores each driver's value with its master.
+fn store(cluster: &RedisCluster, drivers: impl Iterator<Item = i64>, value: f64) {
+    let mut connection = cluster.connection();
+    for driver in drivers {
+        let mut bytes = Vec::new();
+        encode_value(&Value::Double(value), &mut bytes);
+        let mut hset = redis::cmd("HSET");
+        hset.arg(key(driver)).arg(vectors::field("driver_stats:acc_rate")).arg(bytes);
+        hset.exec(&mut connection).expect("the cluster takes hashes");
+    }
+}
+
+/// A cluster, with its drivers' rows at replicas too.
+fn cluster() -> RedisCluster {
+    let cluster = RedisCluster::start();
+    store(&cluster, 0..DRIVERS, 1.0);
+    wait_until("every row at a replica too", START, || cluster.sizes().iter().sum::<u64>() == 120);
+    cluster
+}
+
+/// Nothing is cached, so that every answer is L2's.
+fn weir(cluster: &RedisCluster, l2: &str) -> Weir {
+    Weir::start(&format!(
+        r#"
+features:
+  project: {PROJECT}
+  l1: {{capacity: 0B}}
+  l2: {{mode: cluster, redis: {}, timeout: 3s, {l2}}}
+  breaker: {{open_for: 2s}}
+  views:
+    driver_stats: {{entities: {{driver_id: INT64}}, features: {{acc_rate: {{type: DOUBLE}}}}}}
+    strict: {{entities: {{driver_id: INT64}}, features: {{acc_rate: {{type: DOUBLE}}}}, consistency: write_through}}
+"#,
+        cluster.urls()
+    ))
+}
+
+#[track_caller]
+fn ask(connection: &mut Http1, view: &str, drivers: &[i64]) -> Vec<Json> {
+    let body = json!({"features": [format!("{view}:acc_rate")], "entities": {"driver_id": drivers}});
+    let answer = connection.post("/get-online-features", body.to_string()).expect(200).json();
+    answer["results"][1]["values"].as_array().expect("values").clone()
+}
+
+fn every_driver() -> String {
+    let drivers: Vec<_> = (0..DRIVERS).collect();
+    json!({"features": ["driver_stats:acc_rate"], "entities": {"driver_id": drivers}}).to_string()
+}
+
+fn info(node: &Redis) -> String {
+    redis::cmd("INFO").arg("replication").query(&mut node.connection()).expect("the node runs")
+}
+
+#[track_caller]
+fn ask_all(connection: &mut Http1) -> Vec<Json> {
+    ask(connection, "driver_stats", &(0..DRIVERS).collect::<Vec<_>>())
+}
+
+/// The replicas that are read now, by their addresses.
+fn read(weir: &Weir) -> Vec<String> {
+    let metrics = weir.metrics();
+    let lines = metrics.lines_of("weir_redis_replica_lag_seconds");
+    let near = lines.lines().filter_map(|line| {
+        let (target, lag) = line.split_once("redis/")?.1.split_once("\"} ")?;
+        (lag.parse::<f64>().ok()? <= MAX_LAG.as_secs_f64()).then(|| target.to_owned())
+    });
+    near.collect()
+}
+
+fn await_replicas(weir: &Weir, count: usize) {
+    wait_until("replicas to be known to be near", START, || read(weir).len() == count);
+}
+
+fn calls(nodes: &[Redis]) -> u64 {
+    nodes.iter().map(|node| node.calls("hmget")).sum()
+}
+
+fn outcomes(weir: &Weir) -> BTreeMap<&'static str, f64> {
+    let metrics = weir.metrics();
+    let of = |outcome| (outcome, metrics.count("weir_redis_replica_reads_total", &[("outcome", outcome)]));
+    ["answered", "absent", "failed", "moved", "behind"].map(of).into()
+}
+
+#[test]
+fn rows_are_read_from_replicas_and_masters_say_what_is_not_there() {
+    let cluster = cluster();
+    let weir = weir(&cluster, "read_from: replica, max_lag: 1s");
+    await_replicas(&weir, 3);
+    let (masters, replicas) = cluster.nodes().split_at(3);
+    let mut connection = weir.connect();
+    let before = (calls(masters), calls(replicas), outcomes(&weir));
+    assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60]);
+    // A busy machine may find one of them behind: then its master was asked, and that was counted.
+    let after = outcomes(&weir);
+    let elsewhere = after["behind"] + after["failed"] - before.2["behind"] - before.2["failed"];
+    assert_eq!(after["answered"] - before.2["answered"], 60.0 - elsewhere, "{after:?}");
+    assert_eq!((calls(masters) - before.0) as f64, elsewhere);
+    assert!(calls(replicas) - before.1 >= 60 - elsewhere as u64);
+
+    let before = (calls(masters), outcomes(&weir));
+    assert_eq!(ask(&mut connection, "driver_stats", &[9001]), [Json::Null]);
+    assert_eq!(calls(masters) - before.0, 1, "an absence is a master's to say");
+    println!("{:?}", outcomes(&weir));
+
+    let before = (calls(masters), calls(replicas));
+    assert_eq!(ask(&mut connection, "strict", &[1, 2, 3]), vec![Json::Null; 3]);
+    assert_eq!((calls(masters) - before.0, calls(replicas) - before.1), (3, 0), "write_through is read from masters");
+}
+
+#[test]
+fn what_was_pushed_here_is_read_at_once_whatever_replicas_have() {
+    let cluster = cluster();
+    let weir = weir(&cluster, "read_from: replica, max_lag: 10s");
+    wait_until("replicas to be known to be near", START, || read(&weir).len() == 3);
+    let mut connection = weir.connect();
+    // From now on replicas take nothing: what they have is from before.
+    for replica in &cluster.nodes()[3..] {
+        replica.freeze();
+    }
+    let second = |second: i64| format!("2026-11-22T10:{:02}:{:02}Z", second / 60, second % 60);
+    for turn in 0..20 {
+        let pushed = json!({"push_source_name": "driver_stats", "df": {
+            "driver_id": [1, 2, 3], "event_timestamp": [second(turn), second(turn), second(turn)],
+            "acc_rate": [turn, turn, turn],
+        }});
+        connection.post("/push", pushed.to_string()).expect(200);
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        let expected = vec![json!(turn as f64); 3];
+        assert_eq!(ask(&mut connection, "driver_stats", &[1, 2, 3]), expected);
+    }
+    for replica in &cluster.nodes()[3..] {
+        replica.thaw();
+    }
+}
+
+/// Has a replica's master drop it, and not take it back.
+fn cut_off(cluster: &RedisCluster, replica: &Redis) {
+    let mut connection = replica.connection();
+    redis::cmd("CONFIG").arg(&["SET", "masterauth", "nobody-asked"]).exec(&mut connection).expect("it is set");
+    for master in &cluster.nodes()[..3] {
+        redis::cmd("CLIENT").arg(&["KILL", "TYPE", "replica"]).exec(&mut master.connection()).expect("it is done");
+    }
+    wait_until("the link to be down", START, || info(replica).contains("master_link_status:down"));
+}
+
+#[test]
+fn no_answer_is_older_than_max_lag_allows_and_who_has_caught_up_is_read_again() {
+    let cluster = cluster();
+    let weir = weir(&cluster, "read_from: replica, max_lag: 1s");
+    await_replicas(&weir, 3);
+    let replica = &cluster.nodes()[3];
+    cut_off(&cluster, replica);
+    store(&cluster, 0..DRIVERS, 2.0);
+    let written = Instant::now();
+    let (mut connection, mut old, mut held) = (weir.connect(), 0, 0);
+    while held < 50 {
+        let asked = Instant::now();
+        let values = ask_all(&mut connection);
+        let is_old = values.contains(&json!(1.0));
+        assert!(!is_old || asked < written + MAX_LAG, "{:?} after they were written", written.elapsed());
+        old += u32::from(is_old);
+        held += u32::from(asked >= written + MAX_LAG);
+    }
+    println!("{old} answers within {MAX_LAG:?} of the write had old rows, none of {held} later ones");
+    // The others' links were cut for a moment only.
+    let address = replica.address().to_string();
+    wait_until("the others to be read", START, || read(&weir).len() == 2 && !read(&weir).contains(&address));
+
+    redis::cmd("CONFIG").arg(&["SET", "masterauth", ""]).exec(&mut replica.connection()).expect("it is set");
+    wait_until("the replica to be read again", START, || {
+        let before = replica.calls("hmget");
+        assert_eq!(ask_all(&mut connection), vec![json!(2.0); 60]);
+        replica.calls("hmget") > before
+    });
+}
+
+#[test]
+fn a_master_that_stops_makes_its_replica_one_that_is_behind() {
+    let cluster = cluster();
+    let weir = weir(&cluster, "read_from: replica, max_lag: 1s");
+    await_replicas(&weir, 3);
+    cluster.nodes()[0].freeze();
+    wait_until("its replica to count as behind", START, || read(&weir).len() < 3);
+    cluster.nodes()[0].thaw();
+    wait_until("three replicas to be read again", START, || read(&weir).len() == 3);
+}
+
+#[test]
+fn a_replica_that_hangs_or_dies_costs_no_answer() {
+    let cluster = cluster();
+    let weir = Arc::new(weir(&cluster, "read_from: replica, max_lag: 1s"));
+    await_replicas(&weir, 3);
+    let ask_on = |turns: u32| {
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let mut connection = weir.connect();
+                thread::spawn(move || {
+                    (0..turns).for_each(|_| assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60]));
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|caller| caller.join().expect("every answer was whole"));
+    };
+    ask_on(10);
+    let [hangs, dies] = [&cluster.nodes()[3], &cluster.nodes()[4]];
+    hangs.freeze();
+    ask_on(20);
+    println!("while one hung: {:?}", outcomes(&weir));
+    hangs.thaw();
+    dies.kill();
+    ask_on(20);
+    println!("after another died: {:?}", outcomes(&weir));
+    wait_until("those that are left to be read", START, || read(&weir).len() == 2);
+}
+
+#[test]
+fn reads_go_on_when_a_replica_that_is_read_takes_over() {
+    let cluster = cluster();
+    // Longer than a failover takes: replicas answer meanwhile.
+    let weir = weir(&cluster, "read_from: replica, max_lag: 60s");
+    wait_until("replicas to be known to be near", START, || read(&weir).len() == 3);
+    cluster.nodes()[0].kill();
+    let mut connection = weir.connect();
+    let (killed, mut whole, mut asked) = (Instant::now(), 0, 0);
+    wait_until("every row from where it is now", START, || {
+        let answer = connection.post("/get-online-features", every_driver());
+        asked += 1;
+        // For a moment the whole cluster serves nobody.
+        let is_whole = answer.status == 200 && {
+            let values = answer.json()["results"][1]["values"].as_array().expect("values").clone();
+            assert!(values.iter().all(|value| value.is_null() || *value == json!(1.0)), "{values:?}");
+            values == vec![json!(1.0); 60]
+        };
+        whole += u32::from(is_whole);
+        is_whole && cluster.nodes()[3..].iter().any(|node| info(node).contains("role:master")) && read(&weir).len() == 2
+    });
+    println!("{whole} of {asked} answers whole until another was master, {:?} after the kill", killed.elapsed());
+}
+
+#[test]
+fn the_nearest_copies_are_those_of_the_own_zone() {
+    let cluster = cluster();
+    let near = cluster.nodes()[3..].iter().map(|node| format!("\"{}\": here", node.address()));
+    let zones = near.collect::<Vec<_>>().join(", ");
+    let config = format!("read_from: nearest, zones: {{\"127.0.0.1:\": there, {zones}}}");
+    let weir = Weir::start(&format!(
+        "zone: here\nfeatures:\n  project: {PROJECT}\n  l1: {{capacity: 0B}}\n  l2: {{mode: cluster, redis: {}, timeout: 3s, max_lag: 10s, \
+         {config}}}\n  views:\n    driver_stats: {{entities: {{driver_id: INT64}}, features: {{acc_rate: {{type: DOUBLE}}}}}}\n",
+        cluster.urls()
+    ));
+    wait_until("replicas to be known to be near", START, || read(&weir).len() == 3);
+    let (masters, replicas) = cluster.nodes().split_at(3);
+    let before = (calls(masters), calls(replicas));
+    assert_eq!(ask_all(&mut weir.connect()), vec![json!(1.0); 60]);
+    assert_eq!((calls(masters) - before.0, calls(replicas) - before.1), (0, 60));
+}
