@@ -33,6 +33,7 @@ pub(crate) fn config() -> Config {
         features: features(),
         ladder: ladder(),
         predictions: Predictions { capacity: 64 << 20, l2: None },
+        mlflow: None,
         drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
         spool: Spool {
             store: SpoolStore::Embedded { path: None },
@@ -183,6 +184,7 @@ fn fraud() -> Model {
         tier: TierId(0),
         pool: PoolId(0),
         upstream: "fraud-v2".into(),
+        registered: "fraud-v2".into(),
         timeout: Duration::from_millis(200),
         idempotent: true,
         joins: vec![Join {
@@ -211,6 +213,7 @@ fn lite() -> Model {
         name: "lite".into(),
         tier: TierId(1),
         upstream: "lite".into(),
+        registered: "lite".into(),
         joins: Vec::new(),
         inputs: None,
         explainer: None,

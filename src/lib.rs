@@ -33,6 +33,7 @@ pub mod ladder;
 pub mod pipeline;
 pub mod predict;
 pub mod predictions;
+pub mod promotions;
 pub mod proto;
 mod redis_link;
 pub mod resilience;

@@ -19,6 +19,7 @@ use crate::{
     pipeline::{Pipeline, ensemble::Ensembles},
     predict::Predict,
     predictions::Predictions,
+    promotions::Promotions,
     proto,
     spool::Spool,
     telemetry::{Scrape, access, handles::path::PathHandles},
@@ -113,7 +114,7 @@ pub(super) fn admin(
     scrape: Scrape,
     drain: CancellationToken,
     gateway: &Arc<ArcSwap<Gateway>>,
-    registry: Option<Verdict>,
+    (registry, promotions): (Option<Verdict>, Arc<Promotions>),
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
@@ -129,6 +130,7 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
+        promotions,
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),

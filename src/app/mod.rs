@@ -41,6 +41,7 @@ use crate::{
         service::Gateway,
     },
     predict,
+    promotions::Promotions,
 };
 
 /// A running gateway.
@@ -122,6 +123,7 @@ impl App {
         tasks.background(levels::watch(gateway.clone()));
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
+        let promotions = follow_promotions(&config, &tasks, &gateway);
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
@@ -134,7 +136,7 @@ impl App {
         scrape.before(move || predict.show(Instant::now()));
         let current = gateway.clone();
         scrape.before(move || current.load_full().pipeline.features.show(Instant::now()));
-        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
+        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, (verdict, promotions));
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
                 tracing::error!(%error, "the admin port closed");
@@ -224,6 +226,14 @@ fn keep_warm(
     // Not in the background: a drain waits for the last save.
     tasks.spawn(warm.run(gateway.clone(), readiness.draining()));
     missing
+}
+
+/// Hears of promotions, and looks for them where the config says so.
+fn follow_promotions(config: &Config, tasks: &Tasks, gateway: &ArcSwap<Gateway>) -> Arc<Promotions> {
+    let promotions = Arc::new(Promotions::new(config, Arc::clone(&gateway.load_full().pipeline.predictions)));
+    let looking = Arc::clone(&promotions);
+    tasks.background(async move { looking.reconcile().await });
+    promotions
 }
 
 /// Replays what is kept for later, and keeps what was answered at level 3, where there are models to be asked. Neither is in the

@@ -10,6 +10,7 @@ mod endpoints;
 mod explain;
 mod ladder;
 mod load;
+mod mlflow;
 mod models;
 mod pools;
 mod precomputed;
@@ -33,6 +34,7 @@ use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use ladder::{Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions};
 pub(crate) use load::{Draft, Loaded, Supplied};
+pub(crate) use mlflow::{Mlflow, MlflowAccess, MlflowServer};
 pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
@@ -58,6 +60,8 @@ pub struct Config {
     pub(crate) features: Features,
     pub(crate) ladder: Ladder,
     pub(crate) predictions: Predictions,
+    /// `None`: nobody tells of promotions but operators.
+    pub(crate) mlflow: Option<Mlflow>,
     pub(crate) drain: Drain,
     pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,

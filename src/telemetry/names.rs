@@ -70,6 +70,8 @@ metrics! {
     PREDICTIONS_DROPPED = "weir_predictions_dropped_total", Counter, "Times that all kept predictions of the model were dropped here.";
     PREDICTIONS_BYTES = "weir_predictions_bytes", Gauge, "Weighed size of the predictions kept in this process.";
     PREDICTIONS_ENTRIES = "weir_predictions_entries", Gauge, "Predictions kept in this process.";
+    MLFLOW_DELIVERIES = "weir_mlflow_deliveries_total", Counter, "Deliveries of MLflow's webhook by outcome: dropped (predictions were), duplicate, ignored (a test, another event or alias, a model that none here is or of which nothing is kept), unsigned, late (its time is too far from now), malformed.";
+    MLFLOW_LOOKS = "weir_mlflow_looks_total", Counter, "Looks at registered models in MLflow by outcome: unchanged, changed (an alias is: predictions are dropped, if no other gateway did), failed.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
     BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";

@@ -2,6 +2,7 @@
 
 mod bad;
 mod good;
+mod mlflow;
 mod mutated;
 mod predictions;
 mod tabs;

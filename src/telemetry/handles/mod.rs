@@ -17,6 +17,7 @@ pub(crate) mod object;
 pub mod path;
 pub mod predict;
 pub(crate) mod predictions;
+pub(crate) mod promotions;
 pub(crate) mod redis;
 pub(crate) mod registry;
 pub(crate) mod spool;
