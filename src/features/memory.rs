@@ -7,20 +7,22 @@
 //! When Feast's registry changes, the next snapshot's cache shares the rows of this one: of views whose definition is the same, whatever
 //! their ids have become. Rows of another definition are never found, and leave as their time comes.
 
+mod fences;
 mod heat;
 mod rows;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+pub(crate) use self::fences::Swept;
 use self::{
+    fences::{Locks, ViewFence},
     heat::Heat,
     rows::{ENTRY, RowKey, RowRef, Rows},
 };
@@ -34,36 +36,22 @@ use crate::{
 /// How long a row from L3 is trusted while L2, which may hold a newer one, cannot be asked.
 const DOUBTFUL: Duration = Duration::from_secs(5);
 
-/// Keys share so many locks.
-const LOCKS: usize = 64;
-
 /// The in-process row cache.
 #[derive(Debug)]
 pub(crate) struct Memory {
     rows: Arc<Rows>,
     /// Who puts holds the lock of its key.
-    puts: Arc<[Mutex<Puts>; LOCKS]>,
+    locks: Arc<Locks>,
     lives: Box<[Life]>,
     /// How long the store's word that there is no such row is taken, at most: an entity's first row arrives at any time.
     negative_ttl: Duration,
     /// By view, what its rows are kept under.
     definitions: Box<[Definition]>,
+    /// By view, what of it is out of date as a whole.
+    fences: Box<[Arc<ViewFence>]>,
     known: Definitions,
     /// Which keys are asked for most, where they are to be saved.
     heat: Option<Arc<Heat>>,
-}
-
-/// What was put under a lock.
-#[derive(Clone, Copy, Debug)]
-struct Puts {
-    /// When the latest of it was fetched.
-    fetched: Option<Instant>,
-    /// When the latest push was stored. The cache may have let go of what that put here: still nothing older is let in.
-    renewed: Option<Instant>,
-}
-
-impl Puts {
-    const NONE: Self = Self { fetched: None, renewed: None };
 }
 
 /// The number of a view's definition: its stored name, join keys and features. Of all snapshots, no two definitions have the same.
@@ -72,17 +60,24 @@ struct Definition(u32);
 
 /// Every definition there ever was. Grows by one with a change of a view, which an operator makes.
 #[derive(Clone, Debug, Default)]
-struct Definitions(Arc<Mutex<HashMap<String, Definition>>>);
+struct Definitions(Arc<Mutex<HashMap<String, (Definition, Arc<ViewFence>)>>>);
 
 impl Definitions {
-    fn number(&self, views: &[Arc<View>]) -> Box<[Definition]> {
+    fn number(&self, views: &[Arc<View>]) -> (Box<[Definition]>, Box<[Arc<ViewFence>]>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut number = |view: &Arc<View>| {
+        let number = |view: &Arc<View>| {
             let features: Vec<_> = view.features.iter().map(|feature| (&feature.name, feature.kind)).collect();
             let next = Definition(u32::try_from(known.len()).unwrap_or(u32::MAX));
-            *known.entry(format!("{:?} {:?} {features:?}", view.stored, view.entities)).or_insert(next)
+            let new = || (next, Arc::default());
+            known.entry(format!("{:?} {:?} {features:?}", view.stored, view.entities)).or_insert_with(new).clone()
         };
-        views.iter().map(&mut number).collect()
+        let numbered: (Vec<_>, Vec<_>) = views.iter().map(number).unzip();
+        (numbered.0.into(), numbered.1.into())
+    }
+
+    fn fences(&self) -> Vec<Arc<ViewFence>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|(_, fence)| Arc::clone(fence)).collect()
     }
 }
 
@@ -183,9 +178,9 @@ impl Memory {
     pub(crate) fn new(config: &L1, views: &[Arc<View>]) -> Self {
         let lives = Life::of_all(views, config);
         let known = Definitions::default();
-        let puts = Arc::new([const { Mutex::new(Puts::NONE) }; LOCKS]);
+        let (definitions, fences) = known.number(views);
         let (rows, negative_ttl) = (Arc::new(Rows::new(config.capacity)), config.negative_ttl);
-        Self { rows, puts, lives, negative_ttl, definitions: known.number(views), known, heat: None }
+        Self { rows, locks: Arc::default(), lives, negative_ttl, definitions, fences, known, heat: None }
     }
 
     /// The same, counting which keys are asked for most, each of so many workers by itself.
@@ -195,12 +190,14 @@ impl Memory {
 
     /// The same rows, for what the views have become.
     pub(crate) fn next(&self, config: &L1, views: &[Arc<View>]) -> Self {
+        let (definitions, fences) = self.known.number(views);
         Self {
             rows: Arc::clone(&self.rows),
-            puts: Arc::clone(&self.puts),
+            locks: Arc::clone(&self.locks),
             lives: Life::of_all(views, config),
             negative_ttl: config.negative_ttl,
-            definitions: self.known.number(views),
+            definitions,
+            fences,
             known: self.known.clone(),
             heat: self.heat.clone(),
         }
@@ -212,6 +209,9 @@ impl Memory {
             return Cached::Miss;
         }
         let Some(entry) = self.held(view, entity) else { return Cached::Miss };
+        if !self.fences[view.index()].serves(entry.fetched) {
+            return Cached::Miss;
+        }
         if entry.fresh_until.is_none_or(|until| now < until) {
             return match entry.row {
                 Some(row) if entry.due_at(now) => Cached::Early(row),
@@ -253,52 +253,64 @@ impl Memory {
         });
     }
 
-    /// Keeps a row that was stored by `at`, in place of anything older and of whatever was asked of the store before.
-    /// `None`: the store has another row now, which is to be read again.
+    /// Keeps a row that was `stored`, in place of anything older and of whatever was asked of the store before the store had it.
+    /// `None`: the store has another row now, which is to be read again. So it is where the row was invalidated since it was
+    /// sent: another may have been stored after it.
     pub(crate) fn renew(
         &self,
         view: ViewId,
         entity: &EntityKey,
         (row, event): (Option<Arc<Row>>, Option<i64>),
-        at: Instant,
+        stored: impl Into<Fetch>,
     ) {
-        let (fresh, stale) = match (self.lives[view.index()], &row) {
+        let Fetch { began, took } = stored.into();
+        let entry = match (self.lives[view.index()], row) {
             (Life::Never, _) => return,
-            // Nothing to be served, but a fetch that began before comes too late.
-            (_, None) => (Some(Duration::ZERO), None),
-            (Life::Forever, Some(_)) => (None, None),
-            (Life::For { fresh, stale }, Some(_)) => (Some(fresh), Some(fresh + stale)),
+            (_, None) => None,
+            (Life::Forever, row) => Some(Entry::new(row, began.into(), None, None)),
+            (Life::For { fresh, stale }, row) => Some(Entry::new(row, began.into(), Some(fresh), Some(fresh + stale))),
         };
-        let entry = Entry::new(row, at.into(), fresh, stale);
-        let renewed = |puts: &mut Puts| puts.renewed = puts.renewed.max(Some(at));
-        renewed(&mut self.lock(view, entity));
-        self.put_unless(view, entity, entry, |held| held.row.as_ref().is_some_and(|held| held.event_time > event));
+        let mut lock = self.locks.of(self.definitions[view.index()], entity);
+        let stays = match self.held(view, entity) {
+            Some(held) => held.row.as_ref().is_some_and(|held| held.event_time > event),
+            None => lock.fence().pushed > Some(began),
+        };
+        lock.fence().push(began + took);
+        if stays {
+            return;
+        }
+        match entry.filter(|_| !self.is_out_of_date(view, began, lock.fence())) {
+            Some(entry) => self.insert(view, entity, entry),
+            None => _ = self.rows.remove(self.key(view, entity), |_| true),
+        }
     }
 
     fn held(&self, view: ViewId, entity: &EntityKey) -> Option<Entry> {
-        self.rows.get(RowRef { of: self.definitions[view.index()], entity: entity.as_bytes() })
+        self.rows.get(self.key(view, entity))
+    }
+
+    fn key<'a>(&self, view: ViewId, entity: &'a EntityKey) -> RowRef<'a> {
+        RowRef { of: self.definitions[view.index()], entity: entity.as_bytes() }
     }
 
     /// Looks and writes as one step for the key, under its lock: nobody puts anything between the two.
     fn put_unless(&self, view: ViewId, entity: &EntityKey, entry: Entry, stays: impl FnOnce(&Entry) -> bool) {
-        let mut puts = self.lock(view, entity);
-        let stays = self.held(view, entity).map_or(puts.renewed > Some(entry.fetched), |held| stays(&held));
-        if stays {
+        let mut lock = self.locks.of(self.definitions[view.index()], entity);
+        if self.is_late(view, &entry, lock.fence()) || self.held(view, entity).is_some_and(|held| stays(&held)) {
             return;
         }
-        puts.fetched = puts.fetched.max(Some(entry.fetched));
+        lock.put(entry.fetched);
         self.insert(view, entity, entry);
     }
 
     /// The same, unless what is held was fetched later; which needs no look where nothing of the lock's was.
     fn put_latest(&self, view: ViewId, entity: &EntityKey, entry: Entry) {
-        let mut puts = self.lock(view, entity);
-        let stays =
-            |held: Option<Entry>| held.map_or(puts.renewed > Some(entry.fetched), |held| held.fetched > entry.fetched);
-        if puts.fetched.max(puts.renewed) > Some(entry.fetched) && stays(self.held(view, entity)) {
+        let mut lock = self.locks.of(self.definitions[view.index()], entity);
+        let is_held_later = || self.held(view, entity).is_some_and(|held| held.fetched > entry.fetched);
+        if self.is_late(view, &entry, lock.fence()) || (lock.has_later(entry.fetched) && is_held_later()) {
             return;
         }
-        puts.fetched = puts.fetched.max(Some(entry.fetched));
+        lock.put(entry.fetched);
         self.insert(view, entity, entry);
     }
 
@@ -307,12 +319,6 @@ impl Memory {
         let weight = ENTRY + key.heap() + entry.row.as_ref().map_or(0, |row| row.size());
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         self.rows.insert(key, Entry { weight, ..entry });
-    }
-
-    fn lock(&self, view: ViewId, entity: &EntityKey) -> MutexGuard<'_, Puts> {
-        let lock = xxh3_64_with_seed(entity.as_bytes(), self.definitions[view.index()].0.into()) as usize % LOCKS;
-        // Nothing that it guards is left half done by a panic.
-        self.puts[lock].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Housekeeping, to be called now and then: drops what is of no use any more.

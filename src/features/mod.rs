@@ -11,6 +11,7 @@
 mod circuit;
 mod embedded;
 pub mod feast;
+pub(crate) mod invalidate;
 mod l2;
 pub(crate) mod lookup;
 mod memory;

@@ -12,6 +12,7 @@
 
 mod again;
 mod fly;
+mod invalidate;
 mod joins;
 mod lookup;
 mod notices;

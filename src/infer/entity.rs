@@ -120,6 +120,11 @@ impl EntityKey {
         EntityKeys::of(pairs.clone().map(|(name, _)| name)).key(pairs.map(|(_, value)| value))
     }
 
+    /// The value of the first join key in serialized bytes, without its type; `None`: they are no key.
+    pub(crate) fn first_value(bytes: &[u8]) -> Option<&[u8]> {
+        Parts::of(bytes)?.values.next()
+    }
+
     /// The serialized bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -138,6 +143,56 @@ impl From<&[u8]> for EntityKey {
     fn from(bytes: &[u8]) -> Self {
         Self(SmallVec::from_slice(bytes))
     }
+}
+
+/// What a serialized key is made of.
+pub(crate) struct Parts<'a> {
+    /// How many bytes the join keys' names take: keys of the same join keys begin with the same.
+    pub(crate) names: usize,
+    pub(crate) values: Values<'a>,
+}
+
+/// The values of a serialized key, in the order of the sorted join keys.
+pub(crate) struct Values<'a> {
+    left: u32,
+    /// From the next value on; after the last one, what follows the key.
+    pub(crate) rest: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Of bytes that begin with a key; `None`: they do not begin with the names of one.
+    pub(crate) fn of(bytes: &'a [u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let count = take_u32(&mut rest)?;
+        for _ in 0..count {
+            take_value(&mut rest)?;
+        }
+        Some(Self { names: bytes.len() - rest.len(), values: Values { left: count, rest } })
+    }
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        take_value(&mut self.rest)
+    }
+}
+
+/// What has a type and a length before it.
+fn take_value<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let _type = take_u32(rest)?;
+    let length = usize::try_from(take_u32(rest)?).ok()?;
+    let (value, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(value)
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (bytes, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 impl EntityValue {

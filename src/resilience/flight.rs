@@ -123,6 +123,14 @@ impl<K: Eq + Hash, T> Flights<K, T> {
         }
     }
 
+    /// The same of all flights that are meant. Looks at each.
+    pub(crate) fn forget_all(&self, is_meant: impl Fn(&K) -> bool) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|seat| !is_meant(&seat.key));
+        }
+    }
+
     /// A forgotten flight leaves the key to the one that followed it.
     fn leave(&self, hash: u64, watch: &Watch<T>) {
         if let Ok(seat) = self.shard(hash).find_entry(hash, |seat| seat.watch.is(watch)) {
@@ -332,6 +340,19 @@ mod tests {
         waiter(&flights, "a");
         drop(second);
         drop(lead(&flights, &Arc::default(), "a"));
+    }
+
+    #[tokio::test]
+    async fn of_many_flights_those_that_are_meant_are_forgotten() {
+        let flights = Arc::<Flight>::default();
+        let batch = Arc::default();
+        let (first, second) = (lead(&flights, &batch, "a"), lead(&flights, &batch, "b"));
+        flights.forget_all(|key| *key == "a");
+        waiter(&flights, "b");
+        let third = lead(&flights, &Arc::default(), "a");
+        drop((first, second));
+        waiter(&flights, "a");
+        drop(third);
     }
 
     #[tokio::test]

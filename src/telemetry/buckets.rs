@@ -20,6 +20,12 @@ const STAGE: &[f64] = &[
     0.000_5, 0.000_75, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 ];
 
+/// From a write to what it makes of caches: from a message's way within a cluster to a topic that is minutes behind.
+const DELAY: &[f64] = &[
+    0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 900.0, 3_600.0,
+];
+
 /// Ages of events: seconds to a month.
 pub(super) const AGE: &[f64] = &[
     1.0,
@@ -47,6 +53,7 @@ pub(super) fn bounds(name: &str) -> Option<&'static [f64]> {
         names::REQUEST_DURATION | names::FEATURE_REQUEST_DURATION | names::FEATURE_LOOKUP_DURATION => Some(LATENCY),
         names::STAGE_DURATION | names::ADDED_LATENCY => Some(STAGE),
         names::FEATURE_AGE => Some(AGE),
+        names::INVALIDATION_DELAY => Some(DELAY),
         _ => None,
     }
 }
@@ -70,7 +77,7 @@ mod tests {
 
     #[test]
     fn bounds_rise_and_fit() {
-        for bounds in [LATENCY, STAGE, AGE] {
+        for bounds in [LATENCY, STAGE, DELAY, AGE] {
             assert!(bounds.len() <= MOST);
             assert!(bounds.is_sorted_by(|a, b| a < b));
         }

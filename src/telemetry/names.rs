@@ -53,6 +53,9 @@ metrics! {
     FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, mended: over one whose event time could not be read, older, error).";
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, mended: over one whose event time could not be read, older: a stored one is as new, error: not acknowledged, and may be stored all the same).";
+    INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
+    INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
+    INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
     FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
     FEATURE_RATE_ALIAS = "feast_requests_per_second", Gauge, "Requests of the feature server's API a second, of late (those of the last ten seconds count most; /health apart), under the name its autoscaler asks for.";

@@ -150,20 +150,32 @@ impl Rows {
         self.cache.insert(key, entry);
     }
 
-    /// Drops what is of no use at `now`, once a minute. Takes a shard's lock an entry at a time, and lets rows go outside of
-    /// it: `retain` would hold up every hit on a shard for as long as it takes to free what is dead there, which is tens of
-    /// milliseconds. Goes through all that there is: not for a thread that serves.
+    /// Drops the entry of a key if it is meant. Whether it was.
+    pub(super) fn remove(&self, key: RowRef<'_>, is_meant: impl FnOnce(&Entry) -> bool) -> bool {
+        self.cache.remove_if(&key, is_meant).is_some()
+    }
+
+    /// Drops what is of no use at `now`, once a minute. Goes through all that there is: not for a thread that serves.
     pub(super) fn sweep(&self, now: Instant) {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(*swept) >= SWEEP {
             *swept = now;
-            for (key, entry) in self.cache.iter() {
-                if entry.is_dead(now) {
-                    // Another may have taken its place.
-                    self.cache.remove_if(&key, |entry| entry.is_dead(now));
-                }
+            self.remove_all(|_, entry| entry.is_dead(now));
+        }
+    }
+
+    /// Drops all that is meant of what is there when it begins; how many. Takes a shard's lock an entry at a time, and lets rows
+    /// go outside of it: `retain` would hold up every hit on a shard for as long as it takes to free what is dropped there, which
+    /// is tens of milliseconds. Goes through all that there is.
+    pub(super) fn remove_all(&self, is_meant: impl Fn(&RowKey, &Entry) -> bool) -> u64 {
+        let mut removed = 0;
+        for (key, entry) in self.cache.iter() {
+            // Another may have taken its place.
+            if is_meant(&key, &entry) && self.cache.remove_if(&key, |entry| is_meant(&key, entry)).is_some() {
+                removed += 1;
             }
         }
+        removed
     }
 
     /// What there is, a shard at a time.

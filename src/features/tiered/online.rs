@@ -23,6 +23,7 @@ use crate::{
         feast::decode_value,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
+        memory::Fetch,
     },
     infer::{
         CacheEvent, Deadline, Degradation, EntityColumn, EntityKey, Level, Optional, Reason, Value, ViewId, WorkerId,
@@ -242,15 +243,16 @@ impl Store {
         self.accepts_pushes()?;
         push.pushed.older = push.rows - puts.len() as u64;
         for batch in puts.chunks(BATCH) {
+            let began = Instant::now();
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
             let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
-            let at = Instant::now();
+            let stored = Fetch { began, took: began.elapsed() };
             let mut failed = None;
             for (put, written) in batch.iter().zip(written) {
                 match written {
                     Ok(written) => {
                         push.pushed.count(written);
-                        self.renew(put, written.is_stored(), at);
+                        self.renew(put, written.is_stored(), stored);
                     }
                     // Nothing is promised: L1 keeps what it has.
                     Err(error) => failed = Some(error),
@@ -268,10 +270,10 @@ impl Store {
     }
 
     /// What L1 has of a row that was pushed: the row where it is whole and stored, else nothing.
-    fn renew(&self, Put { ask, row }: &Put, written: bool, at: Instant) {
+    fn renew(&self, Put { ask, row }: &Put, written: bool, stored: Fetch) {
         let whole = written && row.values.iter().all(Option::is_some);
         let kept = whole.then(|| Arc::clone(row));
-        self.shared.l1.renew(ask.view.id, &ask.key, (kept, row.event_time), at);
+        self.shared.l1.renew(ask.view.id, &ask.key, (kept, row.event_time), stored);
         self.shared.flights.forget(&(ask.view.id, ask.key.clone()));
     }
 }

@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::{
     config::View,
     infer::{Reason, ViewId},
-    telemetry::{ages::Ages, names},
+    telemetry::{ages::Ages, handles::invalidation::Invalidations, names},
 };
 
 /// A layer of the feature store.
@@ -89,6 +89,7 @@ pub(crate) struct Features {
     observed: Arc<ObservedHandles>,
     pub(crate) early_refreshes: Counter,
     pub(crate) retries: Counter,
+    pub(crate) invalidations: Arc<Invalidations>,
     l1_bytes: Gauge,
     l1_rows: Gauge,
 }
@@ -148,6 +149,7 @@ impl Features {
             observed: Arc::new(ObservedHandles::new()),
             early_refreshes: counter!(names::FEATURE_EARLY_REFRESHES),
             retries: counter!(names::FEATURE_RETRIES),
+            invalidations: Arc::new(Invalidations::new()),
             l1_bytes: gauge!(names::L1_BYTES),
             l1_rows: gauge!(names::L1_ROWS),
         }
@@ -164,6 +166,7 @@ impl Features {
             observed: Arc::clone(&self.observed),
             early_refreshes: self.early_refreshes.clone(),
             retries: self.retries.clone(),
+            invalidations: Arc::clone(&self.invalidations),
             l1_bytes: self.l1_bytes.clone(),
             l1_rows: self.l1_rows.clone(),
         }

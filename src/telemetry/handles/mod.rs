@@ -12,6 +12,7 @@ pub(crate) mod feature_server;
 pub(crate) mod features;
 pub mod gpu;
 pub mod ingress;
+pub(crate) mod invalidation;
 pub mod ladder;
 pub(crate) mod object;
 pub mod path;

@@ -1,0 +1,78 @@
+//! What is counted of invalidations.
+
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, histogram};
+
+use crate::telemetry::names;
+
+/// Where an invalidation came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Redis, which tells that somebody wrote a key.
+    Tracking,
+    /// Another gateway.
+    PubSub,
+    /// A topic.
+    Kafka,
+    /// A push to this gateway.
+    Push,
+    /// An operator.
+    Admin,
+}
+
+/// How much an invalidation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Rows,
+    View,
+    Prefix,
+    Slots,
+    All,
+}
+
+const ORIGINS: [&str; 5] = ["tracking", "pubsub", "kafka", "push", "admin"];
+const EXTENTS: [&str; 5] = ["rows", "view", "prefix", "slots", "all"];
+
+/// Everything counted of them; the same for all snapshots.
+#[derive(Debug)]
+pub(crate) struct Invalidations {
+    origins: [OfOrigin; ORIGINS.len()],
+}
+
+#[derive(Debug)]
+struct OfOrigin {
+    extents: [Counter; EXTENTS.len()],
+    rows: Counter,
+    delay: Histogram,
+}
+
+impl Invalidations {
+    pub(crate) fn new() -> Self {
+        Self { origins: ORIGINS.map(OfOrigin::new) }
+    }
+
+    /// Counts one; `delay`: since what it is about was written, where that is known.
+    pub(crate) fn came(&self, origin: Origin, extent: Extent, delay: Option<Duration>) {
+        let origin = &self.origins[origin as usize];
+        origin.extents[extent as usize].increment(1);
+        if let Some(delay) = delay {
+            origin.delay.record(delay);
+        }
+    }
+
+    /// Counts rows that it dropped.
+    pub(crate) fn dropped(&self, origin: Origin, rows: u64) {
+        self.origins[origin as usize].rows.increment(rows);
+    }
+}
+
+impl OfOrigin {
+    fn new(origin: &'static str) -> Self {
+        Self {
+            extents: EXTENTS.map(|scope| counter!(names::INVALIDATIONS, "origin" => origin, "scope" => scope)),
+            rows: counter!(names::INVALIDATED_ROWS, "origin" => origin),
+            delay: histogram!(names::INVALIDATION_DELAY, "origin" => origin),
+        }
+    }
+}
