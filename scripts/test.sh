@@ -14,6 +14,9 @@ target="${CARGO_TARGET_DIR:-$PWD/target}"
 # Incremental artifacts are of no use to a run from scratch and cost time and disk.
 [ -n "${CI:-}" ] && export CARGO_INCREMENTAL=0
 
+# One build of everything, with what is off by default: the builds without it are checked where benches and fuzz targets are.
+features="--features kafka"
+
 passed=0 failed=0 skipped=0 failed_steps=()
 
 # count LOG: adds up cargo's `test result:` lines.
@@ -47,7 +50,7 @@ integration() {
     name="${path#tests/}" name="${name%/main.rs}" name="${name%.rs}"
     [ -e "$path" ] && [ "$name" != layering ] && targets+=(--test "$name")
   done
-  cargo test --no-fail-fast "${targets[@]}"
+  cargo test $features --no-fail-fast "${targets[@]}"
 }
 
 # What the background job said and how it ended.
@@ -78,9 +81,9 @@ if [ "$mode" != quick ]; then
   { scripts/test-parts.sh >"$logs/parts" 2>&1 </dev/null; echo $? >"$logs/parts.status"; } &
 fi
 step "format" cargo fmt --check
-step "lints" cargo clippy --all-targets -- -D warnings
-step "unit tests" cargo test --no-fail-fast --lib --bins
-step "layers" cargo test --test layering
+step "lints" cargo clippy --all-targets $features -- -D warnings
+step "unit tests" cargo test $features --no-fail-fast --lib --bins
+step "layers" cargo test $features --test layering
 [ "$mode" = quick ] && finish
 
 step "test parts" installed

@@ -272,5 +272,6 @@ fn features() -> Features {
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),
         retry: retry(3),
         breaker: breaker(),
+        kafka: None,
     }
 }

@@ -29,6 +29,7 @@ pub mod features;
 mod fixture;
 pub mod infer;
 pub mod ingress;
+pub mod kafka;
 pub mod ladder;
 pub mod pipeline;
 pub mod predict;

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("pipeline", BELOW, &["ladder", "admission", "features", "enrich", "predictions", "predict"]),
     // The feature server's API reads and writes rows through the pipeline's store; this is what it calls them.
     ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store", "spool"]),
+    ("kafka", BELOW, &["features::Store", "features::invalidate", "ingress::feast"]),
     ("admin", BELOW, &["pipeline", "promotions", "spool"]),
     ("spool", BELOW, &["redis_link"]),
     ("deploy", BELOW, &[]),

@@ -9,8 +9,8 @@ use serde_json::{Value as Json, json};
 use crate::{
     config::{
         Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter, Inputs,
-        Join, L1Mode, L2, Ladder, LadderMode, Mlflow, MlflowAccess, Model, Outlier, Pool, PredictionCache, Predictions,
-        Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        Join, Kafka, L1Mode, L2, Ladder, LadderMode, Mlflow, MlflowAccess, Model, Outlier, Pool, PredictionCache,
+        Predictions, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
     },
     infer::{Output, Value, outputs::Combine},
 };
@@ -71,6 +71,17 @@ fn ladder(ladder: &Ladder) -> Json {
 fn predictions(predictions: &Predictions) -> Json {
     let Predictions { capacity, l2 } = predictions;
     json!({"capacity": size(*capacity), "l2": l2.is_some()})
+}
+
+fn kafka(kafka: &Kafka) -> Json {
+    let Kafka { brokers, topic, properties, discover_every } = kafka;
+    let properties = properties.iter().map(|(key, _)| (key.to_string(), json!("***")));
+    json!({
+        "brokers": brokers,
+        "topic": &**topic,
+        "properties": properties.collect::<serde_json::Map<_, _>>(),
+        "discover_every": length(*discover_every),
+    })
 }
 
 fn mlflow(mlflow: &Mlflow) -> Json {
@@ -309,6 +320,7 @@ pub(super) fn features(config: &Config) -> Json {
         "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
         "retry": retry(&features.retry),
         "breaker": breaker(&features.breaker),
+        "kafka": features.kafka.as_ref().map(kafka),
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
         "registry": features.registry.as_ref().map(
             |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),

@@ -51,6 +51,7 @@ impl Admin {
         let (gaps, drains) = (Gaps::default(), Arc::new(AtomicU32::new(0)));
         let section = |name: &'static str| -> Section { Box::new(move || json!({"about": name})) };
         let config = Arc::new(registered());
+        let promotions = Arc::new(promotions(&config));
         let sources = Sources {
             config: Box::new(move || Arc::clone(&config)),
             scrape: scratch(|| ()).1,
@@ -71,7 +72,7 @@ impl Admin {
                 "lite" => Invalidated::NotKept,
                 _ => Invalidated::Unknown(vec!["fraud".into(), "lite".into()]),
             }),
-            promotions: Arc::new(promotions(&config)),
+            promotions,
             spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
             drain: Box::new({
                 let drains = Arc::clone(&drains);

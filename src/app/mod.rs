@@ -116,6 +116,7 @@ impl App {
             acceptors,
             threads: Vec::new(),
         };
+        read_updates(&config, &tasks, &gateway).await?;
         let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.watch(control);
@@ -228,6 +229,33 @@ fn keep_warm(
     missing
 }
 
+/// Reads feature updates from Kafka, where the config says so. Waits a moment until the place in the topic is taken, so that no row
+/// is cached before that.
+#[cfg(feature = "kafka")]
+async fn read_updates(config: &Config, tasks: &Tasks, gateway: &Arc<ArcSwap<Gateway>>) -> anyhow::Result<()> {
+    let Some(kafka) = &config.features.kafka else { return Ok(()) };
+    let gateway = Arc::clone(gateway);
+    let current = move || {
+        let pipeline = &gateway.load_full().pipeline;
+        (Arc::clone(&pipeline.config), Arc::clone(&pipeline.features))
+    };
+    let consumer = crate::kafka::Consumer::start(kafka, Box::new(current))?;
+    consumer.settled(KAFKA_PATIENCE).await;
+    // It ends when it is dropped.
+    tasks.background(async move {
+        let _reads = consumer;
+        std::future::pending::<()>().await;
+    });
+    Ok(())
+}
+
+#[cfg(not(feature = "kafka"))]
+#[expect(clippy::unused_async, reason = "there is something to wait for in the other build")]
+async fn read_updates(config: &Config, _: &Tasks, _: &Arc<ArcSwap<Gateway>>) -> anyhow::Result<()> {
+    anyhow::ensure!(config.features.kafka.is_none(), "this build does not read Kafka");
+    Ok(())
+}
+
 /// Hears of promotions, and looks for them where the config says so.
 fn follow_promotions(config: &Config, tasks: &Tasks, gateway: &ArcSwap<Gateway>) -> Arc<Promotions> {
     let promotions = Arc::new(Promotions::new(config, Arc::clone(&gateway.load_full().pipeline.predictions)));
@@ -281,6 +309,10 @@ struct Worker {
     limits: Limits,
     end_connections: CancellationToken,
 }
+
+/// How long a start waits for Kafka.
+#[cfg(feature = "kafka")]
+const KAFKA_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A timer set while no other is due earlier interrupts the runtime's wait for sockets, at the cost of two system calls. One
 /// that is always due soon spares that to every attempt whose timeout is longer; a request alone would pay it each time.

@@ -8,6 +8,7 @@
 mod de;
 mod endpoints;
 mod explain;
+mod kafka;
 mod ladder;
 mod load;
 mod mlflow;
@@ -32,6 +33,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
+pub(crate) use kafka::{KAFKA_OURS, Kafka};
 pub(crate) use ladder::{Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions};
 pub(crate) use load::{Draft, Loaded, Supplied};
 pub(crate) use mlflow::{Mlflow, MlflowAccess, MlflowServer};
@@ -263,6 +265,8 @@ pub(crate) struct Features {
     pub(crate) l3: Option<L3>,
     pub(crate) retry: Retry,
     pub(crate) breaker: Breaker,
+    /// The topic of feature updates; `None`, and always so in a build without the feature `kafka`: nothing is read.
+    pub(crate) kafka: Option<Kafka>,
 }
 
 /// Feast's registry.

@@ -293,6 +293,13 @@ impl Told {
     }
 }
 
+/// Reads any bytes as a webhook's body; for fuzzing. Whether they are one.
+#[doc(hidden)]
+#[must_use]
+pub fn read_any(bytes: &[u8]) -> bool {
+    Event::read(bytes).is_ok()
+}
+
 /// Whether a timestamp, in seconds since the epoch, is no further from now than that.
 fn is_near(timestamp: &str, wall: SystemTime, tolerance: Duration) -> bool {
     let now = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -56,6 +56,10 @@ metrics! {
     INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
     INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";
+    KAFKA_MESSAGES = "weir_kafka_messages_total", Counter, "Messages of the topic of feature updates, by outcome: applied (rows were dropped, where there were any), nothing (it says that none changed), unknown (a view or a push source that there is not), malformed.";
+    KAFKA_UP = "weir_kafka_up", Gauge, "1 while a broker of the topic of feature updates is connected to.";
+    KAFKA_LAG = "weir_kafka_lag_messages", Gauge, "Messages of the topic of feature updates that are still to be read, by partition; from the 257th on, of the one furthest behind (other).";
+    KAFKA_GAPS = "weir_kafka_gaps_total", Counter, "Times that all of L1 was dropped because the place in the topic of feature updates was taken anew: at a start, and where messages were gone before they were read.";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
     FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
     FEATURE_RATE_ALIAS = "feast_requests_per_second", Gauge, "Requests of the feature server's API a second, of late (those of the last ten seconds count most; /health apart), under the name its autoscaler asks for.";

@@ -19,6 +19,8 @@ mod feast_server;
 mod feature_tier;
 mod features;
 mod hedges;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod ladder;
 mod lifecycle;
 mod object_faults;
@@ -26,6 +28,7 @@ mod parts;
 mod passthrough;
 mod pools;
 mod predictions;
+mod promotions;
 mod redis_faults;
 mod registry;
 mod row_faults;

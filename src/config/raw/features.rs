@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Breaker, FeatureRetry, Loose, Named, OneOrMany, Ratio, Size, Span};
+use super::{Breaker, FeatureRetry, Hidden, Loose, Named, OneOrMany, Ratio, Size, Span};
 
 /// The feature store: views, and the three layers their rows are read from.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -41,7 +41,7 @@ pub(crate) struct Features {
     /// answer in time are failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
     pub(crate) breaker: Breaker,
     /// How changes reach the caches.
-    #[schemars(extend("x-later" = true, "x-unset" = "rows expire"))]
+    #[schemars(extend("x-unset" = "rows expire"))]
     pub(crate) invalidate: Option<Invalidate>,
     /// How hot keys are found and split.
     #[schemars(extend("x-later" = true, "x-unset" = "off"))]
@@ -264,14 +264,16 @@ impl Default for L3 {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Invalidate {
     /// Whether Redis tells of changed keys (RESP3 client tracking).
+    #[schemars(extend("x-later" = true))]
     pub(crate) tracking: bool,
-    /// A Kafka topic of feature updates.
+    /// A Kafka topic of feature updates: what a message says has changed is dropped from L1. In builds with the cargo feature
+    /// `kafka` only.
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) kafka: Option<Kafka>,
 }
 
-/// A Kafka topic.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+/// A Kafka topic, every partition of which every gateway reads, from where it ends when the gateway starts.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Kafka {
     /// Brokers as `host:port`.
@@ -280,6 +282,18 @@ pub(crate) struct Kafka {
     /// The topic.
     #[schemars(extend("x-required" = true))]
     pub(crate) topic: String,
+    /// Further properties of librdkafka, such as `security.protocol`, `sasl.mechanism`, `sasl.username` and `sasl.password`.
+    #[schemars(extend("x-unset" = "none"))]
+    pub(crate) properties: Named<Hidden>,
+    /// How often new partitions are looked for.
+    pub(crate) discover_every: Span,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        let (brokers, topic, properties) = Default::default();
+        Self { brokers, topic, properties, discover_every: Span::secs(30) }
+    }
 }
 
 /// How hot keys are found and split.

@@ -2,6 +2,7 @@
 
 mod bad;
 mod good;
+mod kafka;
 mod mlflow;
 mod mutated;
 mod predictions;

@@ -48,6 +48,11 @@ impl Check<'_> {
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
+            kafka: raw
+                .invalidate
+                .as_ref()
+                .and_then(|invalidate| invalidate.kafka.as_ref())
+                .map(|kafka| self.kafka(&path.key("invalidate").key("kafka"), kafka)),
         }
     }
 

@@ -9,6 +9,7 @@ mod fallbacks;
 mod features;
 mod inputs;
 mod joins;
+mod kafka;
 mod listen;
 mod mlflow;
 mod models;

@@ -13,6 +13,8 @@ pub(crate) mod features;
 pub mod gpu;
 pub mod ingress;
 pub(crate) mod invalidation;
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 pub mod ladder;
 pub(crate) mod object;
 pub mod path;
