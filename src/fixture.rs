@@ -273,5 +273,7 @@ fn features() -> Features {
         retry: retry(3),
         breaker: breaker(),
         kafka: None,
+        invalidate: crate::config::Invalidate::default(),
+        lease: Duration::from_secs(2),
     }
 }

@@ -321,6 +321,7 @@ pub(super) fn features(config: &Config) -> Json {
         "retry": retry(&features.retry),
         "breaker": breaker(&features.breaker),
         "kafka": features.kafka.as_ref().map(kafka),
+        "invalidate": {"tracking": features.invalidate.tracking},
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
         "registry": features.registry.as_ref().map(
             |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),

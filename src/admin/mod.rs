@@ -7,6 +7,7 @@
 
 mod access;
 mod describe;
+mod invalidate;
 mod levels;
 mod spool;
 mod webhooks;
@@ -24,6 +25,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+pub use self::invalidate::{Invalidate, Invalidation, Refusal, Which};
 use crate::{config::Config, infer::Level, promotions::Promotions, spool::Spool, telemetry::Scrape};
 
 /// Prometheus' text format.
@@ -51,16 +53,6 @@ pub enum Region {
     Unknown(Vec<String>),
 }
 
-/// What became of a wish to drop a model's predictions.
-pub enum Invalidated {
-    /// They answer nobody any more.
-    Dropped,
-    /// None of that model are kept.
-    NotKept,
-    /// There is no such model; these there are.
-    Unknown(Vec<String>),
-}
-
 /// What the admin port shows and sets off.
 pub struct Sources {
     /// The config snapshot in force.
@@ -83,8 +75,8 @@ pub struct Sources {
     pub levels: Section,
     /// Beside `/admin/v1/levels`.
     pub drill: Drill,
-    /// Drops what is kept of a model's predictions.
-    pub invalidate: Box<dyn Fn(&str) -> Invalidated + Send + Sync>,
+    /// Drops what is kept.
+    pub invalidate: Invalidate,
     /// What MLflow's webhook tells of.
     pub(crate) promotions: Arc<Promotions>,
     /// Requests kept for later.
@@ -104,7 +96,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/admin/v1/features", get(features))
         .route("/admin/v1/levels", get(levels::shown))
         .route("/admin/v1/levels/{model}", post(levels::drill))
-        .route("/admin/v1/invalidate", post(invalidate))
+        .route("/admin/v1/invalidate", post(invalidate::invalidate))
         .route("/admin/v1/spool", get(spool::list))
         .route("/admin/v1/spool/{id}", get(spool::show).delete(spool::forget))
         .route("/admin/v1/spool/{id}/replay", post(spool::replay))
@@ -205,31 +197,6 @@ fn beside(configured: Value, state: &Section) -> Json<Value> {
 async fn drain(State(sources): Shared) -> Response {
     (sources.drain)();
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
-}
-
-/// What `POST /admin/v1/invalidate` may say.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Invalidate {
-    model: String,
-}
-
-async fn invalidate(State(sources): Shared, body: axum::body::Bytes) -> Response {
-    let Invalidate { model } = match serde_json::from_slice(&body) {
-        Ok(asked) => asked,
-        Err(error) => {
-            let wrong = format!("{error}; allowed: {{\"model\": \"name\"}}");
-            return refuse(StatusCode::BAD_REQUEST, &wrong);
-        }
-    };
-    match (sources.invalidate)(&model) {
-        Invalidated::Dropped => Json(json!({"model": model, "predictions": "dropped"})).into_response(),
-        Invalidated::NotKept => Json(json!({"model": model, "predictions": "not kept"})).into_response(),
-        Invalidated::Unknown(known) => {
-            let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
-            refuse(StatusCode::NOT_FOUND, &format!("unknown model {model:?}; configured: {known}"))
-        }
-    }
 }
 
 async fn not_found() -> Response {

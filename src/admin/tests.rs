@@ -67,10 +67,14 @@ impl Admin {
             levels: section("levels"),
             drill: Box::new(|model, level, time| (model == "m").then(|| json!([level as u8, time.as_secs()]))),
             features: section("features"),
-            invalidate: Box::new(|model| match model {
-                "fraud" => Invalidated::Dropped,
-                "lite" => Invalidated::NotKept,
-                _ => Invalidated::Unknown(vec!["fraud".into(), "lite".into()]),
+            invalidate: Box::new(|said| {
+                let done = match said {
+                    Invalidation::Model(model) if model == "fraud" => Ok(json!({"model": model})),
+                    Invalidation::Model(model) => Err(Refusal::Unknown(format!("unknown {model}"))),
+                    Invalidation::View(view, Which::All) => Ok(json!({"view": view, "rows": 2})),
+                    Invalidation::View(_, which) => Err(Refusal::Wrong(format!("{which:?}"))),
+                };
+                Box::pin(async { done })
             }),
             promotions,
             spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
@@ -215,14 +219,14 @@ async fn serving_ends_when_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn predictions_are_dropped_by_operators() {
+async fn what_is_kept_is_dropped_by_operators() {
     let admin = Admin::start().await;
     let ask = |body: &'static str| admin.ask(Method::POST, "/admin/v1/invalidate").body(body);
-    let said = |model: &str, said: &str| (200, json!({"model": model, "predictions": said}));
-    assert_eq!(answer(ask(r#"{"model":"fraud"}"#)).await, said("fraud", "dropped"));
-    assert_eq!(answer(ask(r#"{"model":"lite"}"#)).await, said("lite", "not kept"));
-    let unknown = json!({"error": "unknown model \"x\"; configured: fraud, lite"});
-    assert_eq!(answer(ask(r#"{"model":"x"}"#)).await, (404, unknown));
+    assert_eq!(answer(ask(r#"{"model":"fraud"}"#)).await, (200, json!({"model": "fraud"})));
+    assert_eq!(answer(ask(r#"{"model":"x"}"#)).await, (404, json!({"error": "unknown x"})));
+    assert_eq!(answer(ask(r#"{"view":"v"}"#)).await, (200, json!({"view": "v", "rows": 2})));
+    let wrong = json!({"error": "Prefix(\"a\")"});
+    assert_eq!(answer(ask(r#"{"view":"v","prefix":"a"}"#)).await, (400, wrong));
     for body in ["", "{}", r#"{"model":"fraud","view":"v"}"#] {
         let (status, told) = answer(ask(body)).await;
         assert!(status == 400 && told["error"].as_str().unwrap().contains("allowed: {\"model\""), "{body}: {told}");

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, levels, pools, readiness::Readiness, registry::Verdict};
+use super::{Tasks, invalidate, levels, pools, readiness::Readiness, registry::Verdict};
 use crate::{
     admin,
     admission::{self, Door},
@@ -119,7 +119,7 @@ pub(super) fn admin(
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
-    let kept = gateway.clone();
+    let (kept, stored) = (gateway.clone(), gateway.clone());
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -129,28 +129,30 @@ pub(super) fn admin(
         pools: Box::new(move || pools::states(&shown.load_full().pipeline.predict)),
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
-        features: Box::new(move || serde_json::json!({ "registry": registry.as_ref().map(Verdict::shown) })),
         promotions,
+        features: Box::new(move || feature_states(&stored.load_full().pipeline.features, registry.as_ref())),
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
         drill: Box::new(move |model, level, time| levels::drill(&drilled.load_full().pipeline, model, level, time)),
-        invalidate: Box::new(move |model| invalidate(&kept.load_full().pipeline, model)),
+        invalidate: Box::new(move |said| {
+            let gateway = kept.load_full();
+            Box::pin(async move { invalidate::invalidate(&gateway.pipeline, said).await })
+        }),
         drain: Box::new(move || drain.cancel()),
     })
 }
 
-fn invalidate(pipeline: &Pipeline, model: &str) -> admin::Invalidated {
-    let Some(id) = pipeline.config.model_id(model) else {
-        return admin::Invalidated::Unknown(
-            pipeline.config.models.iter().map(|model| model.name.to_string()).collect(),
-        );
-    };
-    if !pipeline.predictions.are_kept(id) {
-        return admin::Invalidated::NotKept;
-    }
-    pipeline.predictions.drop_model(id);
-    tracing::info!(model, "predictions dropped");
-    admin::Invalidated::Dropped
+fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_json::Value {
+    let lease = store.lease();
+    let lease = serde_json::json!({
+        "gateway": lease.gateway,
+        "connected": lease.connected,
+        "held": lease.held,
+        "left_seconds": lease.left.as_secs_f64(),
+        "rows_held_by_pushes": lease.rows_held,
+    });
+    let channels = invalidate::channels(store);
+    serde_json::json!({"registry": registry.map(Verdict::shown), "lease": lease, "invalidation": channels})
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod build;
+mod invalidate;
 mod levels;
 mod pools;
 mod readiness;
@@ -35,6 +36,7 @@ pub use tasks::Tasks;
 
 use crate::{
     config::{Config, Drain},
+    features::Store,
     infer::WorkerId,
     ingress::{
         server::{self, Inbox, Limits, Workers},
@@ -122,6 +124,10 @@ impl App {
         gateway.load_full().pipeline.predict.watch(control);
         tasks.background(maintain(gateway.clone()));
         tasks.background(levels::watch(gateway.clone()));
+        let listened = gateway.clone();
+        tasks.background(async move {
+            Store::listen(|| Arc::clone(&listened.load_full().pipeline.features)).await;
+        });
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
         let promotions = follow_promotions(&config, &tasks, &gateway);
@@ -129,6 +135,7 @@ impl App {
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
         keep_for_later(&config, control, &tasks, (&gateway, &readiness, &app.stop_logging));
+        give_back(&tasks, (&gateway, &app.stop_logging));
         let door = gateway.load_full().pipeline.admission.clone();
         scrape.before(move || door.observe());
         let holds = gateway.load_full().holds.clone();
@@ -279,6 +286,15 @@ fn keep_for_later(
     tasks.spawn(replayer.run(readiness.draining(), config.drain.deadline));
     let (spool, end) = (gateway.load_full().spool.clone(), stop_logging.clone());
     tasks.spawn(async move { spool.log_all(end).await });
+}
+
+/// Once no request is left, gives back the lease under which rows are kept. Not in the background: a drain waits for it.
+fn give_back(tasks: &Tasks, (gateway, no_requests): (&Arc<ArcSwap<Gateway>>, &CancellationToken)) {
+    let (gateway, no_requests) = (gateway.clone(), no_requests.clone());
+    tasks.spawn(async move {
+        no_requests.cancelled().await;
+        gateway.load_full().pipeline.features.leave().await;
+    });
 }
 
 /// Keeps the feature store tidy and gauges current, whichever snapshot's they are.

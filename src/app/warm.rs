@@ -9,7 +9,7 @@
 //! One task does all of it, so that no two saves meet. A drain that comes before L1 is warm saves nothing: what is saved is
 //! better than what this process knows.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
@@ -26,6 +26,9 @@ use crate::{
     ingress::service::Gateway,
     telemetry::handles::warm::{Key, Outcome, Save, Warm as Handles},
 };
+
+/// How long it waits until Redis tells of changes, where it is to.
+const LISTEN: Duration = Duration::from_secs(2);
 
 /// What a start still waits for, in words; nothing once L1 is warm, or is not to be.
 #[derive(Clone, Default)]
@@ -78,6 +81,8 @@ impl Warm {
         while store.ready().await.is_err() {
             sleep(WHILE_MISSING).await;
         }
+        // What is read before Redis is listened to would be read again.
+        store.heard(LISTEN).await;
         let began = Instant::now();
         let by = Deadline::after(began, self.config.timeout);
         let outcome = match store.saved_keys(&self.config, by).await {

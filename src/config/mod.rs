@@ -267,6 +267,16 @@ pub(crate) struct Features {
     pub(crate) breaker: Breaker,
     /// The topic of feature updates; `None`, and always so in a build without the feature `kafka`: nothing is read.
     pub(crate) kafka: Option<Kafka>,
+    pub(crate) invalidate: Invalidate,
+    /// How long a gateway's lease of `write_through` rows is.
+    pub(crate) lease: Duration,
+}
+
+/// How changes reach the caches.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Invalidate {
+    /// Whether Redis tells of changed keys.
+    pub(crate) tracking: bool,
 }
 
 /// Feast's registry.
@@ -495,6 +505,12 @@ pub(crate) struct Drain {
 const ALMOST: f64 = 1e-9;
 
 impl View {
+    /// Whether its rows are read from where they are written, and from nowhere else that may have older ones: no replica, no copy of a
+    /// key, no L3 in place of an L2 that does not answer.
+    pub(crate) fn reads_primary_only(&self) -> bool {
+        self.consistency == Consistency::WriteThrough
+    }
+
     /// Whether the view has one row for everybody: no caller sends its join key.
     pub(crate) fn is_entityless(&self) -> bool {
         matches!(self.entities.as_slice(), [(key, EntityType::String)] if **key == *ENTITYLESS_KEY)

@@ -28,9 +28,9 @@ use self::{
 };
 use super::Row;
 use crate::{
-    config::{Consistency, L1, View},
+    config::{Consistency, L1, L1Mode, View},
     infer::{EntityKey, ViewId},
-    resilience::refresh,
+    resilience::{lease::Lease, refresh},
 };
 
 /// How long a row from L3 is trusted while L2, which may hold a newer one, cannot be asked.
@@ -50,6 +50,8 @@ pub(crate) struct Memory {
     /// By view, what of it is out of date as a whole.
     fences: Box<[Arc<ViewFence>]>,
     known: Definitions,
+    /// What vouches for rows of `write_through` views.
+    lease: Arc<Lease>,
     /// Which keys are asked for most, where they are to be saved.
     heat: Option<Arc<Heat>>,
 }
@@ -97,8 +99,12 @@ pub(crate) enum Cached {
 /// How long a view's rows are good.
 #[derive(Clone, Copy, Debug)]
 enum Life {
-    /// Not kept: without a channel that revokes them, `write_through` rows could outlive an acknowledged push; or L1 is off.
+    /// Not kept: L1 is off, or only observed and the rows need a lease.
     Never,
+    /// While the lease of the term in which they were fetched is held: `write_through` rows must not outlive an acknowledged push.
+    Leased {
+        fresh: Duration,
+    },
     For {
         fresh: Duration,
         stale: Duration,
@@ -168,7 +174,8 @@ impl Life {
         match view.consistency {
             _ if l1.capacity == 0 => Self::Never,
             Consistency::Ttl => Self::For { fresh: view.ttl.min(l1.ttl), stale: l1.stale_for },
-            Consistency::WriteThrough => Self::Never,
+            Consistency::WriteThrough if l1.mode == L1Mode::Observe => Self::Never,
+            Consistency::WriteThrough => Self::Leased { fresh: view.ttl.min(l1.ttl) },
             Consistency::Immutable => Self::Forever,
         }
     }
@@ -180,12 +187,18 @@ impl Memory {
         let known = Definitions::default();
         let (definitions, fences) = known.number(views);
         let (rows, negative_ttl) = (Arc::new(Rows::new(config.capacity)), config.negative_ttl);
-        Self { rows, locks: Arc::default(), lives, negative_ttl, definitions, fences, known, heat: None }
+        let (locks, lease) = (Arc::default(), Arc::new(Lease::none()));
+        Self { rows, locks, lives, negative_ttl, definitions, fences, known, lease, heat: None }
     }
 
     /// The same, counting which keys are asked for most, each of so many workers by itself.
     pub(crate) fn heeding(self, workers: usize) -> Self {
         Self { heat: Some(Arc::new(Heat::new(workers))), ..self }
+    }
+
+    /// The same, keeping `write_through` rows while a lease vouches for them.
+    pub(crate) fn under(self, lease: Arc<Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// The same rows, for what the views have become.
@@ -199,17 +212,20 @@ impl Memory {
             definitions,
             fences,
             known: self.known.clone(),
+            lease: Arc::clone(&self.lease),
             heat: self.heat.clone(),
         }
     }
 
     /// What is known of a row at `now`.
     pub(crate) fn get(&self, view: ViewId, entity: &EntityKey, now: Instant) -> Cached {
-        if matches!(self.lives[view.index()], Life::Never) {
+        let life = self.lives[view.index()];
+        if matches!(life, Life::Never) {
             return Cached::Miss;
         }
         let Some(entry) = self.held(view, entity) else { return Cached::Miss };
-        if !self.fences[view.index()].serves(entry.fetched) {
+        let is_vouched_for = || !matches!(life, Life::Leased { .. }) || self.lease.vouches(entry.fetched, now);
+        if !self.fences[view.index()].serves(entry.fetched) || !is_vouched_for() {
             return Cached::Miss;
         }
         if entry.fresh_until.is_none_or(|until| now < until) {
@@ -229,21 +245,29 @@ impl Memory {
     /// Keeps what the store said: a row, or that there is none. What was fetched later stays: a slow fetch must not undo a quick
     /// one that began after it.
     pub(crate) fn put(&self, view: ViewId, entity: &EntityKey, row: Option<Arc<Row>>, fetch: impl Into<Fetch>) {
+        let fetch = fetch.into();
         let (fresh, stale) = match self.lives[view.index()] {
             Life::Never => return,
+            // Nobody would be served it.
+            Life::Leased { .. } if !self.lease.vouches(fetch.began, Instant::now()) => return,
+            Life::Leased { fresh } if row.is_some() => (Some(fresh), None),
             Life::Forever if row.is_some() => (None, None),
             Life::Forever => (Some(self.negative_ttl), None),
-            Life::For { fresh, .. } if row.is_none() => (Some(fresh.min(self.negative_ttl)), None),
+            Life::For { fresh, .. } | Life::Leased { fresh } if row.is_none() => {
+                (Some(fresh.min(self.negative_ttl)), None)
+            }
+            Life::Leased { fresh } => (Some(fresh), None),
             Life::For { fresh, stale } => (Some(fresh), Some(fresh + stale)),
         };
-        let entry = Entry::new(row, fetch.into(), fresh, stale);
+        let entry = Entry::new(row, fetch, fresh, stale);
         self.put_latest(view, entity, entry);
     }
 
     /// Keeps a row from L3 while L2 cannot be asked: for a short time, and never in place of a newer one.
     pub(crate) fn put_doubtful(&self, view: ViewId, entity: &EntityKey, row: &Arc<Row>, fetched: Instant) {
         let (fresh, stale) = match self.lives[view.index()] {
-            Life::Never => return,
+            // It may be older than a push that was acknowledged.
+            Life::Never | Life::Leased { .. } => return,
             Life::Forever => (DOUBTFUL, None),
             Life::For { fresh, stale } => (fresh.min(DOUBTFUL), Some(fresh.min(DOUBTFUL) + stale)),
         };
@@ -266,7 +290,8 @@ impl Memory {
         let Fetch { began, took } = stored.into();
         let entry = match (self.lives[view.index()], row) {
             (Life::Never, _) => return,
-            (_, None) => None,
+            // Such rows are put as fetched ones are, once the push is through.
+            (_, None) | (Life::Leased { .. }, _) => None,
             (Life::Forever, row) => Some(Entry::new(row, began.into(), None, None)),
             (Life::For { fresh, stale }, row) => Some(Entry::new(row, began.into(), Some(fresh), Some(fresh + stale))),
         };

@@ -13,6 +13,7 @@ mod embedded;
 pub mod feast;
 pub(crate) mod invalidate;
 mod l2;
+mod lease;
 pub(crate) mod lookup;
 mod memory;
 pub mod object;
@@ -25,6 +26,7 @@ pub mod tiered;
 pub mod warm;
 
 pub use redis::read_any as read_any_replies;
+pub(crate) use redis::{Standing, Tracking};
 pub use row::Row;
 pub use served::read_any as read_any_answer;
 pub use set::FeatureSet;

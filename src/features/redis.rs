@@ -16,21 +16,26 @@ mod client;
 mod cluster;
 mod command;
 mod dial;
+mod ear;
 mod guard;
 mod line;
 mod node;
 mod own;
+mod owner;
+mod pushes;
 mod reply;
 mod script;
 mod sentinel;
 mod slots;
 mod topology;
+mod tracking;
 
 use std::{sync::Arc, time::Duration};
 
 use ::redis::{RedisError, Value};
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::owner::Owner;
 pub use self::reply::read_any;
 use self::{
     cluster::{Cluster, Finder},
@@ -38,7 +43,12 @@ use self::{
     guard::Guards,
     node::{Node, Terms},
     reply::Reply,
+    script::Life,
     slots::Slot,
+};
+pub(crate) use self::{
+    slots::SlotSet,
+    tracking::{Hearer, Standing, Tracking},
 };
 use super::{
     Row,
@@ -66,6 +76,8 @@ pub(crate) struct Redis {
     /// Shared by all snapshots: connections outlive a change of the registry.
     servers: Arc<Servers>,
     guards: Arc<Guards>,
+    /// How listening to the servers stands, where they are to be.
+    tracking: Option<Arc<Tracking>>,
     timeout: Duration,
     ttl: Duration,
     script: ::redis::Script,
@@ -114,6 +126,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::new(servers),
             guards,
+            tracking: features.invalidate.tracking.then(|| Arc::new(Tracking::new())),
             timeout: config.timeout,
             ttl: config.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -128,6 +141,7 @@ impl Redis {
             readings: features.views.iter().map(|view| Reading::of(view)).collect(),
             servers: Arc::clone(&self.servers),
             guards: Arc::clone(&self.guards),
+            tracking: self.tracking.clone(),
             timeout: self.timeout,
             ttl: self.ttl,
             script: ::redis::Script::new(script::WRITE),
@@ -179,7 +193,13 @@ impl Redis {
         for Put { ask, row } in puts {
             let key = redis_key(&ask.key, &self.project);
             let layout = &self.readings[ask.view.id.index()].layout;
-            commands.add(&script::call(name, code, (&key, layout, row), (purpose, self.ttl)), script::KEY_AT);
+            let life = match purpose {
+                Purpose::WriteBack => Life::IfNew(self.ttl),
+                // An acknowledged push must not be lost with a hash that somebody gave an end.
+                Purpose::Push(_) if ask.view.reads_primary_only() => Life::Endless,
+                Purpose::Push(_) => Life::AsItIs,
+            };
+            commands.add(&script::call(name, code, (&key, layout, row), (purpose, life)), script::KEY_AT);
         }
         commands
     }

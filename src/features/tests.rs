@@ -105,6 +105,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         },
         l2,
         l3,
+        lease: Duration::from_secs(2),
         retry: config::Retry {
             max_retries: 3,
             initial_delay: Duration::from_millis(50),
@@ -113,6 +114,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
             jitter: 0.1,
         },
         breaker: breaker(),
+        invalidate: config::Invalidate::default(),
     }
 }
 

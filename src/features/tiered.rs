@@ -23,6 +23,7 @@ mod pace;
 pub mod sample;
 mod settle;
 mod signals;
+mod strong;
 mod warm;
 
 use std::{
@@ -41,11 +42,14 @@ use self::{
     notices::Notices,
     pace::Pace,
     signals::Lookups,
+    strong::{Snapshots, TermFlights},
 };
 use super::{
     FeatureSet,
     embedded::Embedded,
+    invalidate::keys::Keys,
     l2::{Ask, L2, Order},
+    lease::{Keeps, Leases, Meeting},
     memory::Memory,
     object,
     redis::Redis,
@@ -81,11 +85,18 @@ struct Shared {
     order: Order,
     /// Most rows of a request.
     max_rows: usize,
+    /// Which rows lie under a key of Redis.
+    keys: Keys,
     l1: Memory,
     l1_mode: L1Mode,
     l2: L2,
     l3: Option<L3>,
     flights: Arc<Flights<fly::Id, fly::Progress>>,
+    /// Those of `write_through` rows.
+    strong: TermFlights,
+    /// How such rows are changed and kept. Shared by all snapshots.
+    leases: Arc<Leases>,
+    snapshots: Snapshots,
     /// How L2 is asked again.
     retry: Retry,
     metrics: Handles,
@@ -152,6 +163,9 @@ impl Store {
                 L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)
             }
         };
+        let snapshots = Snapshots::default();
+        let leases = Arc::new(leases(&l2, config, &snapshots));
+        leases.tend(&tasks);
         let l3 = match &features.l3 {
             Some(l3) => Some(L3::open(l3, features).await?),
             None => None,
@@ -165,18 +179,22 @@ impl Store {
                 Compat::FeastPython => Order::SinceEpoch,
             },
             max_rows: config.listen.max_rows,
-            l1: memory(config, features),
+            keys: Keys::of(&features.project, &features.views),
+            l1: memory(config, features).under(leases.lease()),
             l1_mode: features.l1.mode,
             l2,
             l3,
             flights: Arc::default(),
+            strong: TermFlights::default(),
+            leases,
+            snapshots,
             retry: Retry::from(&features.retry),
             metrics: Handles::new(&features.views),
             lookups: Arc::new(Lookups::new(config.ladder.feature_p99, Instant::now())),
             notices: Notices::of(&features.views),
             tasks,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self::of(shared))
     }
 
     /// The store for what the registry has made of the config: the same connections, files, database and cached rows, for other
@@ -188,7 +206,7 @@ impl Store {
         let l1 = if features.project == shared.project {
             shared.l1.next(&features.l1, &features.views)
         } else {
-            memory(config, features)
+            memory(config, features).under(shared.leases.lease())
         };
         let l3 = match &shared.l3 {
             Some(l3) => Some(l3.next(features).await),
@@ -200,19 +218,30 @@ impl Store {
             views: features.views.clone(),
             order: shared.order,
             max_rows: config.listen.max_rows,
+            keys: Keys::of(&features.project, &features.views),
             l1,
             l1_mode: features.l1.mode,
             l2: shared.l2.next(features),
             l3,
             // A view's id means another view here.
             flights: Arc::default(),
+            strong: TermFlights::default(),
+            leases: Arc::clone(&shared.leases),
+            snapshots: shared.snapshots.clone(),
             retry: Retry::from(&features.retry),
             metrics: shared.metrics.next(&features.views),
             lookups: Arc::clone(&shared.lookups),
             notices: Notices::of(&features.views),
             tasks: shared.tasks.clone(),
         };
-        Self { shared: Arc::new(shared) }
+        Self::of(shared)
+    }
+
+    /// The store of a snapshot, which hears of changes from now on.
+    fn of(shared: Shared) -> Self {
+        let shared = Arc::new(shared);
+        shared.snapshots.add(&shared);
+        Self { shared }
     }
 
     /// The rows that the plan's model joins, for every instance of the request, by `plan.features_by`.
@@ -291,6 +320,23 @@ impl Store {
         self.shared.l1.tidy(Instant::now());
         let sizes = self.sizes();
         self.shared.metrics.gauge(sizes.bytes, sizes.rows);
+        self.shared.leases.show();
+    }
+}
+
+/// How rows are shared with other gateways: through Redis, or with none.
+fn leases(l2: &L2, config: &Config, snapshots: &Snapshots) -> Leases {
+    let (features, caches) = (&config.features, Box::new(snapshots.clone()));
+    match l2 {
+        L2::Redis(redis) => {
+            let is_strong = features.views.iter().any(|view| view.reads_primary_only());
+            let is_on = features.l1.capacity > 0 && features.l1.mode == L1Mode::Serve;
+            let keeps = if is_strong && is_on { Keeps::UnderLease } else { Keeps::Nothing };
+            let (owner, project) = (redis.owner(), &*features.project);
+            Leases::shared(Meeting { owner, project, length: features.lease, keeps }, caches)
+        }
+        L2::Served(_) => Leases::none(caches),
+        L2::Embedded(_) => Leases::of_one(caches),
     }
 }
 

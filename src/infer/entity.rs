@@ -102,6 +102,11 @@ impl EntityKeys {
         Self { names: bytes }
     }
 
+    /// What all of them begin with. No such beginning begins another: it tells how many names it has, and how long each is.
+    pub(crate) fn names(&self) -> &[u8] {
+        &self.names
+    }
+
     /// The key of one value for each join key, in their order.
     pub(crate) fn key<'a>(&self, values: impl Iterator<Item = &'a EntityValue>) -> EntityKey {
         // In one piece: a clone goes byte by byte.
@@ -155,8 +160,15 @@ pub(crate) struct Parts<'a> {
 /// The values of a serialized key, in the order of the sorted join keys.
 pub(crate) struct Values<'a> {
     left: u32,
-    /// From the next value on; after the last one, what follows the key.
-    pub(crate) rest: &'a [u8],
+    /// From the next value on.
+    rest: &'a [u8],
+}
+
+impl<'a> Values<'a> {
+    /// What follows the key, once all values were taken; `None`: they were not.
+    pub(crate) fn whole(&self) -> Option<&'a [u8]> {
+        (self.left == 0).then_some(self.rest)
+    }
 }
 
 impl<'a> Parts<'a> {
@@ -175,8 +187,10 @@ impl<'a> Iterator for Values<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        self.left = self.left.checked_sub(1)?;
-        take_value(&mut self.rest)
+        let left = self.left.checked_sub(1)?;
+        let value = take_value(&mut self.rest)?;
+        self.left = left;
+        Some(value)
     }
 }
 

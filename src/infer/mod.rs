@@ -22,8 +22,8 @@ pub use answer::{
 };
 pub use deadline::Deadline;
 pub use decoded::{Decoded, EntityColumn};
-pub(crate) use entity::EntityKeys;
 pub use entity::{EntityKey, EntityType, EntityValue};
+pub(crate) use entity::{EntityKeys, Parts};
 pub use error::{Error, Kind};
 pub use level::Level;
 pub use outputs::Output;

@@ -1,6 +1,6 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
-//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, what is
-//! said now and then.
+//! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, single flight, early refresh, a
+//! lease as its holder counts it, a round of acknowledgements, what is said now and then.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -17,12 +17,14 @@ pub mod gradient;
 pub mod hedge;
 pub mod hysteresis;
 pub mod latency;
+pub(crate) mod lease;
 pub mod median;
 pub mod outlier;
 pub mod quota;
 pub mod ramp;
 pub mod ratio;
 pub mod refresh;
+pub(crate) mod round;
 pub(crate) mod seldom;
 mod slot;
 pub mod spill;

@@ -50,7 +50,10 @@ pub(super) const AGE: &[f64] = &[
 /// The bounds of the histogram called `name`, rising; `None` where the list does not have it.
 pub(super) fn bounds(name: &str) -> Option<&'static [f64]> {
     match name {
-        names::REQUEST_DURATION | names::FEATURE_REQUEST_DURATION | names::FEATURE_LOOKUP_DURATION => Some(LATENCY),
+        names::REQUEST_DURATION
+        | names::FEATURE_REQUEST_DURATION
+        | names::FEATURE_LOOKUP_DURATION
+        | names::PUSH_ACKNOWLEDGEMENT => Some(LATENCY),
         names::STAGE_DURATION | names::ADDED_LATENCY => Some(STAGE),
         names::FEATURE_AGE => Some(AGE),
         names::INVALIDATION_DELAY => Some(DELAY),

@@ -53,6 +53,14 @@ metrics! {
     FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, mended: over one whose event time could not be read, older, error).";
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, mended: over one whose event time could not be read, older: a stored one is as new, error: not acknowledged, and may be stored all the same).";
+    LEASE_HELD = "weir_lease_held", Gauge, "Whether this gateway holds the lease under which L1 keeps rows of write_through views (1), or not (0).";
+    LEASE_FENCES = "weir_lease_fences_total", Counter, "How often all write_through rows of L1 became unusable at once, by reason (disconnected: changes could not be heard; revoked: the lease was revoked or not renewed in time).";
+    PUSH_ROUNDS = "weir_push_rounds_total", Counter, "Pushes of write_through rows by how the wait for the other gateways ended (acknowledged, lease_ran_out: one did not answer, table_lost: a whole lease was waited for, failed: nothing was written, unconfirmed: written and not acknowledged).";
+    PUSH_ACKNOWLEDGEMENT = "weir_push_acknowledgement_seconds", Histogram, "How long pushes of write_through rows waited until no other gateway could serve the old rows.";
+    PUSH_ROWS_HELD = "weir_push_rows_held", Gauge, "Rows that are being changed by a push, here or at another gateway, and are not kept in L1 meanwhile.";
+    BUS_CONNECTED = "weir_bus_connected", Gauge, "Whether this gateway hears what other gateways push (1), or not (0).";
+    BUS_MESSAGES = "weir_bus_messages_total", Counter, "Messages of other gateways by kind (hold, release, heard, dropped, unreadable).";
+    BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of (no connection, or too many at once): they serve what they have until its ttl.";
     INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
     INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";
@@ -60,6 +68,8 @@ metrics! {
     KAFKA_UP = "weir_kafka_up", Gauge, "1 while a broker of the topic of feature updates is connected to.";
     KAFKA_LAG = "weir_kafka_lag_messages", Gauge, "Messages of the topic of feature updates that are still to be read, by partition; from the 257th on, of the one furthest behind (other).";
     KAFKA_GAPS = "weir_kafka_gaps_total", Counter, "Times that all of L1 was dropped because the place in the topic of feature updates was taken anew: at a start, and where messages were gone before they were read.";
+    INVALIDATION_CHANNEL_UP = "weir_invalidation_channel_up", Gauge, "1 while all of a channel on which invalidations come is there (tracking: every Redis master is heard), else 0; absent where none is configured.";
+    INVALIDATION_CHANNEL_LOSSES = "weir_invalidation_channel_losses_total", Counter, "Times that a connection of such a channel was lost; what was missed meanwhile is dropped once it is there again.";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
     FEATURE_REQUEST_DURATION = "weir_feature_request_duration_seconds", Histogram, "From a feature server request's head until its answer is ready to be sent, by endpoint.";
     FEATURE_RATE_ALIAS = "feast_requests_per_second", Gauge, "Requests of the feature server's API a second, of late (those of the last ten seconds count most; /health apart), under the name its autoscaler asks for.";

@@ -40,6 +40,9 @@ pub(crate) struct Features {
     /// When a Redis server, a feature server or the object store is left alone, and how it comes back. Having no connection and no
     /// answer in time are failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
     pub(crate) breaker: Breaker,
+    /// How long a gateway may keep rows of `write_through` views without hearing from the Redis that has its lease, 500ms to 10s; the
+    /// same for all gateways of the project. A push of such rows waits so long for a gateway that does not answer.
+    pub(crate) lease: Span,
     /// How changes reach the caches.
     #[schemars(extend("x-unset" = "rows expire"))]
     pub(crate) invalidate: Option<Invalidate>,
@@ -64,6 +67,7 @@ impl Default for Features {
             l3: None,
             retry: FeatureRetry::default(),
             breaker: Breaker::default(),
+            lease: Span::secs(2),
             invalidate: None,
             hot_keys: None,
             compat: Compat::default(),
@@ -263,8 +267,9 @@ impl Default for L3 {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Invalidate {
-    /// Whether Redis tells of changed keys (RESP3 client tracking).
-    #[schemars(extend("x-later" = true))]
+    /// Whether the Redis of `l2.redis` tells of changed keys, whoever changed them (client tracking over RESP3: Redis 6 or later, one
+    /// connection to each master). A cached row is dropped as soon as that is heard; while it is not, rows live as long as `ttl`
+    /// says. With it, `l1.ttl` and a view's `ttl` may be long.
     pub(crate) tracking: bool,
     /// A Kafka topic of feature updates: what a message says has changed is dropped from L1. In builds with the cargo feature
     /// `kafka` only.
@@ -339,8 +344,8 @@ pub(crate) struct View {
     /// How old a row's event may be (Feast's `FeatureView.ttl`); `0s`: any age.
     #[schemars(extend("x-unset" = "any age"))]
     pub(crate) max_age: Option<Span>,
-    /// How changes reach cached rows: they expire, a push waits until no gateway serves the old row, or there are none.
-    #[schemars(extend("x-later" = ["write_through"]))]
+    /// How changes reach cached rows: they expire, a push waits until no gateway serves the old row (`write_through`, with `l2.redis` or
+    /// an embedded L2), or there are none.
     pub(crate) consistency: Consistency,
 }
 

@@ -7,13 +7,16 @@ use bytes::Bytes;
 use super::{Check, VIEW_NAMES, index};
 use crate::{
     config::{
-        Compat, Consistency, Feature, Features, PushSource, Registry, Supplied, Times, View,
+        Compat, Consistency, Feature, Features, Invalidate, PushSource, Registry, Supplied, Times, View,
         problems::Path,
-        raw::{self, Loose},
+        raw::{self, Loose, Span},
         registry::Contents,
     },
     infer::{EntityType, FeatureType, Value, ViewId},
 };
+
+const SHORTEST_LEASE: Duration = Duration::from_millis(500);
+const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 pub(in crate::config) const ENTITY_TYPES: &str = "BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP";
 const FEATURE_TYPES: &str = "BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, UNIX_TIMESTAMP, JSON, UUID, TIME_UUID, DECIMAL, \
@@ -53,7 +56,25 @@ impl Check<'_> {
                 .as_ref()
                 .and_then(|invalidate| invalidate.kafka.as_ref())
                 .map(|kafka| self.kafka(&path.key("invalidate").key("kafka"), kafka)),
+            invalidate: self.invalidate(&path.key("invalidate"), raw),
+            lease: self.lease(&path.key("lease"), raw.lease),
         }
+    }
+
+    /// Shorter, a busy machine would lose it; longer, a push would wait for a gateway that is gone until nobody waits for the push.
+    fn lease(&mut self, path: &Path, raw: Span) -> Duration {
+        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&raw.0) {
+            self.wrong(path, "not a length for a lease", "500ms to 10s");
+        }
+        raw.0
+    }
+
+    fn invalidate(&mut self, path: &Path, raw: &raw::Features) -> Invalidate {
+        let tracking = raw.invalidate.as_ref().is_some_and(|invalidate| invalidate.tracking);
+        if tracking && raw.l2.redis.is_none() {
+            self.wrong(&path.key("tracking"), "there is no `l2.redis`", "true beside `l2.redis` only");
+        }
+        Invalidate { tracking }
     }
 
     /// The views that the file itself declares.

@@ -12,6 +12,9 @@
 //! it was called. Predictions need nothing of it: what a model is asked contains the rows that it sees, so another row is another
 //! question.
 
+pub(crate) mod entity;
+pub(crate) mod keys;
+
 use crate::{
     infer::{EntityKey, ViewId},
     telemetry::handles::invalidation::Extent,

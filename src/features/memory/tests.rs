@@ -5,6 +5,7 @@ use crate::{
     config::L1Mode,
     features::tests::{int, key, view as named},
     infer::Value,
+    resilience::lease::Lease,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -155,7 +156,7 @@ async fn a_row_whose_end_is_near_is_to_be_fetched_again_and_one_of_no_end_never(
 }
 
 #[tokio::test]
-async fn immutable_rows_stay_and_write_through_rows_are_not_kept() {
+async fn immutable_rows_stay_and_write_through_rows_are_not_kept_without_a_lease() {
     let memory = memory(&[view(0, SECOND, Consistency::Immutable), view(1, SECOND, Consistency::WriteThrough)]);
     let now = Instant::now();
     for id in [ViewId(0), ViewId(1)] {
@@ -166,6 +167,28 @@ async fn immutable_rows_stay_and_write_through_rows_are_not_kept() {
     assert_eq!(memory.get(ViewId(0), &key(2), now + 5 * SECOND), Cached::Miss);
     assert_eq!(memory.get(ViewId(1), &key(1), now), Cached::Miss);
     assert_eq!(memory.get(ViewId(1), &key(2), now), Cached::Miss);
+}
+
+#[tokio::test]
+async fn write_through_rows_are_served_in_the_term_in_which_they_were_asked_for() {
+    let lease = Arc::new(Lease::none());
+    let memory = memory(&[view(0, 300 * SECOND, Consistency::WriteThrough)]).under(Arc::clone(&lease));
+    let (id, entity, began) = (ViewId(0), key(1), Instant::now());
+    let at = |millis| began + Duration::from_millis(millis);
+    memory.put(id, &entity, Some(row(1)), began);
+    lease.begin(30 * SECOND, began, at(0));
+    assert_eq!(memory.get(id, &entity, at(1)), Cached::Miss, "nobody vouched for it when it was asked for");
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let asked = Instant::now();
+    memory.put(id, &entity, Some(row(2)), asked);
+    memory.put_doubtful(id, &key(2), &row(2), asked);
+    assert_eq!(memory.get(id, &entity, asked), Cached::Fresh(Some(row(2))));
+    assert_eq!(memory.get(id, &key(2), asked), Cached::Miss, "a row of L3's while L2 does not answer");
+    assert_eq!(memory.get(id, &entity, began + 29 * SECOND), Cached::Miss, "the lease is out");
+    lease.end();
+    assert_eq!(memory.get(id, &entity, asked), Cached::Miss);
+    lease.begin(30 * SECOND, asked, asked);
+    assert_eq!(memory.get(id, &entity, asked), Cached::Miss, "of the term before");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use futures_util::{
     future::{join_all, select_ok},
     stream::FuturesUnordered,
 };
+use rustls::ClientConfig;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
@@ -68,7 +69,7 @@ pub(super) enum Finder {
 }
 
 #[derive(Clone, Debug)]
-enum Map {
+pub(super) enum Map {
     /// Never asked for, or the first answer is on its way.
     Awaited,
     Known(Arc<Topology>),
@@ -188,7 +189,7 @@ impl Cluster {
     }
 
     /// The map, once there is one; an error as soon as nobody could be asked.
-    async fn topology(self: &Arc<Self>, worker: WorkerId) -> Result<Arc<Topology>, Error> {
+    pub(super) async fn topology(self: &Arc<Self>, worker: WorkerId) -> Result<Arc<Topology>, Error> {
         if let Map::Known(topology) = &*self.map.borrow() {
             return Ok(Arc::clone(topology));
         }
@@ -202,8 +203,19 @@ impl Cluster {
         }
     }
 
+    /// A client of the slot's master.
+    pub(super) async fn client(self: &Arc<Self>, worker: WorkerId, slot: Slot) -> Result<Client, Error> {
+        let topology = self.topology(worker).await?;
+        topology.master(slot).map(|master| self.node(worker, master).client()).ok_or_else(|| self.uncovered())
+    }
+
+    /// Whether it may have several masters.
+    pub(super) const fn has_shards(&self) -> bool {
+        matches!(self.finder, Finder::Members)
+    }
+
     /// Learns the map in the background, unless somebody does.
-    fn learn(self: &Arc<Self>, worker: WorkerId) {
+    pub(super) fn learn(self: &Arc<Self>, worker: WorkerId) {
         if !self.learning.swap(true, Ordering::AcqRel) {
             let turn = Turn(Arc::clone(self));
             self.terms.tasks.background(async move { turn.0.learn_until_known(worker).await });
@@ -297,12 +309,23 @@ impl Cluster {
     /// A worker's own connection to a server.
     fn node(&self, worker: WorkerId, address: &Arc<str>) -> Arc<Node> {
         let mut nodes = lock(of_worker(&self.nodes, worker));
-        let new = || {
-            let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == **address);
-            let client = seed.cloned().unwrap_or_else(|| client::at(&self.seeds[0], address));
-            Arc::new(Node::new(&client, &self.terms))
-        };
+        let new = || Arc::new(Node::new(&self.client_at(address), &self.terms));
         Arc::clone(nodes.entry(Arc::clone(address)).or_insert_with(new))
+    }
+
+    /// How a server is connected to.
+    pub(super) fn client_at(&self, address: &str) -> Client {
+        let seed = self.seeds.iter().find(|seed| *seed.get_connection_info().addr().to_string() == *address);
+        seed.cloned().unwrap_or_else(|| client::at(&self.seeds[0], address))
+    }
+
+    pub(super) const fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.terms.tls.as_ref()
+    }
+
+    /// The map, whenever it is learned.
+    pub(super) fn map(&self) -> watch::Receiver<Map> {
+        self.map.subscribe()
     }
 
     /// Whether the breaker of the slot's master would let a request through now; that of an unknown one might.

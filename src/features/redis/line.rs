@@ -92,6 +92,14 @@ impl Line {
         }
     }
 
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) const fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
+    }
+
     /// How good it is now; one that was never dialed is from here on.
     pub(super) fn rank(self: &Arc<Self>) -> Rank {
         let state = match &*self.link.borrow() {

@@ -47,6 +47,15 @@ impl Node {
         Self { address, timeout: terms.timeout, guard, lines }
     }
 
+    /// How it is connected to.
+    pub(super) fn client(&self) -> Client {
+        self.lines[0].client().clone()
+    }
+
+    pub(super) fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.lines[0].tls()
+    }
+
     pub(super) fn address(&self) -> &Arc<str> {
         &self.address
     }

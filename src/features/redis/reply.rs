@@ -174,7 +174,7 @@ fn other(input: &mut BytesMut, reads: &Reads) -> Result<Option<Reply>, Broken> {
 
 /// The number in the line that begins a value, and that line's length with its end.
 #[inline]
-fn number(bytes: &[u8]) -> Result<Option<(i64, usize)>, Broken> {
+pub(super) fn number(bytes: &[u8]) -> Result<Option<(i64, usize)>, Broken> {
     /// Every length has fewer digits.
     const MOST: usize = 18;
     let digits = bytes.get(1..).unwrap_or_default();
@@ -208,10 +208,10 @@ fn ends(bytes: &[u8], at: usize) -> Result<Option<usize>, Broken> {
 }
 
 /// A string of bytes (`None`: a null), and the length of all of it.
-type Bulk<'a> = (Option<&'a [u8]>, usize);
+pub(super) type Bulk<'a> = (Option<&'a [u8]>, usize);
 
 #[inline]
-fn bulk(bytes: &[u8]) -> Result<Option<Bulk<'_>>, Broken> {
+pub(super) fn bulk(bytes: &[u8]) -> Result<Option<Bulk<'_>>, Broken> {
     let Some((count, head)) = number(bytes)? else { return Ok(None) };
     let Ok(count) = usize::try_from(count) else { return Ok(Some((None, head))) };
     // Below 10^18 each, so that nothing overflows.
@@ -220,12 +220,12 @@ fn bulk(bytes: &[u8]) -> Result<Option<Bulk<'_>>, Broken> {
 }
 
 /// The length of the first value, whatever it is made of; `None`: some of it is still to come.
-fn extent(bytes: &[u8]) -> Result<Option<usize>, Broken> {
+pub(super) fn extent(bytes: &[u8]) -> Result<Option<usize>, Broken> {
     values(bytes, 0, 1)
 }
 
 /// The length of the attributes before a value, without it.
-fn attributes(bytes: &[u8]) -> Result<Option<usize>, Broken> {
+pub(super) fn attributes(bytes: &[u8]) -> Result<Option<usize>, Broken> {
     let Some((pairs, head)) = number(bytes)? else { return Ok(None) };
     values(bytes, head, u64::try_from(pairs).unwrap_or(0) * 2)
 }

@@ -3,7 +3,7 @@
 //! Feast compares with `<=` in two steps; this keeps its rule (a stored time that is as new wins) without the gap. A stored
 //! time that cannot be read holds nothing up. A hash is
 //! shared by all views of an entity, so `PEXPIRE` is for hashes that a write-back created; others keep the life they have, and
-//! one that a push creates has no end.
+//! one that a push creates has no end, and one that a push of a `write_through` row finds has none any more.
 //! The life is `l2.ttl`, whatever view the row is of: what Feast writes into such a hash later goes with it when it expires,
 //! unless Feast sets a life of its own (`key_ttl_seconds`).
 
@@ -18,7 +18,7 @@ use crate::features::{
 };
 
 /// Keys: the hash. Arguments: the field of the event time, the event time (seconds, nanoseconds, serialized; empty: the row
-/// has none), life in milliseconds (empty: for ever), `1` where a stored event not after 1970 holds nothing up, then field,
+/// has none), life in milliseconds of a hash that is new (empty: as it is; `-1`: for ever, also of one that has an end), `1` where a stored event not after 1970 holds nothing up, then field,
 /// value, …. Answers 1 if it wrote, 2 if it wrote over an event time that cannot be read.
 ///
 /// A stored time that is none holds nothing up: else what spoiled it would keep out every row for ever.
@@ -49,6 +49,7 @@ local function parse(raw)
   end
   return seconds, nanos
 end
+if ARGV[5] == '-1' then redis.call('PERSIST', KEYS[1]) end
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local wrote = 1
 if stored then
@@ -67,19 +68,30 @@ for at = 7, #ARGV, 2 do
   redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
 end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[4]) end
-if existed == 0 and ARGV[5] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+if existed == 0 and ARGV[5] ~= '' and ARGV[5] ~= '-1' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 return wrote
 ";
+
+/// How long the hash of a row lives once it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// So long, where the write makes it.
+    IfNew(Duration),
+    /// As long as it did before.
+    AsItIs,
+    /// For ever.
+    Endless,
+}
 
 /// Where in a call its key is.
 pub(super) const KEY_AT: usize = 3;
 
-/// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`), for a key and its row. The life is a write-back's.
+/// The call of the script, by its text (`EVAL`) or its hash (`EVALSHA`), for a key and its row.
 pub(super) fn call(
     name: &str,
     code: &str,
     (key, layout, row): (&[u8], &Layout, &Row),
-    (purpose, life): (Purpose, Duration),
+    (purpose, life): (Purpose, Life),
 ) -> Cmd {
     let mut cmd = ::redis::cmd(name);
     cmd.arg(code).arg(1).arg(key).arg(layout.event_time());
@@ -90,10 +102,12 @@ pub(super) fn call(
         }
         None => cmd.arg("").arg("").arg(""),
     };
-    match purpose {
-        Purpose::WriteBack => cmd.arg(life.as_millis().max(1) as u64).arg(""),
-        Purpose::Push(order) => cmd.arg("").arg(if order == Order::SinceEpoch { "1" } else { "" }),
+    match life {
+        Life::IfNew(life) => cmd.arg(life.as_millis().max(1) as u64),
+        Life::AsItIs => cmd.arg(""),
+        Life::Endless => cmd.arg("-1"),
     };
+    cmd.arg(if purpose == Purpose::Push(Order::SinceEpoch) { "1" } else { "" });
     for (field, value) in layout.cells(row) {
         cmd.arg(field).arg(value);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::redis::Value;
 use tokio::time::Instant;
 
-use super::slots::{SLOTS, Slot};
+use super::slots::{SLOTS, Slot, SlotSet};
 
 /// No master.
 const NOBODY: u16 = u16::MAX;
@@ -44,6 +44,12 @@ impl Topology {
 
     pub(super) fn master(&self, slot: Slot) -> Option<&Arc<str>> {
         self.masters.get(usize::from(self.slots[usize::from(slot.0)]))
+    }
+
+    /// The slots of the master at that position.
+    pub(super) fn slots_of(&self, master: usize) -> SlotSet {
+        let its = self.slots.iter().zip(0..).filter(|(of, _)| usize::from(**of) == master);
+        SlotSet::of(its.map(|(_, slot)| Slot(slot)))
     }
 
     /// Whether the same masters have the same slots.
@@ -104,6 +110,7 @@ mod tests {
         assert_eq!(master(100), Some("seed.example:3"));
         assert_eq!(master(150), None);
         assert_eq!(map.gap(), Some((150, 199)));
+        assert_eq!(map.slots_of(1), SlotSet::of((100..150).map(Slot)));
     }
 
     #[tokio::test]

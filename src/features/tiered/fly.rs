@@ -207,7 +207,7 @@ impl Flight {
         // Who bypasses the caches wants what the store says from now on: a fetch under way may have read before.
         let joined = match how.caching {
             Caching::Bypassed => Joined::Leader(Lead::alone(&self.batch, Progress::AtL2)),
-            Caching::Allowed => shared.flights.join(&self.batch, (ask.view.id, ask.key.clone()), Progress::AtL2),
+            Caching::Allowed => shared.join(&self.batch, &ask),
         };
         match joined {
             Joined::Waiter(progress) => {
@@ -298,6 +298,12 @@ impl Shared {
     /// What L2 did not end: at L3, and back to L2 what that had; the end where there is no L3.
     async fn go_beyond_l2(&self, worker: WorkerId, further: Vec<Further>) {
         let Some(l3) = &self.l3 else { return self.give_up(further, At::L2) };
+        // What L3 has may be older than a push that was acknowledged.
+        let (told, further) = further
+            .into_iter()
+            .partition(|fetch| fetch.ask.view.reads_primary_only() && fetch.behind != Behind::Absence);
+        self.give_up(told, At::L2);
+        let further: Vec<_> = further;
         let began = Instant::now();
         let landed = join_all(further.into_iter().map(|fetch| self.ask_l3(l3, fetch))).await;
         if !landed.is_empty() {
@@ -391,7 +397,7 @@ impl Shared {
         let is_held =
             || matches!(self.l1.get(ask.view.id, &ask.key, Instant::now()), Cached::Fresh(_) | Cached::Early(_));
         if self.l1_mode == L1Mode::Serve || !is_held() {
-            self.l1.put(ask.view.id, &ask.key, row, fetch);
+            self.keep_fenced(ask, fetch.began, || self.l1.put(ask.view.id, &ask.key, row, fetch));
         }
     }
 

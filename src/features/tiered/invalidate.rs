@@ -1,17 +1,86 @@
 //! Dropping what is out of date: from L1, and from what is being fetched.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Shared, Store};
 use crate::{
     features::{
         invalidate::{Dropped, Origin, Scope},
+        l2::L2,
         memory::{Memory, Swept},
+        redis::{Hearer, SlotSet, Tracking},
     },
     infer::{EntityKey, ViewId},
+    telemetry::handles::invalidation::Extent,
 };
+
+/// Drops what Redis says was changed, of whichever snapshot is current.
+struct Current<F>(F);
+
+impl<F: Fn() -> Arc<Store> + Sync> Hearer for Current<F> {
+    fn prefixes(&self) -> Vec<Box<[u8]>> {
+        self.0().shared.keys.prefixes()
+    }
+
+    async fn changed(&self, keys: &[Box<[u8]>]) {
+        let store = self.0();
+        let rows: Vec<_> = keys.iter().flat_map(|key| store.shared.keys.rows(key)).collect();
+        if !rows.is_empty() {
+            store.invalidate(&Scope::Rows(rows), Origin::Tracking, None).await;
+        }
+    }
+
+    async fn missed(&self, slots: Option<Arc<SlotSet>>) {
+        let store = self.0();
+        match slots {
+            Some(slots) => store.shared.drop_slots(slots, Origin::Tracking).await,
+            None => store.invalidate(&Scope::All, Origin::Tracking, None).await,
+        };
+    }
+
+    async fn flushed(&self) {
+        self.0().invalidate(&Scope::All, Origin::Tracking, None).await;
+    }
+}
+
+impl Store {
+    /// Listens to Redis and drops what is changed there, where the config says so; `current`: the store of the snapshot in force.
+    /// Never returns then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nothing is heard any more.
+    pub(crate) async fn listen(current: impl Fn() -> Arc<Self> + Sync) {
+        let listener = match &current().shared.l2 {
+            L2::Redis(redis) => redis.listener(),
+            L2::Served(_) | L2::Embedded(_) => None,
+        };
+        if let Some(listener) = listener {
+            listener.run(&Current(current)).await;
+        }
+    }
+
+    /// How listening to Redis stands, where the config wants it.
+    pub(crate) fn tracking(&self) -> Option<&Tracking> {
+        match &self.shared.l2 {
+            L2::Redis(redis) => redis.tracking().map(|tracking| &**tracking),
+            L2::Served(_) | L2::Embedded(_) => None,
+        }
+    }
+
+    /// Returns once Redis is listened to, where it is to be, or `patience` is over: rows that are read before are read again.
+    pub(crate) async fn heard(&self, patience: Duration) {
+        if let Some(tracking) = self.tracking() {
+            // One that cannot be listened to is no reason to wait.
+            let _ = timeout(patience, tracking.up()).await;
+        }
+    }
+}
 
 impl Store {
     /// From when it returns on, nobody who begins to look gets a row of the scope that was fetched before. `written`: when what
@@ -33,12 +102,14 @@ impl Store {
                 let view = *view;
                 shared.l1.drop_view(view, at);
                 shared.flights.forget_all(|(of, _)| *of == view);
+                shared.strong.last().forget_all(|(of, _)| *of == view);
                 shared.sweep((origin, at), move |l1| l1.sweep_out(Swept::Of(view), at)).await
             }
             Scope::Prefix(view, prefix) => shared.drop_prefix(*view, prefix, origin, at).await,
             Scope::All => {
                 shared.l1.drop_all(at);
                 shared.flights.forget_all(|_| true);
+                shared.strong.last().forget_all(|_| true);
                 shared.sweep((origin, at), move |l1| l1.sweep_out(Swept::All, at)).await
             }
         }
@@ -51,16 +122,31 @@ impl Shared {
         for row in rows {
             dropped += u64::from(self.l1.drop_row(row.0, &row.1, at));
             self.flights.forget(row);
+            self.strong.last().forget(row);
         }
         self.metrics.invalidations.dropped(origin, dropped);
         Dropped { rows: dropped }
+    }
+
+    /// Of a cluster's rows, those in some slots.
+    async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
+        let at = Instant::now();
+        self.metrics.invalidations.came(origin, Extent::Slots, None);
+        for flights in [&self.flights, &self.strong.last()] {
+            flights.forget_all(|(_, entity)| slots.has_key(entity.as_bytes(), &self.project));
+        }
+        let project = Arc::clone(&self.project);
+        self.sweep((origin, at), move |l1| l1.sweep_out(Swept::Any(&|entity| slots.has_key(entity, &project)), at))
+            .await
     }
 
     async fn drop_prefix(self: &Arc<Self>, view: ViewId, prefix: &[u8], origin: Origin, at: Instant) -> Dropped {
         let begins = |entity: &[u8], prefix: &[u8]| {
             EntityKey::first_value(entity).is_some_and(|value| value.starts_with(prefix))
         };
-        self.flights.forget_all(|(of, entity)| *of == view && begins(entity.as_bytes(), prefix));
+        for flights in [&self.flights, &self.strong.last()] {
+            flights.forget_all(|(of, entity)| *of == view && begins(entity.as_bytes(), prefix));
+        }
         let prefix = prefix.to_vec();
         self.sweep((origin, at), move |l1| l1.sweep_out(Swept::Some(view, &|entity| begins(entity, &prefix)), at)).await
     }

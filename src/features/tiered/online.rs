@@ -23,6 +23,7 @@ use crate::{
         feast::decode_value,
         l2,
         l2::{Ask, Order, Purpose, Put, Written},
+        lease,
         memory::Fetch,
     },
     infer::{
@@ -126,6 +127,9 @@ pub(crate) enum PushError {
     /// The store takes no rows from here: nothing was written.
     #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
     ReadOnly,
+    /// The other gateways could not be told, or not be shown to know.
+    #[error("the view is write_through")]
+    Lease(#[from] lease::Error),
     /// The deadline passed.
     #[error("the online store did not take all rows before the deadline")]
     Late,
@@ -136,7 +140,7 @@ impl PushError {
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
             Self::Store(error) => error.until(),
-            Self::ReadOnly | Self::Late => None,
+            Self::ReadOnly | Self::Late | Self::Lease(_) => None,
         }
     }
 }
@@ -242,6 +246,13 @@ impl Store {
         let puts = newest(&self.shared.views[view.index()], rows, self.shared.order);
         self.accepts_pushes()?;
         push.pushed.older = push.rows - puts.len() as u64;
+        if self.shared.views[view.index()].reads_primary_only() {
+            for batch in puts.chunks(BATCH) {
+                let written = self.push_everywhere(worker, batch, by).await?;
+                written.into_iter().for_each(|written| push.pushed.count(written));
+            }
+            return Ok(push.pushed);
+        }
         for batch in puts.chunks(BATCH) {
             let began = Instant::now();
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
@@ -258,6 +269,7 @@ impl Store {
                     Err(error) => failed = Some(error),
                 }
             }
+            self.shared.tell_others(batch);
             if let Some(error) = failed {
                 return Err(error.into());
             }

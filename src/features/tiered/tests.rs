@@ -3,6 +3,7 @@
 mod invalidate;
 mod online;
 mod signals;
+mod strong;
 mod warm;
 
 use std::{
@@ -119,12 +120,18 @@ async fn open(views: &[Arc<View>], l2: L2Config, l3: Option<Scripted>) -> Store 
     let features = features("p", views, l2, None);
     let models = [model(views, false), model(views, true), model(&[], false)];
     let config = crate::features::tests::config(features, models.to_vec());
-    let mut store = Store::open(&config, Tasks::default()).await.unwrap();
-    Arc::get_mut(&mut store.shared).unwrap().l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), NEVER));
-    store
+    let store = Store::open(&config, Tasks::default()).await.unwrap();
+    store.with(|shared| shared.l3 = l3.map(|scripted| L3::new(Source::Scripted(scripted), NEVER)))
 }
 
 impl Store {
+    /// The same, but for something.
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Arc::into_inner(self.shared).expect("it is not in use yet");
+        change(&mut shared);
+        Self::of(shared)
+    }
+
     fn l3(&self) -> &Scripted {
         match self.shared.l3.as_ref().map(|l3| &l3.source) {
             Some(Source::Scripted(scripted)) => scripted,
@@ -400,8 +407,8 @@ fn an_l1_that_is_observed_answers_nothing_and_is_compared_with_what_does() {
         runtime.block_on(async {
             let server = Server::start();
             let v = view("v").build();
-            let mut store = open(from_ref(&v), redis(&server, LONG), None).await;
-            Arc::get_mut(&mut store.shared).unwrap().l1_mode = L1Mode::Observe;
+            let store = open(from_ref(&v), redis(&server, LONG), None).await;
+            let store = store.with(|shared| shared.l1_mode = L1Mode::Observe);
             put(&server, &v, 1, &row(100, [int(7)]));
             for value in [7, 7] {
                 let set = store.users(&[1]).await;
@@ -650,17 +657,6 @@ async fn optional_views_are_left_out_from_level_one_on() {
     assert_eq!(server.calls("hmget"), 0);
     let set = store.ask_model(0, &[1], |how| how.optional = Optional::Skipped).await;
     assert_eq!(values(&set), [7]);
-}
-
-#[tokio::test]
-async fn write_through_rows_are_read_every_time() {
-    let server = Server::start();
-    let v = view("v").consistency(config::Consistency::WriteThrough).build();
-    let store = open(from_ref(&v), redis(&server, LONG), None).await;
-    for value in 0..3 {
-        put(&server, &v, 1, &row(100, [int(value)]));
-        assert_eq!(values(&store.users(&[1]).await), [value]);
-    }
 }
 
 #[tokio::test]

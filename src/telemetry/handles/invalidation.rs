@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::telemetry::names;
 
@@ -64,6 +64,35 @@ impl Invalidations {
     /// Counts rows that it dropped.
     pub(crate) fn dropped(&self, origin: Origin, rows: u64) {
         self.origins[origin as usize].rows.increment(rows);
+    }
+}
+
+/// A way on which invalidations come.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    up: Gauge,
+    losses: Counter,
+}
+
+impl Channel {
+    /// That of a name, which is not there yet.
+    pub(crate) fn new(name: &'static str) -> Self {
+        let channel = Self {
+            up: gauge!(names::INVALIDATION_CHANNEL_UP, "channel" => name),
+            losses: counter!(names::INVALIDATION_CHANNEL_LOSSES, "channel" => name),
+        };
+        channel.show(false);
+        channel
+    }
+
+    /// Whether all of it is there.
+    pub(crate) fn show(&self, up: bool) {
+        self.up.set(u32::from(up));
+    }
+
+    /// Counts that some of it was lost.
+    pub(crate) fn lost(&self) {
+        self.losses.increment(1);
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod invalidation;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
 pub mod ladder;
+pub(crate) mod lease;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;

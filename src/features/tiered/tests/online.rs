@@ -157,8 +157,7 @@ async fn every_pushed_row_is_counted_once() {
     let (metrics, scrape) = scratch(|| Handles::new(&[]));
     let mut server = Server::start();
     let v = view("v").build();
-    let mut store = open(from_ref(&v), redis(&server, LONG), None).await;
-    Arc::get_mut(&mut store.shared).unwrap().metrics = metrics;
+    let store = open(from_ref(&v), redis(&server, LONG), None).await.with(|shared| shared.metrics = metrics);
     store.connect(WorkerId(0)).await;
     let counts = || {
         let text = scrape.render();

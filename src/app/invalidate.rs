@@ -1,0 +1,76 @@
+//! What an operator drops, and how the ways stand on which invalidations come.
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    admin::{Invalidation, Refusal, Which},
+    config::View,
+    features::{
+        Standing, Store, Tracking,
+        invalidate::{Dropped, Origin, Scope, entity},
+    },
+    pipeline::Pipeline,
+};
+
+/// Does as the operator says; what came of it.
+pub(super) async fn invalidate(pipeline: &Pipeline, said: Invalidation) -> Result<Json, Refusal> {
+    match said {
+        Invalidation::Model(model) => drop_model(pipeline, &model),
+        Invalidation::View(view, which) => drop_rows(pipeline, &view, which).await,
+    }
+}
+
+fn drop_model(pipeline: &Pipeline, model: &str) -> Result<Json, Refusal> {
+    let Some(id) = pipeline.config.model_id(model) else {
+        let known = pipeline.config.models.iter().map(|model| &*model.name);
+        return Err(unknown("model", model, known));
+    };
+    let kept = pipeline.predictions.are_kept(id);
+    if kept {
+        pipeline.predictions.drop_model(id);
+        tracing::info!(model, "predictions dropped");
+    }
+    Ok(json!({"model": model, "predictions": if kept { "dropped" } else { "not kept" }}))
+}
+
+async fn drop_rows(pipeline: &Pipeline, name: &str, which: Which) -> Result<Json, Refusal> {
+    let views = &pipeline.config.features.views;
+    let Some(view) = views.iter().find(|view| *view.name == *name) else {
+        return Err(unknown("view", name, views.iter().map(|view| &*view.name)));
+    };
+    let scope = scope(view, which).map_err(|wrong| Refusal::Wrong(wrong.to_string()))?;
+    let Dropped { rows } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
+    tracing::info!(view = name, ?scope, rows, "rows dropped");
+    Ok(json!({"view": name, "rows": rows}))
+}
+
+fn scope(view: &View, which: Which) -> Result<Scope, entity::Wrong> {
+    match which {
+        Which::All => Ok(Scope::View(view.id)),
+        Which::Entity(given) => entity::row(view, &given),
+        Which::Prefix(text) => entity::prefix(view, &text),
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Refusal {
+    let known: Vec<_> = known.collect();
+    let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+    Refusal::Unknown(format!("unknown {what} {name:?}; configured: {known}"))
+}
+
+/// How the ways stand; those that the config does not have are left out.
+pub(super) fn channels(store: &Store) -> Json {
+    let mut channels = serde_json::Map::new();
+    if let Some(tracking) = store.tracking() {
+        channels.insert("tracking".to_owned(), shown(tracking));
+    }
+    channels.into()
+}
+
+fn shown(tracking: &Tracking) -> Json {
+    let server = |(address, standing): (std::sync::Arc<str>, Standing)| {
+        let why = if let Standing::Deaf(why) = &standing { Some(&**why) } else { None };
+        json!({"redis": &*address, "up": standing == Standing::Heard, "why": why})
+    };
+    json!({"up": tracking.is_up(), "servers": tracking.standings().into_iter().map(server).collect::<Json>()})
+}

@@ -1,0 +1,482 @@
+//! The connection on which gateways hear each other.
+//!
+//! ```text
+//! connecting ─► subscribed ─► entered (a term begins) ─► hears, renews, tells ──broken──► connecting
+//!                                  ▲                          │                (the term ends)
+//!                                  └── renewal refused ───────┘
+//! ```
+//!
+//! One connection to the server of the leases: what is told there comes in the order in which the table changed, and who hears nothing
+//! any more cannot renew. It lives on the control thread; pushes, on theirs, use it at the same time. What nobody waits for (rows of
+//! `ttl` views) goes out together with whatever else there is.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
+use arc_swap::ArcSwapOption;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    Keeps, Leases, Meeting,
+    fences::RoundId,
+    message::{Change, Message, Rows, Said},
+    rounds::Waiting,
+    table::{Era, Server, Table},
+};
+use crate::{
+    features::{l2, redis::Owner},
+    infer::EntityKey,
+    telemetry::handles::lease::{Fence, Told},
+};
+
+/// How long the server may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Rows that wait to be told of.
+const WAITING: usize = 16_384;
+/// Rows of one message that nobody waits for.
+const TOGETHER: usize = 512;
+/// Messages that are read before what they ask for is answered.
+const AT_ONCE: usize = 256;
+/// Changes that are not of single rows, and wait to be told of.
+const CHANGES: usize = 1024;
+/// Rounds that were given up and not released yet.
+const RELEASES: usize = 1024;
+
+/// The way to the other gateways.
+pub(super) struct Bus {
+    pub(super) table: Table,
+    owner: Owner,
+    /// Of a lease.
+    pub(super) length: Duration,
+    keeps: Keeps,
+    /// The server, while it is connected to.
+    server: ArcSwapOption<Server>,
+    /// Rounds of this gateway's that wait.
+    rounds: Mutex<HashMap<u64, Arc<Waiting>>>,
+    outbox: Mutex<Outbox>,
+    /// Rung when there is something in the outbox.
+    bell: Notify,
+    /// Rung when somebody found that the connection does not answer.
+    broken: Notify,
+    leaving: AtomicBool,
+}
+
+/// What is to be told, and is not waited for.
+#[derive(Debug, Default)]
+struct Outbox {
+    rows: Vec<(Arc<str>, EntityKey)>,
+    changes: Vec<Change>,
+    releases: Vec<(u64, Vec<u128>)>,
+}
+
+/// Why a connection is no more.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("nobody knows which server has the leases")]
+    NoServer(#[from] l2::Error),
+    #[error("the server did not do what it was asked to")]
+    Refused(#[from] RedisError),
+    #[error("the connection broke")]
+    Broken,
+    #[error("no answer within {ANSWER:?}")]
+    Late,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").field("gateway", &self.gateway()).finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    pub(super) fn new(meeting: Meeting<'_>) -> Self {
+        let Meeting { owner, project, length, keeps } = meeting;
+        Self {
+            table: Table::new(project, rand::random(), owner.is_cluster()),
+            owner,
+            length,
+            keeps,
+            server: ArcSwapOption::empty(),
+            rounds: Mutex::default(),
+            outbox: Mutex::default(),
+            bell: Notify::new(),
+            broken: Notify::new(),
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) const fn gateway(&self) -> u64 {
+        self.table.gateway
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.server.load_full().is_some()
+    }
+
+    pub(super) fn server(&self) -> Option<Server> {
+        self.server.load_full().map(|server| Server::clone(&server))
+    }
+
+    /// What was asked of the server was not answered: the connection is to be made anew.
+    pub(super) fn broke(&self) {
+        self.broken.notify_one();
+    }
+
+    pub(super) fn await_round(&self, round: u64) -> Arc<Waiting> {
+        let waiting = Arc::<Waiting>::default();
+        lock(&self.rounds).insert(round, Arc::clone(&waiting));
+        waiting
+    }
+
+    pub(super) fn forget_round(&self, round: u64) {
+        lock(&self.rounds).remove(&round);
+    }
+
+    /// Takes rows to be told of; how many it did not.
+    pub(super) fn tell<'a>(&self, view: &Arc<str>, keys: impl Iterator<Item = &'a EntityKey>) -> u64 {
+        if !self.is_connected() {
+            return keys.count() as u64;
+        }
+        let mut outbox = lock(&self.outbox);
+        let mut keys = keys.map(|key| (Arc::clone(view), key.clone()));
+        let room = WAITING.saturating_sub(outbox.rows.len());
+        outbox.rows.extend(keys.by_ref().take(room));
+        drop(outbox);
+        self.bell.notify_one();
+        keys.count() as u64
+    }
+
+    /// Takes a change to be told of. One that comes while there is no connection is told once there is one: an operator's word counts.
+    pub(super) fn tell_change(&self, change: Change) -> bool {
+        let mut outbox = lock(&self.outbox);
+        let has_room = outbox.changes.len() < CHANGES;
+        if has_room {
+            outbox.changes.push(change);
+        }
+        drop(outbox);
+        self.bell.notify_one();
+        has_room && self.is_connected()
+    }
+
+    /// Has a round released that was given up.
+    pub(super) fn release_later(&self, round: u64, rows: Vec<u128>) {
+        let mut outbox = lock(&self.outbox);
+        // Others expire.
+        if outbox.releases.len() < RELEASES {
+            outbox.releases.push((round, rows));
+        }
+        drop(outbox);
+        self.bell.notify_one();
+    }
+
+    pub(super) async fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        if let Some(mut server) = self.server() {
+            // Where it fails, the lease runs out.
+            let _ = timeout(ANSWER, self.table.leave(&mut server)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<(Server, Messages), Ended> {
+        let client = self.owner.client(self.table.key().as_bytes()).await?;
+        let (heard, messages) = mpsc::unbounded_channel();
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ANSWER))
+            .set_response_timeout(Some(ANSWER))
+            .set_push_sender(heard);
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let mut connection = timeout(2 * ANSWER, connecting).await.map_err(|_| Ended::Late)??;
+        let mut subscribe = ::redis::cmd(self.table.subscribe());
+        subscribe.arg(&self.table.all).arg(self.table.channel_of(self.gateway()));
+        subscribe.exec_async(&mut connection).await?;
+        let run_id = run_id(&mut connection).await;
+        Ok((Server { connection, run_id }, messages))
+    }
+}
+
+/// Of the server; empty where it does not say.
+async fn run_id(connection: &mut MultiplexedConnection) -> String {
+    let info: Result<String, _> = ::redis::cmd("INFO").arg("server").query_async(connection).await;
+    let info = info.unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+type Messages = mpsc::UnboundedReceiver<PushInfo>;
+
+impl Leases {
+    /// Connects, hears, tells; for as long as it is polled.
+    pub(super) async fn tend_bus(&self) {
+        let Some(bus) = &self.bus else { return };
+        let mut said = false;
+        loop {
+            let ended = match Session::begin(self, bus).await {
+                Ok(session) => {
+                    tracing::info!(gateway = super::table::name(bus.gateway()), "hears other gateways' pushes");
+                    said = false;
+                    self.metrics.connected.set(1.0);
+                    session.run().await
+                }
+                Err(ended) => ended,
+            };
+            let was_connected = bus.server.swap(None).is_some();
+            self.metrics.connected.set(0.0);
+            if was_connected {
+                self.fence(Fence::Disconnected);
+            }
+            bus.owner.learn();
+            if !said {
+                let error = with_causes(&ended);
+                tracing::warn!(
+                    error,
+                    "does not hear other gateways' pushes: write_through rows are read from Redis, and pushing them fails"
+                );
+                said = true;
+            }
+            sleep(PAUSE.mul_f64(0.5 + rand::random::<f64>())).await;
+        }
+    }
+}
+
+/// An error with its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+type Sent<'a> = BoxFuture<'a, Result<(), RedisError>>;
+type Renewal<'a> = Pin<Box<dyn Future<Output = (Instant, Result<bool, RedisError>)> + Send + 'a>>;
+
+/// One connection's life.
+struct Session<'a> {
+    leases: &'a Leases,
+    bus: &'a Bus,
+    server: Server,
+    messages: Messages,
+    sending: FuturesUnordered<Sent<'a>>,
+    renewal: Option<Renewal<'a>>,
+    renew_at: Instant,
+    /// When the table, found to lack leases, has them all; of that era.
+    settle: Option<(Instant, Era)>,
+}
+
+impl<'a> Session<'a> {
+    async fn begin(leases: &'a Leases, bus: &'a Bus) -> Result<Self, Ended> {
+        let (server, messages) = bus.connect().await?;
+        let (sending, now) = (FuturesUnordered::new(), Instant::now());
+        let mut session = Self { leases, bus, server, messages, sending, renewal: None, renew_at: now, settle: None };
+        session.enter().await?;
+        bus.server.store(Some(Arc::new(session.server.clone())));
+        session.flush();
+        Ok(session)
+    }
+
+    /// Begins a term, with whatever is held now.
+    async fn enter(&mut self) -> Result<(), Ended> {
+        self.renew_at = Instant::now() + self.bus.length / 3;
+        if self.bus.keeps == Keeps::Nothing || self.bus.leaving.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let sent = Instant::now();
+        let entered = self.bus.table.enter(&mut self.server, self.bus.length).await?;
+        for hold in &entered.holds {
+            if let Some(Message { from, said: Said::Hold { round, rows } }) = Message::decode(hold)
+                && from != self.bus.gateway()
+            {
+                self.leases.hold(RoundId { by: from, number: round }, &rows);
+            }
+        }
+        let now = Instant::now();
+        self.settle = (!entered.era.whole).then(|| (now + self.bus.length, entered.era));
+        self.leases.lease.begin(self.bus.length, sent, now);
+        self.leases.metrics.held.set(1.0);
+        Ok(())
+    }
+
+    async fn run(mut self) -> Ended {
+        loop {
+            if let Err(ended) = self.step().await {
+                return ended;
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), Ended> {
+        let settle_at = self.settle.as_ref().map_or(self.renew_at, |(at, _)| *at);
+        tokio::select! {
+            biased;
+            (sent, renewed) = renewed(&mut self.renewal) => {
+                self.renewal = None;
+                self.renewed(sent, renewed?).await
+            }
+            () = sleep_until(self.renew_at), if self.renewal.is_none() => {
+                self.renew();
+                Ok(())
+            }
+            () = self.bus.broken.notified() => Err(Ended::Broken),
+            () = sleep_until(settle_at), if self.settle.is_some() => {
+                self.settle();
+                Ok(())
+            }
+            message = self.messages.recv() => self.hear(message),
+            Some(sent) = self.sending.next() => Ok(sent?),
+            () = self.bus.bell.notified() => {
+                self.flush();
+                Ok(())
+            }
+        }
+    }
+
+    fn renew(&mut self) {
+        self.renew_at = Instant::now() + self.bus.length / 3;
+        let (table, server, length, sent) = (&self.bus.table, self.server.clone(), self.bus.length, Instant::now());
+        // Where no lease is wanted, this tells whether the connection still answers.
+        self.renewal = Some(Box::pin(async move { (sent, table.renew(server, length).await) }));
+    }
+
+    async fn renewed(&mut self, sent: Instant, renewed: bool) -> Result<(), Ended> {
+        let now = Instant::now();
+        if renewed {
+            self.leases.lease.renew(self.bus.length, sent, now);
+        }
+        let wants = self.bus.keeps == Keeps::UnderLease && !self.bus.leaving.load(Ordering::Acquire);
+        if wants && (!renewed || self.leases.lease.term(now).is_none()) {
+            tracing::warn!("the lease of write_through rows was lost: they are read anew");
+            self.leases.lease.end();
+            self.leases.metrics.fenced(Fence::Revoked);
+            return self.enter().await;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        if let Some((_, era)) = self.settle.take() {
+            let (table, server) = (&self.bus.table, self.server.clone());
+            self.sending.push(async move { table.settle(server, &era).await.map(drop) }.boxed());
+        }
+    }
+
+    /// What came, and whatever else did.
+    fn hear(&mut self, first: Option<PushInfo>) -> Result<(), Ended> {
+        let mut heard = HashMap::<u64, Vec<u64>>::new();
+        let mut next = first;
+        for _ in 0..AT_ONCE {
+            match next.ok_or(Ended::Broken)? {
+                PushInfo { kind: PushKind::Message | PushKind::SMessage, data } => self.take(&data, &mut heard),
+                // The slot has moved, or the connection is no more.
+                PushInfo { kind: PushKind::Disconnection | PushKind::SUnsubscribe, .. } => return Err(Ended::Broken),
+                PushInfo { .. } => {}
+            }
+            match self.messages.try_recv() {
+                Ok(message) => next = Some(message),
+                Err(_) => break,
+            }
+        }
+        let acknowledgements = heard.into_iter().map(|(to, rounds)| {
+            (self.bus.table.channel_of(to), Message { from: self.bus.gateway(), said: Said::Heard { rounds } })
+        });
+        self.publish(acknowledgements.collect());
+        Ok(())
+    }
+
+    fn take(&self, data: &[Value], heard: &mut HashMap<u64, Vec<u64>>) {
+        let metrics = &self.leases.metrics;
+        let payload = if let [_, Value::BulkString(payload)] = data { Message::decode(payload) } else { None };
+        let Some(Message { from, said }) = payload else { return metrics.heard(Told::Unreadable) };
+        if from == self.bus.gateway() {
+            return;
+        }
+        match said {
+            Said::Hold { round, rows } => {
+                metrics.heard(Told::Hold);
+                self.leases.hold(RoundId { by: from, number: round }, &rows);
+                heard.entry(from).or_default().push(round);
+            }
+            Said::Release { round, rows } => {
+                metrics.heard(Told::Release);
+                self.leases.release(RoundId { by: from, number: round }, &rows);
+            }
+            Said::Heard { rounds } => {
+                metrics.heard(Told::Heard);
+                let waiting = lock(&self.bus.rounds);
+                let ours = rounds.iter().filter_map(|round| waiting.get(round));
+                ours.for_each(|waiting| waiting.acknowledge(from));
+            }
+            Said::Dropped(change) => {
+                metrics.heard(Told::Dropped);
+                self.leases.caches.change(change);
+            }
+        }
+    }
+
+    /// Sends what is in the outbox.
+    fn flush(&mut self) {
+        let Outbox { rows, changes, releases } = std::mem::take(&mut *lock(&self.bus.outbox));
+        let gateway = self.bus.gateway();
+        let all = |said| (self.bus.table.all.clone(), Message { from: gateway, said });
+        let rows = rows.chunks(TOGETHER).map(|rows| Change::Rows(by_view(rows)));
+        let messages = rows.chain(changes).map(|change| all(Said::Dropped(change))).collect();
+        self.publish(messages);
+        for (round, rows) in releases {
+            let message = Message { from: gateway, said: Said::Release { round, rows } }.encode();
+            let (table, mut server) = (&self.bus.table, self.server.clone());
+            self.sending.push(async move { table.release(&mut server, round, &message).await.map(drop) }.boxed());
+        }
+    }
+
+    fn publish(&mut self, messages: Vec<(String, Message)>) {
+        if messages.is_empty() {
+            return;
+        }
+        let mut pipeline = ::redis::pipe();
+        for (channel, message) in messages {
+            pipeline.cmd(self.bus.table.publish()).arg(channel).arg(message.encode()).ignore();
+        }
+        let mut connection = self.server.connection.clone();
+        self.sending.push(async move { pipeline.exec_async(&mut connection).await }.boxed());
+    }
+}
+
+/// What the renewal comes to; never, while none is under way.
+async fn renewed(renewal: &mut Option<Renewal<'_>>) -> (Instant, Result<bool, RedisError>) {
+    match renewal {
+        Some(renewal) => renewal.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn by_view(rows: &[(Arc<str>, EntityKey)]) -> Rows {
+    let mut views = Rows::new();
+    for (view, key) in rows {
+        match views.iter_mut().find(|(known, _)| **known == **view) {
+            Some((_, keys)) => keys.push(key.clone()),
+            None => views.push(((&**view).into(), vec![key.clone()])),
+        }
+    }
+    views
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that it guards is left half done by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

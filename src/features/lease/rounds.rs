@@ -1,0 +1,266 @@
+//! A push's part: the rows are held everywhere, written, and released.
+//!
+//! ```text
+//! hold ─► held ─► writing ─► release ─► acknowledged
+//!   │       │         └─ fails ─► the holds stay until they expire: what was sent may be carried out yet
+//!   └───────┴─ given up ─► released: nothing was written
+//! ```
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ::redis::RedisError;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{
+    LONGEST, Leases,
+    bus::Bus,
+    fences::{RoundId, RowId},
+    message::{Message, Rows, Said},
+    table::{Listed, Server},
+};
+use crate::{
+    config::View,
+    infer::{Deadline, EntityKey},
+    resilience::round::{Round, Step},
+    telemetry::handles::lease::Wait,
+};
+
+/// How long a gateway may take to say that it let go of rows, before it is revoked.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A write that was begun, or ended, later than this after its rows were held comes too late: their holds may be about to expire.
+const LATEST: Duration = Duration::from_secs(20);
+
+/// Why a push of such rows does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// There is no connection to the other gateways. Nothing of the batch was written.
+    #[error("the other gateways cannot be told of the change, so it was not made")]
+    Disconnected,
+    /// The server that has the leases did not do what it was asked to. Nothing of the batch was written.
+    #[error("the other gateways could not be told of the change, so it was not made")]
+    Untold(#[source] RedisError),
+    /// Not all of them were heard in time. Nothing of the batch was written.
+    #[error("the other gateways did not let go of the rows before the deadline, so they were not changed")]
+    Late,
+    /// Written, and perhaps some gateway does not know.
+    #[error("the rows were stored, but it cannot be shown that every gateway knows")]
+    Unconfirmed(#[source] Option<RedisError>),
+}
+
+/// Who acknowledged a round so far.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    heard: Mutex<Vec<u64>>,
+    bell: Notify,
+}
+
+impl Waiting {
+    pub(super) fn acknowledge(&self, gateway: u64) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(gateway);
+        self.bell.notify_one();
+    }
+
+    fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// How far a round is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// What is written is not under way.
+    Held,
+    /// It may be carried out at any time.
+    Writing,
+    Released,
+}
+
+/// Rows that are held. Dropped before they are written, they are released.
+#[derive(Debug)]
+pub(crate) struct Held<'a> {
+    leases: &'a Leases,
+    round: RoundId,
+    rows: Vec<RowId>,
+    began: Instant,
+    stage: Stage,
+}
+
+impl Leases {
+    /// Holds rows of a view here and at every other gateway, by `by`.
+    ///
+    /// # Errors
+    ///
+    /// Nothing may be written.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the rows are released.
+    pub(crate) async fn hold_rows(
+        &self,
+        view: &View,
+        keys: impl Iterator<Item = &EntityKey>,
+        by: Deadline,
+    ) -> Result<Held<'_>, Error> {
+        let began = Instant::now();
+        let keys: Vec<_> = keys.cloned().collect();
+        let by_gateway = self.bus.as_ref().map_or(0, Bus::gateway);
+        let round = RoundId { by: by_gateway, number: self.number() };
+        let rows: Rows = vec![((&*view.stored).into(), keys)];
+        self.hold(round, &rows);
+        let ids = rows[0].1.iter().map(|key| RowId::of(&view.stored, key)).collect();
+        let held = Held { leases: self, round, rows: ids, began, stage: Stage::Held };
+        let Some(bus) = &self.bus else { return Ok(held) };
+        let told = timeout_at(by.instant(), bus.hold_elsewhere(round.number, rows)).await;
+        let told = told.unwrap_or(Err(Error::Late));
+        let wait = told.as_ref().map_or(Wait::Failed, |wait| *wait);
+        self.metrics.waited(wait, began.elapsed());
+        told.map(|_| held)
+    }
+}
+
+impl Held<'_> {
+    /// From now on the rows may be written.
+    ///
+    /// # Errors
+    ///
+    /// It is too late for that.
+    pub(crate) fn writing(&mut self) -> Result<(), Error> {
+        if self.began.elapsed() > LATEST {
+            return Err(Error::Late);
+        }
+        self.stage = Stage::Writing;
+        Ok(())
+    }
+
+    /// The rows are written; once that is confirmed, `keep` may keep each, by its place, as of when that write began.
+    ///
+    /// # Errors
+    ///
+    /// They are, but must not be acknowledged.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, they are as if that had failed.
+    pub(crate) async fn release(mut self, by: Deadline, keep: impl Fn(usize)) -> Result<(), Error> {
+        let confirmed = self.confirm(by).await;
+        if let Err(error) = confirmed {
+            self.leases.metrics.unconfirmed();
+            return Err(error);
+        }
+        self.stage = Stage::Released;
+        let now = Instant::now();
+        for (at, row) in self.rows.iter().enumerate() {
+            self.leases.fences.release(*row, self.round, now, || keep(at));
+        }
+        Ok(())
+    }
+
+    async fn confirm(&self, by: Deadline) -> Result<(), Error> {
+        if let Some(bus) = &self.leases.bus {
+            let released = bus.release_elsewhere(self.round.number, self.numbers());
+            let released = timeout_at(by.instant(), released).await.unwrap_or(Err(Error::Unconfirmed(None)));
+            released?;
+        }
+        if self.began.elapsed() > LATEST { Err(Error::Unconfirmed(None)) } else { Ok(()) }
+    }
+
+    fn numbers(&self) -> Vec<u128> {
+        self.rows.iter().map(|row| row.0).collect()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.stage != Stage::Held {
+            return;
+        }
+        self.leases.release(self.round, &self.numbers());
+        if let Some(bus) = &self.leases.bus {
+            bus.release_later(self.round.number, self.numbers());
+        }
+    }
+}
+
+/// A round is forgotten when nobody waits for it any more.
+struct Registered<'a> {
+    bus: &'a Bus,
+    round: u64,
+    waiting: Arc<Waiting>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.bus.forget_round(self.round);
+    }
+}
+
+impl Bus {
+    /// Tells of rows that are about to change, and waits until nobody else has them.
+    async fn hold_elsewhere(&self, round: u64, rows: Rows) -> Result<Wait, Error> {
+        let mut server = self.server().ok_or(Error::Disconnected)?;
+        let registered = Registered { bus: self, round, waiting: self.await_round(round) };
+        let message = Message { from: self.gateway(), said: Said::Hold { round, rows } }.encode();
+        let listed = self.table.hold(&mut server, (round, &message), LONGEST).await;
+        let listed = listed.map_err(|error| self.untold(error))?;
+        let era = (!listed.era.whole).then(|| listed.era.clone());
+        let ran_out = self.wait_for(&registered.waiting, listed, &mut server).await?;
+        if let Some(era) = era {
+            let settled = self.table.settle(server, &era).await;
+            settled.map_err(|error| self.untold(error))?;
+            return Ok(Wait::Unknown);
+        }
+        Ok(if ran_out { Wait::RanOut } else { Wait::Acknowledged })
+    }
+
+    /// Waits for all that are listed; whether somebody's lease had to run out.
+    async fn wait_for(&self, waiting: &Waiting, listed: Listed, server: &mut Server) -> Result<bool, Error> {
+        let Listed { era, holders, at } = listed;
+        let others = holders.into_iter().filter(|(gateway, ..)| *gateway != self.gateway());
+        let mut round = Round::new(others, at, PATIENCE);
+        if !era.whole {
+            round.not_before(at + self.length);
+        }
+        loop {
+            waiting.take().into_iter().for_each(|gateway| round.acknowledged(gateway));
+            match round.step(Instant::now()) {
+                Step::Done => return Ok(round.ran_out()),
+                Step::Wait(until) => {
+                    tokio::select! {
+                        () = waiting.bell.notified() => {}
+                        () = sleep_until(until) => {}
+                    }
+                }
+                Step::Revoke(gateways) => {
+                    let left = self.table.revoke(server, &gateways).await.map_err(|error| self.untold(error))?;
+                    let now = Instant::now();
+                    gateways.iter().zip(left).for_each(|(gateway, left)| round.revoked(*gateway, left, now));
+                }
+            }
+        }
+    }
+
+    async fn release_elsewhere(&self, round: u64, rows: Vec<u128>) -> Result<(), Error> {
+        let mut server = self.server().ok_or(Error::Unconfirmed(None))?;
+        let message = Message { from: self.gateway(), said: Said::Release { round, rows } }.encode();
+        match self.table.release(&mut server, round, &message).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Unconfirmed(None)),
+            Err(error) => {
+                self.broke();
+                Err(Error::Unconfirmed(Some(error)))
+            }
+        }
+    }
+
+    fn untold(&self, error: RedisError) -> Error {
+        self.broke();
+        Error::Untold(error)
+    }
+}

@@ -1,0 +1,145 @@
+//! A lease as its holder counts it: until when what it keeps is vouched for, and since when.
+//!
+//! ```text
+//!          begin(sent, answered)                     renew(sent)
+//! nothing ───────────────────────► held, a new term ────────────► held, the same term
+//!    ▲                                │ its time is up │ end()
+//!    └────────────────────────────────┴────────────────┘
+//! ```
+//!
+//! Whoever grants it counts from when the question was *processed*; the holder from when it was *sent*, and a twentieth less, for
+//! clocks that do not run alike: it is over here before it is over there. A term begins when the *answer* is there: what was
+//! fetched before that, in an earlier term or in none, is not vouched for, and neither is anything in between two terms.
+//!
+//! Invariant: at no moment does a reader take a row of one term for one of another. The beginning is stored before the end is, and
+//! read after it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// A share of the length that the holder gives up: one part in so many.
+const MARGIN: u32 = 20;
+
+/// Since when and until when, in nanoseconds since `origin`, where 0 is before everything.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    origin: Instant,
+    began: AtomicU64,
+    until: AtomicU64,
+}
+
+/// Which of its terms it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Term(u64);
+
+impl Lease {
+    /// One that is not held.
+    pub(crate) fn none() -> Self {
+        Self { origin: Instant::now(), began: AtomicU64::new(0), until: AtomicU64::new(0) }
+    }
+
+    /// One that nobody else has to grant: the holder is alone.
+    pub(crate) fn of_one() -> Self {
+        Self { until: AtomicU64::new(u64::MAX), ..Self::none() }
+    }
+
+    /// A new term: asked for at `sent`, granted by an answer that was there at `answered`.
+    pub(crate) fn begin(&self, length: Duration, sent: Instant, answered: Instant) {
+        self.until.store(0, Ordering::Release);
+        self.began.store(self.nanos(answered), Ordering::Release);
+        self.until.store(self.end_of(length, sent), Ordering::Release);
+    }
+
+    /// The same term goes on: asked for at `sent`. One that is over by then is not revived: others may know that it is.
+    pub(crate) fn renew(&self, length: Duration, sent: Instant, now: Instant) {
+        if self.term(now).is_some() {
+            self.until.store(self.end_of(length, sent), Ordering::Release);
+        }
+    }
+
+    /// From now on nothing is vouched for.
+    pub(crate) fn end(&self) {
+        self.until.store(0, Ordering::Release);
+    }
+
+    /// Whether what was fetched by a question of `fetched` is vouched for at `now`.
+    pub(crate) fn vouches(&self, fetched: Instant, now: Instant) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        self.nanos(now) < until && self.nanos(fetched) > self.began.load(Ordering::Acquire)
+    }
+
+    /// The term at `now`.
+    pub(crate) fn term(&self, now: Instant) -> Option<Term> {
+        let until = self.until.load(Ordering::Acquire);
+        (self.nanos(now) < until).then(|| Term(self.began.load(Ordering::Acquire)))
+    }
+
+    /// How much of it is left at `now`.
+    pub(crate) fn left(&self, now: Instant) -> Duration {
+        Duration::from_nanos(self.until.load(Ordering::Acquire).saturating_sub(self.nanos(now)))
+    }
+
+    fn end_of(&self, length: Duration, sent: Instant) -> u64 {
+        self.nanos(sent + (length - length / MARGIN))
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.origin).as_nanos();
+        u64::try_from(since).map_or(u64::MAX - 1, |nanos| nanos + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(2);
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn it_is_counted_from_the_question_and_rows_from_the_answer() {
+        let lease = Lease::none();
+        let sent = Instant::now();
+        let answered = sent + 300 * MS;
+        assert_eq!(lease.term(sent), None);
+        lease.begin(LENGTH, sent, answered);
+        let end = sent + LENGTH - LENGTH / MARGIN;
+        assert!(
+            !lease.vouches(answered, answered),
+            "asked for at the moment of the answer: before it, for all one knows"
+        );
+        assert!(lease.vouches(answered + MS, answered + 2 * MS));
+        assert!(lease.vouches(answered + MS, end - MS) && !lease.vouches(answered + MS, end));
+        assert_eq!(lease.left(end - MS), MS);
+    }
+
+    #[test]
+    fn a_renewal_goes_on_with_the_term_and_does_not_revive_one_that_is_over() {
+        let lease = Lease::none();
+        let begun = Instant::now();
+        lease.begin(LENGTH, begun, begun);
+        let (row, later) = (begun + MS, begun + LENGTH / 2);
+        lease.renew(LENGTH, later, later + MS);
+        assert!(lease.vouches(row, begun + LENGTH));
+        // The holder was stopped: its question is answered long after.
+        let sent = later + LENGTH - LENGTH / MARGIN;
+        lease.renew(LENGTH, sent, sent);
+        assert!(!lease.vouches(row, sent) && lease.term(sent).is_none());
+        lease.begin(LENGTH, sent, sent + MS);
+        assert!(!lease.vouches(row, sent + MS), "a row of the term before");
+        assert!(lease.vouches(sent + 2 * MS, sent + 3 * MS));
+        lease.end();
+        assert!(!lease.vouches(sent + 2 * MS, sent + 3 * MS));
+    }
+
+    #[test]
+    fn who_is_alone_always_holds_it() {
+        let lease = Lease::of_one();
+        let now = Instant::now();
+        assert!(lease.vouches(now, now + 1_000_000 * LENGTH) && lease.term(now).is_some());
+    }
+}
