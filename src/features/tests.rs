@@ -114,6 +114,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
             jitter: 0.1,
         },
         breaker: breaker(),
+        kafka: None,
         invalidate: config::Invalidate::default(),
     }
 }
@@ -134,6 +135,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
     let nowhere = ([127, 0, 0, 1], 0).into();
     config::Config {
         allow_repository: false,
+        mlflow: None,
         listen: config::Listen {
             http: nowhere,
             grpc: None,

@@ -51,8 +51,8 @@ impl World {
         let list: Vec<String> = brokers.split(',').map(|broker| format!("\"{broker}\"")).collect();
         let weir = Weir::start(&format!(
             "features:\n  project: p\n  l1: {{ttl: 1h}}\n  l2: {{redis: [{}], timeout: 5s}}\n  invalidate: {{kafka: {{brokers: [{}], topic: \
-             {TOPIC}, discover_every: 1s, properties: {{fetch.wait.max.ms: \"20\"}}}}}}\n  views:\n    stats:\n      entities: {{user: \
-             INT64}}\n      features: {{n: {{type: INT64}}}}\n",
+             {TOPIC}, discover_every: 1s, properties: {{fetch.wait.max.ms: \"20\"}}}}}}\n  views:\n    driver_stats:\n      entities: {{driver_id: \
+             INT64}}\n      features: {{avg_daily_trips: {{type: INT64}}}}\n",
             redis.url(),
             list.join(", ")
         ));
@@ -60,24 +60,24 @@ impl World {
     }
 
     /// Writes a row as Feast does, behind Weir's back.
-    fn write(&self, user: i64, n: i64) {
-        let key = EntityKey::new([("user", &EntityValue::Int64(user))].into_iter());
+    fn write(&self, driver: i64, n: i64) {
+        let key = EntityKey::new([("driver_id", &EntityValue::Int64(driver))].into_iter());
         let mut value = Vec::new();
         encode_value(&Value::Int64(n), &mut value);
         let mut set = redis::cmd("HSET");
-        set.arg([key.as_bytes(), b"p"].concat()).arg(vectors::field("stats:n")).arg(value);
+        set.arg([key.as_bytes(), b"p"].concat()).arg(vectors::field("driver_stats:avg_daily_trips")).arg(value);
         set.exec(&mut self.redis.connection()).expect("an answer");
     }
 
-    fn read(&self, user: i64) -> i64 {
-        let body = json!({"features": ["stats:n"], "entities": {"user": [user]}});
+    fn read(&self, driver: i64) -> i64 {
+        let body = json!({"features": ["driver_stats:avg_daily_trips"], "entities": {"driver_id": [driver]}});
         let answer = self.weir.connect().post("/get-online-features", body.to_string()).expect(200).json();
         answer["results"][1]["values"][0].as_i64().unwrap_or_else(|| panic!("{answer}"))
     }
 
     /// Waits until a row is read anew.
-    fn await_row(&self, user: i64, n: i64) {
-        wait_until(&format!("row {user} to be {n}"), START, || self.read(user) == n);
+    fn await_row(&self, driver: i64, n: i64) {
+        wait_until(&format!("row {driver} to be {n}"), START, || self.read(driver) == n);
     }
 
     fn messages(&self, outcome: &str, least: f64) -> f64 {
@@ -103,28 +103,29 @@ fn produce(producer: &BaseProducer, partition: i32, message: &str) {
     producer.flush(Duration::from_secs(60)).expect("the cluster takes it");
 }
 
-fn notice(user: i64) -> String {
-    json!({"view": "stats", "entity": {"user": user}, "event_timestamp": "2026-11-22T10:00:00Z"}).to_string()
+fn notice(driver: i64) -> String {
+    json!({"view": "driver_stats", "entity": {"driver_id": driver}, "event_timestamp": "2026-11-22T10:00:00Z"})
+        .to_string()
 }
 
 #[test]
 fn a_row_that_a_message_names_is_read_anew_whatever_else_is_on_the_topic() {
     let cluster = cluster_with_topic();
     let (world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
-    for user in 0..4 {
-        world.write(user, 1);
-        assert_eq!(world.read(user), 1);
-        world.write(user, 2);
-        assert_eq!(world.read(user), 1, "it is cached");
+    for driver in 0..4 {
+        world.write(driver, 1);
+        assert_eq!(world.read(driver), 1);
+        world.write(driver, 2);
+        assert_eq!(world.read(driver), 1, "it is cached");
     }
     for (partition, message) in
-        (0..PARTITIONS).zip(["no JSON", "{}", r#"{"view": "other", "entity": {}}"#, r#"{"view": "stats"}"#])
+        (0..PARTITIONS).zip(["no JSON", "{}", r#"{"view": "other", "entity": {}}"#, r#"{"view": "driver_stats"}"#])
     {
         produce(&producer, partition, message);
     }
     produce(&producer, 0, &notice(0));
     world.await_row(0, 2);
-    let push = json!({"push_source_name": "stats", "df": {"user": [1, 2], "n": [7, 7], "event_timestamp": ["x", "x"]}, "to": "online"});
+    let push = json!({"push_source_name": "driver_stats", "df": {"driver_id": [1, 2], "avg_daily_trips": [7, 7], "event_timestamp": ["x", "x"]}, "to": "online"});
     produce(&producer, 3, &push.to_string());
     world.await_row(1, 2);
     assert_eq!(world.read(2), 2, "both rows of one message");
@@ -199,12 +200,12 @@ fn a_real_brokers_messages_are_read() {
     // The first message makes the topic.
     produce(&producer, 0, "not for anybody");
     let world = World::new(&brokers);
-    for (user, n) in [(1, 1), (1, 3), (2, 5)] {
-        world.write(user, n);
-        world.read(user);
-        world.write(user, n + 1);
-        produce(&producer, 0, &notice(user));
-        world.await_row(user, n + 1);
+    for (driver, n) in [(1, 1), (1, 3), (2, 5)] {
+        world.write(driver, n);
+        world.read(driver);
+        world.write(driver, n + 1);
+        produce(&producer, 0, &notice(driver));
+        world.await_row(driver, n + 1);
     }
     world.up(true);
 }
