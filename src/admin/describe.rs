@@ -79,7 +79,7 @@ fn kafka(kafka: &Kafka) -> Json {
     json!({
         "brokers": brokers,
         "topic": &**topic,
-        "properties": properties.collect::<serde_json::Map<_, _>>(),
+        "librdkafka": properties.collect::<serde_json::Map<_, _>>(),
         "discover_every": length(*discover_every),
     })
 }

@@ -23,7 +23,7 @@ pub(crate) struct Kafka {
     /// `host:port`, at least one.
     pub(crate) brokers: Vec<String>,
     pub(crate) topic: Arc<str>,
-    /// Of librdkafka, none of [`KAFKA_OURS`].
+    /// The key `librdkafka`: its properties, none of [`KAFKA_OURS`].
     pub(crate) properties: Vec<(Arc<str>, Secret)>,
     /// How often partitions are looked for.
     pub(crate) discover_every: Duration,

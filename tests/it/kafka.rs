@@ -51,7 +51,7 @@ impl World {
         let list: Vec<String> = brokers.split(',').map(|broker| format!("\"{broker}\"")).collect();
         let weir = Weir::start(&format!(
             "features:\n  project: p\n  l1: {{ttl: 1h}}\n  l2: {{redis: [{}], timeout: 5s}}\n  invalidate: {{kafka: {{brokers: [{}], topic: \
-             {TOPIC}, discover_every: 1s, properties: {{fetch.wait.max.ms: \"20\"}}}}}}\n  views:\n    driver_stats:\n      entities: {{driver_id: \
+             {TOPIC}, discover_every: 1s, librdkafka: {{fetch.wait.max.ms: \"20\"}}}}}}\n  views:\n    driver_stats:\n      entities: {{driver_id: \
              INT64}}\n      features: {{avg_daily_trips: {{type: INT64}}}}\n",
             redis.url(),
             list.join(", ")

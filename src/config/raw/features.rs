@@ -288,6 +288,7 @@ pub(crate) struct Kafka {
     #[schemars(extend("x-required" = true))]
     pub(crate) topic: String,
     /// Further properties of librdkafka, such as `security.protocol`, `sasl.mechanism`, `sasl.username` and `sasl.password`.
+    #[serde(rename = "librdkafka")]
     #[schemars(extend("x-unset" = "none"))]
     pub(crate) properties: Named<Hidden>,
     /// How often new partitions are looked for.

@@ -9,7 +9,7 @@ fn text(keys: &str) -> String {
 #[test]
 fn a_build_reads_it_or_refuses_it() {
     let text = text(
-        "brokers: [k1, 'k2:9093'], topic: t, properties: {security.protocol: sasl_ssl, sasl.password: '${TOKEN}'}",
+        "brokers: [k1, 'k2:9093'], topic: t, librdkafka: {security.protocol: sasl_ssl, sasl.password: '${TOKEN}'}",
     );
     if cfg!(feature = "kafka") {
         let loaded = read(&text).unwrap_or_else(|problems| panic!("{problems}"));
@@ -34,8 +34,8 @@ fn what_could_not_be_read_is_refused() {
         ("brokers: [k], topic: ''", "features.invalidate.kafka.topic: empty"),
         ("brokers: [k], topic: t, discover_every: 0s", "features.invalidate.kafka.discover_every: zero"),
         (
-            "brokers: [k], topic: t, properties: {group.id: g}",
-            "features.invalidate.kafka.properties.\"group.id\": a property that Weir sets itself",
+            "brokers: [k], topic: t, librdkafka: {group.id: g}",
+            "features.invalidate.kafka.librdkafka.\"group.id\": a property that Weir sets itself",
         ),
         ("topic: t", "features.invalidate.kafka.brokers: missing"),
     ] {

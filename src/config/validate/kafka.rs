@@ -45,7 +45,7 @@ impl Check<'_> {
         Kafka {
             brokers: raw.brokers.clone(),
             topic: raw.topic.as_str().into(),
-            properties: properties.map(|(key, value)| self.property(&path.key("properties"), key, value)).collect(),
+            properties: properties.map(|(key, value)| self.property(&path.key("librdkafka"), key, value)).collect(),
             discover_every: self.positive(&path.key("discover_every"), raw.discover_every),
         }
     }
