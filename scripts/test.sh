@@ -86,6 +86,7 @@ step "layers" cargo test --test layering
 step "test parts" installed
 step "integration tests" integration
 step "documentation" documentation
+step "a build without Kafka compiles" cargo check --lib --no-default-features
 step "benchmarks compile" cargo check --benches --features bench
 step "the bench's own tests" bench_package
 step "fuzz targets compile" fuzz_targets

@@ -32,6 +32,7 @@ pub(crate) fn config() -> Config {
         features: features(),
         ladder: ladder(),
         predictions: Predictions { capacity: 64 << 20, l2: None },
+        mlflow: None,
         drain: Drain { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
         spool: Spool {
             store: SpoolStore::Embedded { path: None },
@@ -182,6 +183,7 @@ fn fraud() -> Model {
         tier: TierId(0),
         pool: PoolId(0),
         upstream: "fraud-v2".into(),
+        registered: "fraud-v2".into(),
         timeout: Duration::from_millis(200),
         idempotent: true,
         joins: vec![Join {
@@ -210,6 +212,7 @@ fn lite() -> Model {
         name: "lite".into(),
         tier: TierId(1),
         upstream: "lite".into(),
+        registered: "lite".into(),
         joins: Vec::new(),
         inputs: None,
         explainer: None,
@@ -271,6 +274,7 @@ fn features() -> Features {
         retry: retry(3),
         breaker: breaker(),
         hot_keys: None,
+        kafka: None,
         invalidate: crate::config::Invalidate::default(),
         lease: Duration::from_secs(2),
     }

@@ -33,12 +33,14 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("features", BELOW, &[]),
     ("enrich", BELOW, &["features::FeatureSet"]),
     ("predictions", BELOW, &["enrich::Enriched", "enrich::Body", "redis_link"]),
+    ("promotions", BELOW, &["predictions::Predictions"]),
     ("predict", BELOW, &["enrich::Enriched", "enrich::Body", "admission::Permit"]),
     // The path, and what carries requests to it.
     ("pipeline", BELOW, &["ladder", "admission", "features", "enrich", "predictions", "predict"]),
     // The feature server's API reads and writes rows through the pipeline's store; this is what it calls them.
     ("ingress", BELOW, &["pipeline", "proto", "features::online", "features::Store", "spool"]),
-    ("admin", BELOW, &["pipeline", "spool"]),
+    ("kafka", BELOW, &["features::Store", "features::invalidate", "ingress::feast"]),
+    ("admin", BELOW, &["pipeline", "promotions", "spool"]),
     ("spool", BELOW, &["redis_link"]),
     ("deploy", BELOW, &[]),
 ];

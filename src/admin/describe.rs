@@ -9,8 +9,9 @@ use serde_json::{Value as Json, json};
 use crate::{
     config::{
         Breaker, Column, Config, Copies, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter,
-        HotKeys, Inputs, Join, L1Mode, L2, Ladder, LadderMode, Model, Outlier, Pool, PredictionCache, Predictions,
-        ReadFrom, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View, WarmStart, without_password,
+        HotKeys, Inputs, Join, Kafka, L1Mode, L2, Ladder, LadderMode, Mlflow, MlflowAccess, Model, Outlier, Pool,
+        PredictionCache, Predictions, ReadFrom, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View,
+        WarmStart, without_password,
     },
     infer::{Output, Value, outputs::Combine},
 };
@@ -45,6 +46,7 @@ pub(super) fn config(config: &Config) -> Json {
         "ladder": ladder(&config.ladder),
         "allow_repository": config.allow_repository,
         "predictions": predictions(&config.predictions),
+        "mlflow": config.mlflow.as_ref().map(mlflow),
         "drain": {"delay": length(config.drain.delay), "deadline": length(config.drain.deadline)},
         "spool": spool(config),
         "metrics": {"aliases": config.metrics_aliases},
@@ -70,6 +72,37 @@ fn ladder(ladder: &Ladder) -> Json {
 fn predictions(predictions: &Predictions) -> Json {
     let Predictions { capacity, l2 } = predictions;
     json!({"capacity": size(*capacity), "l2": l2.is_some()})
+}
+
+fn kafka(kafka: &Kafka) -> Json {
+    let Kafka { brokers, topic, properties, discover_every } = kafka;
+    let properties = properties.iter().map(|(key, _)| (key.to_string(), json!("***")));
+    json!({
+        "brokers": brokers,
+        "topic": &**topic,
+        "librdkafka": properties.collect::<serde_json::Map<_, _>>(),
+        "discover_every": length(*discover_every),
+    })
+}
+
+fn mlflow(mlflow: &Mlflow) -> Json {
+    let Mlflow { secret, tolerance, server, aliases } = mlflow;
+    let (token, username) = match server.as_ref().map(|server| &server.access) {
+        Some(MlflowAccess::Bearer(_)) => (Some("***"), None),
+        Some(MlflowAccess::Basic(user, _)) => (None, Some(&**user)),
+        Some(MlflowAccess::Anonymous) | None => (None, None),
+    };
+    json!({
+        "secret": secret.as_ref().map(|_| "***"),
+        "tolerance": length(*tolerance),
+        "url": server.as_ref().map(|server| without_credentials(&server.url)),
+        "token": token,
+        "username": username,
+        "password": username.map(|_| "***"),
+        "reconcile_every": server.as_ref().map(|server| length(server.every)),
+        "timeout": server.as_ref().map(|server| length(server.timeout)),
+        "aliases": aliases.as_ref().map(|aliases| aliases.iter().map(|alias| json!(&**alias)).collect::<Json>()),
+    })
 }
 
 fn spool(config: &Config) -> Json {
@@ -177,6 +210,7 @@ fn model(config: &Config, model: &Model) -> Json {
         "tier": &*config.tiers[model.tier.index()].name,
         "pool": alone.then(|| &*config.pool(model.pool).name),
         "upstream_model": alone.then_some(&*model.upstream),
+        "registered_model": alone.then_some(&*model.registered),
         "ensemble": model.ensemble.as_ref().map(|each| ensemble(config, each)),
         "timeout": length(model.timeout),
         "idempotent": model.idempotent,
@@ -297,6 +331,7 @@ pub(super) fn features(config: &Config) -> Json {
         "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
         "retry": retry(&features.retry),
         "breaker": breaker(&features.breaker),
+        "kafka": features.kafka.as_ref().map(kafka),
         "invalidate": {"tracking": features.invalidate.tracking},
         "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
         "hot_keys": hot_keys(config),

@@ -1,6 +1,7 @@
 //! The admin port: what a kubelet, a scraper and an operator ask.
 //!
-//! `/metrics`, `/livez` and `/readyz` are for anyone, since scrapes and probes come from outside the pod; the rest is for
+//! `/metrics`, `/livez` and `/readyz` are for anyone, since scrapes and probes come from outside the pod, and so is MLflow's webhook, which
+//! a signature guards; the rest is for
 //! loopback or the bearer of the admin token (`access`). It shows what others keep, through closures that whoever composes
 //! the process hands in, so it names no stage. It is not on the path of requests.
 
@@ -9,6 +10,7 @@ mod describe;
 mod invalidate;
 mod levels;
 mod spool;
+mod webhooks;
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -24,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 pub use self::invalidate::{Invalidate, Invalidation, Refusal, Which};
-use crate::{config::Config, infer::Level, spool::Spool, telemetry::Scrape};
+use crate::{config::Config, infer::Level, promotions::Promotions, spool::Spool, telemetry::Scrape};
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -77,6 +79,8 @@ pub struct Sources {
     pub drill: Drill,
     /// Drops what is kept.
     pub invalidate: Invalidate,
+    /// What MLflow's webhook tells of.
+    pub(crate) promotions: Arc<Promotions>,
     /// Requests kept for later.
     pub(crate) spool: Arc<Spool>,
     /// Begins to drain the process; returns at once, may be called again.
@@ -105,6 +109,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/admin/v1/webhooks/mlflow", post(webhooks::mlflow))
         .merge(operator)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -204,7 +209,7 @@ async fn drain(State(sources): Shared) -> Response {
 async fn not_found() -> Response {
     refuse(
         StatusCode::NOT_FOUND,
-        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,hot-keys,levels,spool,invalidate,drain}",
+        "no such path; there are /metrics, /livez, /readyz, /admin/v1/{config,models,pools,tiers,features,hot-keys,levels,spool,invalidate,drain,webhooks/mlflow}",
     )
 }
 

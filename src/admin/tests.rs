@@ -20,6 +20,23 @@ impl Readiness for Gaps {
     }
 }
 
+/// The fixture's models, with a secret for MLflow's webhook.
+fn registered() -> Config {
+    let mlflow = crate::config::Mlflow {
+        secret: Some(crate::config::Secret("s3cret".into())),
+        tolerance: Duration::from_secs(300),
+        server: None,
+        aliases: None,
+    };
+    Config { mlflow: Some(mlflow), ..fixture::config() }
+}
+
+fn promotions(config: &Config) -> Promotions {
+    use crate::{app::Tasks, predictions::Predictions};
+    let predictions = Predictions::new(config, Tasks::default(), tokio::time::Instant::now()).unwrap();
+    Promotions::new(config, Arc::new(predictions))
+}
+
 struct Admin {
     address: SocketAddr,
     client: Client,
@@ -33,7 +50,8 @@ impl Admin {
     async fn start() -> Self {
         let (gaps, drains) = (Gaps::default(), Arc::new(AtomicU32::new(0)));
         let section = |name: &'static str| -> Section { Box::new(move || json!({"about": name})) };
-        let config = Arc::new(fixture::config());
+        let config = Arc::new(registered());
+        let promotions = Arc::new(promotions(&config));
         let sources = Sources {
             config: Box::new(move || Arc::clone(&config)),
             scrape: scratch(|| ()).1,
@@ -59,6 +77,7 @@ impl Admin {
                 };
                 Box::pin(async { done })
             }),
+            promotions,
             spool: Arc::new(crate::spool::Spool::open(&crate::fixture::config().spool).unwrap()),
             drain: Box::new({
                 let drains = Arc::clone(&drains);
@@ -215,4 +234,30 @@ async fn what_is_kept_is_dropped_by_operators() {
     }
     let (status, _) = answer(ask(r#"{"model":"fraud"}"#).header("origin", "https://evil.example")).await;
     assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn the_webhook_is_for_whoever_knows_its_secret() {
+    let admin = Admin::start().await;
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();
+    let deliver = |secret: &str, id: &'static str, body: Vec<u8>| {
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
+        let signed = [id.as_bytes(), b".", seconds.as_bytes(), b".", &body].concat();
+        let tag = aws_lc_rs::hmac::sign(&key, &signed);
+        let signature = format!("v1,{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, tag));
+        let post = admin.ask(Method::POST, "/admin/v1/webhooks/mlflow").header("origin", "https://evil.example");
+        let post = post.header("x-mlflow-delivery-id", id).header("x-mlflow-timestamp", &seconds);
+        answer(post.header("x-mlflow-signature", signature).body(body))
+    };
+    let promotion = || {
+        br#"{"entity": "model_version_alias", "action": "created", "data": {"name": "lite", "alias": "a", "version": "2"}}"#.to_vec()
+    };
+    let told = json!({"registered_model": "lite", "predictions": {"dropped": [], "not kept": ["lite"]}});
+    assert_eq!(deliver("s3cret", "a", promotion()).await, (200, told));
+    assert_eq!(deliver("s3cret", "a", promotion()).await, (200, json!({"ignored": "this delivery came before"})));
+    let (status, told) = deliver("secret", "b", promotion()).await;
+    assert!(status == 401 && told["error"].as_str().unwrap().starts_with("not signed with mlflow.secret"), "{told}");
+    assert_eq!(deliver("s3cret", "c", b"{}".to_vec()).await.0, 400);
+    assert_eq!(deliver("s3cret", "d", vec![b' '; 65 << 10]).await.0, 413);
+    assert_eq!(admin.get("/admin/v1/webhooks/mlflow").await.0, 405);
 }

@@ -19,6 +19,7 @@ use crate::{
     pipeline::{Pipeline, ensemble::Ensembles},
     predict::Predict,
     predictions::Predictions,
+    promotions::Promotions,
     proto,
     resilience::standby::{Side, Why},
     spool::Spool,
@@ -117,7 +118,7 @@ pub(super) fn admin(
     scrape: Scrape,
     drain: CancellationToken,
     gateway: &Arc<ArcSwap<Gateway>>,
-    registry: Option<Verdict>,
+    (registry, promotions): (Option<Verdict>, Arc<Promotions>),
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
@@ -132,6 +133,7 @@ pub(super) fn admin(
         pools: Box::new(move || pools::states(&shown.load_full().pipeline.predict)),
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
+        promotions,
         features: Box::new(move || feature_states(&stored.load_full().pipeline.features, registry.as_ref())),
         hot_keys: Box::new(move || hot::states(&heeded.load_full().pipeline.features)),
         spool: Arc::clone(&gateway.load_full().spool),

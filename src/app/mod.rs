@@ -44,6 +44,7 @@ use crate::{
         service::Gateway,
     },
     predict,
+    promotions::Promotions,
 };
 
 /// A running gateway.
@@ -118,6 +119,7 @@ impl App {
             acceptors,
             threads: Vec::new(),
         };
+        read_updates(&config, &tasks, &gateway).await?;
         let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.watch(control);
@@ -130,6 +132,7 @@ impl App {
         });
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
+        let promotions = follow_promotions(&config, &tasks, &gateway);
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));
         tasks.background(readiness.clone().watch(gateway.clone(), health, warm));
@@ -143,7 +146,7 @@ impl App {
         scrape.before(move || predict.show(Instant::now()));
         let current = gateway.clone();
         scrape.before(move || current.load_full().pipeline.features.show(Instant::now()));
-        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, verdict);
+        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, (verdict, promotions));
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
                 tracing::error!(%error, "the admin port closed");
@@ -235,6 +238,40 @@ fn keep_warm(
     missing
 }
 
+/// Reads feature updates from Kafka, where the config says so. Waits a moment until the place in the topic is taken, so that no row
+/// is cached before that.
+#[cfg(feature = "kafka")]
+async fn read_updates(config: &Config, tasks: &Tasks, gateway: &Arc<ArcSwap<Gateway>>) -> anyhow::Result<()> {
+    let Some(kafka) = &config.features.kafka else { return Ok(()) };
+    let gateway = Arc::clone(gateway);
+    let current = move || {
+        let pipeline = &gateway.load_full().pipeline;
+        (Arc::clone(&pipeline.config), Arc::clone(&pipeline.features))
+    };
+    let consumer = crate::kafka::Consumer::start(kafka, Box::new(current))?;
+    consumer.settled(KAFKA_PATIENCE).await;
+    // It ends when it is dropped.
+    tasks.background(async move {
+        let _reads = consumer;
+        std::future::pending::<()>().await;
+    });
+    Ok(())
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn read_updates(config: &Config, _: &Tasks, _: &Arc<ArcSwap<Gateway>>) -> anyhow::Result<()> {
+    anyhow::ensure!(config.features.kafka.is_none(), "this build does not read Kafka");
+    Ok(())
+}
+
+/// Hears of promotions, and looks for them where the config says so.
+fn follow_promotions(config: &Config, tasks: &Tasks, gateway: &ArcSwap<Gateway>) -> Arc<Promotions> {
+    let promotions = Arc::new(Promotions::new(config, Arc::clone(&gateway.load_full().pipeline.predictions)));
+    let looking = Arc::clone(&promotions);
+    tasks.background(async move { looking.reconcile().await });
+    promotions
+}
+
 /// Replays what is kept for later, and keeps what was answered at level 3, where there are models to be asked. Neither is in the
 /// background: a drain waits until claims are given back, and the last request is kept.
 fn keep_for_later(
@@ -289,6 +326,10 @@ struct Worker {
     limits: Limits,
     end_connections: CancellationToken,
 }
+
+/// How long a start waits for Kafka.
+#[cfg(feature = "kafka")]
+const KAFKA_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A timer set while no other is due earlier interrupts the runtime's wait for sockets, at the cost of two system calls. One
 /// that is always due soon spares that to every attempt whose timeout is longer; a request alone would pay it each time.

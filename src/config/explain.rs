@@ -93,9 +93,12 @@ impl Explainer<'_> {
         let model = self.config.model(self.config.model_id(name)?);
         match key {
             "tier" => Some(self.config.tiers[model.tier.index()].name.to_string()),
-            "pool" | "upstream_model" | "inputs" if model.ensemble.is_some() => Some("its members'".to_owned()),
+            "pool" | "upstream_model" | "registered_model" | "inputs" if model.ensemble.is_some() => {
+                Some("its members'".to_owned())
+            }
             "pool" => Some(self.config.pool(model.pool).name.to_string()),
             "upstream_model" => Some(model.upstream.to_string()),
+            "registered_model" => Some(model.registered.to_string()),
             "inputs" if model.joins.is_empty() => Some("as they come: nothing is joined".to_owned()),
             _ => None,
         }

@@ -8,8 +8,10 @@
 mod de;
 mod endpoints;
 mod explain;
+mod kafka;
 mod ladder;
 mod load;
+mod mlflow;
 mod models;
 mod pools;
 mod precomputed;
@@ -31,8 +33,10 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
+pub(crate) use kafka::{KAFKA_OURS, Kafka};
 pub(crate) use ladder::{Ensemble, Fallback, Gpu, Ladder, LadderMode, PredictionCache, Predictions, SharedPredictions};
 pub(crate) use load::{Draft, Loaded, Supplied};
+pub(crate) use mlflow::{Mlflow, MlflowAccess, MlflowServer};
 pub(crate) use models::{Column, Inputs, Join, Model, NamedColumn};
 pub(crate) use pools::{Balance, Discovery, Dns, EndpointsFile, Failover, Outlier};
 pub use problems::Problems;
@@ -58,6 +62,8 @@ pub struct Config {
     pub(crate) features: Features,
     pub(crate) ladder: Ladder,
     pub(crate) predictions: Predictions,
+    /// `None`: nobody tells of promotions but operators.
+    pub(crate) mlflow: Option<Mlflow>,
     pub(crate) drain: Drain,
     pub(crate) spool: Spool,
     pub(crate) metrics_aliases: bool,
@@ -261,6 +267,8 @@ pub(crate) struct Features {
     pub(crate) breaker: Breaker,
     /// `None`: nobody counts which keys are hot.
     pub(crate) hot_keys: Option<HotKeys>,
+    /// The topic of feature updates; `None`, and always so in a build without the feature `kafka`: nothing is read.
+    pub(crate) kafka: Option<Kafka>,
     pub(crate) invalidate: Invalidate,
     /// How long a gateway's lease of `write_through` rows is.
     pub(crate) lease: Duration,

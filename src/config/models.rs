@@ -14,6 +14,8 @@ pub(crate) struct Model {
     pub(crate) pool: PoolId,
     /// The name at the pool.
     pub(crate) upstream: Arc<str>,
+    /// The name in MLflow's registry.
+    pub(crate) registered: Arc<str>,
     /// The deadline where the caller gives none (default 5 s), and the longest a caller may ask for.
     pub(crate) timeout: Duration,
     /// Whether asking twice changes nothing.

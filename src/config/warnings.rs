@@ -15,7 +15,7 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let ladder = ladder_without_rungs(config);
     let copies = copies_that_are_never_made(config);
     let strong = strong_through_servers(config);
-    let features = copies.into_iter().chain(strong);
+    let features = copies.into_iter().chain(strong).chain(promotions_of_nothing(config));
     pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).chain(features).collect()
 }
 
@@ -98,6 +98,16 @@ fn ladder_without_rungs(config: &Config) -> Option<String> {
     )
 }
 
+/// Promotions drop predictions, and nothing else.
+fn promotions_of_nothing(config: &Config) -> Option<String> {
+    let is_idle = config.mlflow.is_some() && config.models.iter().all(|model| model.cache.is_none());
+    is_idle.then(|| {
+        "mlflow: no model has a cache, so a promotion changes nothing; nothing is dropped and no registered model is looked at; give models a \
+         cache, or take the section out"
+            .to_owned()
+    })
+}
+
 fn is_default(ladder: &Ladder) -> bool {
     let Ladder { mode, feature_p99, gpu_memory, enter_after, exit_after } = ladder;
     let raw = raw::Ladder::default();
@@ -175,6 +185,8 @@ mod tests {
                 &[],
             ),
             ("pools: {p: {endpoints: [http://h:1]}}", &[]),
+            ("mlflow: {secret: s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: }", &["mlflow"]),
+            ("mlflow: {secret: s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {cache: {}}}", &[]),
             (
                 "pools: {p: {endpoints: [http://h:1], hedge: {}}}\nmodels: {m: {idempotent: false}, n: }",
                 &["models.m.idempotent"],

@@ -59,6 +59,7 @@ pub(crate) fn model(view: &View, upstream: &str, inputs: Option<Inputs>) -> Mode
         tier: TierId(0),
         pool: PoolId(0),
         upstream: upstream.into(),
+        registered: upstream.into(),
         timeout: Duration::from_secs(5),
         idempotent: true,
         joins: if inputs.is_some() { vec![join] } else { Vec::new() },

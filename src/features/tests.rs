@@ -115,6 +115,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         },
         breaker: breaker(),
         hot_keys: None,
+        kafka: None,
         invalidate: config::Invalidate::default(),
     }
 }
@@ -135,6 +136,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
     let nowhere = ([127, 0, 0, 1], 0).into();
     config::Config {
         allow_repository: false,
+        mlflow: None,
         listen: config::Listen {
             http: nowhere,
             grpc: None,

@@ -30,7 +30,7 @@ impl Eras {
         Era { number, token: cell.token.load(Ordering::Acquire) }
     }
 
-    /// Begins one with that token.
+    /// Begins one with that token; what follows from a cause is [`following`].
     pub(super) fn begin(&self, model: ModelId, token: u64) {
         let cell = &self.0[model.index()];
         cell.token.store(token, Ordering::Release);
@@ -44,9 +44,26 @@ impl Eras {
     }
 }
 
+/// The token of the era that follows the one with `token` because of `cause`: gateways that come to it on their own come to the same.
+/// Never 0, which is no era's but the first.
+pub(super) fn following(token: u64, cause: &str) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&token.to_le_bytes()).update(cause.as_bytes());
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_is_the_same_for_all_who_see_the_same() {
+        let next = following(7, "champion=2");
+        assert_eq!(next, following(7, "champion=2"));
+        assert!(next != following(7, "champion=3") && next != following(next, "champion=2"), "no era comes again");
+    }
 
     #[test]
     fn an_era_is_a_models_own() {

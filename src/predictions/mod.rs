@@ -396,7 +396,27 @@ impl Predictions {
 
     /// Drops all that is kept of a model: what was asked before now answers nobody any more.
     pub fn drop_model(&self, model: ModelId) {
-        self.eras.begin(model, rand::random());
+        self.begin_era(model, rand::random());
+    }
+
+    /// Which era a model's predictions are in, in a word that gateways which share them agree on.
+    pub(crate) fn era(&self, model: ModelId) -> u64 {
+        self.eras.now(model).token
+    }
+
+    /// As [`Predictions::drop_model`], because of something that other gateways may see too: those that were in the same era
+    /// begin the same one, so that it costs hits once, not once a gateway.
+    pub(crate) fn drop_because(&self, model: ModelId, cause: &str) {
+        self.begin_era(model, eras::following(self.era(model), cause));
+    }
+
+    /// Whether all that happened to a model's predictions since they were in the era `since` is what `causes` say.
+    pub(crate) fn follows<'a>(&self, model: ModelId, since: u64, causes: impl Iterator<Item = &'a str>) -> bool {
+        causes.fold(since, eras::following) == self.era(model)
+    }
+
+    fn begin_era(&self, model: ModelId, token: u64) {
+        self.eras.begin(model, token);
         self.handles.dropped(model);
         if let Some(shared) = &self.shared {
             shared.tell(model);

@@ -71,7 +71,11 @@ metrics! {
     BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of (no connection, or too many at once): they serve what they have until its ttl.";
     INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
-    INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of a push: when it was sent to Redis; of tracking it is not).";
+    INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";
+    KAFKA_MESSAGES = "weir_kafka_messages_total", Counter, "Messages of the topic of feature updates, by outcome: applied (rows were dropped, where there were any), nothing (it says that none changed), unknown (a view or a push source that there is not), malformed.";
+    KAFKA_UP = "weir_kafka_up", Gauge, "1 while a broker of the topic of feature updates is connected to.";
+    KAFKA_LAG = "weir_kafka_lag_messages", Gauge, "Messages of the topic of feature updates that are still to be read, by partition; from the 257th on, of the one furthest behind (other).";
+    KAFKA_GAPS = "weir_kafka_gaps_total", Counter, "Times that all of L1 was dropped because the place in the topic of feature updates was taken anew: at a start, and where messages were gone before they were read.";
     INVALIDATION_CHANNEL_UP = "weir_invalidation_channel_up", Gauge, "1 while all of a channel on which invalidations come is there (tracking: every Redis master is heard), else 0; absent where none is configured.";
     INVALIDATION_CHANNEL_LOSSES = "weir_invalidation_channel_losses_total", Counter, "Times that a connection of such a channel was lost; what was missed meanwhile is dropped once it is there again.";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";
@@ -91,6 +95,8 @@ metrics! {
     PREDICTIONS_DROPPED = "weir_predictions_dropped_total", Counter, "Times that all kept predictions of the model were dropped here.";
     PREDICTIONS_BYTES = "weir_predictions_bytes", Gauge, "Weighed size of the predictions kept in this process.";
     PREDICTIONS_ENTRIES = "weir_predictions_entries", Gauge, "Predictions kept in this process.";
+    MLFLOW_DELIVERIES = "weir_mlflow_deliveries_total", Counter, "Deliveries of MLflow's webhook by outcome: dropped (predictions were), duplicate, ignored (a test, another event or alias, a model that none here is or of which nothing is kept), unsigned, late (its time is too far from now), malformed.";
+    MLFLOW_LOOKS = "weir_mlflow_looks_total", Counter, "Looks at registered models in MLflow by outcome: unchanged, changed (an alias is: predictions are dropped, if no other gateway did), failed.";
     BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
     BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
     BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";

@@ -23,6 +23,8 @@ mod features;
 mod hedges;
 mod hot_keys;
 mod invalidation;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod ladder;
 mod lifecycle;
 mod object_faults;
@@ -30,6 +32,7 @@ mod parts;
 mod passthrough;
 mod pools;
 mod predictions;
+mod promotions;
 mod redis_faults;
 mod registry;
 mod replicas;

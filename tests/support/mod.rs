@@ -14,10 +14,13 @@ pub(crate) mod http2;
 pub(crate) mod kserve;
 pub(crate) mod lookup;
 pub(crate) mod metrics;
+pub(crate) mod mlflow;
 pub(crate) mod parts;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod seaweed;
+#[cfg(feature = "kafka")]
+pub(crate) mod tansu;
 pub(crate) mod triton;
 pub(crate) mod vectors;
 pub(crate) mod weir;

@@ -15,7 +15,7 @@ static PARTS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     text.lines().filter_map(|line| line.split_once('=')).map(|(name, path)| (name.into(), path.into())).collect()
 });
 
-/// A Python environment's folder: `triton`, `kserve` or `feast`.
+/// A Python environment's folder: `triton`, `kserve`, `feast`, `mlflow` or `kafka`.
 pub(crate) fn environment(name: &str) -> PathBuf {
     PathBuf::from(&PARTS[name])
 }

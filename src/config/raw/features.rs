@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Breaker, FeatureRetry, Loose, Named, OneOrMany, Ratio, Size, Span};
+use super::{Breaker, FeatureRetry, Hidden, Loose, Named, OneOrMany, Ratio, Size, Span};
 
 /// The feature store: views, and the three layers their rows are read from.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -284,13 +284,14 @@ pub(crate) struct Invalidate {
     /// connection to each master). A cached row is dropped as soon as that is heard; while it is not, rows live as long as `ttl`
     /// says. With it, `l1.ttl` and a view's `ttl` may be long.
     pub(crate) tracking: bool,
-    /// A Kafka topic of feature updates.
-    #[schemars(extend("x-later" = true, "x-unset" = "none"))]
+    /// A Kafka topic of feature updates: what a message says has changed is dropped from L1. In builds with the cargo feature
+    /// `kafka` only.
+    #[schemars(extend("x-unset" = "none"))]
     pub(crate) kafka: Option<Kafka>,
 }
 
-/// A Kafka topic.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+/// A Kafka topic, every partition of which every gateway reads, from where it ends when the gateway starts.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Kafka {
     /// Brokers as `host:port`.
@@ -299,6 +300,19 @@ pub(crate) struct Kafka {
     /// The topic.
     #[schemars(extend("x-required" = true))]
     pub(crate) topic: String,
+    /// Further properties of librdkafka, such as `client.id`. It is built without OpenSSL: no TLS, no SASL.
+    #[serde(rename = "librdkafka")]
+    #[schemars(extend("x-unset" = "none"))]
+    pub(crate) properties: Named<Hidden>,
+    /// How often new partitions are looked for.
+    pub(crate) discover_every: Span,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        let (brokers, topic, properties) = Default::default();
+        Self { brokers, topic, properties, discover_every: Span::secs(30) }
+    }
 }
 
 /// How hot keys are found and split.

@@ -5,6 +5,7 @@
 //! upon), `x-required` what must be given. Nothing is checked here; `shape` and `validate` do that.
 
 mod features;
+mod mlflow;
 mod models;
 mod pools;
 mod scalar;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use features::*;
+pub(crate) use mlflow::*;
 pub(crate) use models::*;
 pub(crate) use pools::*;
 pub(crate) use scalar::*;
@@ -56,6 +58,9 @@ pub(crate) struct Root {
     /// Where predictions are kept, of the models that have a `cache`.
     #[schemars(extend("x-reload" = "restart"))]
     pub(crate) predictions: Predictions,
+    /// MLflow's model registry, whose promotions drop predictions.
+    #[schemars(extend("x-reload" = "restart", "x-unset" = "none"))]
+    pub(crate) mlflow: Option<Mlflow>,
     /// What happens on SIGTERM.
     #[schemars(extend("x-reload" = "live"))]
     pub(crate) drain: Drain,

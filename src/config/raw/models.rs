@@ -18,6 +18,9 @@ pub(crate) struct Model {
     /// Its name at the pool.
     #[schemars(extend("x-unset" = "the same name"))]
     pub(crate) upstream_model: Option<String>,
+    /// Its name in MLflow's registry: a promotion there drops what is kept of its predictions (`mlflow`).
+    #[schemars(extend("x-unset" = "its name at the pool"))]
+    pub(crate) registered_model: Option<String>,
     /// The deadline where the caller gives none, and the longest a caller may ask for.
     pub(crate) timeout: Span,
     /// Whether asking twice changes nothing. `false`: only what never reached an endpoint is asked again, and nothing is hedged.
@@ -55,6 +58,7 @@ impl Default for Model {
             tier: None,
             pool: None,
             upstream_model: None,
+            registered_model: None,
             timeout: Span::secs(5),
             idempotent: true,
             features: Joined::default(),

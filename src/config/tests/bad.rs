@@ -44,8 +44,8 @@ fn unknown_and_duplicate_keys() {
         "worker: 2\nzzz: 1\nlisten: {http: 0.0.0.0:0, http: 0.0.0.0:1}\npools: {p: {endpoint: [http://h:1]}}\n",
         &[
             "worker: unknown key, did you mean `workers`?; allowed: allow_repository, capacity, drain, features, ladder, listen, \
-             metrics, models, pools, predictions, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
-            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, models, pools, predictions, spool, \
+             metrics, mlflow, models, pools, predictions, spool, tiers, workers, zone; given: worker (weir.yaml:1:1)",
+            "zzz: unknown key; allowed: allow_repository, capacity, drain, features, ladder, listen, metrics, mlflow, models, pools, predictions, spool, \
              tiers, workers, zone; given: zzz (weir.yaml:2:1)",
             "listen.http: set twice; allowed: once; first set at line 3 (weir.yaml:3:27)",
             "pools.p.endpoint: unknown key, did you mean `endpoints`?; allowed: attempt_timeout, breaker, connect_timeout, endpoints, \

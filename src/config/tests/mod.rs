@@ -2,6 +2,8 @@
 
 mod bad;
 mod good;
+mod kafka;
+mod mlflow;
 mod mutated;
 mod predictions;
 mod tabs;

@@ -52,6 +52,11 @@ impl Check<'_> {
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
             hot_keys: raw.hot_keys.as_ref().map(|hot| self.hot_keys(&path.key("hot_keys"), hot)),
+            kafka: raw
+                .invalidate
+                .as_ref()
+                .and_then(|invalidate| invalidate.kafka.as_ref())
+                .map(|kafka| self.kafka(&path.key("invalidate").key("kafka"), kafka)),
             invalidate: self.invalidate(&path.key("invalidate"), raw),
             lease: self.lease(&path.key("lease"), raw.lease),
         }

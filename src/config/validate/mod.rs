@@ -10,7 +10,9 @@ mod fallbacks;
 mod features;
 mod inputs;
 mod joins;
+mod kafka;
 mod listen;
+mod mlflow;
 mod models;
 mod pools;
 mod registry;
@@ -42,6 +44,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
     let models = check.models(&tiers, &features);
     let predictions = check.predictions(&features, &models);
     let spool = check.spool(&features);
+    let mlflow = check.mlflow();
     let config = Config {
         listen,
         workers: raw.workers.map_or_else(cores, |n| n as usize),
@@ -53,6 +56,7 @@ pub(super) fn validate(raw: &Root, places: &Places, broken: &[Path], registry: S
         features,
         ladder: check.ladder(&raw.ladder),
         predictions,
+        mlflow,
         drain: Drain { delay: raw.drain.delay.0, deadline: raw.drain.deadline.0 },
         spool,
         metrics_aliases: raw.metrics.aliases,

@@ -27,6 +27,9 @@ impl Check<'_> {
         if raw.upstream_model.as_ref().is_some_and(String::is_empty) {
             self.wrong(&path.key("upstream_model"), "empty", "the model's name at the pool, or leave the key out");
         }
+        if raw.registered_model.as_ref().is_some_and(String::is_empty) {
+            self.wrong(&path.key("registered_model"), "empty", "the model's name in MLflow, or leave the key out");
+        }
         let tier = self.tier_of(&path.key("tier"), raw.tier.as_deref(), tiers);
         let pool = self.pool_of(&path, raw, &tiers[tier.index()]);
         let (joins, unsure) = self.joins(&path.key("features"), &raw.features, features);
@@ -38,6 +41,12 @@ impl Check<'_> {
             name: name.into(),
             tier,
             pool,
+            registered: raw
+                .registered_model
+                .as_ref()
+                .or(raw.upstream_model.as_ref())
+                .map_or(name, String::as_str)
+                .into(),
             upstream: raw.upstream_model.as_deref().unwrap_or(name).into(),
             timeout: self.positive(&path.key("timeout"), raw.timeout),
             idempotent: raw.idempotent,

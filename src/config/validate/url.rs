@@ -5,6 +5,7 @@
 use crate::config::Upstream;
 
 pub(super) const UPSTREAM: &str = "http://host:port";
+pub(super) const WEB: &str = "http://host[:port][/path], or https://";
 pub(super) const REDIS: &str = "redis://[user:password@]host[:port][/db], or rediss:// for TLS";
 pub(super) const OBJECT_STORE: &str = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder";
 
@@ -24,6 +25,18 @@ pub(super) fn upstream(text: &str) -> Result<Upstream, String> {
         return Err("a URL with more than a host and a port".to_owned());
     }
     host_port(authority, Some(80))
+}
+
+/// Checks an `http://` or `https://` URL without user, query and fragment.
+pub(super) fn web(text: &str) -> Result<(), String> {
+    let (scheme, rest) = text.split_once("://").ok_or("not a URL")?;
+    if !matches!(scheme, "http" | "https") {
+        return Err(format!("{scheme}:// is not supported"));
+    }
+    if rest.contains(['?', '#', '@']) || rest.contains(char::is_whitespace) {
+        return Err("a URL with more than a host, a port and a path".to_owned());
+    }
+    host_port(rest.split('/').next().unwrap_or_default(), Some(80)).map(|_| ())
 }
 
 /// Reads `host:port`; the port may be left out where there is a default.

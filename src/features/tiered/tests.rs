@@ -103,6 +103,7 @@ fn model(views: &[Arc<View>], optional: bool) -> Model {
         tier: TierId(0),
         pool: PoolId(0),
         upstream: "m".into(),
+        registered: "m".into(),
         timeout: LONG,
         idempotent: true,
         joins: views.iter().map(join).collect(),

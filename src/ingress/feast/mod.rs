@@ -51,7 +51,7 @@ use super::{
 use crate::{
     config::{Compat, Config},
     features::online::Terms,
-    infer::{Error, Kind, RequestId},
+    infer::{EntityType, EntityValue, Error, Kind, RequestId, decoded::scalar::Scalar},
     telemetry::{
         access,
         handles::{
@@ -60,6 +60,15 @@ use crate::{
         },
     },
 };
+
+/// A join key's value as a push may write it, in JSON.
+///
+/// # Errors
+///
+/// What is wrong with it, in words.
+pub(crate) fn entity_value(kind: EntityType, json: &[u8], compat: Compat) -> Result<EntityValue, String> {
+    cell::entity(kind, &Scalar::json(json), compat).map_err(|wrong| wrong.told(kind.name(), cell::entity_cells(kind)))
+}
 
 /// How long a caller that does not say otherwise waits.
 const TIMEOUT: Duration = Duration::from_secs(5);

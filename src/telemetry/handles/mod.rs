@@ -15,12 +15,15 @@ pub mod gpu;
 pub(crate) mod hot_keys;
 pub mod ingress;
 pub(crate) mod invalidation;
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 pub mod ladder;
 pub(crate) mod lease;
 pub(crate) mod object;
 pub mod path;
 pub mod predict;
 pub(crate) mod predictions;
+pub(crate) mod promotions;
 pub(crate) mod redis;
 pub(crate) mod registry;
 pub(crate) mod spool;

@@ -1,0 +1,211 @@
+//! What a topic says has changed is read anew, from a cluster that loses brokers as from one that is not there yet, whatever else is on it.
+//!
+//! The cluster is librdkafka's own imitation, whose brokers fail as they are told, and a Tansu broker beside it.
+
+use std::time::Duration;
+
+use ::weir::{
+    features::feast::encode_value,
+    infer::{EntityKey, EntityValue, Value},
+};
+use rdkafka::{
+    ClientConfig,
+    mocking::MockCluster,
+    producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _},
+};
+use serde_json::json;
+
+use crate::support::{
+    Redis, Weir,
+    metrics::await_metric,
+    process::{START, await_some, wait_until},
+    tansu::Tansu,
+    vectors,
+};
+
+const TOPIC: &str = "feature-updates";
+const BROKERS: i32 = 2;
+const PARTITIONS: i32 = 4;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster() -> Cluster {
+    MockCluster::new(BROKERS).expect("a mock cluster")
+}
+
+fn cluster_with_topic() -> Cluster {
+    let cluster = cluster();
+    cluster.create_topic(TOPIC, PARTITIONS, 1).expect("a topic");
+    cluster
+}
+
+/// A feature server that caches rows for an hour, and its store.
+struct World {
+    redis: Redis,
+    weir: Weir,
+}
+
+impl World {
+    fn new(brokers: &str) -> Self {
+        let redis = Redis::start();
+        let list: Vec<String> = brokers.split(',').map(|broker| format!("\"{broker}\"")).collect();
+        let weir = Weir::start(&format!(
+            "features:\n  project: p\n  l1: {{ttl: 1h}}\n  l2: {{redis: [{}], timeout: 5s}}\n  invalidate: {{kafka: {{brokers: [{}], topic: \
+             {TOPIC}, discover_every: 1s, librdkafka: {{fetch.wait.max.ms: \"20\"}}}}}}\n  views:\n    driver_stats:\n      entities: {{driver_id: \
+             INT64}}\n      features: {{avg_daily_trips: {{type: INT64}}}}\n",
+            redis.url(),
+            list.join(", ")
+        ));
+        Self { redis, weir }
+    }
+
+    /// Writes a row as Feast does, behind Weir's back.
+    fn write(&self, driver: i64, n: i64) {
+        let key = EntityKey::new([("driver_id", &EntityValue::Int64(driver))].into_iter());
+        let mut value = Vec::new();
+        encode_value(&Value::Int64(n), &mut value);
+        let mut set = redis::cmd("HSET");
+        set.arg([key.as_bytes(), b"p"].concat()).arg(vectors::field("driver_stats:avg_daily_trips")).arg(value);
+        set.exec(&mut self.redis.connection()).expect("an answer");
+    }
+
+    fn read(&self, driver: i64) -> i64 {
+        let body = json!({"features": ["driver_stats:avg_daily_trips"], "entities": {"driver_id": [driver]}});
+        let answer = self.weir.connect().post("/get-online-features", body.to_string()).expect(200).json();
+        answer["results"][1]["values"][0].as_i64().unwrap_or_else(|| panic!("{answer}"))
+    }
+
+    /// Waits until a row is read anew.
+    fn await_row(&self, driver: i64, n: i64) {
+        wait_until(&format!("row {driver} to be {n}"), START, || self.read(driver) == n);
+    }
+
+    fn messages(&self, outcome: &str, least: f64) -> f64 {
+        await_metric(self.weir.admin(), "weir_kafka_messages_total", &[("outcome", outcome)], |count| count >= least)
+    }
+
+    fn up(&self, up: bool) {
+        let expected = f64::from(u8::from(up));
+        await_some("weir_kafka_up", START, || {
+            (self.weir.metrics().count("weir_kafka_up", &[]) == expected).then_some(())
+        });
+    }
+}
+
+fn producer(brokers: &str) -> BaseProducer {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a producer")
+}
+
+/// Produces a message and waits until the cluster has it.
+fn produce(producer: &BaseProducer, partition: i32, message: &str) {
+    let record = BaseRecord::<(), str>::to(TOPIC).partition(partition).payload(message);
+    producer.send(record).unwrap_or_else(|(error, _)| panic!("{error}"));
+    producer.flush(Duration::from_secs(60)).expect("the cluster takes it");
+}
+
+fn notice(driver: i64) -> String {
+    json!({"view": "driver_stats", "entity": {"driver_id": driver}, "event_timestamp": "2026-11-22T10:00:00Z"})
+        .to_string()
+}
+
+#[test]
+fn a_row_that_a_message_names_is_read_anew_whatever_else_is_on_the_topic() {
+    let cluster = cluster_with_topic();
+    let (world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
+    for driver in 0..4 {
+        world.write(driver, 1);
+        assert_eq!(world.read(driver), 1);
+        world.write(driver, 2);
+        assert_eq!(world.read(driver), 1, "it is cached");
+    }
+    for (partition, message) in
+        (0..PARTITIONS).zip(["no JSON", "{}", r#"{"view": "other", "entity": {}}"#, r#"{"view": "driver_stats"}"#])
+    {
+        produce(&producer, partition, message);
+    }
+    produce(&producer, 0, &notice(0));
+    world.await_row(0, 2);
+    let push = json!({"push_source_name": "driver_stats", "df": {"driver_id": [1, 2], "avg_daily_trips": [7, 7], "event_timestamp": ["x", "x"]}, "to": "online"});
+    produce(&producer, 3, &push.to_string());
+    world.await_row(1, 2);
+    assert_eq!(world.read(2), 2, "both rows of one message");
+    assert_eq!(world.read(3), 1, "nobody named it");
+    world.messages("malformed", 3.0);
+    world.messages("unknown", 1.0);
+    let metrics = world.weir.metrics();
+    assert_eq!(world.messages("applied", 2.0), 2.0);
+    assert_eq!(
+        metrics.count("weir_invalidation_delay_seconds_count", &[("origin", "kafka")]),
+        2.0,
+        "since the message was written"
+    );
+    await_some("nothing to be left to read", START, || {
+        let metrics = world.weir.metrics();
+        (metrics.sum("weir_kafka_lag_messages", &[("topic", TOPIC)]) == Some(0.0)).then_some(())
+    });
+    world.up(true);
+}
+
+#[test]
+fn brokers_that_were_away_lose_no_message() {
+    let cluster = cluster_with_topic();
+    let (world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
+    world.write(1, 1);
+    assert_eq!(world.read(1), 1);
+    world.up(true);
+    (1..=BROKERS).for_each(|broker| cluster.broker_down(broker).expect("it goes"));
+    world.up(false);
+    world.write(1, 2);
+    assert_eq!(world.read(1), 1, "rows are served meanwhile");
+    (1..=BROKERS).for_each(|broker| cluster.broker_up(broker).expect("it comes"));
+    produce(&producer, 2, &notice(1));
+    world.await_row(1, 2);
+    world.up(true);
+    assert_eq!(world.weir.metrics().count("weir_kafka_gaps_total", &[]), 1.0, "of the start alone: nothing was lost");
+}
+
+#[test]
+fn what_was_cached_before_the_topic_could_be_read_is_dropped_when_it_can() {
+    let cluster = cluster_with_topic();
+    (1..=BROKERS).for_each(|broker| cluster.broker_down(broker).expect("it goes"));
+    // It serves without.
+    let world = World::new(&cluster.bootstrap_servers());
+    world.write(1, 1);
+    assert_eq!(world.read(1), 1);
+    // Somebody writes, and says so where nobody listens yet.
+    world.write(1, 2);
+    assert_eq!(world.read(1), 1);
+    (1..=BROKERS).for_each(|broker| cluster.broker_up(broker).expect("it comes"));
+    world.await_row(1, 2);
+}
+
+#[test]
+fn a_topic_that_is_made_later_is_read_from_its_beginning() {
+    let cluster = cluster();
+    let world = World::new(&cluster.bootstrap_servers());
+    world.write(1, 1);
+    assert_eq!(world.read(1), 1);
+    world.write(1, 2);
+    cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+    produce(&producer(&cluster.bootstrap_servers()), 0, &notice(1));
+    world.await_row(1, 2);
+    assert_eq!(world.messages("applied", 1.0), 1.0);
+}
+
+#[test]
+fn a_real_brokers_messages_are_read() {
+    let tansu = Tansu::start();
+    let brokers = tansu.address().to_string();
+    let producer = producer(&brokers);
+    // The first message makes the topic.
+    produce(&producer, 0, "not for anybody");
+    let world = World::new(&brokers);
+    for (driver, n) in [(1, 1), (1, 3), (2, 5)] {
+        world.write(driver, n);
+        world.read(driver);
+        world.write(driver, n + 1);
+        produce(&producer, 0, &notice(driver));
+        world.await_row(driver, n + 1);
+    }
+    world.up(true);
+}
