@@ -236,13 +236,9 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_there_is() {
-        let config =
-            Config::parse("pools: {a: {endpoints: [http://h:1]}}\nmodels: {m: , n: }\nfeatures: {hot_keys: {}}", "t")
-                .unwrap();
-        assert_eq!(
-            summary(&config),
-            "ok: 2 models (m, n), 1 pool (a), no views\n\
-             notice: features.hot_keys: accepted, not acted upon by this version\n"
-        );
+        let text = "pools: {a: {endpoints: [http://h:1]}}\nmodels: {m: , n: }\nfeatures: {hot_keys: {copies: 2}}";
+        let summary = summary(&Config::parse(text, "t").unwrap());
+        let warned = "ok: 2 models (m, n), 1 pool (a), no views\nwarning: features.hot_keys.copies: ";
+        assert!(summary.starts_with(warned) && summary.lines().count() == 2, "{summary}");
     }
 }

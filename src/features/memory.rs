@@ -232,6 +232,10 @@ impl Memory {
     /// The same rows, for what the views have become.
     pub(crate) fn next(&self, config: &L1, views: &[Arc<View>]) -> Self {
         let (definitions, fences) = self.known.number(views);
+        // Nobody was told of changes of rows whose definition was not in force, should it have been once.
+        let now = Instant::now();
+        let is_new = |at: &usize| !self.definitions.contains(&definitions[*at]);
+        (0..definitions.len()).filter(is_new).for_each(|at| fences[at].serve_after(now));
         Self {
             rows: Arc::clone(&self.rows),
             locks: Arc::clone(&self.locks),

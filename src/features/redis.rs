@@ -42,7 +42,7 @@ mod tracking;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::redis::{RedisError, Value};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::dr::{Whereabouts, reason, words};
 pub(crate) use self::owner::Owner;
@@ -165,7 +165,9 @@ impl Redis {
 
     /// The same, with copies of what is hot.
     pub(crate) fn with_copies(self, hot: &config::HotKeys, metrics: &Arc<HotHandles>) -> Self {
-        let has_masters = matches!(*self.servers, Servers::Cluster(ref cluster) if cluster.has_many_masters());
+        // Where another Redis may take over, copies that one of the two has could outlive what the other was told.
+        let has_masters =
+            self.dr.is_none() && matches!(*self.servers, Servers::Cluster(ref cluster) if cluster.has_many_masters());
         let copies = has_masters.then(|| Arc::new(Copies::new(hot.copies, Arc::clone(metrics))));
         Self { copies, ..self }
     }
@@ -217,8 +219,7 @@ impl Redis {
 
     /// The same, of hot keys from whichever copy there is.
     pub(crate) async fn fetch(&self, worker: WorkerId, asks: &[Ask], via: Via) -> Answers {
-        // Copies are the first Redis's: where another has the rows, there are none.
-        let copies = self.copies.as_ref().filter(|_| via == Via::Copies && !self.is_over());
+        let copies = self.copies.as_ref().filter(|_| via == Via::Copies);
         let picks = copies.map_or_else(Vec::new, |copies| copies.pick(asks, &self.lives, Instant::now()));
         match copies {
             Some(copies) if !picks.is_empty() => self.read_picked((worker, copies), asks, picks).await,
@@ -333,7 +334,10 @@ impl Redis {
     /// Writes how long open breakers stay so.
     pub(crate) fn show(&self, now: Instant) {
         self.guards.show(now);
-        self.active().show(now);
+        self.servers.show(now);
+        if let Some(dr) = &self.dr {
+            dr.standby.show(now);
+        }
     }
 
     /// Whether every server's breaker refuses now.
@@ -362,8 +366,18 @@ impl Redis {
         self.dr.as_ref().map(|dr| dr.whereabouts())
     }
 
+    /// Whether another Redis may take over.
+    pub(crate) const fn has_dr(&self) -> bool {
+        self.dr.is_some()
+    }
+
+    /// Told each time that another Redis has come to have the rows, where there is one.
+    pub(crate) fn moves(&self) -> Option<watch::Receiver<u64>> {
+        self.dr.as_ref().map(|dr| dr.moves())
+    }
+
     /// Whether the rows are elsewhere than in the first Redis.
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.dr.as_ref().is_some_and(|dr| dr.is_over())
     }
 

@@ -347,7 +347,8 @@ fn leases(l2: &L2, config: &Config, snapshots: &Snapshots) -> Leases {
     match l2 {
         L2::Redis(redis) => {
             let is_strong = features.views.iter().any(|view| view.reads_primary_only());
-            let is_on = features.l1.capacity > 0 && features.l1.mode == L1Mode::Serve;
+            // Leases are the first Redis's: who holds one says nothing of what another has.
+            let is_on = features.l1.capacity > 0 && features.l1.mode == L1Mode::Serve && !redis.has_dr();
             let keeps = if is_strong && is_on { Keeps::UnderLease } else { Keeps::Nothing };
             let (owner, project) = (redis.owner(), &*features.project);
             Leases::shared(Meeting { owner, project, length: features.lease, keeps }, caches)

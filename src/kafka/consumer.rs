@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_millis(100);
 const BATCH: usize = 1000;
 /// How long a broker may take to tell about the topic. Meanwhile no message is dealt with.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same once one partition's leader did not answer.
+const HURRY: Duration = Duration::from_millis(200);
 /// How long after a look that failed the next one is made.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -170,17 +173,15 @@ impl Reader {
         if waiting.is_empty() {
             return Ok(());
         }
-        let (mut is_gap, mut outcome) = (false, Ok(()));
+        let (mut is_gap, mut outcome, mut patience) = (false, Ok(()), PATIENCE);
         for (partition, begin) in waiting {
-            match client.fetch_watermarks(&self.topic, partition, PATIENCE) {
+            match client.fetch_watermarks(&self.topic, partition, patience) {
                 Ok((first, end)) => {
                     is_gap |= begin == Begin::End;
                     self.places.begin(partition, if begin == Begin::End { end } else { first });
                 }
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+                // One without a leader keeps nobody from the others, of which each is given less time then.
+                Err(error) => (outcome, patience) = (Err(error), HURRY),
             }
         }
         if is_gap {

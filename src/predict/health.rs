@@ -42,7 +42,7 @@ pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
             _ = tick.tick() => true,
             () = pool.changed.notified() => true,
             _ = sick.tick() => false,
-            () = pool.wanted.notified(), if wanted_from <= Instant::now() => {
+            () = wanted(pool, wanted_from) => {
                 wanted_from = Instant::now() + pool.config.health.interval / WANTED_CHECKS;
                 false
             }
@@ -62,6 +62,12 @@ pub(super) async fn watch(pool: &Pool, worker: WorkerId, tasks: &Tasks) {
             }
         }
     }
+}
+
+/// Waits until a request finds nobody to ask, from a time on.
+async fn wanted(pool: &Pool, from: Instant) {
+    tokio::time::sleep_until(from).await;
+    pool.wanted.notified().await;
 }
 
 fn every(period: Duration) -> Interval {

@@ -178,7 +178,10 @@ impl Outgoing {
         for (name, value) in &self.own {
             headers.insert(name, value.clone());
         }
-        headers.extend(self.deadline(left).into_iter().map(|(name, millis)| (name, HeaderValue::from(millis))));
+        // In place of the caller's own: what `extend` adds would come after those.
+        for (name, millis) in self.deadline(left) {
+            headers.insert(name, HeaderValue::from(millis));
+        }
         headers.insert(GRPC_TIMEOUT, grpc_timeout(left));
         *request.headers_mut() = headers;
         Some(request)

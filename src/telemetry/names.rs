@@ -69,7 +69,7 @@ metrics! {
     BUS_CONNECTED = "weir_bus_connected", Gauge, "Whether this gateway hears what other gateways push (1), or not (0).";
     BUS_MESSAGES = "weir_bus_messages_total", Counter, "Messages of other gateways by kind (hold, release, heard, dropped, unreadable).";
     BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of (no connection, or too many at once): they serve what they have until its ttl.";
-    INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
+    INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin, dr: another Redis has the rows) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
     INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";
     KAFKA_MESSAGES = "weir_kafka_messages_total", Counter, "Messages of the topic of feature updates, by outcome: applied (rows were dropped, where there were any), nothing (it says that none changed), unknown (a view or a push source that there is not), malformed.";

@@ -149,7 +149,7 @@ impl ViewFence {
     }
 
     /// Nothing from `at` or before is served, nor kept.
-    fn serve_after(&self, at: Instant) {
+    pub(super) fn serve_after(&self, at: Instant) {
         self.keep_after(at);
         self.served.fetch_max(self.nanos(at) + 1, Relaxed);
     }

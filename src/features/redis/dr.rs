@@ -28,7 +28,10 @@ use std::{
 };
 
 use ::redis::{Cmd, Value, cmd};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use super::{command::Commands, fence::Fence, reply::Reply, servers::Servers};
 use crate::{
@@ -83,6 +86,8 @@ pub(super) struct Dr {
     key: Box<str>,
     order: Order,
     over: AtomicBool,
+    /// How often the rows' place has moved.
+    moves: sync::watch::Sender<u64>,
     /// Both were looked at.
     looked: AtomicBool,
     /// The highest count that this process has seen a script answer.
@@ -116,6 +121,7 @@ impl Dr {
             key: format!("weir:{project}:dr").into(),
             order,
             over: AtomicBool::new(false),
+            moves: sync::watch::Sender::new(0),
             looked: AtomicBool::new(false),
             counted: AtomicU64::new(0),
             highest: AtomicU64::new(0),
@@ -129,6 +135,11 @@ impl Dr {
     /// Whether the DR has the rows. One load.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// Told each time that the rows' place has moved.
+    pub(super) fn moves(&self) -> sync::watch::Receiver<u64> {
+        self.moves.subscribe()
     }
 
     /// Fails until it is known who has the rows: what a DR acknowledged is not to be missed by who has just started.
@@ -187,10 +198,11 @@ pub(super) async fn watch(dr: Weak<Dr>, config: config::Dr, fence: Option<Arc<Fe
         let Some(dr) = dr.upgrade() else { return };
         let before = machine.side();
         dr.look(&mut machine).await;
-        if machine.side() != before
-            && let Some(fence) = &fence
-        {
-            fence.all_changed(Instant::now());
+        if machine.side() != before {
+            if let Some(fence) = &fence {
+                fence.all_changed(Instant::now());
+            }
+            dr.moves.send_modify(|moves| *moves += 1);
         }
     }
 }

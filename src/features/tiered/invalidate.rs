@@ -49,20 +49,30 @@ impl<F: Fn() -> Arc<Store> + Sync> Hearer for Current<F> {
 }
 
 impl Store {
-    /// Listens to Redis and drops what is changed there, where the config says so; `current`: the store of the snapshot in force.
+    /// Listens to Redis and drops what is changed there, where the config says so, and all of L1 where another Redis comes to have
+    /// the rows; `current`: the store of the snapshot in force.
     /// Never returns then.
     ///
     /// # Cancel safety
     ///
     /// Dropped, nothing is heard any more.
     pub(crate) async fn listen(current: impl Fn() -> Arc<Self> + Sync) {
-        let listener = match &current().shared.l2 {
-            L2::Redis(redis) => redis.listener(),
-            L2::Served(_) | L2::Embedded(_) => None,
+        let (listener, moves) = match &current().shared.l2 {
+            L2::Redis(redis) => (redis.listener(), redis.moves()),
+            L2::Served(_) | L2::Embedded(_) => (None, None),
         };
-        if let Some(listener) = listener {
-            listener.run(&Current(current)).await;
-        }
+        let hearing = async {
+            if let Some(listener) = listener {
+                listener.run(&Current(&current)).await;
+            }
+        };
+        let following = async {
+            let Some(mut moves) = moves else { return };
+            while moves.changed().await.is_ok() {
+                current().invalidate(&Scope::All, Origin::Dr, None).await;
+            }
+        };
+        tokio::join!(hearing, following);
     }
 
     /// How listening to Redis stands, where the config wants it.
@@ -93,14 +103,15 @@ impl Store {
     ///
     /// Dropped, it goes on.
     pub(crate) async fn invalidate(&self, scope: &Scope, origin: Origin, written: Option<SystemTime>) -> Dropped {
-        let (shared, at) = (&self.shared, Instant::now());
+        let shared = &self.shared;
         let delay = written.map(|written| written.elapsed().unwrap_or_default());
         shared.metrics.invalidations.came(origin, scope.extent(), delay);
-        // First: who fetches again from now on is not to be told by a replica what was just dropped.
+        // First: who fetches again from `at` on is not to be told by a replica what was just dropped.
         match scope {
             Scope::Rows(rows) => rows.iter().for_each(|(_, key)| shared.l2.changed(key)),
             Scope::View(_) | Scope::Prefix(..) | Scope::All => shared.l2.all_changed(),
         }
+        let at = Instant::now();
         // Before L1 is: else it would be filled from a copy again.
         let owed = shared.l2.redis().map(|redis| (redis, redis.doubt_copies(scope, origin)));
         let dropped = match scope {
@@ -141,6 +152,8 @@ impl Shared {
 
     /// Of a cluster's rows, those in some slots.
     async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
+        // As in `Store::invalidate`.
+        self.l2.all_changed();
         let at = Instant::now();
         self.metrics.invalidations.came(origin, Extent::Slots, None);
         if let Some(redis) = self.l2.redis() {

@@ -134,6 +134,11 @@ pub(crate) enum PushError {
     /// The Redis that took over acknowledges nothing any more.
     #[error("other gateways have gone back from the DR Redis to the first one, which this one does not reach")]
     Closed(#[source] l2::Error),
+    /// Another Redis has the rows than the one in which gateways meet.
+    #[error(
+        "the first Redis is lost or not known to have all rows: until it is back, no row of a write_through view is acknowledged"
+    )]
+    Elsewhere,
     /// The store takes no rows from here: nothing was written.
     #[error("rows are read through feature servers (features.l2.feature_server); push to one of those")]
     ReadOnly,
@@ -165,7 +170,9 @@ impl PushError {
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
             Self::Store(error) => error.until(),
-            Self::NotPromoted(_) | Self::Closed(_) | Self::ReadOnly | Self::Late | Self::Lease(_) => None,
+            Self::NotPromoted(_) | Self::Closed(_) | Self::Elsewhere | Self::ReadOnly | Self::Late | Self::Lease(_) => {
+                None
+            }
         }
     }
 }

@@ -144,14 +144,23 @@ impl Store {
         by: Deadline,
     ) -> Result<Vec<Written>, PushError> {
         let Some(view) = batch.first().map(|put| &put.ask.view) else { return Ok(Vec::new()) };
+        self.at_home()?;
         let mut held = self.shared.leases.hold_rows(view, batch.iter().map(|put| &put.ask.key), by).await?;
         held.writing()?;
+        self.at_home()?;
         let began = Instant::now();
         let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
         let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
         let written = written.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.at_home()?;
         self.release(held, (batch, &written, began), by).await?;
         Ok(written)
+    }
+
+    /// Fails where the rows are elsewhere than in the Redis in which gateways meet.
+    fn at_home(&self) -> Result<(), PushError> {
+        let is_over = self.shared.l2.redis().is_some_and(|redis| redis.is_over());
+        if is_over { Err(PushError::Elsewhere) } else { Ok(()) }
     }
 
     async fn release(

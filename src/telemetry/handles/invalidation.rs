@@ -20,6 +20,8 @@ pub(crate) enum Origin {
     Push,
     /// An operator.
     Admin,
+    /// Another Redis has the rows.
+    Dr,
 }
 
 /// How much an invalidation is about.
@@ -32,7 +34,7 @@ pub(crate) enum Extent {
     All,
 }
 
-const ORIGINS: [&str; 5] = ["tracking", "pubsub", "kafka", "push", "admin"];
+const ORIGINS: [&str; 6] = ["tracking", "pubsub", "kafka", "push", "admin", "dr"];
 const EXTENTS: [&str; 5] = ["rows", "view", "prefix", "slots", "all"];
 
 /// Everything counted of them; the same for all snapshots.
