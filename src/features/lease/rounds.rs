@@ -57,6 +57,13 @@ pub(crate) enum Error {
     Unconfirmed(#[source] Option<RedisError>),
 }
 
+impl Error {
+    /// Whether nothing of the batch was written.
+    pub(crate) const fn is_unwritten(&self) -> bool {
+        !matches!(self, Self::Unconfirmed(_))
+    }
+}
+
 /// Who acknowledged a round so far.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -247,7 +254,12 @@ impl Bus {
                 Step::Revoke(gateways) => {
                     let left = self.table.revoke(server, &gateways).await.map_err(|error| self.untold(error))?;
                     let now = Instant::now();
-                    gateways.iter().zip(left).for_each(|(gateway, left)| round.revoked(*gateway, left, now));
+                    for (gateway, left) in gateways.iter().zip(left) {
+                        // A gateway is revoked once a term.
+                        let name = super::table::name(*gateway);
+                        tracing::warn!(gateway = name, waits = ?left, "a gateway does not answer: a push waits until its lease is over");
+                        round.revoked(*gateway, left, now);
+                    }
                 }
             }
         }

@@ -33,7 +33,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{command::Commands, fence::Fence, reply::Reply, servers::Servers};
+use super::{command::Commands, fence::Fence, lag, reply::Reply, servers::Servers};
 use crate::{
     config,
     features::l2::Error,
@@ -250,9 +250,16 @@ impl Dr {
         }
         let mut counts = cmd("HMGET");
         counts.arg(&*self.key).arg(&["acknowledged", "vouched", "closed"]);
+        let mut replication = cmd("INFO");
+        replication.arg("replication");
         let role = servers.ask(self.control, self.key.as_bytes(), cmd("ROLE"));
+        let replication = servers.ask(self.control, self.key.as_bytes(), replication);
         let counts = servers.ask(self.control, self.key.as_bytes(), counts);
-        let (role, counts) = tokio::join!(role, counts);
+        let (role, replication, counts) = tokio::join!(role, replication, counts);
+        // It would say of rows that there are none.
+        if replication.is_ok_and(|info| lag::lacks_rows(&info)) {
+            return gone;
+        }
         // One that refuses to say so may well be a master: a write tells.
         let writable = match role {
             Ok(Value::Array(parts)) => matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master"),

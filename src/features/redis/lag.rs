@@ -129,14 +129,33 @@ impl Question {
     }
 }
 
+/// What `INFO` says.
+fn text(info: &Value) -> Option<&str> {
+    match info {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+/// Whether `INFO replication` is that of a replica which never had its master's rows whole: it has none, or an earlier master's.
+pub(super) fn lacks_rows(info: &Value) -> bool {
+    let Some(text) = text(info) else { return false };
+    let field = |name| field(text, name).map(str::trim);
+    // As it starts: Redis counts from 1.
+    let has_begun =
+        field("slave_repl_offset").and_then(|offset| offset.parse().ok()).is_none_or(|offset: i64| offset > 1);
+    field("role") == Some("slave") && (!has_begun || field("master_sync_in_progress") == Some("1"))
+}
+
 /// Reads `INFO replication`; `None`: it says nothing of use.
 fn read(info: &Value) -> Option<Standing> {
-    let text = match info {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
-        Value::VerbatimString { text, .. } => text,
-        _ => return None,
-    };
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let text = text(info)?;
+    let field = |name: &str| field(text, name);
     let history = field("master_replid")?.to_owned();
     let number = |name| field(name)?.trim().parse().ok();
     Some(match field("role")? {
@@ -165,5 +184,15 @@ mod tests {
             assert_eq!(said(nothing), None, "{nothing}");
         }
         assert_eq!(read(&Value::Nil), None);
+    }
+
+    #[test]
+    fn a_replica_without_its_masters_rows_says_so() {
+        let lacks = |text: &str| lacks_rows(&Value::BulkString(text.replace('\n', "\r\n").into_bytes()));
+        assert!(lacks("role:slave\nmaster_link_status:down\nmaster_sync_in_progress:0\nslave_repl_offset:1\n"));
+        assert!(lacks("role:slave\nmaster_link_status:down\nmaster_sync_in_progress:1\nslave_repl_offset:70\n"));
+        assert!(!lacks("role:slave\nmaster_link_status:down\nmaster_sync_in_progress:0\nslave_repl_offset:70\n"));
+        assert!(!lacks("role:master\nmaster_repl_offset:0\n"));
+        assert!(!lacks_rows(&Value::Nil));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Who failed once is avoided, so that requests alone find out late that it is gone, or back: its health is looked at until it is
 //! well again. A check that fails is a failure like any other; one that passes lifts the balance's penalty, and after one that
-//! failed has an open breaker probe at once. That it failed, and that it is well again, is logged, a pair of lines a minute at most.
+//! failed, or a connection that could not be had, has an open breaker probe at once. That it failed, and that it is well again, is logged, a pair of lines a minute at most.
 
 use std::{
     fmt,
@@ -270,6 +270,10 @@ impl Call {
             counted::Outcome::Timeout if had < server.timeout / 2 => {}
             counted::Outcome::Timeout | counted::Outcome::Failed | counted::Outcome::Full => {
                 permit.record(Outcome::Failure, now);
+                // It is not there, as a check would have found: once one passes, it has changed.
+                if matches!(error, Some(Error::Unreachable { .. })) {
+                    server.sick.store(true, Ordering::Relaxed);
+                }
                 server.failed(|| reason(error), now);
             }
         }

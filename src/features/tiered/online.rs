@@ -166,6 +166,15 @@ impl PushError {
         matches!(self, Self::Late | Self::Lease(lease::Error::Late))
     }
 
+    /// Whether nothing of the batch was written.
+    pub(crate) const fn is_unwritten(&self) -> bool {
+        match self {
+            Self::Lease(error) => error.is_unwritten(),
+            Self::NotPromoted(_) | Self::ReadOnly => true,
+            Self::Store(_) | Self::Closed(_) | Self::Elsewhere | Self::Late => false,
+        }
+    }
+
     /// When to push again, where a breaker says so.
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {

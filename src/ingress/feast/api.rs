@@ -135,8 +135,9 @@ impl Api<'_> {
         }
         let view = &self.catalog.by_id(view).name;
         let kind = if error.is_late() { Kind::DeadlineExceeded } else { Kind::Unavailable };
-        let message =
-            format!("view {view}: {error}; rows may have been stored in part, and pushing them again is safe");
+        let stored =
+            if error.is_unwritten() { "none of its rows was stored" } else { "rows may have been stored in part" };
+        let message = format!("view {view}: {error}; {stored}, and pushing them again is safe");
         let after = again(error.until(), Instant::now());
         Error::new(kind, message).with_retry_after(after).with_source(error).into()
     }
