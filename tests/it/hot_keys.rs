@@ -159,7 +159,7 @@ fn held_by(node: &Redis, products: usize) -> Vec<String> {
     (0..products).map(name).filter(held).collect()
 }
 
-/// The mission's: half of all requests ask for one product, a fifth for another of the same master, a tenth for a third one.
+/// A shop's on a sale: half of all requests ask for one product, a fifth for another of the same master, a tenth for a third one.
 fn mission(cluster: &RedisCluster, products: usize) -> (Vec<String>, Split) {
     let [first, second] = [0, 1].map(|node| held_by(&cluster.nodes()[node], products));
     let hot = vec![first[0].clone(), first[1].clone(), second[0].clone()];

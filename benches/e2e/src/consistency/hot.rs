@@ -21,7 +21,7 @@ use crate::{
     rounds::{self, MANY, median},
 };
 
-/// What L1 may hold where it is on: some thousand rows, as the mission has it, of twenty thousand.
+/// What L1 may hold where it is on: some thousand rows, as a sidecar has it, of twenty thousand.
 const L1: &str = "2MiB";
 const HOT_KEYS: &str = "  hot_keys: {share: 0.01, min_rate: 100, copies: auto}\n";
 /// Connections where there is no L1.
