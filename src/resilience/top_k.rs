@@ -10,7 +10,7 @@
 //! one set, which is searched from end to end: neither heap nor list to keep in order. Counts fade: whoever reads them multiplies all
 //! by a factor, so that what was hot an hour ago is not.
 //!
-//! Allocates nothing after it is made, but for keys longer than [`INLINE`] (a counter keeps the room of the longest it had).
+//! Allocates nothing after it is made, but for keys longer than `INLINE` (a counter keeps the room of the longest it had).
 //! Two keys of one 64-bit hash count as one; the seed is not known to those who choose keys.
 //!
 //! **Source:** Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and Top-k Elements in Data Streams, ICDT 2005.
