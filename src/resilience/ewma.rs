@@ -15,6 +15,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::since::nanos;
+
 /// How fast old round trips are forgotten.
 const DECAY: Duration = Duration::from_secs(10);
 
@@ -138,7 +140,7 @@ impl PeakEwma {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.origin, now)
     }
 
     fn update(&self, next: impl Fn(f64) -> f64) {

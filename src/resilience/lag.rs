@@ -19,6 +19,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::since::nanos_from_one;
+
 /// Answers of a primary that are kept.
 const MOST: usize = 64;
 
@@ -89,7 +91,7 @@ impl AsOf {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX - 1).saturating_add(1)
+        nanos_from_one(self.origin, at)
     }
 }
 

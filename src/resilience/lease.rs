@@ -21,6 +21,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::since::nanos_from_one;
+
 /// A share of the length that the holder gives up: one part in so many.
 const MARGIN: u32 = 20;
 
@@ -88,8 +90,7 @@ impl Lease {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.origin).as_nanos();
-        u64::try_from(since).map_or(u64::MAX - 1, |nanos| nanos + 1)
+        nanos_from_one(self.origin, at)
     }
 }
 

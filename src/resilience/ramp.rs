@@ -9,6 +9,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::since::nanos;
+
 const LEAST: f64 = 0.1;
 
 /// One's way up. At full weight it is one atomic load.
@@ -54,7 +56,7 @@ impl Ramp {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.origin, at)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::tally::Tally;
+use super::{since::nanos, tally::Tally};
 
 /// How long an event counts.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl BadRatio {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.origin, now)
     }
 }
 

@@ -154,6 +154,22 @@ fn the_dr_takes_over_and_nothing_that_it_acknowledged_is_ever_missing_again() {
     assert!(primary.calls("evalsha") + primary.calls("eval") > 0);
     let moves = |to| weir.metrics().count("weir_l2_moves_total", &[("to", to)]);
     assert_eq!((moves("dr"), moves("primary")), (1.0, 1.0));
+    // What L1 had of the one is not true of the other.
+    let dropped = [("origin", "dr"), ("scope", "all")];
+    await_metric(weir.admin(), "weir_invalidations_total", &dropped, |count| count >= 2.0);
+}
+
+#[test]
+fn a_dr_that_never_had_the_rows_does_not_say_that_there_are_none() {
+    let (primary, dr) = (Redis::start(), Redis::start());
+    let _: String = dr.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    let weir = weir(&primary, &dr);
+    let mut connection = weir.connect();
+    push(&mut connection, 1, 5).expect(200);
+    primary.kill();
+    await_reason(&weir, "dr_gone");
+    assert_eq!(active(&weir)["active"], json!("primary"));
+    assert_eq!(speed(&mut connection, 1), None, "it cannot be read, which is not that there is none");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{fmt::Write, fs, path::Path, process::Command};
 use anyhow::{Context, Result};
 
 use crate::{
+    Flags,
     peers::Programs,
     rounds::{MANY, Phase, Schedule, Setup, median},
 };
@@ -82,6 +83,20 @@ fn machine() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release: Vec<&str> = release.trim().split('.').take(2).collect();
     format!("{cores} cores, {}, Linux {}", model.unwrap_or("unknown processor"), release.join("."))
+}
+
+/// How the report of a part begins: when, by which command, with what, and what could not be run.
+pub(crate) fn opening(part: &str, flags: &Flags, others: f64, failures: &[String]) -> String {
+    let Flags { rounds, longest, programs, .. } = flags;
+    let mut text = format!(
+        "{}`benches/run.sh {part}`: {rounds} rounds, phases of {longest:?}.\n{}.\n\n",
+        occasion(others),
+        versions(programs).join(", "),
+    );
+    for failure in failures {
+        let _ = writeln!(text, "**Failed**: {}\n", failure.replace(['\n', '|'], " "));
+    }
+    text
 }
 
 /// The programs with their versions, in their own words.

@@ -22,7 +22,10 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Definition, Entry, Memory, rows::RowKey};
-use crate::infer::{EntityKey, ViewId};
+use crate::{
+    infer::{EntityKey, ViewId},
+    resilience::since::nanos,
+};
 
 /// Keys share so many locks.
 const LOCKS: usize = 64;
@@ -155,8 +158,7 @@ impl ViewFence {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        // Five centuries.
-        u64::try_from(at.saturating_duration_since(self.made).as_nanos()).unwrap_or(u64::MAX - 1)
+        nanos(self.made, at)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Deadlines at their edges, with `now` passed in.
 
+use std::slice::from_ref;
+
 use super::*;
 use crate::{
     config::L1Mode,
@@ -54,8 +56,14 @@ async fn the_next_snapshot_finds_rows_of_the_same_definition_only() {
     after.put(ViewId(0), &key(1), Some(row(7)), now);
     assert_eq!(before.get(ViewId(1), &key(1), now), Cached::Fresh(Some(row(6))));
     // Back to what it was.
-    let again = after.next(&config, &[v]);
+    let again = after.next(&config, from_ref(&v));
     assert_eq!(again.get(ViewId(0), &key(1), now), Cached::Fresh(Some(row(5))));
+    // A definition that was not in force meanwhile: nobody told it of changes.
+    let other = again.next(&config, &[named("v").features(&["g"]).build()]);
+    let back = other.next(&config, &[v]);
+    assert_eq!(back.get(ViewId(0), &key(1), now), Cached::Miss);
+    back.put(ViewId(0), &key(1), Some(row(8)), Instant::now() + SECOND);
+    assert_eq!(back.get(ViewId(0), &key(1), Instant::now() + SECOND), Cached::Fresh(Some(row(8))));
 }
 
 #[tokio::test]

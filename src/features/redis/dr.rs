@@ -39,7 +39,7 @@ use crate::{
     features::l2::Error,
     infer::WorkerId,
     resilience::standby::{Counts, Order, Seen, Side, Standby, Verdict, Why},
-    telemetry::handles::dr::Dr as Handles,
+    telemetry::handles::dr::{Dr as Handles, REASONS},
 };
 
 /// Looks in the time after which the DR takes over.
@@ -306,7 +306,9 @@ impl Dr {
         self.handles.moved(side == Side::Standby);
         let (primary, dr) = (self.primary.addresses(self.control), self.standby.addresses(self.control));
         match side {
-            Side::Standby => tracing::warn!(%primary, %dr, ?why, "rows are read from the DR Redis from now on"),
+            Side::Standby => {
+                tracing::warn!(%primary, %dr, why = REASONS[reason(why)], "rows are read from the DR Redis from now on")
+            }
             Side::Primary => tracing::warn!(%primary, %dr, "rows are read from the first Redis again"),
         }
     }
@@ -319,7 +321,8 @@ impl Dr {
         let is_news = reason(before) != at;
         if is_news && (side == Side::Standby || why != Why::Well) {
             let key = &self.key;
-            tracing::warn!(has_rows = ?side, ?why, %key, "{}", words(why));
+            let has_rows = if side == Side::Standby { "dr" } else { "primary" };
+            tracing::warn!(has_rows, why = REASONS[at], %key, "{}", words(why));
         }
     }
 }

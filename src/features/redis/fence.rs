@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::infer::EntityKey;
+use crate::{infer::EntityKey, resilience::since::nanos_from_one};
 
 /// At a thousand changes a second and a second of lag, one read in seventeen goes to a master for another's sake.
 const PLACES: usize = 1 << 14;
@@ -58,7 +58,7 @@ impl Fence {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX - 1).saturating_add(1)
+        nanos_from_one(self.origin, at)
     }
 }
 

@@ -151,6 +151,38 @@ async fn every_attempt_tells_what_is_left() {
     assert!(left[0] <= 20_000_000 && left.windows(2).all(|pair| pair[1] + 3_000 <= pair[0]), "{left:?}");
 }
 
+#[test]
+fn what_weir_says_itself_is_told_once_and_in_place_of_the_caller_s() {
+    let now = Instant::now();
+    let endpoint = Pool::new(&pool(&["127.0.0.1:1"]), 1, now).members()[0].clone();
+    let mut enriched = call();
+    let theirs = [
+        ("weir-timeout-ms", "5000"),
+        ("x-envoy-expected-rq-timeout-ms", "5000"),
+        ("grpc-timeout", "5S"),
+        ("x-request-id", "theirs"),
+        ("content-type", "application/grpc+proto"),
+        ("content-length", "7"),
+        ("host", "theirs"),
+        ("x-own", "theirs"),
+    ];
+    let field = |(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value));
+    enriched.request.headers = Arc::new(theirs.into_iter().map(field).collect());
+    let outgoing = Outgoing::new(enriched, "m", "m");
+    for attempt in [200, 100] {
+        let sent = outgoing.http2(&endpoint, Duration::from_millis(attempt)).unwrap();
+        let told = |name: &str| {
+            let values = sent.headers().get_all(name).into_iter();
+            values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(told("weir-timeout-ms"), [attempt.to_string()]);
+        assert_eq!(told("x-envoy-expected-rq-timeout-ms"), [attempt.to_string()]);
+        assert_eq!(told("grpc-timeout"), [format!("{}u", attempt * 1000)]);
+        assert_eq!((told("x-request-id"), told("content-type")), (vec!["id".into()], vec!["application/grpc".into()]));
+        assert_eq!((told("content-length"), told("host"), told("x-own")), (vec![], vec![], vec!["theirs".to_owned()]));
+    }
+}
+
 #[tokio::test]
 async fn a_caller_that_leaves_resets_the_stream() {
     let server = Http2::start(&[&[]]).await;

@@ -120,7 +120,8 @@ fn of(bench: Bench<'_>, (world, index): (&World, usize), way: Way, length: Durat
         lag.add(seen(reader.server.address, (user, version), acknowledged)?);
         thread::sleep(PAUSE);
     }
-    eprintln!("{}: p50 {:?} ms, {} not seen, {} old answers", way.name(), lag.quantile(0.5), lag.lost, lag.olds);
+    let half = lag.quantile(0.5).unwrap_or(f64::NAN);
+    eprintln!("{}: p50 {half:.2} ms, {} not seen, {} old answers", way.name(), lag.lost, lag.olds);
     Ok(lag)
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Flags,
-    report::{Aim, aims_table, occasion, versions},
+    report::{Aim, aims_table, opening},
     rounds::MANY,
 };
 
@@ -25,16 +25,7 @@ const DETECTION: f64 = 0.02;
 
 /// The whole report; `others` is the share of the machine's processor time that others took.
 pub(super) fn markdown(results: &Results, flags: &Flags, others: f64) -> String {
-    let mut text = format!(
-        "{}`benches/run.sh consistency`: {} rounds, runs of {:?}.\n{}.\n\n",
-        occasion(others),
-        flags.rounds,
-        flags.longest,
-        versions(&flags.programs).join(", "),
-    );
-    for failure in &results.failures {
-        let _ = writeln!(text, "**Failed**: {}\n", failure.replace(['\n', '|'], " "));
-    }
+    let mut text = opening("consistency", flags, others, &results.failures);
     results.hot.iter().for_each(|hot| text.push_str(&masters(hot)));
     results.lags.iter().for_each(|lags| text.push_str(&invalidation(lags)));
     results.cost.iter().for_each(|cost| text.push_str(&write_through(cost)));

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Flags,
-    report::{Aim, aims_table, occasion, versions},
+    report::{Aim, aims_table, opening},
 };
 
 /// Names of the proxies.
@@ -31,16 +31,7 @@ const FLOOD_CHANGE: f64 = 1.2;
 
 /// The whole report; `others` is the share of the machine's processor time that others took.
 pub(super) fn markdown(results: &Results, flags: &Flags, others: f64) -> String {
-    let mut text = format!(
-        "{}`benches/run.sh faults`: {} rounds, phases of {:?}.\n{}.\n\n",
-        occasion(others),
-        flags.rounds,
-        flags.longest,
-        versions(&flags.programs).join(", "),
-    );
-    for failure in &results.failures {
-        let _ = writeln!(text, "**Failed**: {}\n", failure.replace(['\n', '|'], " "));
-    }
+    let mut text = opening("faults", flags, others, &results.failures);
     text.push_str(&struck(&results.struck));
     results.churn.iter().for_each(|seen| text.push_str(&churned(seen)));
     text.push_str(&failovers(&results.failovers, results.cluster.as_ref()));

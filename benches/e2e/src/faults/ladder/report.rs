@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Flags,
     faults::report::{latency, percent, seconds},
-    report::{Aim, aims_table, occasion, spread, versions},
+    report::{Aim, aims_table, opening, spread},
     rounds::MANY,
 };
 
@@ -25,16 +25,7 @@ const COST: f64 = 1.0;
 
 /// The whole report; `others` is the share of the machine's processor time that others took.
 pub(super) fn markdown(results: &Results, flags: &Flags, others: f64) -> String {
-    let mut text = format!(
-        "{}`benches/run.sh ladder`: phases of {:?}, {} rounds.\n{}.\n\n",
-        occasion(others),
-        flags.longest,
-        flags.rounds,
-        versions(&flags.programs).join(", "),
-    );
-    for failure in &results.failures {
-        let _ = writeln!(text, "**Failed**: {}\n", failure.replace(['\n', '|'], " "));
-    }
+    let mut text = opening("ladder", flags, others, &results.failures);
     results.outage.iter().for_each(|seen| text.push_str(&outage(seen)));
     results.recoveries.iter().for_each(|seen| text.push_str(&recoveries(seen)));
     results.cost.iter().for_each(|seen| text.push_str(&cost(seen)));
