@@ -49,22 +49,23 @@ fn held(weir: &mut Weir, all: &BTreeMap<u64, Ends>) -> Vec<Ends> {
     sockets.filter_map(|socket: u64| all.get(&socket).copied()).collect()
 }
 
-/// The ports that a server's clients connected from, without the one that asks.
-fn clients(redis: &Redis) -> Vec<u16> {
+/// The connections of a server's clients, without the one that asks. A port that one of them came from may be another connection's too, to
+/// another server: only both ends together are one's own.
+fn ends_of_clients(redis: &Redis) -> Vec<Ends> {
     let mut connection = redis.connection();
     let own: i64 = cmd("CLIENT").arg("ID").query(&mut connection).expect("Redis runs");
     let list: String = cmd("CLIENT").arg(&["LIST", "TYPE", "normal"]).query(&mut connection).expect("Redis runs");
     let others = list.lines().filter(|line| !line.starts_with(&format!("id={own} ")));
     let ports = others.filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("addr=")));
-    ports.filter_map(|address| address.rsplit(':').next()?.parse().ok()).collect()
+    ports.filter_map(|address| Some((address.rsplit(':').next()?.parse().ok()?, redis.address().port()))).collect()
 }
 
 /// How many clients each master has, of each process.
 fn on_each_master(cluster: &RedisCluster, weirs: &mut [&mut Weir]) -> Vec<Vec<usize>> {
-    let masters: Vec<_> = cluster.nodes()[..MASTERS].iter().map(clients).collect();
+    let masters: Vec<_> = cluster.nodes()[..MASTERS].iter().map(ends_of_clients).collect();
     let all = connections();
     let held: Vec<Vec<Ends>> = weirs.iter_mut().map(|weir| held(weir, &all)).collect();
-    let of = |clients: &[u16], held: &[Ends]| held.iter().filter(|ends| clients.contains(&ends.0)).count();
+    let of = |clients: &[Ends], held: &[Ends]| held.iter().filter(|ends| clients.contains(ends)).count();
     masters.iter().map(|clients| held.iter().map(|held| of(clients, held)).collect()).collect()
 }
 
