@@ -70,6 +70,7 @@ pub(crate) fn request(model: u32, tier: u32, timeout: Duration) -> InferRequest 
         headers: Arc::default(),
         json_length: None,
         payload: Payload::Retained(Bytes::from_static(b"{}")),
+        as_came: None,
     }
 }
 

@@ -186,7 +186,8 @@ impl House {
         let waiter = Waiter { tier: asked.tier, model: asked.model, since: now };
         let turn = self.gate.queue(waiter, limits.queue);
         let turn = turn.ok_or_else(|| self.refuse(asked, ShedReason::QueueFull, now))?;
-        let waited = tokio::time::timeout_at(latest.min(patience), turn.taken()).await;
+        // Boxed: few wait, and a timer within would align every request as it is aligned.
+        let waited = Box::pin(tokio::time::timeout_at(latest.min(patience), turn.taken())).await;
         waited.map_err(|_| self.refuse(asked, reason, Instant::now()))
     }
 

@@ -109,6 +109,7 @@ pub(crate) fn request(protocol: Protocol, json_length: Option<usize>, payload: P
         headers: Arc::default(),
         json_length,
         payload,
+        as_came: None,
     }
 }
 

@@ -222,7 +222,7 @@ pub enum CacheOutcome {
 }
 
 /// How long each stage took, for `server-timing`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
     /// Waiting for a slot.
     pub queue: Duration,

@@ -154,7 +154,13 @@ pub struct InferRequest {
     pub json_length: Option<usize>,
     /// The body.
     pub payload: Payload,
+    /// All of it as it came, where the same may be known again by that.
+    pub(crate) as_came: Option<AsCame>,
 }
+
+/// A request's own bytes, those of its head that matter and its body's, to be known again by.
+#[derive(Clone, Debug)]
+pub(crate) struct AsCame(pub(crate) Arc<[u8]>);
 
 impl InferRequest {
     /// The same request again, for another walk; `None` where its body passes but once.
@@ -175,6 +181,8 @@ impl InferRequest {
             headers: Arc::clone(&self.headers),
             json_length: self.json_length,
             payload: self.payload.again()?,
+            // For the first walk: what comes of others is not what the model says to this.
+            as_came: None,
         }))
     }
 }

@@ -50,7 +50,9 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
     if !caches.is_empty() {
         headers.insert(CACHE_STATUS, cache_status(&caches));
     }
-    headers.insert(SERVER_TIMING, server_timing(&timings));
+    if timings != Timings::default() {
+        headers.insert(SERVER_TIMING, server_timing(&timings));
+    }
     if let Some(trailers) = trailers.as_ref().filter(|_| !headers.contains_key(header::TRAILER)) {
         announce(&mut headers, trailers);
     }
@@ -217,8 +219,12 @@ pub(super) fn degraded_text(degraded: &[Degradation]) -> String {
 
 /// **Source:** RFC 9211.
 fn cache_status(caches: &[CacheEvent]) -> HeaderValue {
-    if let [CacheEvent { cache: "weir-l1", outcome: CacheOutcome::Hit }] = caches {
-        return HeaderValue::from_static("weir-l1; hit");
+    if let [CacheEvent { cache, outcome: CacheOutcome::Hit }] = caches {
+        match *cache {
+            "weir-l1" => return HeaderValue::from_static("weir-l1; hit"),
+            "weir-prediction" => return HeaderValue::from_static("weir-prediction; hit"),
+            _ => {}
+        }
     }
     let mut text = String::with_capacity(24 * caches.len());
     for (index, event) in caches.iter().enumerate() {

@@ -1,9 +1,9 @@
 //! Inference over HTTP: V1, V2 JSON and V2 with binary tensors.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Response, header, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{
@@ -16,7 +16,13 @@ use super::{
     receive::{Extent, Received, Terms, receive},
     service::{Arrival, Gateway},
 };
-use crate::infer::{Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, decoded::shown};
+use crate::{
+    infer::{
+        Answer, AsCame, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId,
+        TierId, WorkerId, decoded::shown,
+    },
+    predictions::Parts,
+};
 
 /// What a path asked for.
 pub(super) struct Ask<'a> {
@@ -34,10 +40,16 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
     let model = gateway.pipeline.config.model_id(&ask.model);
     let mut call = gateway.records.begin(model, protocol, began);
     let wish = Wish::by(&arrival.told);
-    let outcome = match prepare(gateway, arrival, (&ask, &wish), (id.clone(), began)).await {
-        Ok((request, _held)) => {
-            call.runs_under(request.tier);
-            later::infer(gateway, request, wish).await
+    let outcome = match arrive(gateway, arrival, (&ask, &wish), began).await {
+        Ok(arrived) => {
+            call.runs_under(arrived.tier);
+            match told_before(gateway, &arrived, (&ask, &wish)) {
+                ControlFlow::Break(answer) => Ok(answer),
+                ControlFlow::Continue(as_came) => {
+                    let (request, _held) = arrived.request(&ask, id.clone(), as_came);
+                    later::infer(gateway, request, wish).await
+                }
+            }
         }
         Err(error) => Err(error),
     };
@@ -51,19 +63,18 @@ pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'
     let protocol = ask.protocol;
     // Nothing that is no inference is kept for later.
     let asked = (&ask, &Wish::default());
-    let outcome = match prepare(gateway, arrival, asked, (id.clone(), Instant::now())).await {
-        Ok((request, _held)) => gateway.pipeline.forward(request).await,
+    let outcome = match arrive(gateway, arrival, asked, Instant::now()).await {
+        Ok(arrived) => {
+            let (request, _held) = arrived.request(&ask, id.clone(), None);
+            gateway.pipeline.forward(request).await
+        }
         Err(error) => Err(error),
     };
     finish(outcome, protocol, &id)
 }
 
 /// Encodes an outcome.
-pub(super) fn finish(
-    outcome: Result<crate::infer::Answer, Error>,
-    protocol: Protocol,
-    id: &RequestId,
-) -> Response<ResponseBody> {
+pub(super) fn finish(outcome: Result<Answer, Error>, protocol: Protocol, id: &RequestId) -> Response<ResponseBody> {
     match outcome {
         Ok(answer) => encode::answer(answer, protocol, id),
         Err(error) => {
@@ -76,15 +87,28 @@ pub(super) fn finish(
 /// A request the path can take, and the room that its body takes until it is answered.
 pub(super) type Prepared<'a> = (Box<InferRequest>, Hold<'a>);
 
-/// From head and body to a request the path can take.
-async fn prepare<'a>(
+/// A request whose body is there as far as it is needed.
+struct Arrived<'a> {
+    worker: WorkerId,
+    parts: http::request::Parts,
+    model: ModelId,
+    tier: TierId,
+    deadline: Deadline,
+    caching: Caching,
+    json_length: Option<usize>,
+    payload: Payload,
+    hold: Hold<'a>,
+}
+
+/// Judges the head, and reads the body.
+async fn arrive<'a>(
     gateway: &'a Gateway,
     arrival: Arrival,
     (ask, wish): (&Ask<'_>, &Wish),
-    (id, began): (RequestId, Instant),
-) -> Result<Prepared<'a>, Error> {
+    began: Instant,
+) -> Result<Arrived<'a>, Error> {
     let Arrival { worker, request, told } = arrival;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
     let model = config.model(model_id);
@@ -106,34 +130,70 @@ async fn prepare<'a>(
         _ => Extent::Beginning(config.listen.hold_body),
     };
     let limit = config.listen.max_body;
-    let (mut headers, mut hold) = (parts.headers, gateway.holds.hold());
+    let mut hold = gateway.holds.hold();
     let payload = match receive(body, extent, Terms { limit, deadline, hold: &mut hold }).await? {
         Received::Whole(bytes) if joins => {
-            let bytes = inflated(&mut headers, bytes, limit)?;
+            let bytes = inflated(&mut parts.headers, bytes, limit)?;
             hold.whole(bytes.len() as u64)?;
             Payload::Decoded(Arc::new(decode::decode(ask.protocol, bytes, json_length)?))
         }
         Received::Whole(bytes) => Payload::Retained(bytes),
         Received::Longer(head, rest) => Payload::Stream { head, rest },
     };
-    hops::strip(&mut headers, Hop::Request);
-    let request = Box::new(InferRequest {
-        id,
-        worker,
+    Ok(Arrived { worker, parts, model: model_id, tier, deadline, caching: told.caching, json_length, payload, hold })
+}
+
+/// What the same bytes were told before; else what the answer to these can be known by later.
+fn told_before(
+    gateway: &Gateway,
+    arrived: &Arrived<'_>,
+    (ask, wish): (&Ask<'_>, &Wish),
+) -> ControlFlow<Answer, Option<AsCame>> {
+    let Payload::Retained(body) = &arrived.payload else { return ControlFlow::Continue(None) };
+    // Under a key of its caller's a request is told what that one was told.
+    if ask.method != Method::Predict || arrived.caching == Caching::Bypassed || !wish.is_none() {
+        return ControlFlow::Continue(None);
+    }
+    let came = gateway.pipeline.predictions.verbatim(&Parts {
+        model: arrived.model,
         protocol: ask.protocol,
-        method: ask.method,
-        verb: parts.method,
-        path: parts.uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
-        model: model_id,
-        version: ask.version.map(Into::into),
-        tier,
-        deadline,
-        caching: told.caching,
-        headers: headers.into(),
-        json_length,
-        payload,
+        path: arrived.parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
+        headers: &arrived.parts.headers,
+        json_length: arrived.json_length,
+        body,
     });
-    Ok((request, hold))
+    let Some(came) = came else { return ControlFlow::Continue(None) };
+    match gateway.pipeline.told_before(arrived.model, &came) {
+        Some(answer) => ControlFlow::Break(answer),
+        None => ControlFlow::Continue(Some(came.kept())),
+    }
+}
+
+impl<'a> Arrived<'a> {
+    /// A request that the path can take.
+    fn request(self, ask: &Ask<'_>, id: RequestId, as_came: Option<AsCame>) -> Prepared<'a> {
+        let Self { worker, parts, model, tier, deadline, caching, json_length, payload, hold } = self;
+        let mut headers = parts.headers;
+        hops::strip(&mut headers, Hop::Request);
+        let request = Box::new(InferRequest {
+            id,
+            worker,
+            protocol: ask.protocol,
+            method: ask.method,
+            verb: parts.method,
+            path: parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")),
+            model,
+            version: ask.version.map(Into::into),
+            tier,
+            deadline,
+            caching,
+            headers: headers.into(),
+            json_length,
+            payload,
+            as_came,
+        });
+        (request, hold)
+    }
 }
 
 /// The 404 for a model that is not configured.

@@ -149,7 +149,13 @@ async fn read_until(
     wanted: Wanted,
     Terms { limit, deadline, hold }: Terms<'_, '_>,
 ) -> Result<Received, Error> {
-    match tokio::time::timeout_at(deadline.instant(), read(begun, until, wanted, (limit, hold))).await {
+    let mut reading = std::pin::pin!(read(begun, until, wanted, (limit, hold)));
+    // Most bodies are there with their heads. A timer is looked after only where one is not; boxed, since its alignment (tokio keeps
+    // timers apart, 128 bytes each) would be that of every request's future, which costs each allocation more than the timer does.
+    if let Some(received) = futures_util::future::poll_immediate(reading.as_mut()).await {
+        return received;
+    }
+    match Box::pin(tokio::time::timeout_at(deadline.instant(), reading)).await {
         Ok(received) => received,
         Err(_) => Err(Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")),
     }

@@ -141,6 +141,7 @@ fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<Infe
         payload: payload(config, model, kept, &mut headers)?,
         headers: headers.into(),
         json_length: kept.json_length,
+        as_came: None,
     }))
 }
 

@@ -47,6 +47,10 @@ pub(super) enum Route<'a> {
 
 /// Reads a path.
 pub(super) fn route(path: &str) -> Route<'_> {
+    of_most(path).unwrap_or_else(|| by_segments(path))
+}
+
+fn by_segments(path: &str) -> Route<'_> {
     let mut segments = path.strip_prefix('/').unwrap_or(path).splitn(4, '/');
     match (segments.next(), segments.next(), segments.next(), segments.next()) {
         (Some("v2"), Some("models"), Some(model), rest) if !model.is_empty() => v2_model(model, rest),
@@ -70,6 +74,17 @@ pub(super) fn route(path: &str) -> Route<'_> {
         (Some(service), Some(method), None, None) if service.contains('.') => Route::Grpc(service, method),
         _ => Route::Unknown,
     }
+}
+
+/// The two paths that nearly every request has, of a model whose name is spelt as it is.
+fn of_most(path: &str) -> Option<Route<'_>> {
+    let as_it_is = |model: &&str| {
+        let is_one = !model.bytes().any(|byte| matches!(byte, b'/' | b'%' | b'\\' | b':'));
+        is_one && !matches!(*model, "" | "." | "..")
+    };
+    let of = |start, end| path.strip_prefix(start)?.strip_suffix(end).filter(as_it_is).map(Cow::Borrowed);
+    let infer = || of("/v2/models/", "/infer").map(|model| Route::V2Infer(model, None));
+    infer().or_else(|| of("/v1/models/", ":predict").map(Route::V1Predict))
 }
 
 fn v2_model<'a>(model: &'a str, rest: Option<&'a str>) -> Route<'a> {
@@ -173,6 +188,26 @@ mod tests {
         ] {
             assert_eq!(route(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn what_most_paths_ask_is_what_their_segments_say() {
+        let names = ["m", "m-1.2", "", ".", "..", "a/b", "a%20b", "a%2fb", "m:n", "a\\b", "infer", "é"];
+        let ends = ["/infer", ":predict", "/infer/", "", "/infer/infer", ":predict:predict", "/versions/1/infer"];
+        let mut known = 0;
+        for (start, name, end) in all_of(&["/v2/models/", "/v1/models/"], &names, &ends) {
+            let path = format!("{start}{name}{end}");
+            if let Some(route) = of_most(&path) {
+                assert_eq!(route, by_segments(&path), "{path}");
+                known += 1;
+            }
+        }
+        assert!(known >= 8, "{known}");
+    }
+
+    fn all_of<'a>(starts: &[&'a str], names: &[&'a str], ends: &[&'a str]) -> Vec<(&'a str, &'a str, &'a str)> {
+        let of = |start: &'a str| names.iter().flat_map(move |name| ends.iter().map(move |end| (start, *name, *end)));
+        starts.iter().flat_map(|start| of(start)).collect()
     }
 
     #[test]

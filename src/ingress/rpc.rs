@@ -321,6 +321,7 @@ impl<'a> Addressed<'a> {
             headers: headers.into(),
             json_length: None,
             payload,
+            as_came: None,
         });
         Ok((request, self.hold))
     }

@@ -130,6 +130,11 @@ impl Ladder {
         if standing.is_full() { Ok(plan) } else { self.lowered(plan, standing, (request.method, now)) }
     }
 
+    /// Whether nothing lowers the model.
+    pub fn stands_in_full(&self, model: ModelId) -> bool {
+        self.standings.shown(model).load().is_full()
+    }
+
     /// As if nothing lowered the model.
     fn full(&self, request: &InferRequest, now: Instant) -> Plan {
         let route = self.route(request.model);

@@ -8,13 +8,13 @@ use crate::{
     enrich::Enriched,
     features::FeatureSet,
     infer::{
-        Answer, AnswerBody, CacheEvent, Cause, Degradation, Error, InferRequest, Kind, Level, Payload, Plan, Timings,
-        Verdict,
+        Answer, AnswerBody, CacheEvent, Cause, Degradation, Error, InferRequest, Kind, Level, ModelId, Payload, Plan,
+        Timings, Verdict,
     },
-    predictions::{COLLAPSED, HIT, Lead, Look, Question, SameEntities, StandIn, Told, Waited},
+    predictions::{COLLAPSED, HIT, Lead, Look, OtherKeys, Question, StandIn, Told, Verbatim, Waited},
 };
 
-/// The body as it came, where a prediction is kept by its entities too.
+/// The body as it came, where a prediction is found by that too.
 pub(super) type Original = Option<Payload>;
 
 /// What became of looking for a prediction.
@@ -26,8 +26,14 @@ enum Recalled {
 }
 
 impl Pipeline {
-    pub(super) fn by_entity(&self, request: &InferRequest, plan: &Plan) -> Original {
-        if self.predictions.by_entity(plan.model) { request.payload.again() } else { None }
+    /// The answer to a request that came before byte for byte, where its model answers in full; `None`: it has to walk.
+    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim) -> Option<Answer> {
+        let told = if self.ladder.stands_in_full(model) { self.predictions.told_before(model, came) } else { None }?;
+        Some(recalled(told, HIT, &mut FeatureSet::default(), Timings::default()))
+    }
+
+    pub(super) fn original(&self, request: &InferRequest, plan: &Plan) -> Original {
+        if self.predictions.has_other_keys(plan.model) { request.payload.again() } else { None }
     }
 
     /// Answers with what was asked before, else asks the model and keeps what it says.
@@ -42,9 +48,9 @@ impl Pipeline {
             Recalled::Told(told, event, timings) => return Ok(recalled(told, event, features, timings)),
             Recalled::Miss(reach, lead) => (reach, lead),
         };
-        let entity = original.and_then(|payload| self.entity(&mut reach.enriched, payload, plan));
+        let others = original.and_then(|payload| self.other_keys(&mut reach.enriched, payload, plan));
         let mut outcome = self.reach(reach, features, plan).await;
-        self.predictions.keep(lead, &question, &outcome, entity);
+        self.predictions.keep(lead, &question, &outcome, &others.unwrap_or_default());
         if let Ok(answer) = &mut outcome {
             answer.caches.push(question.missed());
         }
@@ -84,12 +90,12 @@ impl Pipeline {
         }
     }
 
-    /// What the entities of a request are kept under.
-    fn entity(&self, enriched: &mut Enriched, original: Payload, plan: &Plan) -> Option<SameEntities> {
+    /// What a request's prediction is kept under beside its exact key.
+    fn other_keys(&self, enriched: &mut Enriched, original: Payload, plan: &Plan) -> Option<OtherKeys> {
         let request = &mut enriched.request;
         request.payload = original;
         let decoded = self.decoded(request).ok()?;
-        self.predictions.entity(plan.model, request, &decoded)
+        Some(self.predictions.other_keys(plan.model, request, &decoded))
     }
 
     /// Level 3: a prediction that is kept, the same request's or one about the same entities.
@@ -100,8 +106,9 @@ impl Pipeline {
             None => self.features.fetch(request, plan).await.unwrap_or_default(),
         };
         let enriched = request.again().and_then(|again| self.enricher.enrich(again, &features, plan).ok());
-        let decoded = if self.predictions.by_entity(plan.model) { self.decoded(request).ok() } else { None };
-        let found = self.predictions.kept(request, (enriched.as_ref(), decoded.as_deref()), plan).await;
+        let decoded = if self.predictions.has_other_keys(plan.model) { self.decoded(request).ok() } else { None };
+        let bodies = (enriched.as_ref(), decoded.as_deref());
+        let found = self.predictions.kept(request, bodies, features.degraded(), plan).await;
         let outcome = match found {
             Some(StandIn { told, age, of }) => {
                 let mut answer = recalled(told, HIT, &mut features, Timings::default());

@@ -247,7 +247,7 @@ impl Pipeline {
         let joined = features.rows().is_some();
         let now = || if joined { Instant::now() } else { began };
         let fetched = now();
-        let cached = self.predictions.are_kept(plan.model).then(|| self.by_entity(&request, plan));
+        let cached = self.predictions.are_kept(plan.model).then(|| self.original(&request, plan));
         let enriched = self.enricher.enrich(request, features, plan)?;
         let enriched_at = now();
         let timings = Timings { features: fetched - began, ..Timings::default() };

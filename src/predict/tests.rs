@@ -145,6 +145,7 @@ fn request() -> Enriched {
         headers: Arc::default(),
         json_length: None,
         payload: Payload::Retained(Bytes::new()),
+        as_came: None,
     };
     Enriched { request: Box::new(request), body: Body::Whole(Bytes::from_static(b"{}")), json_length: None }
 }

@@ -1,6 +1,6 @@
 //! A prediction that is kept: which answers may be, and how one is told again, with the id of whoever asks now.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     id::{self, Place, Unlike},
     key::Scheme,
+    memory::Weigh,
 };
 use crate::infer::{
     Answer, AnswerBody, Degradation, Level, Protocol, Reason, Verdict,
@@ -115,18 +116,31 @@ impl Kept {
         now.saturating_duration_since(self.asked)
     }
 
-    /// Whether it answers the same request.
-    pub(super) fn is_fresh(&self, ttl: Duration, now: Instant) -> bool {
-        self.age(now) < self.max_age.map_or(ttl, |most| most.min(ttl))
+    /// Until when it answers the same request.
+    pub(super) fn fresh_until(&self, ttl: Duration) -> Instant {
+        self.asked + self.max_age.map_or(ttl, |most| most.min(ttl))
     }
 
-    /// Bytes it takes.
-    pub(super) fn size(&self) -> usize {
-        /// A header's place in the map, beside its value.
-        const HEADER: usize = 96;
-        let of = |headers: &HeaderMap| headers.values().map(|value| HEADER + value.len()).sum::<usize>();
-        size_of::<Self>() + self.body.len() + of(&self.headers) + self.trailers.as_ref().map_or(0, of)
+    /// Whether it answers the same request.
+    pub(super) fn is_fresh(&self, ttl: Duration, now: Instant) -> bool {
+        now < self.fresh_until(ttl)
     }
+}
+
+impl Weigh for Arc<Kept> {
+    fn size(&self) -> usize {
+        size_of::<Kept>()
+            + self.body.len()
+            + headers_size(&self.headers)
+            + self.trailers.as_ref().map_or(0, headers_size)
+    }
+}
+
+/// Bytes that headers take.
+pub(super) fn headers_size(headers: &HeaderMap) -> usize {
+    /// A header's place in the map, beside its value.
+    const HEADER: usize = 96;
+    headers.values().map(|value| HEADER + value.len()).sum()
 }
 
 /// Whether it is the model's full word, made of what the store said.

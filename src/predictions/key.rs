@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
-use super::id::Split;
+use super::{id::Split, memory::Weigh};
 use crate::{
     config::Config,
     infer::{
@@ -54,6 +54,12 @@ pub(super) struct Key {
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.hex(), self.era)
+    }
+}
+
+impl Weigh for Key {
+    fn size(&self) -> usize {
+        size_of::<Self>()
     }
 }
 
@@ -118,9 +124,24 @@ impl Scheme {
     }
 
     /// Of a request as the model would see it.
-    pub(super) fn exact(&self, era: Era, head: Head<'_>, (body, split): (&Bytes, &Split), json: Option<usize>) -> Key {
+    pub(super) fn exact(&self, era: Era, head: Head<'_>, body: (&Bytes, &Split), json: Option<usize>) -> Key {
+        self.all_of(b"exact", (era, head), body, json)
+    }
+
+    /// Of a request as it came.
+    pub(super) fn as_it_came(&self, era: Era, head: Head<'_>, body: (&Bytes, &Split), json: Option<usize>) -> Key {
+        self.all_of(b"came", (era, head), body, json)
+    }
+
+    fn all_of(
+        &self,
+        purpose: &[u8],
+        (era, head): (Era, Head<'_>),
+        (body, split): (&Bytes, &Split),
+        json: Option<usize>,
+    ) -> Key {
         let mut parts = Parts::default();
-        self.begin(&mut parts, b"exact", era, head);
+        self.begin(&mut parts, purpose, era, head);
         // The id's own length is no part of it.
         let json = json.map_or(u64::MAX, |length| (length - split.id.as_ref().map_or(0, Bytes::len)) as u64);
         parts.number(json);
@@ -166,6 +187,13 @@ impl Scheme {
             parts.put(value.as_bytes());
         }
         parts.number(u64::MAX);
+    }
+
+    /// The values of the keyed headers as they came, and of the one that may keep some of them from the model.
+    pub(super) fn as_came<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = (u8, &'h HeaderValue)> {
+        let connection = headers.get_all(header::CONNECTION).into_iter().map(|value| (u8::MAX, value));
+        let keyed = self.keyed(headers).into_iter();
+        connection.chain(keyed.map(|(place, value)| (u8::try_from(place).unwrap_or(u8::MAX - 1), value)))
     }
 
     /// The values of the keyed headers in the order of the names, those of one name as they came. A request has fewer headers than

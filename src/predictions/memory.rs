@@ -1,21 +1,22 @@
-//! L1: the predictions of this process. Bounded in bytes; what is asked for least goes first (as the rows of `features`, and with the
-//! same cache). It has no deadlines of its own: whether an entry still answers is asked of the entry.
+//! L1: the predictions of this process, and the requests that came before byte for byte (`verbatim`). Bounded in bytes; what is asked for
+//! least goes first (as the rows of `features`, and with the same cache). It has no deadlines of its own: whether an entry still answers
+//! is asked of the entry.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    hash::Hash,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use quick_cache::{
-    OptionsBuilder, Weighter,
+    Equivalent, OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle},
 };
 use tokio::time::Instant;
 
-use super::{kept::Kept, key::Key};
 use crate::resilience::seeded::Seeded;
 
-/// What an entry costs beside its prediction: key, index, lists, ghosts. As measured for rows.
+/// What an entry costs beside its key and value: index, lists, ghosts. As measured for rows.
 const ENTRY: u64 = 300;
 /// An entry's size as long as nobody knows better.
 const TYPICAL: u64 = 2000;
@@ -26,30 +27,36 @@ const SHARD: u64 = 4 << 20;
 /// How often dead entries are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// A prediction and when it is of no use any more.
+/// Tells what it takes.
+pub(super) trait Weigh {
+    /// In bytes.
+    fn size(&self) -> usize;
+}
+
+/// A value and when it is of no use any more.
 #[derive(Clone, Debug)]
-struct Entry {
-    kept: Arc<Kept>,
+struct Entry<V> {
+    value: V,
     until: Instant,
 }
 
 #[derive(Clone, Debug)]
 struct Weighed;
 
-impl Weighter<Key, Entry> for Weighed {
-    fn weight(&self, _: &Key, entry: &Entry) -> u64 {
-        ENTRY + entry.kept.size() as u64
+impl<K: Weigh, V: Weigh> Weighter<K, Entry<V>> for Weighed {
+    fn weight(&self, key: &K, entry: &Entry<V>) -> u64 {
+        ENTRY + (key.size() + entry.value.size()) as u64
     }
 }
 
 /// The cache.
 #[derive(Debug)]
-pub(super) struct Memory {
-    cache: Cache<Key, Entry, Weighed, Seeded>,
+pub(super) struct Memory<K, V> {
+    cache: Cache<K, Entry<V>, Weighed, Seeded>,
     swept: Mutex<Instant>,
 }
 
-impl Memory {
+impl<K: Eq + Hash + Clone + Weigh, V: Clone + Weigh> Memory<K, V> {
     /// Room for `capacity` bytes.
     pub(super) fn new(capacity: u64, now: Instant) -> Self {
         let mut options = OptionsBuilder::new();
@@ -66,28 +73,28 @@ impl Memory {
         Self { cache, swept: Mutex::new(now) }
     }
 
-    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Arc<Kept>> {
-        self.cache.get(key).filter(|entry| now < entry.until).map(|entry| entry.kept)
+    pub(super) fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q, now: Instant) -> Option<V> {
+        self.cache.get(key).filter(|entry| now < entry.until).map(|entry| entry.value)
     }
 
-    /// Keeps it, in place of an older one.
-    pub(super) fn put(&self, key: Key, kept: Arc<Kept>, keep_for: Duration) {
-        let until = kept.asked + keep_for;
-        if self.cache.peek(&key).is_none_or(|held| held.kept.asked <= kept.asked) {
-            self.cache.insert(key, Entry { kept, until });
+    /// Keeps it until then, in place of one that it `replaces`.
+    pub(super) fn put(&self, key: K, value: V, until: Instant, replaces: impl Fn(&V) -> bool) {
+        if self.cache.peek(&key).is_none_or(|held| replaces(&held.value)) {
+            self.cache.insert(key, Entry { value, until });
         }
     }
 
-    /// Drops what is of no use at `now`, once a minute; a shard's lock is held for an entry at a time. `dead` says more of a key.
-    pub(super) fn sweep(&self, now: Instant, dead: impl Fn(&Key) -> bool) {
+    /// Drops what is of no use at `now`, once a minute; a shard's lock is held for an entry at a time. `dead` says more of an entry.
+    pub(super) fn sweep(&self, now: Instant, dead: impl Fn(&K, &V) -> bool) {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(*swept) < SWEEP {
             return;
         }
         *swept = now;
+        let is_dead = |key: &K, entry: &Entry<V>| entry.until <= now || dead(key, &entry.value);
         for (key, entry) in self.cache.iter() {
-            if entry.until <= now || dead(&key) {
-                self.cache.remove_if(&key, |entry| entry.until <= now || dead(&key));
+            if is_dead(&key, &entry) {
+                self.cache.remove_if(&key, |entry| is_dead(&key, entry));
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Stage 4: predictions that are kept, and given again to whoever asks the model the same.
 //!
 //! ```text
+//!   verbatim(as it came) ─► L1's front has it: told, and it walks no path
+//!
 //!   question(enriched) ─► look ──► L1 has it ─────────────────────────────► told, with the asker's id
 //!                          │   └─► somebody asks already ─► wait ──► kept ─► told
 //!                          │                                  └────► no ───► ask alone
@@ -10,8 +12,7 @@
 //!
 //! The key is made of what the model would see (`key`): of the enriched body, in which a pushed feature stands. A hit takes no slot and no
 //! place in a queue. A promotion begins a new era of the model's predictions (`eras`). What may be kept is decided in `kept`; a stream
-//! never is. The same predictions stand in at level 3 for as long as `keep_for`: the same request's, else the last one about the same
-//! entities.
+//! never is. The same predictions stand in at level 3 for as long as `keep_for` (`stand_in`).
 //!
 //! Who leads is one of a tier: a request of a high tier never waits for one that waits in a lower tier's queue.
 
@@ -21,16 +22,17 @@ mod kept;
 mod key;
 mod memory;
 mod shared;
+mod stand_in;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod verbatim;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-pub(crate) use self::kept::Told;
 use self::{
     eras::Eras,
     id::Split,
@@ -38,14 +40,19 @@ use self::{
     key::{Head, Key, Scheme},
     memory::Memory,
     shared::Shared,
+    verbatim::Front,
+};
+pub(crate) use self::{
+    kept::Told,
+    stand_in::{OtherKeys, StandIn},
+    verbatim::{Parts, Verbatim},
 };
 use crate::{
     app::Tasks,
     config::{self, Config},
     enrich::{Body, Enriched},
     infer::{
-        Answer, CacheEvent, CacheOutcome, CachedOf, Caching, Decoded, Error, InferRequest, Members, Method, ModelId,
-        Plan, Protocol, TierId,
+        Answer, AsCame, CacheEvent, CacheOutcome, Caching, Error, Members, Method, ModelId, Plan, Protocol, TierId,
     },
     resilience::flight::{self, Batch, Flights, Joined},
     telemetry::handles::predictions::{Keeping, Layer, Outcome, PredictionsHandles},
@@ -53,6 +60,9 @@ use crate::{
 
 /// Of the time left, what a look in L2 may take: a quarter.
 const L2_SHARE: u32 = 4;
+
+/// Of L1, what requests take that came before byte for byte: a quarter.
+const FRONT: u64 = 4;
 
 /// What `cache-status` calls it.
 const NAME: &str = "weir-prediction";
@@ -62,7 +72,9 @@ pub struct Predictions {
     /// By model id; `None`: nothing is kept of it.
     models: Box<[Option<Model>]>,
     eras: Eras,
-    memory: Memory,
+    memory: Memory<Key, Arc<Kept>>,
+    /// Before it: requests that came before byte for byte.
+    front: Front,
     /// L2, where gateways share one.
     shared: Option<Arc<Shared>>,
     tasks: Tasks,
@@ -74,6 +86,8 @@ pub struct Predictions {
 struct Model {
     config: config::PredictionCache,
     scheme: Scheme,
+    /// Whether it is sent what comes: it joins nothing.
+    sent_as_came: bool,
 }
 
 /// Who shares a flight.
@@ -99,13 +113,10 @@ pub(crate) struct Question {
     key: Key,
     /// The request's own, which a hit gets.
     id: Option<Bytes>,
+    as_came: Option<AsCame>,
     caching: Caching,
     asked: Instant,
 }
-
-/// Under which the last prediction about some entities is kept.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SameEntities(Key);
 
 /// What a look finds.
 #[derive(Debug)]
@@ -137,14 +148,6 @@ pub(crate) enum Waited {
 #[derive(Debug)]
 pub(crate) struct Lead(Option<flight::Lead<Seat, Word>>);
 
-/// A prediction that stands in for one that cannot be had.
-#[derive(Debug)]
-pub(crate) struct StandIn {
-    pub(crate) told: Told,
-    pub(crate) age: Duration,
-    pub(crate) of: CachedOf,
-}
-
 impl Predictions {
     /// Keeps nothing yet.
     ///
@@ -156,12 +159,17 @@ impl Predictions {
         let kept = |(index, model): (usize, &config::Model)| {
             let config_of = model.cache.clone()?;
             let id = ModelId(u32::try_from(index).unwrap_or(u32::MAX));
-            Some(Model { scheme: Scheme::new(config, id, &config_of.headers), config: config_of })
+            let scheme = Scheme::new(config, id, &config_of.headers);
+            Some(Model { scheme, config: config_of, sent_as_came: model.joins.is_empty() })
         };
+        let models: Box<[Option<Model>]> = config.models.iter().enumerate().map(kept).collect();
+        let has_front = models.iter().flatten().any(|model| model.sent_as_came);
+        let front = if has_front { config.predictions.capacity / FRONT } else { 0 };
         Ok(Self {
-            models: config.models.iter().enumerate().map(kept).collect(),
+            models,
             eras: Eras::new(config.models.len()),
-            memory: Memory::new(config.predictions.capacity, now),
+            memory: Memory::new(config.predictions.capacity - front, now),
+            front: Front::new(front, now),
             shared: shared.map(Arc::new),
             tasks,
             flights: Arc::default(),
@@ -181,6 +189,19 @@ impl Predictions {
         self.models[model.index()].is_some()
     }
 
+    /// A request as it came, where the same may be known by that; before it is on its path.
+    pub(crate) fn verbatim(&self, parts: &Parts<'_>) -> Option<Verbatim> {
+        let model = self.models[parts.model.index()].as_ref().filter(|model| model.sent_as_came)?;
+        Verbatim::of(parts, &model.scheme)
+    }
+
+    /// What was told to one that came before, byte for byte.
+    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim) -> Option<Told> {
+        let told = self.front.get(came, self.eras.now(model).number, Instant::now())?;
+        self.handles.looked_up(model, Layer::L1, Outcome::Hit);
+        Some(told)
+    }
+
     /// What a request asks; `None`: its answer is not kept.
     pub(crate) fn question(&self, enriched: &Enriched, plan: &Plan) -> Option<Question> {
         let model = self.models[plan.model.index()].as_ref()?;
@@ -196,6 +217,7 @@ impl Predictions {
             protocol: request.protocol,
             key: model.scheme.exact(era, Head::of(request), (body, &split), enriched.json_length),
             id: split.id,
+            as_came: request.as_came.clone(),
             caching: request.caching,
             asked: Instant::now(),
         })
@@ -239,8 +261,17 @@ impl Predictions {
     fn in_memory(&self, question: &Question) -> Option<Told> {
         let now = Instant::now();
         let kept = self.memory.get(&question.key, now)?;
-        let ttl = self.models[question.model.index()].as_ref()?.config.ttl;
-        kept.is_fresh(ttl, now).then(|| kept.told(question.id.as_ref()))
+        let until = kept.fresh_until(self.models[question.model.index()].as_ref()?.config.ttl);
+        let told = (now < until).then(|| kept.told(question.id.as_ref()))?;
+        if let Some(came) = &question.as_came {
+            self.front.put(came, &told, (question.key.era, until));
+        }
+        Some(told)
+    }
+
+    /// Keeps it in L1 for that long, in place of an older one.
+    fn put(&self, key: Key, kept: &Arc<Kept>, keep_for: Duration) {
+        self.memory.put(key, Arc::clone(kept), kept.asked + keep_for, |held| held.asked <= kept.asked);
     }
 
     /// Looks in L2, which takes a part of what is left for the model at most.
@@ -266,7 +297,7 @@ impl Predictions {
             return Err(lead);
         };
         let kept = Arc::new(kept);
-        self.memory.put(question.key, Arc::clone(&kept), model.config.keep_for);
+        self.put(question.key, &kept, model.config.keep_for);
         if !kept.is_fresh(model.config.ttl, Instant::now()) {
             self.handles.looked_up(question.model, Layer::L2, Outcome::Miss);
             return Err(lead);
@@ -297,20 +328,14 @@ impl Predictions {
         })
     }
 
-    /// Keeps what came of asking the model, where it may be kept, under the request's key and under that of its entities; tells who
-    /// waits for it.
-    pub(crate) fn keep(
-        &self,
-        lead: Lead,
-        question: &Question,
-        outcome: &Result<Answer, Error>,
-        entity: Option<SameEntities>,
-    ) {
+    /// Keeps what came of asking the model, where it may be kept, under the request's key and under the others that stand-ins are found by;
+    /// tells who waits for it.
+    pub(crate) fn keep(&self, lead: Lead, question: &Question, outcome: &Result<Answer, Error>, others: &OtherKeys) {
         let kept = outcome.as_ref().ok().and_then(|answer| self.kept_of(question, answer));
         if let Some((model, kept)) = &kept {
             let keep_for = model.config.keep_for;
-            let keys: Vec<_> = std::iter::once(question.key).chain(entity.map(|SameEntities(key)| key)).collect();
-            keys.iter().for_each(|key| self.memory.put(*key, Arc::clone(kept), keep_for));
+            let keys: Vec<_> = std::iter::once(question.key).chain(others.iter()).collect();
+            keys.iter().for_each(|key| self.put(*key, kept, keep_for));
             if let Some(shared) = self.shared.clone() {
                 let kept = Arc::clone(kept);
                 self.tasks.spawn(async move { shared.set(keys, kept, keep_for).await });
@@ -327,71 +352,6 @@ impl Predictions {
         let kept = Kept::of(answer, asker, &model.scheme, question.asked);
         self.handles.kept(question.model, kept.as_ref().map_or_else(|unfit| unfit.counted(), |_| Keeping::Kept));
         Some((model, Arc::new(kept.ok()?)))
-    }
-
-    /// Whether a model's predictions are kept by their entities too.
-    pub(crate) fn by_entity(&self, model: ModelId) -> bool {
-        self.models[model.index()].as_ref().is_some_and(|model| model.config.entity.is_some())
-    }
-
-    /// What the entities of a request as it came are kept under.
-    pub(crate) fn entity(&self, model: ModelId, request: &InferRequest, decoded: &Decoded) -> Option<SameEntities> {
-        self.of_entity(model, request, decoded).map(|(key, _)| key)
-    }
-
-    /// The same, and the request's own id.
-    fn of_entity(
-        &self,
-        of: ModelId,
-        request: &InferRequest,
-        decoded: &Decoded,
-    ) -> Option<(SameEntities, Option<Bytes>)> {
-        let model = self.models[of.index()].as_ref()?;
-        let source = model.config.entity.as_deref()?;
-        let split = match request.protocol {
-            Protocol::Grpc => Split::of_message(&decoded.body)?,
-            protocol => Split::of(protocol, &decoded.body, request.json_length),
-        };
-        let era = self.eras.now(of);
-        let key = model.scheme.entity(era, Head::of(request), (decoded, &split), source)?;
-        Some((SameEntities(key), split.id))
-    }
-
-    /// What stands in for a prediction that cannot be had: the same request's, or the last one about the same entities.
-    pub(crate) async fn kept(
-        &self,
-        request: &InferRequest,
-        (enriched, decoded): (Option<&Enriched>, Option<&Decoded>),
-        plan: &Plan,
-    ) -> Option<StandIn> {
-        if request.caching == Caching::Bypassed {
-            return None;
-        }
-        if let Some(exact) = enriched.and_then(|enriched| self.question(enriched, plan))
-            && let Some(kept) = self.find(&exact.key, request.protocol, plan).await
-        {
-            return Some(self.stands_in(&kept, exact.id.as_ref(), plan.model, CachedOf::Request));
-        }
-        let (SameEntities(key), id) = self.of_entity(plan.model, request, decoded?)?;
-        let kept = self.find(&key, request.protocol, plan).await?;
-        Some(self.stands_in(&kept, id.as_ref(), plan.model, CachedOf::Entity))
-    }
-
-    /// One that may stand in, of whichever layer.
-    async fn find(&self, key: &Key, protocol: Protocol, plan: &Plan) -> Option<Arc<Kept>> {
-        let now = Instant::now();
-        if let Some(kept) = self.memory.get(key, now) {
-            return Some(kept);
-        }
-        let until = now + plan.deadline.remaining(now) / L2_SHARE;
-        let kept = self.shared.as_ref()?.get(key, protocol, until).await.ok()??;
-        let keep_for = self.models[plan.model.index()].as_ref()?.config.keep_for;
-        (kept.age(Instant::now()) < keep_for).then(|| Arc::new(kept))
-    }
-
-    fn stands_in(&self, kept: &Kept, id: Option<&Bytes>, model: ModelId, of: CachedOf) -> StandIn {
-        self.handles.stood_in(model, of);
-        StandIn { told: kept.told(id), age: kept.age(Instant::now()), of }
     }
 
     /// Drops all that is kept of a model: what was asked before now answers nobody any more.
@@ -425,8 +385,9 @@ impl Predictions {
 
     /// Housekeeping and gauges, to be called now and then.
     pub fn maintain(&self, now: Instant) {
-        self.memory.sweep(now, |key| !self.eras.has(key.era));
-        self.handles.gauge(self.memory.bytes(), self.memory.entries());
+        self.memory.sweep(now, |key, _| !self.eras.has(key.era));
+        self.front.sweep(now, |era| !self.eras.has(era));
+        self.handles.gauge(self.memory.bytes() + self.front.bytes(), self.memory.entries());
     }
 }
 

@@ -14,7 +14,10 @@ use crate::{
     enrich::Enricher,
     features::FeatureSet,
     fixture,
-    infer::{AnswerBody, Degradation, Kind, Level, Payload, Reason, Timings, Value, Verdict, headers::JSON_LENGTH},
+    infer::{
+        AnswerBody, CachedOf, Decoded, Degradation, InferRequest, Kind, Level, Payload, Reason, Timings, Value,
+        Verdict, headers::JSON_LENGTH,
+    },
     ingress::decode::decode,
     proto::inference as pb,
     telemetry::scratch,
@@ -80,12 +83,15 @@ impl Bench {
     }
 
     fn keep(&self, question: &Question, answer: Answer) {
-        self.predictions.keep(Lead(None), question, &Ok(answer), None);
+        self.predictions.keep(Lead(None), question, &Ok(answer), &OtherKeys::default());
     }
 
-    fn entity(&self, request: &InferRequest) -> Option<SameEntities> {
-        let decoded = decoded(request);
-        self.predictions.entity(request.model, request, &decoded)
+    fn other_keys(&self, request: &InferRequest) -> OtherKeys {
+        self.predictions.other_keys(request.model, request, &decoded(request))
+    }
+
+    fn entity(&self, request: &InferRequest) -> Option<Key> {
+        self.other_keys(request).iter().next()
     }
 }
 
@@ -304,7 +310,7 @@ async fn of_100_000_requests_that_differ_in_one_thing_none_gets_anothers_answer(
                     assert_eq!(told.headers, expected.headers, "{last:?}");
                     assert_eq!(told.trailers, expected.trailers);
                 }
-                Look::Miss(lead) => bench.predictions.keep(lead, &question, &Ok(expected), None),
+                Look::Miss(lead) => bench.predictions.keep(lead, &question, &Ok(expected), &OtherKeys::default()),
                 Look::Asked(_) => panic!("nobody asks"),
             }
         }
@@ -324,7 +330,7 @@ async fn a_prediction_answers_for_its_ttl_and_stands_in_for_longer() {
     let kept = async || {
         let request = json(LITE, r#"{"inputs":[]}"#);
         let enriched = bench.enriched(request.again().map(|again| *again).unwrap(), None);
-        bench.predictions.kept(&request, (Some(&enriched), None), &bench.plan(LITE)).await
+        bench.predictions.kept(&request, (Some(&enriched), None), &[], &bench.plan(LITE)).await
     };
     advance(Duration::from_secs(3569)).await;
     let stand_in = kept().await.unwrap();
@@ -361,12 +367,12 @@ async fn no_cache_asks_the_model_and_renews_what_is_kept() {
     again.caching = Caching::Bypassed;
     assert_eq!(again.missed().outcome, CacheOutcome::Bypass);
     let Look::Miss(lead) = bench.predictions.look(&again) else { panic!("looked up") };
-    bench.predictions.keep(lead, &again, &Ok(answer("new")), None);
+    bench.predictions.keep(lead, &again, &Ok(answer("new")), &OtherKeys::default());
     assert_eq!(bench.look(&question).as_deref(), Some(&b"new"[..]));
     let mut request = json(LITE, "{}");
     request.caching = Caching::Bypassed;
     let enriched = bench.enriched(json(LITE, "{}"), None);
-    assert!(bench.predictions.kept(&request, (Some(&enriched), None), &bench.plan(LITE)).await.is_none());
+    assert!(bench.predictions.kept(&request, (Some(&enriched), None), &[], &bench.plan(LITE)).await.is_none());
 }
 
 #[tokio::test]
@@ -441,7 +447,7 @@ async fn who_comes_while_the_model_is_asked_waits_for_that() {
     let Look::Asked(asked) = bench.predictions.look(&second) else { panic!("somebody asks") };
     let until = Instant::now() + Duration::from_secs(60);
     let (waited, ()) = tokio::join!(bench.predictions.wait(asked, &second, until), async {
-        bench.predictions.keep(lead, &first, &Ok(answer(r#"{"id":"a","x":1}"#)), None);
+        bench.predictions.keep(lead, &first, &Ok(answer(r#"{"id":"a","x":1}"#)), &OtherKeys::default());
     });
     let Some(Waited::Told(told)) = waited else { panic!("{waited:?}") };
     assert_eq!(&told.body[..], br#"{"id":"other","x":1}"#);
@@ -470,7 +476,7 @@ async fn who_waits_is_failed_by_no_leader() {
     drop(leads);
     assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Gone)));
     let (leads, waits) = (lead(), waiter());
-    bench.predictions.keep(leads, &ask(), &failed(), None);
+    bench.predictions.keep(leads, &ask(), &failed(), &OtherKeys::default());
     assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Alone(_))));
     let (_leads, waits) = (lead(), waiter());
     assert!(bench.predictions.wait(waits, &ask(), until).await.is_none(), "its own deadline");
@@ -485,15 +491,15 @@ async fn the_last_prediction_about_the_same_entities_stands_in() {
         )
     };
     let asked = json(LITE, &body(r#""id":"a","#, "1, 2", 2, 0.5, ""));
-    let entity = bench.entity(&asked);
-    assert!(entity.is_some());
+    let entity = bench.other_keys(&asked);
+    assert_eq!(entity.iter().count(), 1);
     let question = bench.question(asked, None);
-    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a"}"#)), entity);
+    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a"}"#)), &entity);
     let kept = async |body: &str| {
         let request = json(LITE, body);
         let enriched = bench.enriched(json(LITE, body), None);
         let decoded = decoded(&request);
-        bench.predictions.kept(&request, (Some(&enriched), Some(&decoded)), &bench.plan(LITE)).await
+        bench.predictions.kept(&request, (Some(&enriched), Some(&decoded)), &[], &bench.plan(LITE)).await
     };
     let stand_in = kept(&body(r#""id":"b","#, "1,2", 2, 9.75, "")).await.unwrap();
     assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b"}"#[..], CachedOf::Entity));
@@ -515,21 +521,49 @@ async fn the_last_prediction_about_the_same_entities_stands_in() {
     assert!(kept(&body(r#""id":"b","#, "1,2", 2, 9.75, "")).await.is_none(), "of the model before");
 }
 
+/// A feature that cannot be read makes a request another one to the model; what it was answered when it could be read stands in.
+#[tokio::test]
+async fn a_request_whose_features_cannot_be_read_is_known_as_it_came() {
+    let bench = Bench::new();
+    let body = |id: &str, x: i64| {
+        format!(r#"{{"id":"{id}","inputs":[{{"name":"x","datatype":"INT64","shape":[1],"data":[{x}]}}]}}"#)
+    };
+    let asked = json(FRAUD, &body("a", 1));
+    let keys = bench.other_keys(&asked);
+    assert!(keys.iter().count() == 1, "its user is said nowhere: {keys:?}");
+    let question = bench.question(json(FRAUD, &body("a", 1)), Some(7));
+    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a","y":1}"#)), &keys);
+    let unread = [Degradation::Default { view: "user".into(), reason: Reason::Unavailable }];
+    let kept = async |body: String, feature: Option<i64>, degraded: &[Degradation]| {
+        let request = json(FRAUD, &body);
+        let enriched = bench.enriched(json(FRAUD, &body), feature);
+        let bodies = (Some(&enriched), Some(&decoded(&request)));
+        bench.predictions.kept(&request, bodies, degraded, &bench.plan(FRAUD)).await
+    };
+    let stand_in = kept(body("b", 1), None, &unread).await.unwrap();
+    assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b","y":1}"#[..], CachedOf::Request));
+    assert!(kept(body("b", 2), None, &unread).await.is_none(), "another request");
+    assert!(kept(body("b", 1), Some(8), &[]).await.is_none(), "the store says something else now");
+    let absent = [Degradation::Default { view: "user".into(), reason: Reason::NotFound }];
+    assert!(kept(body("b", 1), None, &absent).await.is_none(), "the store says there is none");
+    bench.predictions.drop_model(FRAUD);
+    assert!(kept(body("b", 1), None, &unread).await.is_none(), "of the model before");
+}
+
 #[tokio::test]
 async fn entities_are_read_wherever_a_request_carries_them() {
     let bench = Bench::new();
     let v1 = |body: &str| bench.entity(&InferRequest { protocol: Protocol::V1, ..json(LITE, body) });
-    let key = |found: Option<SameEntities>| found.map(|SameEntities(key)| key);
-    let one = key(v1(r#"{"instances":[{"user_id":1,"x":2}]}"#));
+    let one = v1(r#"{"instances":[{"user_id":1,"x":2}]}"#);
     assert!(one.is_some());
-    assert_eq!(one, key(v1(r#"{"instances":[{"x":3,"user_id":1}]}"#)));
-    assert_ne!(one, key(v1(r#"{"instances":[{"user_id":2,"x":2}]}"#)));
-    assert_ne!(one, key(v1(r#"{"instances":[{"user_id":1},{"user_id":1}]}"#)));
+    assert_eq!(one, v1(r#"{"instances":[{"x":3,"user_id":1}]}"#));
+    assert_ne!(one, v1(r#"{"instances":[{"user_id":2,"x":2}]}"#));
+    assert_ne!(one, v1(r#"{"instances":[{"user_id":1},{"user_id":1}]}"#));
     assert!(v1(r#"{"instances":[{"user_id":1},{"x":1}]}"#).is_none());
     assert!(v1(r#"{"instances":[]}"#).is_none());
-    let parameter = key(bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":7}}"#)));
+    let parameter = bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":7}}"#));
     assert!(parameter.is_some());
-    assert_ne!(parameter, key(bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":8}}"#))));
+    assert_ne!(parameter, bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":8}}"#)));
 }
 
 #[tokio::test]
@@ -541,8 +575,77 @@ async fn memory_is_bounded() {
     for number in 0..3000 {
         let question = bench.ask(&format!(r#"{{"x":{number}}}"#));
         let (_, kept) = bench.predictions.kept_of(&question, &answer(vec![b' '; 1000])).unwrap();
-        memory.put(question.key, kept, Duration::from_secs(60));
+        memory.put(question.key, kept, Instant::now() + Duration::from_secs(60), |_| true);
     }
     assert!(memory.bytes() <= 1 << 20, "{}", memory.bytes());
     assert!(memory.entries() > 400, "{}", memory.entries());
+}
+
+/// What makes one request another as it comes, also to nobody but who strips its headers.
+const REQUEST: (&str, &str, &[(&str, &str)], Option<usize>) =
+    ("/v2/models/lite/infer", r#"{"id":"a","x":1}"#, &[], None);
+
+fn came(
+    bench: &Bench,
+    model: ModelId,
+    (path, body, headers, json_length): (&str, &str, &[(&str, &str)], Option<usize>),
+) -> Option<Verbatim> {
+    let name = |name: &str| name.parse::<http::HeaderName>().unwrap();
+    let headers = headers.iter().map(|(of, value)| (name(of), value.parse().unwrap())).collect();
+    let protocol = if json_length.is_some() { Protocol::V2Binary } else { Protocol::V2Json };
+    bench.predictions.verbatim(&Parts { model, protocol, path, headers: &headers, json_length, body: body.as_bytes() })
+}
+
+/// Puts the answer to that request to its front, as the pipeline does.
+async fn told_twice(bench: &Bench) -> Verbatim {
+    let came = came(bench, LITE, REQUEST).unwrap();
+    let asked = || bench.question(InferRequest { as_came: Some(came.kept()), ..json(LITE, REQUEST.1) }, None);
+    bench.keep(&asked(), answer(r#"{"id":"a","y":1}"#));
+    assert!(bench.predictions.told_before(LITE, &came).is_none(), "what was asked once takes no room");
+    assert_eq!(bench.look(&asked()).unwrap(), r#"{"id":"a","y":1}"#);
+    came
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_bytes_get_the_same_answer_at_once_and_others_never() {
+    let bench = Bench::new();
+    let same = told_twice(&bench).await;
+    assert_eq!(bench.predictions.told_before(LITE, &same).unwrap().body, r#"{"id":"a","y":1}"#);
+    let (path, body, _, _) = REQUEST;
+    let auth = ("authorization", "x");
+    for other in [
+        ("/v2/models/lite/infer?q", body, &[][..], None),
+        (path, r#"{"id":"b","x":1}"#, &[], None),
+        (path, r#"{"id":"a","x":1} "#, &[], None),
+        (path, body, &[("accept", "a/b")], None),
+        (path, body, &[("x-tenant", "t")], None),
+        (path, body, &[auth], None),
+        (path, body, &[("connection", "authorization"), auth], None),
+        (path, body, &[("connection", "close")], None),
+        (path, body, &[], Some(16)),
+    ] {
+        let other_came = came(&bench, LITE, other).unwrap();
+        assert!(bench.predictions.told_before(LITE, &other_came).is_none(), "{other:?}");
+    }
+    // Nor what says less of who asks.
+    let named = came(&bench, LITE, (path, body, &[("connection", "authorization"), auth], None)).unwrap();
+    assert_ne!(format!("{named:?}"), format!("{:?}", came(&bench, LITE, (path, body, &[auth], None)).unwrap()));
+    assert!(came(&bench, LITE, (path, &"x".repeat(20_000), &[], None)).is_none(), "too long");
+    assert!(came(&bench, FRAUD, REQUEST).is_none(), "what it is sent depends on features");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_by_its_bytes_lasts_no_longer_than_its_prediction() {
+    let bench = Bench::new();
+    let came = told_twice(&bench).await;
+    bench.predictions.drop_model(LITE);
+    assert!(bench.predictions.told_before(LITE, &came).is_none(), "a promotion ends it");
+    let came = told_twice(&bench).await;
+    advance(Duration::from_secs(29)).await;
+    assert!(bench.predictions.told_before(LITE, &came).is_some());
+    advance(Duration::from_secs(1)).await;
+    assert!(bench.predictions.told_before(LITE, &came).is_none(), "its ttl does");
+    advance(Duration::from_secs(60)).await;
+    bench.predictions.maintain(Instant::now());
+    assert_eq!(bench.predictions.front.bytes(), 0, "and it leaves");
 }

@@ -772,6 +772,7 @@ fn request(model: u32) -> (InferRequest, Plan) {
         headers: Arc::default(),
         json_length: None,
         payload: Payload::Retained(bytes::Bytes::from_static(b"{}")),
+        as_came: None,
     };
     let plan = Plan::full(ModelId(model), PoolId(0), TierId(0), deadline);
     (request, plan)

@@ -1,0 +1,130 @@
+//! L1's front: requests that came before byte for byte, each with the answer that it got.
+//!
+//! To find a prediction, L1 has to know what the model would see: where the request's id lies, what stands around it, and a cryptographic
+//! hash of that; then the answer is given the asker's id. Who asks the same again mostly asks it in the same bytes, and for those all of
+//! this was done before. A request is remembered whole and compared whole, so that no two of one hash are taken for each other.
+//!
+//! Only of models that are sent what came: what others are sent depends on their features. An entry is made of a prediction that was found
+//! in L1, so that what is asked once takes no room, and answers no longer than that one does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{
+    kept::{Told, headers_size},
+    key::Scheme,
+    memory::{Memory, Weigh},
+};
+use crate::infer::{AsCame, ModelId, Protocol};
+
+/// The longest request that is remembered: of a longer one it is no longer the hash that takes its time.
+const LONGEST: usize = 16 << 10;
+
+/// A request as it came: whatever of it an answer may depend on, end to end, each part behind its length.
+#[derive(Debug)]
+pub(crate) struct Verbatim(SmallVec<[u8; 1024]>);
+
+/// A request's parts as they came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) model: ModelId,
+    pub(crate) protocol: Protocol,
+    /// With version and query.
+    pub(crate) path: &'a str,
+    /// Also those that end here: they say which others do.
+    pub(crate) headers: &'a HeaderMap,
+    /// For the binary extension: how long the JSON at the front of the body is.
+    pub(crate) json_length: Option<usize>,
+    pub(crate) body: &'a [u8],
+}
+
+impl Verbatim {
+    /// `None`: too long to be remembered.
+    pub(super) fn of(parts: &Parts<'_>, scheme: &Scheme) -> Option<Self> {
+        let &Parts { model, protocol, path, headers, json_length, body } = parts;
+        if body.len() > LONGEST {
+            return None;
+        }
+        let mut came = Self(SmallVec::new());
+        came.0.extend_from_slice(&model.0.to_le_bytes());
+        came.0.push(protocol as u8);
+        came.0.extend_from_slice(&json_length.map_or(u64::MAX, |length| length as u64).to_le_bytes());
+        came.put(path.as_bytes());
+        came.put(body);
+        for (place, value) in scheme.as_came(headers) {
+            came.0.push(place);
+            came.put(value.as_bytes());
+        }
+        Some(came)
+    }
+
+    fn put(&mut self, part: &[u8]) {
+        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(part);
+    }
+
+    /// To be remembered with the answer.
+    pub(crate) fn kept(&self) -> AsCame {
+        AsCame(self.0.as_slice().into())
+    }
+}
+
+/// An answer as it was told.
+#[derive(Clone, Debug)]
+struct Answered {
+    headers: HeaderMap,
+    body: Bytes,
+    /// Of the model's predictions.
+    era: u32,
+}
+
+impl Weigh for Arc<[u8]> {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Weigh for Answered {
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.body.len() + headers_size(&self.headers)
+    }
+}
+
+/// The cache.
+#[derive(Debug)]
+pub(super) struct Front(Memory<Arc<[u8]>, Answered>);
+
+impl Front {
+    /// Room for `capacity` bytes.
+    pub(super) fn new(capacity: u64, now: Instant) -> Self {
+        Self(Memory::new(capacity, now))
+    }
+
+    /// The answer to a request that came before in this era of the model's predictions.
+    pub(super) fn get(&self, came: &Verbatim, era: u32, now: Instant) -> Option<Told> {
+        let Answered { headers, body, .. } = self.0.get(&came.0[..], now).filter(|answered| answered.era == era)?;
+        Some(Told { headers, body, trailers: None })
+    }
+
+    /// Remembers what a request was told, until that is no answer any more.
+    pub(super) fn put(&self, came: &AsCame, told: &Told, (era, until): (u32, Instant)) {
+        // Trailers are of gRPC, which takes another way.
+        if told.trailers.is_none() {
+            let answered = Answered { headers: told.headers.clone(), body: told.body.clone(), era };
+            self.0.put(Arc::clone(&came.0), answered, until, |_| true);
+        }
+    }
+
+    /// Drops what is of no use at `now`; `dead` says it of an era.
+    pub(super) fn sweep(&self, now: Instant, dead: impl Fn(u32) -> bool) {
+        self.0.sweep(now, |_, answered| dead(answered.era));
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+}
