@@ -45,7 +45,6 @@ use ::redis::{RedisError, Value};
 use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::dr::{Whereabouts, reason, words};
-pub(crate) use self::owner::Owner;
 use self::{
     command::{Commands, Reading},
     dr::Dr,
@@ -58,6 +57,10 @@ use self::{
     servers::Servers,
 };
 pub use self::{pushes::read_any as read_any_pushes, reply::read_any};
+pub(crate) use self::{
+    copies::{CopyShown, ShardShown},
+    owner::Owner,
+};
 pub(crate) use self::{
     slots::SlotSet,
     tracking::{Hearer, Standing, Tracking},
@@ -357,6 +360,11 @@ impl Redis {
     pub(crate) async fn ready(&self) -> Result<(), String> {
         if let Some(dr) = &self.dr {
             dr.known()?;
+    /// How the servers stand that rows are read from; `None`: masters alone are.
+    pub(crate) fn shards(&self, now: Instant) -> Option<Vec<ShardShown>> {
+        self.fence.as_ref().map(|_| self.active().shown(now))
+    }
+
         }
         self.active().ready(self.control).await.map_err(|why| format!("redis {why}"))
     }

@@ -327,6 +327,11 @@ impl Store {
     }
 
     /// L1's rows and bytes.
+    /// How the servers stand that rows are read from; `None`: replicas are not among them.
+    pub(crate) fn shards(&self) -> Option<Vec<super::redis::ShardShown>> {
+        self.shared.l2.shards(Instant::now())
+    }
+
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         Sizes { rows: self.shared.l1.rows(), bytes: self.shared.l1.bytes() }

@@ -25,6 +25,7 @@ use super::{
     client::{self, Context},
     notice::{self, Wrong},
     places::{Begin, Places},
+    standing::{Partition, Standing},
 };
 use crate::{
     config,
@@ -69,9 +70,11 @@ impl Consumer {
     /// # Errors
     ///
     /// It can never work.
+    standing: Standing,
     pub(crate) fn start(kafka: &config::Kafka, current: Current) -> Result<Self, Error> {
         let client = client::consumer(kafka)?;
-        let consumer = Self { stop: Arc::default(), settled: CancellationToken::new() };
+        let consumer =
+            Self { stop: Arc::default(), settled: CancellationToken::new(), standing: Standing::new(&kafka.topic) };
         let reader = Reader {
             topic: Arc::clone(&kafka.topic),
             discover_every: kafka.discover_every,
@@ -88,6 +91,7 @@ impl Consumer {
             },
         };
         let stop = Arc::clone(&consumer.stop);
+            standing: consumer.standing.clone(),
         thread::Builder::new().name("kafka".to_owned()).spawn(move || reader.run(&client, &stop))?;
         Ok(consumer)
     }
@@ -101,6 +105,11 @@ impl Consumer {
 }
 
 impl Drop for Consumer {
+    /// How it stands, now and later.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.clone()
+    }
+
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
     }
@@ -124,6 +133,7 @@ struct Applier {
     current: Current,
     runtime: Handle,
     handles: KafkaHandles,
+    standing: Standing,
     malformed: Seldom,
 }
 
@@ -247,11 +257,14 @@ impl Reader {
                 tracing::warn!(
                     topic,
                     reason,
+        let of_topic = statistics.topics.get(&*self.topic);
+        let end = |partition| of_topic?.partitions.get(&partition).map(|of| of.hi_offset);
+        self.note(is_up, client.context().error(), end);
                     "Kafka is not connected to: feature updates are late, and rows live as long as their ttl"
                 );
             }
         }
-        let partitions = statistics.topics.get(&*self.topic).into_iter().flat_map(|topic| topic.partitions.values());
+        let partitions = of_topic.into_iter().flat_map(|topic| topic.partitions.values());
         let lags = partitions.filter_map(|of| Some((of.partition, self.places.lag(of.partition, of.hi_offset)?)));
         self.applier.handles.lags(lags);
     }
@@ -266,6 +279,23 @@ impl Applier {
             Some(payload) => self.apply(payload, written, (message.partition(), message.offset())),
         };
         self.handles.message(outcome);
+impl Reader {
+    /// Keeps how it stands, for operators.
+    fn note(&self, is_up: bool, error: Option<String>, end: impl Fn(i32) -> Option<i64>) {
+        let waiting = self.places.waiting().map(|(id, _)| Partition { id, next: None, lag: None });
+        let lag = |id| self.places.lag(id, end(id)?);
+        let read = self.places.read().map(|(id, next)| Partition { id, next: Some(next), lag: lag(id) });
+        let mut partitions: Vec<_> = waiting.chain(read).collect();
+        partitions.sort_by_key(|of| of.id);
+        self.standing.note(|seen| {
+            seen.up = Some(is_up);
+            seen.why = error.filter(|_| !is_up);
+            seen.settled = self.places.are_settled();
+            seen.partitions = partitions;
+        });
+    }
+}
+
     }
 
     fn apply(&self, payload: &[u8], written: Option<SystemTime>, (partition, offset): (i32, i64)) -> Outcome {

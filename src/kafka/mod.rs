@@ -27,6 +27,8 @@ mod consumer;
 mod notice;
 #[cfg(any(feature = "kafka", test))]
 mod places;
+#[cfg(any(feature = "kafka", test))]
+mod standing;
 #[cfg(test)]
 mod tests;
 
