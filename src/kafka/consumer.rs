@@ -57,10 +57,20 @@ pub(crate) enum Error {
     Thread(#[from] std::io::Error),
 }
 
+/// Whether a topic can be read so, as far as that can be told without a broker.
+///
+/// # Errors
+///
+/// It can never work.
+pub(crate) fn judge(kafka: &config::Kafka) -> Result<(), Error> {
+    Ok(client::judge(kafka)?)
+}
+
 /// The consumer. Dropped, it ends within [`TICK`], and a look that is under way.
 pub(crate) struct Consumer {
     stop: Arc<AtomicBool>,
     settled: CancellationToken,
+    standing: Standing,
 }
 
 impl Consumer {
@@ -70,7 +80,6 @@ impl Consumer {
     /// # Errors
     ///
     /// It can never work.
-    standing: Standing,
     pub(crate) fn start(kafka: &config::Kafka, current: Current) -> Result<Self, Error> {
         let client = client::consumer(kafka)?;
         let consumer =
@@ -82,6 +91,7 @@ impl Consumer {
             look_at: Instant::now(),
             is_up: None,
             settled: consumer.settled.clone(),
+            standing: consumer.standing.clone(),
             failing: Seldom::new(Instant::now()),
             applier: Applier {
                 current,
@@ -91,9 +101,13 @@ impl Consumer {
             },
         };
         let stop = Arc::clone(&consumer.stop);
-            standing: consumer.standing.clone(),
         thread::Builder::new().name("kafka".to_owned()).spawn(move || reader.run(&client, &stop))?;
         Ok(consumer)
+    }
+
+    /// How it stands, now and later.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// Waits until the place in every partition is known, or that long.
@@ -105,11 +119,6 @@ impl Consumer {
 }
 
 impl Drop for Consumer {
-    /// How it stands, now and later.
-    pub(crate) fn standing(&self) -> Standing {
-        self.standing.clone()
-    }
-
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
     }
@@ -124,6 +133,7 @@ struct Reader {
     /// Whether a broker is connected to; `None`: nobody was told yet.
     is_up: Option<bool>,
     settled: CancellationToken,
+    standing: Standing,
     failing: Seldom,
     applier: Applier,
 }
@@ -133,7 +143,6 @@ struct Applier {
     current: Current,
     runtime: Handle,
     handles: KafkaHandles,
-    standing: Standing,
     malformed: Seldom,
 }
 
@@ -248,6 +257,9 @@ impl Reader {
         let Some(statistics) = client.context().statistics() else { return };
         let is_up = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && is_connected(&broker.state));
         self.applier.handles.up(is_up);
+        let of_topic = statistics.topics.get(&*self.topic);
+        let end = |partition| of_topic?.partitions.get(&partition).map(|of| of.hi_offset);
+        self.note(is_up, client.context().error(), end);
         if self.is_up.replace(is_up) != Some(is_up) {
             let topic = &*self.topic;
             if is_up {
@@ -257,9 +269,6 @@ impl Reader {
                 tracing::warn!(
                     topic,
                     reason,
-        let of_topic = statistics.topics.get(&*self.topic);
-        let end = |partition| of_topic?.partitions.get(&partition).map(|of| of.hi_offset);
-        self.note(is_up, client.context().error(), end);
                     "Kafka is not connected to: feature updates are late, and rows live as long as their ttl"
                 );
             }
@@ -270,15 +279,6 @@ impl Reader {
     }
 }
 
-impl Applier {
-    fn take(&self, message: &BorrowedMessage<'_>) {
-        let written = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
-        let written = written.map(|millis| UNIX_EPOCH + Duration::from_millis(millis));
-        let outcome = match message.payload() {
-            None => Outcome::Nothing,
-            Some(payload) => self.apply(payload, written, (message.partition(), message.offset())),
-        };
-        self.handles.message(outcome);
 impl Reader {
     /// Keeps how it stands, for operators.
     fn note(&self, is_up: bool, error: Option<String>, end: impl Fn(i32) -> Option<i64>) {
@@ -296,6 +296,15 @@ impl Reader {
     }
 }
 
+impl Applier {
+    fn take(&self, message: &BorrowedMessage<'_>) {
+        let written = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
+        let written = written.map(|millis| UNIX_EPOCH + Duration::from_millis(millis));
+        let outcome = match message.payload() {
+            None => Outcome::Nothing,
+            Some(payload) => self.apply(payload, written, (message.partition(), message.offset())),
+        };
+        self.handles.message(outcome);
     }
 
     fn apply(&self, payload: &[u8], written: Option<SystemTime>, (partition, offset): (i32, i64)) -> Outcome {
