@@ -11,6 +11,7 @@
 //! gives wrongly (a missing entity, another type) is the caller's error.
 
 mod again;
+mod beyond;
 mod fly;
 mod hot;
 mod invalidate;
@@ -326,12 +327,12 @@ impl Store {
         self.shared.l2.whereabouts()
     }
 
-    /// L1's rows and bytes.
     /// How the servers stand that rows are read from; `None`: replicas are not among them.
     pub(crate) fn shards(&self) -> Option<Vec<super::redis::ShardShown>> {
         self.shared.l2.shards(Instant::now())
     }
 
+    /// L1's rows and bytes.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         Sizes { rows: self.shared.l1.rows(), bytes: self.shared.l1.bytes() }
