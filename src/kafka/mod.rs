@@ -27,7 +27,7 @@ mod consumer;
 mod notice;
 #[cfg(any(feature = "kafka", test))]
 mod places;
-#[cfg(any(feature = "kafka", test))]
+#[cfg(feature = "kafka")]
 mod standing;
 #[cfg(test)]
 mod tests;
