@@ -2,18 +2,21 @@
 //!
 //! It describes; it is no format that anything reads back.
 
+mod features;
+
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+pub(super) use self::features::{features, hot_keys};
+
 use crate::{
     config::{
-        Breaker, Column, Config, Copies, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter,
-        HotKeys, Inputs, Join, Kafka, L1Mode, L2, Ladder, LadderMode, Mlflow, MlflowAccess, Model, Outlier, Pool,
-        PredictionCache, Predictions, ReadFrom, Retry, SaveTo, Size, Span, Spool, SpoolStore, Tier, Upstream, View,
-        WarmStart, without_password,
+        Breaker, Column, Config, Discovery, Endpoint, Ensemble, Failover, Fallback, Gpu, Hedge, HedgeAfter, Inputs,
+        Join, Ladder, LadderMode, Mlflow, MlflowAccess, Model, Outlier, Pool, PredictionCache, Predictions, Retry,
+        Size, Span, Spool, SpoolStore, Tier, Upstream, without_password,
     },
-    infer::{Output, Value, outputs::Combine},
+    infer::{Output, outputs::Combine},
 };
 
 /// Everything.
@@ -72,17 +75,6 @@ fn ladder(ladder: &Ladder) -> Json {
 fn predictions(predictions: &Predictions) -> Json {
     let Predictions { capacity, l2 } = predictions;
     json!({"capacity": size(*capacity), "l2": l2.is_some()})
-}
-
-fn kafka(kafka: &Kafka) -> Json {
-    let Kafka { brokers, topic, properties, discover_every } = kafka;
-    let properties = properties.iter().map(|(key, _)| (key.to_string(), json!("***")));
-    json!({
-        "brokers": brokers,
-        "topic": &**topic,
-        "librdkafka": properties.collect::<serde_json::Map<_, _>>(),
-        "discover_every": length(*discover_every),
-    })
 }
 
 fn mlflow(mlflow: &Mlflow) -> Json {
@@ -289,108 +281,6 @@ fn inputs(config: &Config, model: &Model, inputs: &Inputs) -> Json {
     }
 }
 
-/// The feature store.
-pub(super) fn features(config: &Config) -> Json {
-    let features = &config.features;
-    let l2 = match &features.l2 {
-        L2::Redis(redis) => json!({
-            "redis": redis.urls.iter().map(|url| json!(without_credentials(&url.0))).collect::<Json>(),
-            "mode": format!("{:?}", redis.mode).to_lowercase(),
-            "ttl": length(redis.ttl),
-            "timeout": length(redis.timeout),
-            "read_from": redis.replicas.as_ref().map_or("primary", |replicas| match replicas.from {
-                ReadFrom::Replicas => "replica",
-                ReadFrom::Nearest => "nearest",
-            }),
-            "max_lag": redis.replicas.as_ref().map(|replicas| length(replicas.max_lag)),
-            "dr": redis.dr.as_ref().map(|dr| json!({
-                "redis": dr.urls.iter().map(|url| json!(without_credentials(&url.0))).collect::<Json>(),
-                "failover_after": length(dr.failover_after),
-                "back_after": length(dr.back_after),
-            })),
-        }),
-        L2::FeatureServers(fleet) => json!({
-            "feature_server": fleet.servers.iter().map(|server| json!(format!("http://{}", server.authority))).collect::<Json>(),
-            "timeout": length(fleet.timeout),
-        }),
-        L2::Embedded { path, ttl } => json!({"embedded": path, "ttl": length(*ttl)}),
-    };
-    json!({
-        "project": &*features.project,
-        "l1": {
-            "mode": match features.l1.mode {
-                L1Mode::Serve => "serve",
-                L1Mode::Observe => "observe",
-            },
-            "capacity": size(features.l1.capacity),
-            "ttl": length(features.l1.ttl),
-            "stale_for": length(features.l1.stale_for),
-            "warm_start": features.l1.warm_start.as_ref().map(warm_start),
-        },
-        "l2": l2,
-        "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
-        "retry": retry(&features.retry),
-        "breaker": breaker(&features.breaker),
-        "kafka": features.kafka.as_ref().map(kafka),
-        "invalidate": {"tracking": features.invalidate.tracking},
-        "views": features.views.iter().map(|each| view(each)).collect::<Json>(),
-        "hot_keys": hot_keys(config),
-        "registry": features.registry.as_ref().map(
-            |registry| json!({"url": without_credentials(&registry.url), "refresh": length(registry.refresh)}),
-        ),
-        "services": features.services.iter().map(|service| json!(&*service.name)).collect::<Json>(),
-        "unserved": features.unserved.iter().map(unserved).collect::<Json>(),
-    })
-}
-
-/// How hot keys are found; `null` where they are not looked for.
-pub(super) fn hot_keys(config: &Config) -> Json {
-    let hot = config.features.hot_keys;
-    hot.map_or(Json::Null, |HotKeys { share, min_rate, copies }| {
-        let copies = match copies {
-            Copies::Off => json!("off"),
-            Copies::Auto => json!("auto"),
-            Copies::Number(count) => json!(count),
-        };
-        json!({"share": share, "min_rate": min_rate, "copies": copies})
-    })
-}
-
-fn warm_start(warm: &WarmStart) -> Json {
-    json!({
-        "save_to": match &warm.save_to {
-            SaveTo::L2 => json!("l2"),
-            SaveTo::File(path) => json!(path),
-        },
-        "max_keys": warm.max_keys,
-        "save_every": length(warm.save_every),
-        "timeout": length(warm.timeout),
-    })
-}
-
-fn unserved((name, reason): &(std::sync::Arc<str>, std::sync::Arc<str>)) -> Json {
-    json!({"name": &**name, "reason": &**reason})
-}
-
-fn view(view: &View) -> Json {
-    let entities = view.entities.iter().map(|(name, kind)| (name.to_string(), json!(kind.name())));
-    let features = view.features.iter().map(
-        |feature| json!({"name": &*feature.name, "type": feature.kind.name(), "default": value(&feature.default)}),
-    );
-    json!({
-        "name": &*view.name,
-        "entities": entities.collect::<serde_json::Map<_, _>>(),
-        "features": features.collect::<Json>(),
-        "ttl": length(view.ttl),
-        "max_age": view.max_age.map(length),
-        "consistency": match view.consistency {
-            crate::config::Consistency::Ttl => "ttl",
-            crate::config::Consistency::WriteThrough => "write_through",
-            crate::config::Consistency::Immutable => "immutable",
-        },
-    })
-}
-
 fn retry(retry: &Retry) -> Json {
     json!({
         "max_retries": retry.max_retries,
@@ -420,31 +310,6 @@ fn breaker(breaker: &Breaker) -> Json {
     })
 }
 
-/// A default. Bytes that are no text show as their length.
-fn value(value: &Value) -> Json {
-    let bytes = |bytes: &bytes::Bytes| match std::str::from_utf8(bytes) {
-        Ok(text) => json!(text),
-        Err(_) => json!(format!("({} bytes)", bytes.len())),
-    };
-    match value {
-        Value::Null => Json::Null,
-        Value::Bytes(each) | Value::Opaque(each) => bytes(each),
-        Value::String(each) => json!(&**each),
-        Value::Int32(each) => json!(each),
-        Value::Int64(each) | Value::UnixTimestamp(each) => json!(each),
-        Value::Double(each) => json!(each),
-        Value::Float(each) => json!(each),
-        Value::Bool(each) => json!(each),
-        Value::BytesList(list) => list.iter().map(bytes).collect(),
-        Value::StringList(list) => list.iter().map(|each| json!(&**each)).collect(),
-        Value::Int32List(list) => json!(&**list),
-        Value::Int64List(list) | Value::UnixTimestampList(list) => json!(&**list),
-        Value::DoubleList(list) => json!(&**list),
-        Value::FloatList(list) => json!(&**list),
-        Value::BoolList(list) => json!(&**list),
-    }
-}
-
 /// `50ms`, `5s`: as the config writes it.
 fn length(length: Duration) -> String {
     Span(length).to_string()
@@ -470,7 +335,7 @@ mod tests {
     fn types_are_named_as_the_config_names_them() {
         let mut view = crate::config::View::clone(&crate::fixture::config().features.views[0]);
         view.entities[0].1 = EntityType::UnixTimestamp;
-        assert_eq!(super::view(&view)["entities"], json!({"user_id": "UNIX_TIMESTAMP"}));
+        assert_eq!(features::view(&view)["entities"], json!({"user_id": "UNIX_TIMESTAMP"}));
     }
 
     #[test]
@@ -498,6 +363,37 @@ models:
             ("/models/0/fallback/model", json!("n")),
             ("/models/0/fallback/rule", json!("true ? 0.9 : 0.1")),
             ("/models/0/fallback/default", json!({"outputs": [{"name": "score", "datatype": "FP32", "shape": [1]}]})),
+        ] {
+            assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer} in {shown:#}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_rows_right_is_shown_as_the_file_says_it() {
+        let text = "
+zone: a
+features:
+  project: p
+  lease: 3s
+  l2:
+    redis: redis://s:26379
+    mode: sentinel
+    master: rows
+    read_from: nearest
+    max_lag: 500ms
+    zones: {10.0.1.: a}
+  invalidate: {tracking: true}
+";
+        let shown = config(&Config::parse(text, "t").unwrap());
+        for (pointer, expected) in [
+            ("/features/l2/mode", json!("sentinel")),
+            ("/features/l2/master", json!("rows")),
+            ("/features/l2/read_from", json!("nearest")),
+            ("/features/l2/max_lag", json!("500ms")),
+            ("/features/l2/zones", json!({"10.0.1.": "a"})),
+            ("/features/l2/connections", json!(2)),
+            ("/features/lease", json!("3s")),
+            ("/features/invalidate", json!({"tracking": true, "kafka": null})),
         ] {
             assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer} in {shown:#}");
         }

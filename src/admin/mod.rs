@@ -40,6 +40,9 @@ pub trait Readiness: Send + Sync {
 /// A part's state as JSON, at the moment of asking.
 pub type Section = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// The same, of one that has to ask somebody.
+pub type Asking = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
+
 /// Holds a model at a level for a while: how it stands then, or `None` where there is no such model.
 pub type Drill = Box<dyn Fn(&str, Level, Duration) -> Option<Value> + Send + Sync>;
 
@@ -70,7 +73,7 @@ pub struct Sources {
     /// Beside `/admin/v1/tiers`.
     pub tiers: Section,
     /// Beside `/admin/v1/features`.
-    pub features: Section,
+    pub features: Asking,
     /// Beside `/admin/v1/hot-keys`; `null`: nobody looks for any.
     pub hot_keys: Section,
     /// Where models stand: `/admin/v1/levels`.
@@ -190,7 +193,8 @@ async fn tiers(State(sources): Shared) -> Json<Value> {
 }
 
 async fn features(State(sources): Shared) -> Json<Value> {
-    beside(describe::features(&(sources.config)()), &sources.features)
+    let configured = describe::features(&(sources.config)());
+    Json(json!({"configured": configured, "state": (sources.features)().await}))
 }
 
 async fn hot_keys(State(sources): Shared) -> Json<Value> {

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Tasks, hot, invalidate, levels, pools, readiness::Readiness, registry::Verdict};
+use super::{Tasks, hot, invalidate, levels, pools, readiness::Readiness, rows::Rows};
 use crate::{
     admin,
     admission::{self, Door},
@@ -21,12 +21,8 @@ use crate::{
     predictions::Predictions,
     promotions::Promotions,
     proto,
-    resilience::standby::{Side, Why},
     spool::Spool,
-    telemetry::{
-        Scrape, access,
-        handles::{dr::REASONS, path::PathHandles},
-    },
+    telemetry::{Scrape, access, handles::path::PathHandles},
 };
 
 /// The gateway for one config snapshot.
@@ -118,12 +114,13 @@ pub(super) fn admin(
     scrape: Scrape,
     drain: CancellationToken,
     gateway: &Arc<ArcSwap<Gateway>>,
-    (registry, promotions): (Option<Verdict>, Arc<Promotions>),
+    (rows, promotions): (Rows, Arc<Promotions>),
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
     let (levels, drilled) = (gateway.clone(), gateway.clone());
     let (kept, stored, heeded) = (gateway.clone(), gateway.clone(), gateway.clone());
+    let rows = Arc::new(rows);
     let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
@@ -134,7 +131,10 @@ pub(super) fn admin(
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
         promotions,
-        features: Box::new(move || feature_states(&stored.load_full().pipeline.features, registry.as_ref())),
+        features: Box::new(move || {
+            let (rows, gateway) = (Arc::clone(&rows), stored.load_full());
+            Box::pin(async move { rows.states(&gateway).await })
+        }),
         hot_keys: Box::new(move || hot::states(&heeded.load_full().pipeline.features)),
         spool: Arc::clone(&gateway.load_full().spool),
         levels: Box::new(move || levels::states(&levels.load_full().pipeline)),
@@ -145,33 +145,6 @@ pub(super) fn admin(
         }),
         drain: Box::new(move || drain.cancel()),
     })
-}
-
-/// Which Redis has the rows, and what keeps them there.
-fn whereabouts_shown(at: features::Whereabouts) -> serde_json::Value {
-    let mut shown = serde_json::json!({
-        "active": if at.side == Side::Primary { "primary" } else { "dr" },
-        "reason": REASONS[features::reason(at.why)],
-        "why": features::words(at.why),
-    });
-    if let Why::Lacks { has, of } = at.why {
-        (shown["primary_has"], shown["acknowledged"]) = (has.into(), of.into());
-    }
-    shown
-}
-
-fn feature_states(store: &features::Store, registry: Option<&Verdict>) -> serde_json::Value {
-    let lease = store.lease();
-    let lease = serde_json::json!({
-        "gateway": lease.gateway,
-        "connected": lease.connected,
-        "held": lease.held,
-        "left_seconds": lease.left.as_secs_f64(),
-        "rows_held_by_pushes": lease.rows_held,
-    });
-    let channels = invalidate::channels(store);
-    let l2 = store.whereabouts().map(whereabouts_shown);
-    serde_json::json!({"registry": registry.map(Verdict::shown), "l2": l2, "lease": lease, "invalidation": channels})
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

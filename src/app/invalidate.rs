@@ -1,14 +1,11 @@
-//! What an operator drops, and how the ways stand on which invalidations come.
+//! What an operator drops.
 
 use serde_json::{Value as Json, json};
 
 use crate::{
     admin::{Invalidation, Refusal, Which},
     config::View,
-    features::{
-        Standing, Store, Tracking,
-        invalidate::{Dropped, Origin, Scope, entity},
-    },
+    features::invalidate::{Dropped, Origin, Scope, entity},
     pipeline::Pipeline,
 };
 
@@ -38,11 +35,21 @@ async fn drop_rows(pipeline: &Pipeline, name: &str, which: Which) -> Result<Json
     let Some(view) = views.iter().find(|view| *view.name == *name) else {
         return Err(unknown("view", name, views.iter().map(|view| &*view.name)));
     };
+    let what = words(&which);
     let scope = scope(view, which).map_err(|wrong| Refusal::Wrong(wrong.to_string()))?;
     let Dropped { rows } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
     let told = if pipeline.features.tell_of(&scope) { "told" } else { "not told" };
-    tracing::info!(view = name, ?scope, rows, other_gateways = told, "rows dropped");
+    tracing::info!(view = name, what, rows, other_gateways = told, "an operator's word: rows dropped");
     Ok(json!({"view": name, "rows": rows, "other_gateways": told}))
+}
+
+/// What an operator named, for the log.
+fn words(which: &Which) -> String {
+    match which {
+        Which::All => "all".to_owned(),
+        Which::Entity(given) => Json::from(given.clone()).to_string(),
+        Which::Prefix(text) => format!("what begins with {text:?}"),
+    }
 }
 
 fn scope(view: &View, which: Which) -> Result<Scope, entity::Wrong> {
@@ -57,21 +64,4 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     let known: Vec<_> = known.collect();
     let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
     Refusal::Unknown(format!("unknown {what} {name:?}; configured: {known}"))
-}
-
-/// How the ways stand; those that the config does not have are left out.
-pub(super) fn channels(store: &Store) -> Json {
-    let mut channels = serde_json::Map::new();
-    if let Some(tracking) = store.tracking() {
-        channels.insert("tracking".to_owned(), shown(tracking));
-    }
-    channels.into()
-}
-
-fn shown(tracking: &Tracking) -> Json {
-    let server = |(address, standing): (std::sync::Arc<str>, Standing)| {
-        let why = if let Standing::Deaf(why) = &standing { Some(&**why) } else { None };
-        json!({"redis": &*address, "up": standing == Standing::Heard, "why": why})
-    };
-    json!({"up": tracking.is_up(), "servers": tracking.standings().into_iter().map(server).collect::<Json>()})
 }

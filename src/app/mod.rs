@@ -28,6 +28,7 @@ mod pools;
 mod readiness;
 mod registry;
 mod replay;
+mod rows;
 mod tasks;
 mod warm;
 
@@ -119,7 +120,7 @@ impl App {
             acceptors,
             threads: Vec::new(),
         };
-        read_updates(&config, &tasks, &gateway).await?;
+        let updates = read_updates(&config, &tasks, &gateway).await?;
         let app = app.start_workers(inboxes, &gateway, &limits).await?;
         let control = WorkerId(u32::try_from(config.workers).unwrap_or(u32::MAX));
         gateway.load_full().pipeline.predict.watch(control);
@@ -146,7 +147,13 @@ impl App {
         scrape.before(move || predict.show(Instant::now()));
         let current = gateway.clone();
         scrape.before(move || current.load_full().pipeline.features.show(Instant::now()));
-        let admin = build::admin(readiness, scrape, app.asked_to_drain.clone(), &gateway, (verdict, promotions));
+        let admin = build::admin(
+            readiness,
+            scrape,
+            app.asked_to_drain.clone(),
+            &gateway,
+            (rows::Rows { registry: verdict, updates }, promotions),
+        );
         tasks.background(async move {
             if let Err(error) = crate::admin::serve(sockets.admin, admin, std::future::pending()).await {
                 tracing::error!(%error, "the admin port closed");
@@ -239,10 +246,14 @@ fn keep_warm(
 }
 
 /// Reads feature updates from Kafka, where the config says so. Waits a moment until the place in the topic is taken, so that no row
-/// is cached before that.
+/// is cached before that. What it returns shows how the consumer stands.
 #[cfg(feature = "kafka")]
-async fn read_updates(config: &Config, tasks: &Tasks, gateway: &Arc<ArcSwap<Gateway>>) -> anyhow::Result<()> {
-    let Some(kafka) = &config.features.kafka else { return Ok(()) };
+async fn read_updates(
+    config: &Config,
+    tasks: &Tasks,
+    gateway: &Arc<ArcSwap<Gateway>>,
+) -> anyhow::Result<Option<crate::admin::Section>> {
+    let Some(kafka) = &config.features.kafka else { return Ok(None) };
     let gateway = Arc::clone(gateway);
     let current = move || {
         let pipeline = &gateway.load_full().pipeline;
@@ -250,18 +261,23 @@ async fn read_updates(config: &Config, tasks: &Tasks, gateway: &Arc<ArcSwap<Gate
     };
     let consumer = crate::kafka::Consumer::start(kafka, Box::new(current))?;
     consumer.settled(KAFKA_PATIENCE).await;
+    let standing = consumer.standing();
     // It ends when it is dropped.
     tasks.background(async move {
         let _reads = consumer;
         std::future::pending::<()>().await;
     });
-    Ok(())
+    Ok(Some(Box::new(move || standing.shown())))
 }
 
 #[cfg(not(feature = "kafka"))]
-async fn read_updates(config: &Config, _: &Tasks, _: &Arc<ArcSwap<Gateway>>) -> anyhow::Result<()> {
+async fn read_updates(
+    config: &Config,
+    _: &Tasks,
+    _: &Arc<ArcSwap<Gateway>>,
+) -> anyhow::Result<Option<crate::admin::Section>> {
     anyhow::ensure!(config.features.kafka.is_none(), "this build does not read Kafka");
-    Ok(())
+    Ok(None)
 }
 
 /// Hears of promotions, and looks for them where the config says so.

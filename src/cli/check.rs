@@ -25,6 +25,10 @@ impl From<bool> for Detail {
 /// Checks the file and prints the outcome.
 pub(super) fn run(path: &Path, detail: Detail) -> anyhow::Result<()> {
     let configured = super::serve::block_on(Configured::load(path))?;
+    #[cfg(feature = "kafka")]
+    if let Some(kafka) = &configured.config.features.kafka {
+        crate::kafka::judge(kafka)?;
+    }
     let mut text = match detail {
         Detail::Explain => configured.explained,
         Detail::Summary => String::new(),

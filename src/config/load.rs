@@ -132,12 +132,11 @@ impl Draft {
         if !problems.is_empty() {
             return Err(Problems::new(&self.name, problems));
         }
-        config.notices.clone_from(&self.shape.notices);
         if config.features.l1.mode == super::L1Mode::Observe {
             let told = "features.l1.mode: observe: L1 is compared only, and serves nothing, stale rows neither";
             config.notices.push(told.into());
         }
-        config.warnings = warnings::of(&config);
+        config.warnings = warnings::of(&config, &self.raw);
         Ok(Loaded { explained: explain::explain(&self.raw, &self.shape.places, &config), config })
     }
 }

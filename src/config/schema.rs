@@ -133,4 +133,26 @@ mod tests {
         assert_eq!(schema["properties"]["listen"]["properties"]["max_body"]["default"], "64MiB");
         assert_eq!(schema["properties"]["listen"]["x-reload"], "restart");
     }
+
+    #[test]
+    fn says_what_is_in_range() {
+        let features = &inlined()["properties"]["features"]["properties"];
+        let hot = &features["hot_keys"]["properties"];
+        assert_eq!((&hot["share"]["minimum"], &hot["share"]["maximum"]), (&json!(0.001), &json!(1)));
+        let most = crate::config::MOST_COPIES;
+        let [number, word] = [&hot["copies"]["anyOf"][0], &hot["copies"]["anyOf"][1]];
+        assert_eq!((&number["minimum"], &number["maximum"]), (&json!(1), &json!(most)));
+        assert_eq!(word["enum"], json!(["auto", "off"]));
+        assert_eq!(
+            (&features["lease"]["x-minimum"], &features["lease"]["x-maximum"]),
+            (&json!("500ms"), &json!("10s"))
+        );
+        assert_eq!(features["l2"]["properties"]["max_lag"]["x-minimum"], "100ms");
+        every(inlined(), &mut |object| {
+            for bound in ["x-minimum", "x-maximum"].iter().filter_map(|name| object.get(*name)) {
+                let length = bound.as_str().and_then(crate::config::raw::Span::parse);
+                assert!(length.is_some() && object["x-kind"] == "duration", "{object:?}");
+            }
+        });
+    }
 }

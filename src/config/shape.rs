@@ -1,8 +1,7 @@
 //! Checks a file's shape against the schema: unknown keys, wrong types, values out of range, missing keys; all of them.
 //!
 //! Every scalar ends up as what the schema says it is, and whatever is wrong is reported and taken out, so that the rest can
-//! still be read and checked for meaning. Also remembers where each key was, and which keys are set that this version does not
-//! act upon.
+//! still be read and checked for meaning. Also remembers where each key was.
 
 use serde_json::{Map, Value};
 
@@ -17,8 +16,6 @@ use super::{
 pub(super) struct Shape {
     pub(super) places: Places,
     pub(super) problems: Vec<Problem>,
-    /// `path: accepted, not acted upon by this version`
-    pub(super) notices: Vec<String>,
     /// Keys that seem to be meant by a misspelt one: nothing is said of their absence.
     pub(super) meant: Vec<Path>,
 }
@@ -49,15 +46,11 @@ impl Shape {
         let Some(chosen) = choose(node, schema) else {
             return self.unfit(node, path, schema);
         };
-        let verdict = match &node.kind {
+        match &node.kind {
             Kind::Map(_) => self.object(node, chosen, path),
             Kind::List(_) => self.list(node, chosen, path),
-            Kind::Scalar { .. } => self.scalar(node, chosen, path),
-        };
-        if verdict == Verdict::Fits {
-            self.note_later(node, schema, path);
+            Kind::Scalar { .. } => self.scalar(node, (chosen, schema), path),
         }
-        verdict
     }
 
     fn unfit(&mut self, node: &Node, path: &Path, schema: &Value) -> Verdict {
@@ -142,15 +135,19 @@ impl Shape {
         verdict
     }
 
-    fn scalar(&mut self, node: &mut Node, schema: &Value, path: &Path) -> Verdict {
+    /// `whole`: the schema of which `schema` is the alternative that fits best.
+    fn scalar(&mut self, node: &mut Node, (schema, whole): (&Value, &Value), path: &Path) -> Verdict {
         let fits = match kind_of(schema) {
-            "duration" => text_of(node, schema).is_some_and(|text| Span::parse(&text).is_some()),
+            "duration" => match text_of(node, schema).as_deref().and_then(Span::parse) {
+                Some(length) if !Bounds::of(schema).hold(length) => return self.out_of_bounds(node, path, schema),
+                length => length.is_some(),
+            },
             "size" => text_of(node, schema).is_some_and(|text| Size::parse(&text).is_some()),
             "value" => true,
             _ => plain_fits(node, schema),
         };
         if !fits {
-            return self.unfit(node, path, schema);
+            return self.unfit(node, path, whole);
         }
         if is(schema, "string")
             && kind_of(schema) != "value"
@@ -161,17 +158,39 @@ impl Shape {
         Verdict::Fits
     }
 
-    fn note_later(&mut self, node: &Node, schema: &Value, path: &Path) {
-        let but = match schema.get("x-later") {
-            Some(Value::Array(values)) => match &node.kind {
-                Kind::Scalar { text, .. } if values.iter().any(|value| value == text) => "",
-                _ => return,
-            },
-            Some(Value::String(but)) => but,
-            Some(_) => "",
-            None => return,
-        };
-        self.notices.push(format!("{path}: accepted, not acted upon by this version{but}"));
+    /// A length that is one, and too short or too long.
+    fn out_of_bounds(&mut self, node: &Node, path: &Path, schema: &Value) -> Verdict {
+        let (wrong, allowed) = Bounds::of(schema).words();
+        let text = format!("{wrong}; allowed: {allowed}; given: {}", node.shown());
+        self.problems.push(Problem { position: node.position, path: path.clone(), text });
+        Verdict::Unfit
+    }
+}
+
+/// The shortest and the longest that a length may be (`x-minimum`, `x-maximum`): JSON Schema has no words for it.
+struct Bounds<'s> {
+    least: Option<&'s str>,
+    most: Option<&'s str>,
+}
+
+impl<'s> Bounds<'s> {
+    fn of(schema: &'s Value) -> Self {
+        let bound = |name: &str| schema.get(name).and_then(Value::as_str);
+        Self { least: bound("x-minimum"), most: bound("x-maximum") }
+    }
+
+    fn hold(&self, length: Span) -> bool {
+        let bound = |text: Option<&str>| text.and_then(Span::parse);
+        bound(self.least).is_none_or(|least| length >= least) && bound(self.most).is_none_or(|most| length <= most)
+    }
+
+    /// What is wrong with one that is out of them, and what is allowed.
+    fn words(&self) -> (&'static str, String) {
+        match (self.least, self.most) {
+            (Some(least), Some(most)) => ("out of range", format!("{least} to {most}")),
+            (Some(least), None) => ("too short", format!("{least} or more")),
+            (None, most) => ("too long", format!("{} or less", most.unwrap_or_default())),
+        }
     }
 }
 
@@ -261,7 +280,7 @@ fn expected(schema: &Value) -> String {
         _ if is(schema, "boolean") => "true or false",
         _ if is(schema, "integer") && schema["maximum"].is_number() => "a whole number in range",
         _ if is(schema, "integer") => "a whole number",
-        _ if is(schema, "number") && schema["maximum"] == 1 => "a ratio",
+        _ if is(schema, "number") && schema["maximum"] == 1 && schema["minimum"] == 0 => "a ratio",
         _ if is(schema, "number") => "a number in range",
         _ => "text",
     };
@@ -290,7 +309,7 @@ fn allowed(schema: &Value) -> String {
         "secret" => "text, best as ${file:/path} or ${VAR}".to_owned(),
         _ if is(schema, "object") => match schema["properties"].as_object() {
             Some(properties) => format!("a mapping with {}", names(properties)),
-            None => "a mapping from names".to_owned(),
+            None => format!("a mapping from {}", schema["x-map"].as_str().unwrap_or("names")),
         },
         _ if is(schema, "array") => format!("a list of items that are each {}", allowed(&schema["items"])),
         _ if is(schema, "boolean") => "true, false".to_owned(),

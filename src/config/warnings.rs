@@ -6,7 +6,7 @@ use super::{Config, Consistency, Copies, Discovery, L2, Ladder, LadderMode, Mode
 use crate::infer::PoolId;
 
 /// All of them.
-pub(super) fn of(config: &Config) -> Vec<String> {
+pub(super) fn of(config: &Config, raw: &raw::Root) -> Vec<String> {
     let pools = config.pools.iter().filter_map(|pool| zones_without_own(config, pool));
     let idle = (0..config.pools.len()).filter_map(|index| unused(config, index));
     let hedges = config.models.iter().filter_map(|model| hedge_that_never_runs(config, model));
@@ -16,7 +16,16 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     let copies = copies_that_are_never_made(config);
     let strong = strong_through_servers(config);
     let features = copies.into_iter().chain(strong).chain(promotions_of_nothing(config));
-    pools.chain(idle).chain(hedges).chain(queues).chain(fallbacks).chain(ladder).chain(features).collect()
+    let registered = config.models.iter().filter_map(|model| registered_for_nothing(config, raw, model));
+    pools
+        .chain(idle)
+        .chain(hedges)
+        .chain(queues)
+        .chain(fallbacks)
+        .chain(ladder)
+        .chain(features)
+        .chain(registered)
+        .collect()
 }
 
 fn zones_without_own(config: &Config, pool: &Pool) -> Option<String> {
@@ -106,6 +115,20 @@ fn promotions_of_nothing(config: &Config) -> Option<String> {
          cache, or take the section out"
             .to_owned()
     })
+}
+
+/// A name by which nobody looks.
+fn registered_for_nothing(config: &Config, raw: &raw::Root, model: &Model) -> Option<String> {
+    raw.models.get(&model.name)?.registered_model.as_ref()?;
+    let (what, remedy) = match (&config.mlflow, &model.cache) {
+        (None, _) => ("there is no `mlflow`", "add the section mlflow, or take the key out"),
+        (Some(_), None) => ("the model has no cache", "give it a cache, or take the key out"),
+        (Some(_), Some(_)) => return None,
+    };
+    Some(format!(
+        "models.{}.registered_model: set, and {what}; its promotions change nothing here; {remedy}",
+        model.name
+    ))
 }
 
 fn is_default(ladder: &Ladder) -> bool {
@@ -234,5 +257,32 @@ mod tests {
         ] {
             assert_eq!(warned(text), paths, "{text}");
         }
+    }
+    #[test]
+    fn a_registered_model_is_looked_up_for_a_cache_by_mlflow() {
+        for (text, paths) in [
+            (
+                "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {registered_model: r, cache: {}}}",
+                &["models.m.registered_model"][..],
+            ),
+            (
+                "mlflow: {secret: s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {registered_model: r}, n: {cache: {}}}",
+                &["models.m.registered_model"],
+            ),
+            (
+                "mlflow: {secret: s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {registered_model: r, cache: {}}}",
+                &[],
+            ),
+        ] {
+            assert_eq!(warned(text), paths, "{text}");
+        }
+        let text = "pools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {registered_model: r, cache: {}}}";
+        assert_eq!(
+            Config::parse(text, "t").unwrap().warnings,
+            [
+                "models.m.registered_model: set, and there is no `mlflow`; its promotions change nothing here; add the section mlflow, or take the \
+              key out"
+            ]
+        );
     }
 }

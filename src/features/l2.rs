@@ -12,7 +12,7 @@ use super::{
     Row,
     embedded::Embedded,
     feast::Malformed,
-    redis::{Redis, Whereabouts},
+    redis::{Redis, ShardShown, Whereabouts},
     served::Served,
 };
 use crate::{
@@ -239,6 +239,11 @@ impl L2 {
         if let Self::Redis(redis) = self {
             redis.all_changed();
         }
+    }
+
+    /// How the servers stand that rows are read from; `None`: there are no replicas among them.
+    pub(crate) fn shards(&self, now: Instant) -> Option<Vec<ShardShown>> {
+        self.redis().and_then(|redis| redis.shards(now))
     }
 
     /// Which of two Redises has the rows, where one may take over for the other.

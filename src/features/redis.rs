@@ -21,6 +21,7 @@ mod copies;
 mod dial;
 mod dr;
 mod ear;
+mod echo;
 mod fence;
 mod guard;
 pub(crate) mod key_copies;
@@ -45,7 +46,6 @@ use ::redis::{RedisError, Value};
 use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::dr::{Whereabouts, reason, words};
-pub(crate) use self::owner::Owner;
 use self::{
     command::{Commands, Reading},
     dr::Dr,
@@ -56,6 +56,10 @@ use self::{
     reply::Reply,
     script::Life,
     servers::Servers,
+};
+pub(crate) use self::{
+    copies::{CopyShown, ShardShown},
+    owner::Owner,
 };
 pub use self::{pushes::read_any as read_any_pushes, reply::read_any};
 pub(crate) use self::{
@@ -263,6 +267,8 @@ impl Redis {
         let dr = self.dr.as_deref().filter(|dr| dr.is_over());
         let servers = dr.map_or(&*self.servers, |dr| &dr.standby);
         let deadline = || Instant::now() + self.timeout;
+        let tracking = self.tracking.as_deref().filter(|_| dr.is_none());
+        self.each_key(tracking, puts.iter(), |tracking, key| tracking.sent(key));
         let by_hash = self.calls(puts.iter(), ("EVALSHA", self.script.get_hash()), purpose);
         let mut answers = servers.run(worker, by_hash, deadline()).await;
         // A server that does not know the script yet learns it by its text.
@@ -284,6 +290,8 @@ impl Redis {
             _ => Written::Older,
         };
         let mut written: Vec<_> = answers.into_iter().map(|answer| answer.map(written)).collect();
+        let unchanged = puts.iter().zip(&written).filter(|(_, written)| matches!(written, Ok(Written::Older)));
+        self.each_key(tracking, unchanged.map(|(put, _)| put), |tracking, key| tracking.wrote_nothing(key));
         if let (Some(copies), Purpose::Push(_)) = (&self.copies, purpose) {
             self.remove_written((worker, copies), puts, &mut written).await;
         }
@@ -301,6 +309,18 @@ impl Redis {
     pub(crate) fn all_changed(&self) {
         if let Some(fence) = &self.fence {
             fence.all_changed(Instant::now());
+        }
+    }
+
+    /// Tells whoever listens to Redis of the keys of rows, where anybody does.
+    fn each_key<'a>(
+        &self,
+        tracking: Option<&Tracking>,
+        puts: impl Iterator<Item = &'a Put>,
+        tell: impl Fn(&Tracking, &[u8]),
+    ) {
+        if let Some(tracking) = tracking {
+            puts.for_each(|put| tell(tracking, &redis_key(&put.ask.key, &self.project)));
         }
     }
 
@@ -338,6 +358,11 @@ impl Redis {
         if let Some(dr) = &self.dr {
             dr.standby.show(now);
         }
+    }
+
+    /// How the servers stand that rows are read from; `None`: masters alone are.
+    pub(crate) fn shards(&self, now: Instant) -> Option<Vec<ShardShown>> {
+        self.fence.as_ref().map(|_| self.active().shown(now))
     }
 
     /// Whether every server's breaker refuses now.

@@ -11,6 +11,7 @@
 //! gives wrongly (a missing entity, another type) is the caller's error.
 
 mod again;
+mod beyond;
 mod fly;
 mod hot;
 mod invalidate;
@@ -324,6 +325,11 @@ impl Store {
     /// Which of two Redises has the rows, where one may take over for the other.
     pub(crate) fn whereabouts(&self) -> Option<super::redis::Whereabouts> {
         self.shared.l2.whereabouts()
+    }
+
+    /// How the servers stand that rows are read from; `None`: replicas are not among them.
+    pub(crate) fn shards(&self) -> Option<Vec<super::redis::ShardShown>> {
+        self.shared.l2.shards(Instant::now())
     }
 
     /// L1's rows and bytes.

@@ -38,14 +38,25 @@ const USUAL: [(&str, &str); 7] = [
 
 /// A consumer that connects in the background.
 pub(super) fn consumer(kafka: &config::Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
+    let mut client = settings(kafka);
+    client.set("bootstrap.servers", kafka.brokers.join(","));
+    client.create_with_context(Context::default())
+}
+
+/// Whether its settings go together. Connects to nobody.
+pub(super) fn judge(kafka: &config::Kafka) -> Result<(), KafkaError> {
+    settings(kafka).create_with_context::<_, BaseConsumer<Context>>(Context::default()).map(drop)
+}
+
+/// All but the brokers.
+fn settings(kafka: &config::Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
     let given = kafka.properties.iter().map(|(key, value)| (&**key, value.0.as_str()));
     // The last one counts.
     for (key, value) in USUAL.into_iter().chain(given).chain(OURS) {
         client.set(key, value);
     }
-    client.set("bootstrap.servers", kafka.brokers.join(","));
-    client.create_with_context(Context::default())
+    client
 }
 
 /// What librdkafka told while it was polled.

@@ -25,6 +25,7 @@ use super::{
     client::{self, Context},
     notice::{self, Wrong},
     places::{Begin, Places},
+    standing::{Partition, Standing},
 };
 use crate::{
     config,
@@ -56,10 +57,20 @@ pub(crate) enum Error {
     Thread(#[from] std::io::Error),
 }
 
+/// Whether a topic can be read so, as far as that can be told without a broker.
+///
+/// # Errors
+///
+/// It can never work.
+pub(crate) fn judge(kafka: &config::Kafka) -> Result<(), Error> {
+    Ok(client::judge(kafka)?)
+}
+
 /// The consumer. Dropped, it ends within [`TICK`], and a look that is under way.
 pub(crate) struct Consumer {
     stop: Arc<AtomicBool>,
     settled: CancellationToken,
+    standing: Standing,
 }
 
 impl Consumer {
@@ -71,7 +82,8 @@ impl Consumer {
     /// It can never work.
     pub(crate) fn start(kafka: &config::Kafka, current: Current) -> Result<Self, Error> {
         let client = client::consumer(kafka)?;
-        let consumer = Self { stop: Arc::default(), settled: CancellationToken::new() };
+        let consumer =
+            Self { stop: Arc::default(), settled: CancellationToken::new(), standing: Standing::new(&kafka.topic) };
         let reader = Reader {
             topic: Arc::clone(&kafka.topic),
             discover_every: kafka.discover_every,
@@ -79,6 +91,7 @@ impl Consumer {
             look_at: Instant::now(),
             is_up: None,
             settled: consumer.settled.clone(),
+            standing: consumer.standing.clone(),
             failing: Seldom::new(Instant::now()),
             applier: Applier {
                 current,
@@ -90,6 +103,11 @@ impl Consumer {
         let stop = Arc::clone(&consumer.stop);
         thread::Builder::new().name("kafka".to_owned()).spawn(move || reader.run(&client, &stop))?;
         Ok(consumer)
+    }
+
+    /// How it stands, now and later.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// Waits until the place in every partition is known, or that long.
@@ -115,6 +133,7 @@ struct Reader {
     /// Whether a broker is connected to; `None`: nobody was told yet.
     is_up: Option<bool>,
     settled: CancellationToken,
+    standing: Standing,
     failing: Seldom,
     applier: Applier,
 }
@@ -238,6 +257,9 @@ impl Reader {
         let Some(statistics) = client.context().statistics() else { return };
         let is_up = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && is_connected(&broker.state));
         self.applier.handles.up(is_up);
+        let of_topic = statistics.topics.get(&*self.topic);
+        let end = |partition| of_topic?.partitions.get(&partition).map(|of| of.hi_offset);
+        self.note(is_up, client.context().error(), end);
         if self.is_up.replace(is_up) != Some(is_up) {
             let topic = &*self.topic;
             if is_up {
@@ -251,9 +273,26 @@ impl Reader {
                 );
             }
         }
-        let partitions = statistics.topics.get(&*self.topic).into_iter().flat_map(|topic| topic.partitions.values());
+        let partitions = of_topic.into_iter().flat_map(|topic| topic.partitions.values());
         let lags = partitions.filter_map(|of| Some((of.partition, self.places.lag(of.partition, of.hi_offset)?)));
         self.applier.handles.lags(lags);
+    }
+}
+
+impl Reader {
+    /// Keeps how it stands, for operators.
+    fn note(&self, is_up: bool, error: Option<String>, end: impl Fn(i32) -> Option<i64>) {
+        let waiting = self.places.waiting().map(|(id, _)| Partition { id, next: None, lag: None });
+        let lag = |id| self.places.lag(id, end(id)?);
+        let read = self.places.read().map(|(id, next)| Partition { id, next: Some(next), lag: lag(id) });
+        let mut partitions: Vec<_> = waiting.chain(read).collect();
+        partitions.sort_by_key(|of| of.id);
+        self.standing.note(|seen| {
+            seen.up = Some(is_up);
+            seen.why = error.filter(|_| !is_up);
+            seen.settled = self.places.are_settled();
+            seen.partitions = partitions;
+        });
     }
 }
 

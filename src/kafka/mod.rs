@@ -27,6 +27,8 @@ mod consumer;
 mod notice;
 #[cfg(any(feature = "kafka", test))]
 mod places;
+#[cfg(feature = "kafka")]
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +37,7 @@ use crate::config::Config;
 use crate::features::Store;
 
 #[cfg(feature = "kafka")]
-pub(crate) use self::consumer::Consumer;
+pub(crate) use self::consumer::{Consumer, judge};
 
 /// The snapshot in force: its views, and the store that has their rows.
 #[cfg(feature = "kafka")]

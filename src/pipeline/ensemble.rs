@@ -107,7 +107,7 @@ impl Ensemble {
                 Ok(answer) => format!("it answered {}", answer.status),
                 Err(error) => error.to_string(),
             };
-            tracing::warn!(%ensemble, %member, reason = ?why, "left out of an answer: {told}; further ones are counted only");
+            tracing::warn!(%ensemble, %member, reason = why.name(), "left out of an answer: {told}; further ones are counted only");
         }
         Degradation::Member { model: member.name.clone(), cause: why.cause() }
     }

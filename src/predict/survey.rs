@@ -82,11 +82,12 @@ impl Pool {
         let mut hosts: Vec<_> = members.iter().map(|endpoint| endpoint.interval()).collect();
         for (at, reason) in policy.judge(&mut hosts, now) {
             let (name, host) = (members[at].name(), &hosts[at]);
-            self.balance.ejection(labelled(reason));
+            let reason = labelled(reason);
+            self.balance.ejection(reason);
             let seconds = host.record.until().map_or(0, |until| (until - now).as_secs());
             let (answers, failures) = (host.answers.count, host.failures);
             let median_ms = host.answers.median.as_millis();
-            tracing::warn!(pool = %self.name, endpoint = %name, ?reason, seconds, answers, failures, median_ms, "endpoint ejected");
+            tracing::warn!(pool = %self.name, endpoint = %name, reason = reason.label(), seconds, answers, failures, median_ms, "endpoint ejected");
         }
         members.iter().zip(&hosts).for_each(|(endpoint, host)| endpoint.set_record(host.record));
     }

@@ -143,7 +143,13 @@ impl Promotions {
         let heard = self.hear(delivery, wall);
         let outcome = match &heard {
             Ok(Heard::Promoted { registered, dropped, .. }) => {
-                tracing::info!(registered, models = ?dropped, delivery = delivery.id, "MLflow tells of a promotion: predictions dropped");
+                let models = dropped.join(", ");
+                tracing::info!(
+                    registered,
+                    models,
+                    delivery = delivery.id,
+                    "MLflow tells of a promotion: predictions dropped"
+                );
                 if dropped.is_empty() { Delivered::Ignored } else { Delivered::Dropped }
             }
             Ok(Heard::Ignored(_)) => Delivered::Ignored,
@@ -253,7 +259,8 @@ impl Promotions {
             return;
         }
         causes.iter().for_each(|cause| self.predictions.drop_because(model.id, cause));
-        tracing::info!(model = &*model.name, promotions = ?causes, "MLflow's registry has changed: predictions dropped");
+        let promotions = causes.join(", ");
+        tracing::info!(model = &*model.name, promotions, "MLflow's registry has changed: predictions dropped");
     }
 }
 

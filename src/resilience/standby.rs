@@ -185,16 +185,18 @@ impl Standby {
     }
 
     fn with_primary(&mut self, primary: Seen, standby: Seen, now: Instant) -> Verdict {
+        // What takes no writes is no primary, and yet answers.
+        let away = if primary == Seen::Gone { Why::PrimaryGone } else { Why::ReadOnly };
         let why = match (primary, standby) {
             (Seen::Here { counts, .. }, Seen::Here { .. }) if self.lacks(counts).is_some() => {
                 self.lacks(counts).unwrap_or(Why::Well)
             }
             (Seen::Here { writable: true, .. }, _) => return Verdict::Stay(Why::Well),
-            _ if !lasts(self.primary_gone, self.over_after, now) => return Verdict::Stay(Why::PrimaryGone),
+            _ if !lasts(self.primary_gone, self.over_after, now) => return Verdict::Stay(away),
             (_, Seen::Gone) => return Verdict::Stay(Why::StandbyGone),
             // Neither takes writes: the one is as good as the other.
             (Seen::Here { .. }, Seen::Here { writable: false, .. }) => return Verdict::Stay(Why::ReadOnly),
-            _ => Why::PrimaryGone,
+            _ => away,
         };
         self.side = Side::Standby;
         Verdict::Over(why)

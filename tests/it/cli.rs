@@ -88,6 +88,28 @@ fn check_prints_every_problem_at_once() {
     }
 }
 
+/// What librdkafka would refuse at the start, without a broker.
+#[test]
+fn check_has_librdkafka_judge_its_properties() {
+    let folder = Folder::new("check");
+    let checked = |properties: &str| {
+        let kafka = format!("brokers: [\"127.0.0.1:1\"], topic: t, librdkafka: {{{properties}}}");
+        let text = format!("features: {{project: p, invalidate: {{kafka: {{{kafka}}}}}}}\n");
+        run(&["check", "-c", &folder.write("weir.yaml", text).display().to_string()])
+    };
+    let good = checked("client.id: weir-eu");
+    assert!(good.status.success(), "{}", said(&good));
+    for (properties, told) in [
+        ("client.idd: x", "No such configuration property: \"client.idd\""),
+        ("session.timeout.ms: \"400000\"", "max.poll.interval.ms"),
+    ] {
+        let refused = checked(properties);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        let text = said(&refused);
+        assert!(text.contains("features.invalidate.kafka") && text.contains(told), "{text}");
+    }
+}
+
 #[test]
 fn a_file_that_is_none() {
     let folder = Folder::new("check");

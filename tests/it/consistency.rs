@@ -8,7 +8,9 @@
 mod history;
 mod load;
 
-use std::{sync::atomic::Ordering, thread, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, thread, time::Duration};
+
+use serde_json::{Value as Json, json};
 
 use self::{
     history::{Violations, check},
@@ -175,6 +177,55 @@ fn nobody_reads_what_was_there_before_an_acknowledged_push() {
         let is_held = |_: &Spawned| (lease()["held"] == true).then_some(());
         weir.process().ready("its lease", is_held);
     }
+}
+
+/// A gateway on one Redis, or on a store of its own.
+fn of_one(l1: &str, l2: &str) -> Weir {
+    Weir::start(&format!(
+        "workers: 1\nfeatures: {{project: seen, l1: {{{l1}}}, l2: {{{l2}}}, views: {{stock: {{entities: {{sku: INT64}}, features: \
+         {{version: {{type: INT64}}}}, consistency: write_through}}}}}}\n"
+    ))
+}
+
+#[test]
+fn operators_see_who_holds_a_lease_and_no_lease_where_there_is_none_to_hold() {
+    let redis = Redis::start();
+    let url = format!("redis: [{}]", redis.url());
+    let lease =
+        |weir: &Weir| http1::get(weir.admin(), "/admin/v1/features").expect(200).json()["state"]["lease"].clone();
+    let gauges = |weir: &Weir| ["weir_lease_held", "weir_bus_connected"].map(|name| weir.metrics().sum(name, &[]));
+    let keeping = [(); 2].map(|()| of_one("ttl: 1m", &url));
+    keeping.iter().for_each(|weir| {
+        wait_until("its lease", START, || gauges(weir) == [Some(1.0); 2]);
+    });
+    let [first, second] = keeping.each_ref().map(lease);
+    assert_eq!((&first["keeps"], &first["held"]), (&json!("under_lease"), &json!(true)));
+    let table = &first["table"];
+    assert_eq!((&table["key"], &table["why"]), (&json!("{weir:seen}:leases"), &Json::Null));
+    let holders = table["holders"].as_array().expect("a list");
+    let names: BTreeSet<_> = holders.iter().map(|holder| holder["gateway"].to_string()).collect();
+    assert_eq!(names, [&first, &second].map(|lease| lease["gateway"].to_string()).into(), "{table}");
+    for holder in holders {
+        let left = holder["left_seconds"].as_f64().expect("a number");
+        assert!(left > 0.0 && left <= 2.0 && holder["revoked"] == false, "{holder}");
+    }
+    wait_until("the table to have every lease", START, || lease(&keeping[0])["table"]["whole"] == true);
+
+    let uncached = of_one("capacity: 0B", &url);
+    wait_until("it to hear the others", START, || gauges(&uncached)[1] == Some(1.0));
+    assert_eq!(gauges(&uncached)[0], None, "it keeps nothing: no lease is missing");
+    let shown = lease(&uncached);
+    assert_eq!((&shown["keeps"], &shown["held"]), (&json!("nothing"), &Json::Null));
+    assert_eq!(shown["table"]["holders"].as_array().map(Vec::len), Some(2), "{shown}");
+
+    let alone = of_one("ttl: 1m", "");
+    assert_eq!(gauges(&alone), [None; 2]);
+    let shown = lease(&alone);
+    assert_eq!((&shown["keeps"], &shown["table"]), (&json!("alone"), &Json::Null));
+
+    redis.kill();
+    wait_until("the table to be out of reach", START, || lease(&keeping[0])["table"]["why"].is_string());
+    assert_eq!(gauges(&keeping[0])[1], Some(0.0));
 }
 
 #[test]

@@ -121,6 +121,36 @@ fn what_feast_writes_is_seen_at_once_and_other_projects_keys_cost_nothing() {
     await_values(&mut client, &[1, 2], &[Json::Null, Json::Null]);
 }
 
+/// Redis tells no time; a gateway knows when it wrote what it is told of.
+#[test]
+fn how_long_redis_takes_to_tell_is_measured_at_what_is_pushed_here() {
+    let redis = Redis::start();
+    let weir = weir(&of_one(&redis), TRACKED);
+    let (mut feast, mut client) = (redis.connection(), weir.connect());
+    let measured = || weir.metrics().count("weir_invalidation_delay_seconds_count", &[("origin", "tracking")]);
+    let told = || weir.metrics().count("weir_invalidations_total", &[("origin", "tracking"), ("scope", "rows")]);
+    for round in 1..=5_u8 {
+        write(&mut feast, 1, round.into());
+        await_values(&mut client, &[1], &[json!(f64::from(round))]);
+    }
+    assert!(told() > 0.0 && measured() == 0.0, "nobody knows when Feast wrote");
+    let push = |time: &str| {
+        let rows = json!({"driver_id": [2], "event_timestamp": [time], "acc_rate": [1.0]});
+        weir.connect().post("/push", json!({"push_source_name": "driver_stats", "df": rows}).to_string()).expect(200);
+    };
+    push("2026-11-22T10:00:01Z");
+    await_metric(weir.admin(), "weir_invalidation_delay_seconds_count", &[("origin", "tracking")], |count| {
+        count == 1.0
+    });
+    // One that changes nothing is told to nobody, and the next is not measured by it.
+    push("2026-11-22T10:00:00Z");
+    write(&mut feast, 2, 7.0);
+    await_values(&mut client, &[2], &[json!(7.0)]);
+    assert_eq!(measured(), 1.0);
+    let sum = weir.metrics().count("weir_invalidation_delay_seconds_sum", &[("origin", "tracking")]);
+    assert!(sum > 0.0 && sum < 5.0, "{sum}");
+}
+
 #[test]
 fn what_was_written_while_redis_was_not_heard_is_seen() {
     let redis = Redis::start();
@@ -273,6 +303,11 @@ fn what_an_operator_drops_is_gone_from_every_gateway() {
             json!({"view": "driver_stats", "entity": {"driver": 1}}),
             400,
             "driver is no join key of view driver_stats; allowed: exactly its join keys, driver_id: INT64",
+        ),
+        (
+            json!({"view": "user_profile", "prefix": ""}),
+            400,
+            "an empty prefix, with which all rows of view user_profile begin; allowed: text, or no `prefix`",
         ),
         (json!({"rows": []}), 400, "{\"view\": \"name\", \"entity\": {\"join key\": value}}"),
     ] {

@@ -16,7 +16,7 @@ use rdkafka::{
 use serde_json::json;
 
 use crate::support::{
-    Redis, Weir,
+    Redis, Weir, http1,
     metrics::await_metric,
     process::{START, await_some, wait_until},
     tansu::Tansu,
@@ -84,6 +84,12 @@ impl World {
         await_metric(self.weir.admin(), "weir_kafka_messages_total", &[("outcome", outcome)], |count| count >= least)
     }
 
+    /// How the consumer stands, as operators see it.
+    fn shown(&self) -> serde_json::Value {
+        let features = http1::get(self.weir.admin(), "/admin/v1/features").expect(200).json();
+        features["state"]["invalidation"]["kafka"].clone()
+    }
+
     fn up(&self, up: bool) {
         let expected = f64::from(u8::from(up));
         await_some("weir_kafka_up", START, || {
@@ -144,6 +150,10 @@ fn a_row_that_a_message_names_is_read_anew_whatever_else_is_on_the_topic() {
         (metrics.sum("weir_kafka_lag_messages", &[("topic", TOPIC)]) == Some(0.0)).then_some(())
     });
     world.up(true);
+    let partition = |(id, messages): (usize, i32)| json!({"partition": id, "next_offset": messages, "lag": 0});
+    let partitions: Vec<_> = [2, 1, 1, 2].into_iter().enumerate().map(partition).collect();
+    let expected = json!({"topic": TOPIC, "up": true, "why": null, "settled": true, "partitions": partitions});
+    wait_until(&format!("operators to see {expected}"), START, || world.shown() == expected);
 }
 
 #[test]
@@ -155,6 +165,8 @@ fn brokers_that_were_away_lose_no_message() {
     world.up(true);
     (1..=BROKERS).for_each(|broker| cluster.broker_down(broker).expect("it goes"));
     world.up(false);
+    let shown = world.shown();
+    assert!(shown["up"] == false && shown["why"].is_string(), "{shown}");
     world.write(1, 2);
     assert_eq!(world.read(1), 1, "rows are served meanwhile");
     (1..=BROKERS).for_each(|broker| cluster.broker_up(broker).expect("it comes"));

@@ -113,6 +113,17 @@ fn rows_are_read_from_replicas_and_masters_say_what_is_not_there() {
     let cluster = cluster();
     let weir = weir(&cluster, "read_from: replica, max_lag: 1s");
     await_replicas(&weir, 3);
+    let shown =
+        || Http1::connect(weir.admin()).get("/admin/v1/features").expect(200).json()["state"]["replicas"].clone();
+    wait_until("every shard to have a replica that is read", START, || {
+        let shown = shown();
+        let masters = shown["masters"].as_array().expect("a list");
+        let is_read =
+            |replica: &Json| replica["usable"] == true && replica["lag_seconds"].as_f64().is_some_and(|lag| lag <= 1.0);
+        let has_one =
+            |master: &Json| master["replicas"].as_array().is_some_and(|all| all.len() == 1 && is_read(&all[0]));
+        masters.len() == 3 && masters.iter().all(has_one)
+    });
     let (masters, replicas) = cluster.nodes().split_at(3);
     let mut connection = weir.connect();
     let before = (calls(masters), calls(replicas), outcomes(&weir));

@@ -1,6 +1,6 @@
 //! What can be seen from outside: metrics that promtool accepts, and headers that tell each answer's story.
 
-use std::{collections::BTreeSet, process::Command, sync::LazyLock, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Command, sync::LazyLock, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -75,6 +75,28 @@ fn the_alerts_fire_for_what_they_are_about() {
     for metric in metrics {
         assert!(names.contains(&format!("= \"{metric}\",")), "{metric} is no metric");
     }
+    let sources = label_sources();
+    let values = rules.lines().filter(|line| line.contains("weir_")).flat_map(values_in);
+    let values: BTreeSet<_> = values.collect();
+    assert!(values.len() > 10, "{values:?}");
+    for value in values {
+        assert!(sources.contains(&format!("\"{value}\"")), "{value} is no label's value");
+    }
+}
+
+/// Where labels' values are written.
+fn label_sources() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let handles =
+        std::fs::read_dir(root.join("telemetry/handles")).expect("a folder").map(|file| file.expect("a file").path());
+    let files = handles.chain([root.join("infer/plan.rs"), root.join("infer/level.rs")]);
+    files.map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect()
+}
+
+/// What `label="value"` and `label=~"value|value"` name.
+fn values_in(line: &str) -> Vec<&str> {
+    let quoted = line.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    quoted.flat_map(|inside| inside.split('"').skip(1).step_by(2)).flat_map(|values| values.split('|')).collect()
 }
 
 #[test]

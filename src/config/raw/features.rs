@@ -40,8 +40,10 @@ pub(crate) struct Features {
     /// When a Redis server, a feature server or the object store is left alone, and how it comes back. Having no connection and no
     /// answer in time are failures, and so are Redis's LOADING, CLUSTERDOWN and MASTERDOWN, and a feature server's 5xx.
     pub(crate) breaker: Breaker,
+    // Shorter, a busy machine would lose it; longer, a push would wait for a gateway that is gone until nobody waits for the push.
     /// How long a gateway may keep rows of `write_through` views without hearing from the Redis that has its lease, 500ms to 10s; the
     /// same for all gateways of the project. A push of such rows waits so long for a gateway that does not answer.
+    #[schemars(extend("x-minimum" = "500ms", "x-maximum" = "10s"))]
     pub(crate) lease: Span,
     /// How changes reach the caches.
     #[schemars(extend("x-unset" = "rows expire"))]
@@ -116,6 +118,7 @@ pub(crate) struct WarmStart {
     #[schemars(range(min = 1, max = 100_000))]
     pub(crate) max_keys: u32,
     /// How often they are saved, at least `1s`; and once more when a drain begins.
+    #[schemars(extend("x-minimum" = "1s"))]
     pub(crate) save_every: Span,
     /// How long a start waits for their rows, from when L2 answers. Then the gateway is ready with what was read.
     pub(crate) timeout: Span,
@@ -167,12 +170,14 @@ pub(crate) struct L2 {
     /// Which servers rows are read from, in modes `cluster` and `sentinel`: the masters; any replica; or whichever copy is nearest,
     /// the master among them, by `zones` and else by round-trip time. Views of `consistency: write_through` are read from masters.
     pub(crate) read_from: ReadFrom,
+    // It is asked four times in that.
     /// How far a replica may be behind its master and still be read, at least `100ms`. One that is further behind, or of which that is
     /// not known (its link is broken, its master does not answer), is not read: the master is.
+    #[schemars(extend("x-minimum" = "100ms"))]
     pub(crate) max_lag: Span,
     /// With `read_from: nearest`, the zones of Redis servers: by what their addresses begin with (`10.0.1.`, `redis-a-`) as the servers
     /// give them; of several that fit, the longest counts. Copies in the gateway's own `zone` are read while there are any.
-    #[schemars(extend("x-unset" = "by round-trip time alone"))]
+    #[schemars(extend("x-unset" = "by round-trip time alone", "x-map" = "what servers' addresses begin with to their zones, such as {10.0.1.: a}"))]
     pub(crate) zones: Named<String>,
     /// How long a row that Weir wrote back lives. In Redis this is the life of the hash that all views of an entity share; it
     /// is set only where Weir creates the hash. Rows that Feast writes into that hash later expire with it, unless Feast's
@@ -247,7 +252,9 @@ pub(crate) struct Dr {
     /// Its URL, or a list of them.
     #[schemars(extend("x-required" = true))]
     pub(crate) redis: Option<OneOrMany>,
+    // A connection's handshake may take as long.
     /// How long the first must be gone without a break, at least `1s`.
+    #[schemars(extend("x-minimum" = "1s"))]
     pub(crate) failover_after: Span,
     /// How long the first must be well again without a break. Where pushes were taken meanwhile it must have them all, too.
     pub(crate) back_after: Span,
@@ -294,10 +301,10 @@ pub(crate) struct Invalidate {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Kafka {
-    /// Brokers as `host:port`.
+    /// Brokers as `host:port`, such as `kafka:9092`.
     #[schemars(extend("x-required" = true))]
     pub(crate) brokers: Vec<String>,
-    /// The topic.
+    /// The topic: 1 to 249 ASCII letters, digits, `.`, `_` and `-`.
     #[schemars(extend("x-required" = true))]
     pub(crate) topic: String,
     /// Further properties of librdkafka, such as `client.id`. It is built without OpenSSL: no TLS, no SASL.
@@ -319,7 +326,9 @@ impl Default for Kafka {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HotKeys {
+    // As many keys are counted as have a part of it.
     /// Share of all row lookups, of all gateways that share a Redis, that makes a key hot; at least 0.001.
+    #[schemars(range(min = 0.001))]
     pub(crate) share: Ratio,
     /// Row lookups a second, of all those gateways, under which no key is hot.
     #[schemars(range(min = 1))]
@@ -331,7 +340,7 @@ pub(crate) struct HotKeys {
 
 impl Default for HotKeys {
     fn default() -> Self {
-        Self { share: Ratio(0.01), min_rate: 100, copies: Copies::Word("auto".into()) }
+        Self { share: Ratio(0.01), min_rate: 100, copies: Copies::Word(CopiesWord::Auto) }
     }
 }
 
@@ -340,8 +349,17 @@ impl Default for HotKeys {
 #[serde(untagged)]
 #[schemars(inline)]
 pub(crate) enum Copies {
-    Number(u32),
-    Word(String),
+    Number(#[schemars(range(min = 1, max = 31))] u32),
+    Word(CopiesWord),
+}
+
+/// Instead of a number of copies.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(crate) enum CopiesWord {
+    Auto,
+    Off,
 }
 
 /// A feature view.

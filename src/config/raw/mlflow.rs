@@ -13,6 +13,7 @@ pub(crate) struct Mlflow {
     /// The webhook's secret, as given to MLflow. Without it no delivery is accepted.
     pub(crate) secret: Option<Hidden>,
     /// How old, or how far ahead, a delivery's timestamp may be; within that time no delivery counts twice.
+    #[schemars(extend("x-minimum" = "1s"))]
     pub(crate) tolerance: Span,
     /// The tracking server, such as `http://mlflow:5000`, whose registered models are looked at. Without it only the webhook tells.
     #[schemars(extend("x-unset" = "nothing is looked at"))]
@@ -25,10 +26,12 @@ pub(crate) struct Mlflow {
     /// The user's password.
     pub(crate) password: Option<Hidden>,
     /// How often registered models are looked at, at least `1s`.
+    #[schemars(extend("x-minimum" = "1s"))]
     pub(crate) reconcile_every: Span,
     /// Longest wait for one answer of the tracking server.
     pub(crate) timeout: Span,
-    /// The aliases that say what is served: setting, moving or deleting one of them is a promotion.
+    /// The aliases that say what is served: setting, moving or deleting one of them is a promotion. Each as MLflow allows:
+    /// letters, digits, `_` and `-`; not `latest`, nor `v` and a number.
     #[schemars(extend("x-unset" = "every alias"))]
     pub(crate) aliases: Option<Vec<String>>,
 }

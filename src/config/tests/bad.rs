@@ -564,15 +564,17 @@ fn hot_keys_of_no_share_or_too_many_copies() {
     says(
         "features: {hot_keys: {share: 0.0009, min_rate: 0, copies: 32}}\n",
         &[
-            "features.hot_keys.share: out of range; allowed: 0.001 to 1; given: 0.0009 (weir.yaml:1:30)",
+            "features.hot_keys.share: not a number in range; allowed: a number from 0.001 to 1; given: 0.0009 (weir.yaml:1:30)",
             "features.hot_keys.min_rate: not a whole number; allowed: a whole number of 1 or more; given: 0 (weir.yaml:1:48)",
-            "features.hot_keys.copies: not a number of copies; allowed: auto, off, 1 to 31; given: 32 (weir.yaml:1:59)",
+            "features.hot_keys.copies: not a whole number in range or one of the words; allowed: a whole number from 1 to 31, or auto, off; \
+             given: 32 (weir.yaml:1:59)",
         ],
     );
     for given in ["many", "0"] {
         let problems = bad(&format!("features: {{hot_keys: {{copies: {given}}}}}\n"));
         assert!(
-            problems[0].starts_with("features.hot_keys.copies: not a number of copies; allowed: auto, off"),
+            problems[0]
+                .starts_with("features.hot_keys.copies: not a whole number in range or one of the words; allowed: "),
             "{problems:?}"
         );
     }
@@ -587,9 +589,7 @@ fn a_warm_start_without_a_place_or_a_cache() {
         ],
     );
     for length in ["499ms", "11s"] {
-        let line = format!(
-            "features.lease: not a length for a lease; allowed: 500ms to 10s; given: {length} (weir.yaml:2:10)"
-        );
+        let line = format!("features.lease: out of range; allowed: 500ms to 10s; given: {length} (weir.yaml:2:10)");
         says(&format!("features:\n  lease: {length}\n"), &[&line]);
     }
     says(
@@ -723,6 +723,15 @@ fn copies_that_cannot_be_read() {
     refused(
         &l2("mode: cluster, read_from: replica, max_lag: 99ms"),
         "features.l2.max_lag: too short; allowed: 100ms or more",
+    );
+    refused(
+        &l2("mode: cluster, max_lag: 2s"),
+        "features.l2.max_lag: no replica is read; allowed: max_lag beside `read_from: replica` or `nearest` only; given: 2s",
+    );
+    refused(
+        &l2("mode: cluster, read_from: nearest, zones: 10.0.1."),
+        "features.l2.zones: not a mapping; allowed: a mapping from what servers' addresses begin with to their zones, such as {10.0.1.: a}; \
+         given: 10.0.1.",
     );
     refused(&l2("mode: cluster, read_from: replica, zones: {10.: a}"), "features.l2.zones: nothing is read by them");
     refused(

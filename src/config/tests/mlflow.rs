@@ -23,7 +23,7 @@ fn a_webhook_a_server_or_both() {
     assert_eq!((webhook.tolerance, webhook.server.is_none()), (Duration::from_secs(300), true));
     assert!(webhook.counts("anything"));
     let both = format!(
-        "{MODELS}mlflow: {{secret: '${{TOKEN}}', url: 'https://mlflow.example/base/', token: '${{TOKEN}}', reconcile_every: 30s, aliases: [champion]}}"
+        "{MODELS}mlflow: {{secret: '${{TOKEN}}', url: 'https://mlflow.example/base/', token: '${{TOKEN}}', reconcile_every: 30s, aliases: [champion, v1x, '12']}}"
     );
     let config = good(&both);
     assert!(!format!("{config:?}").contains("s3cret"));
@@ -47,8 +47,25 @@ fn what_hears_of_nothing_is_refused() {
         ("{url: 'ftp://mlflow'}", "mlflow.url: ftp:// is not supported"),
         ("{url: 'http://u:p@mlflow'}", "mlflow.url: a URL with more than a host, a port and a path"),
         ("{url: 'http://m', reconcile_every: 10ms}", "mlflow.reconcile_every: too short; allowed: 1s or more"),
-        ("{url: 'http://m', username: u}", "mlflow: more or less than one way to be known"),
-        ("{url: 'http://m', token: t, username: u, password: p}", "mlflow: more or less than one way to be known"),
+        (
+            "{secret: s, aliases: [champion, 'a b']}",
+            "mlflow.aliases[1]: not an alias that a version can have, so that it is never set; allowed: up to 255 letters, digits, `_` and `-`, \
+             other than `latest`, and `v` and a number, as MLflow has it; given: \"a b\"",
+        ),
+        ("{secret: s, aliases: [Latest]}", "mlflow.aliases[0]: not an alias that a version can have"),
+        ("{secret: s, aliases: [v12]}", "mlflow.aliases[0]: not an alias that a version can have"),
+        ("{secret: s, aliases: ['']}", "mlflow.aliases[0]: not an alias that a version can have"),
+        ("{secret: s, aliases: [a, b, a]}", "mlflow.aliases[2]: named twice; allowed: each alias once; given: a "),
+        (
+            "{url: 'http://m', username: u}",
+            "mlflow.username: without its `password`; allowed: a token alone, or username and password, or none of them; given: u ",
+        ),
+        ("{url: 'http://m', username: '', password: p}", "mlflow.username: empty; allowed: a token alone"),
+        ("{url: 'http://m', password: p}", "mlflow.password: without its `username`; allowed: a token alone"),
+        (
+            "{url: 'http://m', token: t, username: u, password: p}",
+            "mlflow.token: beside `username` or `password`: two ways to be known; allowed: a token alone",
+        ),
         ("{url: 'http://m', timeout: 0s}", "mlflow.timeout: zero"),
     ] {
         let problems = bad(&format!("{MODELS}mlflow: {keys}"));

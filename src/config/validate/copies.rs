@@ -1,7 +1,5 @@
 //! Where rows are read beside a Redis's masters: its replicas, and the Redis that takes over for it.
 
-use std::time::Duration;
-
 use super::Check;
 use crate::config::{
     self, Dr, Replicas, Secret,
@@ -9,16 +7,11 @@ use crate::config::{
     raw::{self, OneOrMany, ReadFrom, RedisMode},
 };
 
-/// The least that a replica may be behind: it is asked four times in that.
-const LEAST_LAG: Duration = Duration::from_millis(100);
-
-/// The least that a Redis must be gone: a connection's handshake may take as long.
-const LEAST_GONE: Duration = Duration::from_secs(1);
-
 impl Check<'_> {
     pub(super) fn replicas(&mut self, path: &Path, raw: &raw::L2) -> Option<Replicas> {
-        if raw.max_lag.0 < LEAST_LAG {
-            self.wrong(&path.key("max_lag"), "too short", "100ms or more");
+        let max_lag = path.key("max_lag");
+        if raw.read_from == ReadFrom::Primary && self.places.is_set(&max_lag) {
+            self.wrong(&max_lag, "no replica is read", "max_lag beside `read_from: replica` or `nearest` only");
         }
         let zones = self.redis_zones(path, raw);
         let from = match raw.read_from {
@@ -61,9 +54,6 @@ impl Check<'_> {
         let of_first = raw.redis.as_ref().map_or(&[][..], OneOrMany::as_slice);
         if urls.iter().any(|url| of_first.contains(url)) {
             self.wrong(&path.key("redis"), "a server of `l2.redis` itself", "another Redis");
-        }
-        if dr.failover_after.0 < LEAST_GONE {
-            self.wrong(&path.key("failover_after"), "too short", "1s or more");
         }
         let urls = urls.iter().cloned().map(Secret).collect();
         let back_after = self.positive(&path.key("back_after"), dr.back_after);

@@ -9,14 +9,11 @@ use crate::{
     config::{
         Compat, Consistency, Feature, Features, Invalidate, PushSource, Registry, Supplied, Times, View,
         problems::Path,
-        raw::{self, Loose, Span},
+        raw::{self, Loose},
         registry::Contents,
     },
     infer::{EntityType, FeatureType, Value, ViewId},
 };
-
-const SHORTEST_LEASE: Duration = Duration::from_millis(500);
-const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 pub(in crate::config) const ENTITY_TYPES: &str = "BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP";
 const FEATURE_TYPES: &str = "BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL, UNIX_TIMESTAMP, JSON, UUID, TIME_UUID, DECIMAL, \
@@ -51,23 +48,15 @@ impl Check<'_> {
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
-            hot_keys: raw.hot_keys.as_ref().map(|hot| self.hot_keys(&path.key("hot_keys"), hot)),
+            hot_keys: raw.hot_keys.as_ref().map(Self::hot_keys),
             kafka: raw
                 .invalidate
                 .as_ref()
                 .and_then(|invalidate| invalidate.kafka.as_ref())
                 .map(|kafka| self.kafka(&path.key("invalidate").key("kafka"), kafka)),
             invalidate: self.invalidate(&path.key("invalidate"), raw),
-            lease: self.lease(&path.key("lease"), raw.lease),
+            lease: raw.lease.0,
         }
-    }
-
-    /// Shorter, a busy machine would lose it; longer, a push would wait for a gateway that is gone until nobody waits for the push.
-    fn lease(&mut self, path: &Path, raw: Span) -> Duration {
-        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&raw.0) {
-            self.wrong(path, "not a length for a lease", "500ms to 10s");
-        }
-        raw.0
     }
 
     fn invalidate(&mut self, path: &Path, raw: &raw::Features) -> Invalidate {

@@ -1,7 +1,5 @@
 //! MLflow's model registry: a way to hear of promotions, and one way to be known there.
 
-use std::time::Duration;
-
 use super::{Check, url};
 use crate::config::{
     Mlflow, MlflowAccess, MlflowServer, Secret,
@@ -9,8 +7,10 @@ use crate::config::{
     raw::{self, Hidden},
 };
 
-/// How often the registry may be looked at, and the least that clocks may differ.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// MLflow's own longest alias.
+const LONGEST_ALIAS: usize = 255;
+const ALIASES: &str =
+    "up to 255 letters, digits, `_` and `-`, other than `latest`, and `v` and a number, as MLflow has it";
 
 impl Check<'_> {
     pub(super) fn mlflow(&mut self) -> Option<Mlflow> {
@@ -22,7 +22,7 @@ impl Check<'_> {
         let secret = self.hidden(&path.key("secret"), raw.secret.as_ref());
         Some(Mlflow {
             secret,
-            tolerance: self.at_least(&path.key("tolerance"), raw.tolerance),
+            tolerance: raw.tolerance.0,
             server: self.mlflow_server(&path, raw),
             aliases: self.aliases(&path.key("aliases"), raw.aliases.as_deref()),
         })
@@ -30,7 +30,7 @@ impl Check<'_> {
 
     fn mlflow_server(&mut self, path: &Path, raw: &raw::Mlflow) -> Option<MlflowServer> {
         let access = self.mlflow_access(path, raw);
-        let every = self.at_least(&path.key("reconcile_every"), raw.reconcile_every);
+        let every = raw.reconcile_every.0;
         let timeout = self.positive(&path.key("timeout"), raw.timeout);
         if raw.url.is_none() && !matches!(access, MlflowAccess::Anonymous) {
             self.wrong(path, "access without a `url`", "token, username and password beside url only");
@@ -49,17 +49,35 @@ impl Check<'_> {
             (None, None, None) => MlflowAccess::Anonymous,
             (Some(token), None, None) => MlflowAccess::Bearer(token),
             (None, Some(user), Some(password)) if !user.is_empty() => MlflowAccess::Basic(user.into(), password),
-            _ => {
-                self.wrong(path, "more or less than one way to be known", "token, or username and password, or none");
+            (token, user, password) => {
+                self.wrong_access(path, (token.is_some(), user, password.is_some()));
                 MlflowAccess::Anonymous
             }
         }
+    }
+
+    /// Says what is too much, or too little.
+    fn wrong_access(&mut self, path: &Path, given: (bool, Option<&str>, bool)) {
+        let (at, wrong) = match given {
+            (true, _, _) => ("token", "beside `username` or `password`: two ways to be known"),
+            (false, Some(""), _) => ("username", "empty"),
+            (false, Some(_), _) => ("username", "without its `password`"),
+            (false, None, _) => ("password", "without its `username`"),
+        };
+        self.wrong(&path.key(at), wrong, "a token alone, or username and password, or none of them");
     }
 
     fn aliases(&mut self, path: &Path, raw: Option<&[String]>) -> Option<Vec<std::sync::Arc<str>>> {
         let raw = raw?;
         if raw.is_empty() {
             self.wrong(path, "none, so that nothing is a promotion", "at least one, or leave the key out: every alias");
+        }
+        for (i, alias) in raw.iter().enumerate() {
+            if raw[..i].contains(alias) {
+                self.wrong(&path.item(i), "named twice", "each alias once");
+            } else if !is_alias(alias) {
+                self.wrong(&path.item(i), "not an alias that a version can have, so that it is never set", ALIASES);
+            }
         }
         Some(raw.iter().map(|alias| alias.as_str().into()).collect())
     }
@@ -71,11 +89,18 @@ impl Check<'_> {
         }
         Some(Secret(raw.0.clone()))
     }
+}
 
-    fn at_least(&mut self, path: &Path, span: raw::Span) -> Duration {
-        if span.0 < SHORTEST {
-            self.wrong(path, "too short", "1s or more");
-        }
-        span.0
-    }
+/// Whether MLflow takes it for an alias.
+///
+/// **Source:** MLflow's `_validate_model_alias_name` (`mlflow/utils/validation.py`).
+fn is_alias(name: &str) -> bool {
+    let digits = name.strip_prefix(['v', 'V']).unwrap_or_default();
+    let is_version = !digits.is_empty() && digits.chars().all(char::is_numeric);
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    let length = name.chars().count();
+    (1..=LONGEST_ALIAS).contains(&length)
+        && name.chars().all(fits)
+        && !is_version
+        && !name.eq_ignore_ascii_case("latest")
 }

@@ -4,17 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Check, url};
 use crate::config::{
-    Copies, FeatureServers, HotKeys, L1, L1Mode, L2, L3, MOST_COPIES, Redis, RedisMode, SaveTo, Secret, Upstream,
-    WarmStart,
+    Copies, FeatureServers, HotKeys, L1, L1Mode, L2, L3, Redis, RedisMode, SaveTo, Secret, Upstream, WarmStart,
     problems::Path,
     raw::{self, OneOrMany, Span},
 };
-
-/// How often L1's keys may be saved.
-const SHORTEST_SAVE: Duration = Duration::from_secs(1);
-
-/// The smallest share that makes a key hot: as many keys are counted as have a part of it.
-const LEAST_SHARE: f64 = 0.001;
 
 impl Check<'_> {
     pub(super) fn l1(&mut self, path: &Path, raw: &raw::L1) -> L1 {
@@ -36,9 +29,6 @@ impl Check<'_> {
             self.wrong(&path.key("capacity"), "off, beside `warm_start`", "more than 0B, or no warm start");
         }
         let path = &path.key("warm_start");
-        if raw.save_every.0 < SHORTEST_SAVE {
-            self.wrong(&path.key("save_every"), "too short", "1s or more");
-        }
         WarmStart {
             save_to: self.save_to(&path.key("save_to"), &raw.save_to),
             max_keys: raw.max_keys as usize,
@@ -47,19 +37,11 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn hot_keys(&mut self, path: &Path, raw: &raw::HotKeys) -> HotKeys {
-        const ALLOWED: &str = "auto, off, 1 to 31";
-        if !(LEAST_SHARE..=1.0).contains(&raw.share.0) {
-            self.wrong(&path.key("share"), "out of range", "0.001 to 1");
-        }
+    pub(super) fn hot_keys(raw: &raw::HotKeys) -> HotKeys {
         let copies = match &raw.copies {
-            raw::Copies::Number(count @ 1..=MOST_COPIES) => Copies::Number(*count),
-            raw::Copies::Word(word) if word == "auto" => Copies::Auto,
-            raw::Copies::Word(word) if word == "off" => Copies::Off,
-            _ => {
-                self.wrong(&path.key("copies"), "not a number of copies", ALLOWED);
-                Copies::Off
-            }
+            raw::Copies::Number(count) => Copies::Number(*count),
+            raw::Copies::Word(raw::CopiesWord::Auto) => Copies::Auto,
+            raw::Copies::Word(raw::CopiesWord::Off) => Copies::Off,
         };
         HotKeys { share: raw.share.0, min_rate: raw.min_rate.into(), copies }
     }

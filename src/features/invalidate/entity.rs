@@ -18,6 +18,11 @@ pub(crate) enum Wrong {
     /// A value that its join key cannot have.
     #[error("{key} of view {view} cannot be {given}; allowed: {kind}, {allowed}")]
     Value { key: String, view: String, given: String, kind: EntityType, allowed: &'static str },
+    /// Everything begins with nothing: a variable was not set, most likely.
+    #[error(
+        "an empty prefix, with which all rows of view {view} begin; allowed: text, or no `prefix` to drop the whole view"
+    )]
+    Empty { view: String },
     /// The first join key has no text.
     #[error(
         "view {view} has no prefixes: its first join key {key} is {kind}; allowed: views whose first join key (by name) is STRING or BYTES"
@@ -46,9 +51,10 @@ pub(crate) fn row(view: &View, given: &Map<String, Json>) -> Result<Scope, Wrong
 ///
 /// # Errors
 ///
-/// It has none: numbers do not begin with anything.
+/// It has none: numbers do not begin with anything. Or the text is empty.
 pub(crate) fn prefix(view: &View, text: &str) -> Result<Scope, Wrong> {
     match view.entities.first() {
+        _ if text.is_empty() => Err(Wrong::Empty { view: view.name.to_string() }),
         Some((_, EntityType::String | EntityType::Bytes)) | None => Ok(Scope::Prefix(view.id, text.as_bytes().into())),
         Some((key, kind)) => Err(Wrong::NoText { key: key.to_string(), view: view.name.to_string(), kind: *kind }),
     }
@@ -171,6 +177,10 @@ mod tests {
     fn only_text_begins_with_something() {
         let named = view("v").entities(&[("user", EntityType::String)]).build();
         assert_eq!(prefix(&named, "ann").unwrap(), Scope::Prefix(ViewId(0), (*b"ann").into()));
+        assert_eq!(
+            prefix(&named, "").unwrap_err().to_string(),
+            "an empty prefix, with which all rows of view v begin; allowed: text, or no `prefix` to drop the whole view"
+        );
         let wrong = prefix(&v(), "ann").unwrap_err().to_string();
         assert!(
             wrong.starts_with("view v has no prefixes: its first join key at is UNIX_TIMESTAMP; allowed: "),

@@ -35,6 +35,7 @@ mod bus;
 mod fences;
 mod message;
 mod rounds;
+mod shown;
 mod table;
 
 use std::{
@@ -56,6 +57,7 @@ use self::{
 pub(crate) use self::{
     message::Change,
     rounds::{Error, Held},
+    shown::{Holder, Holders, Shown},
 };
 use super::redis::Owner;
 use crate::{
@@ -84,6 +86,7 @@ pub(crate) struct Leases {
     caches: Box<dyn Caches>,
     /// `None`: there are no other gateways.
     bus: Option<Bus>,
+    keeps: Keeps,
     /// Of rounds.
     next: AtomicU64,
     metrics: Handles,
@@ -110,38 +113,36 @@ pub(crate) struct Meeting<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keeps {
     UnderLease,
+    /// Without a lease: nobody else changes them.
+    Alone,
     Nothing,
-}
-
-/// What is shown of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Shown {
-    pub(crate) gateway: Option<String>,
-    pub(crate) connected: bool,
-    pub(crate) held: bool,
-    pub(crate) left: Duration,
-    pub(crate) rows_held: usize,
 }
 
 impl Leases {
     /// Of a process that shares its rows with nobody: nobody else changes them.
     pub(crate) fn of_one(caches: Box<dyn Caches>) -> Self {
-        Self::new(Lease::of_one(), caches, None)
+        Self::new(Lease::of_one(), caches, (None, Keeps::Alone))
     }
 
     /// Of one that cannot tell others, nor hears of them: it keeps nothing.
     pub(crate) fn none(caches: Box<dyn Caches>) -> Self {
-        Self::new(Lease::none(), caches, None)
+        Self::new(Lease::none(), caches, (None, Keeps::Nothing))
     }
 
     /// Of one of several gateways. Connects to nothing yet.
     pub(crate) fn shared(meeting: Meeting<'_>, caches: Box<dyn Caches>) -> Self {
-        Self::new(Lease::none(), caches, Some(Bus::new(meeting)))
+        let keeps = meeting.keeps;
+        Self::new(Lease::none(), caches, (Some(Bus::new(meeting)), keeps))
     }
 
-    fn new(lease: Lease, caches: Box<dyn Caches>, bus: Option<Bus>) -> Self {
+    fn new(lease: Lease, caches: Box<dyn Caches>, (bus, keeps): (Option<Bus>, Keeps)) -> Self {
         let (fences, next) = (Fences::new(LONGEST), AtomicU64::new(1));
-        Self { lease: Arc::new(lease), fences, caches, bus, next, metrics: Handles::new() }
+        let metrics = match (&bus, keeps) {
+            (None, _) => Handles::new(),
+            (Some(_), Keeps::UnderLease) => Handles::new().hearing().keeping(),
+            (Some(_), Keeps::Alone | Keeps::Nothing) => Handles::new().hearing(),
+        };
+        Self { lease: Arc::new(lease), fences, caches, bus, keeps, next, metrics }
     }
 
     /// What vouches for the rows that L1 keeps.
@@ -187,18 +188,6 @@ impl Leases {
         self.metrics.held.set(0.0);
         if let Some(bus) = &self.bus {
             bus.leave().await;
-        }
-    }
-
-    /// What of it is worth seeing.
-    pub(crate) fn shown(&self) -> Shown {
-        let now = Instant::now();
-        Shown {
-            gateway: self.bus.as_ref().map(|bus| table::name(bus.gateway())),
-            connected: self.bus.as_ref().is_some_and(Bus::is_connected),
-            held: self.bus.is_some() && self.lease.term(now).is_some(),
-            left: if self.bus.is_some() { self.lease.left(now) } else { Duration::ZERO },
-            rows_held: self.fences.count(),
         }
     }
 

@@ -88,6 +88,22 @@ end
 return answer
 ";
 
+/// Argument: run id. Answers as a hold does, and changes nothing.
+const LIST: &str = r"
+local answer = whole(ARGV[1])
+local all = redis.call('HGETALL', KEYS[1])
+for at = 1, #all, 2 do
+  local gateway = string.match(all[at], '^g:(.*)$')
+  local until_ms, revoked = parts(all[at + 1])
+  if gateway and until_ms > now then
+    answer[#answer + 1] = gateway
+    answer[#answer + 1] = until_ms - now
+    answer[#answer + 1] = revoked == '0' and 0 or 1
+  end
+end
+return answer
+";
+
 /// Arguments: gateway, round, how to publish, channel, message. Answers 1 if it was still held.
 const RELEASE: &str = r"
 redis.call(ARGV[3], ARGV[4], ARGV[5])
@@ -142,6 +158,7 @@ struct Scripts {
     enter: Script,
     renew: Script,
     hold: Script,
+    list: Script,
     release: Script,
     revoke: Script,
     settle: Script,
@@ -159,7 +176,7 @@ pub(super) struct Server {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Era {
     pub(super) whole: bool,
-    known: String,
+    pub(super) known: String,
 }
 
 /// What an entry came to.
@@ -170,7 +187,7 @@ pub(super) struct Entered {
     pub(super) holds: Vec<Vec<u8>>,
 }
 
-/// What a hold came to.
+/// What the table says.
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) era: Era,
@@ -185,6 +202,24 @@ impl Era {
     fn of(answer: &[Value]) -> Self {
         let known = answer.get(1).and_then(|known| String::from_redis_value_ref(known).ok());
         Self { whole: answer.first() == Some(&Value::Int(1)), known: known.unwrap_or_default() }
+    }
+}
+
+impl Listed {
+    /// As an answer says that is there now.
+    fn of(answer: &[Value]) -> Result<Self, RedisError> {
+        let at = Instant::now();
+        let mut holders = Vec::with_capacity(answer.len() / 3);
+        for holder in answer.get(2..).unwrap_or_default().chunks_exact(3) {
+            let [gateway, left, revoked] = holder else { continue };
+            // One that gives itself no such name holds nothing of ours.
+            let Some(gateway) = String::from_redis_value_ref(gateway).ok().and_then(|gateway| number(&gateway)) else {
+                continue;
+            };
+            let left = Duration::from_millis(u64::from_redis_value_ref(left)?);
+            holders.push((gateway, left, *revoked == Value::Int(1)));
+        }
+        Ok(Self { era: Era::of(answer), holders, at })
     }
 }
 
@@ -203,6 +238,7 @@ impl Table {
                 enter: of(ENTER),
                 renew: of(RENEW),
                 hold: of(HOLD),
+                list: of(LIST),
                 release: of(RELEASE),
                 revoke: of(REVOKE),
                 settle: of(SETTLE),
@@ -262,19 +298,14 @@ impl Table {
         let mut call = self.call(&self.scripts.hold);
         call.arg(name(self.gateway)).arg(round).arg(millis(longest)).arg(&server.run_id);
         call.arg(self.publish()).arg(&self.all).arg(message);
-        let answer: Vec<Value> = call.invoke_async(&mut server.connection).await?;
-        let at = Instant::now();
-        let mut holders = Vec::with_capacity(answer.len() / 3);
-        for holder in answer.get(2..).unwrap_or_default().chunks_exact(3) {
-            let [gateway, left, revoked] = holder else { continue };
-            // One that gives itself no such name holds nothing of ours.
-            let Some(gateway) = String::from_redis_value_ref(gateway).ok().and_then(|gateway| number(&gateway)) else {
-                continue;
-            };
-            let left = Duration::from_millis(u64::from_redis_value_ref(left)?);
-            holders.push((gateway, left, *revoked == Value::Int(1)));
-        }
-        Ok(Listed { era: Era::of(&answer), holders, at })
+        Listed::of(&call.invoke_async::<Vec<Value>>(&mut server.connection).await?)
+    }
+
+    /// Who holds a lease.
+    pub(super) async fn list(&self, server: &mut Server) -> Result<Listed, RedisError> {
+        let mut call = self.call(&self.scripts.list);
+        call.arg(&server.run_id);
+        Listed::of(&call.invoke_async::<Vec<Value>>(&mut server.connection).await?)
     }
 
     /// Ends a round and tells all; whether it was still noted.

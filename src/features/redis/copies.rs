@@ -66,9 +66,30 @@ pub(super) struct Copy {
     /// Of a replica.
     pub(super) as_of: AsOf,
     pub(super) distance: Floor,
+    zone: Option<Arc<str>>,
     in_own_zone: bool,
     guard: Arc<Guard>,
     lag: Lag,
+}
+
+/// What is shown of a server that rows are read from.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyShown {
+    pub(crate) address: Arc<str>,
+    pub(crate) zone: Option<Arc<str>>,
+    /// How far it may be behind its master; `None`: nobody knows. Of a master, zero.
+    pub(crate) lag: Option<Duration>,
+    /// The least round trip of late; `None`: it was not asked yet.
+    pub(crate) round_trip: Option<Duration>,
+    /// Whether it is near enough to its master, and its breaker lets reads by.
+    pub(crate) usable: bool,
+}
+
+/// A master, and its replicas.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardShown {
+    pub(crate) primary: CopyShown,
+    pub(crate) replicas: Vec<CopyShown>,
 }
 
 impl Copies {
@@ -101,6 +122,7 @@ impl Copies {
             address: Arc::clone(address),
             as_of: AsOf::new(now),
             distance: Floor::new(now),
+            zone: zone.cloned(),
             in_own_zone: zone.is_some() && zone == self.policy.own_zone.as_ref(),
             guard: self.guards.of(address),
             lag: Lag::new(&format!("redis/{address}")),
@@ -119,6 +141,17 @@ impl Copies {
             self.metrics.count(Read::Behind, rows);
         }
         chosen.map(|copy| &copy.address).filter(|address| **address != shard.primary.address)
+    }
+
+    /// How a shard's servers stand.
+    pub(super) fn shown(&self, shard: &Shard, now: Instant) -> ShardShown {
+        let primary = CopyShown {
+            lag: Some(Duration::ZERO),
+            usable: shard.primary.guard.would_admit(),
+            ..shard.primary.shown(self.policy.max_lag, now)
+        };
+        let replicas = shard.replicas.iter().map(|copy| copy.shown(self.policy.max_lag, now)).collect();
+        ShardShown { primary, replicas }
     }
 
     pub(super) fn count(&self, what: Read, rows: u64) {
@@ -145,6 +178,16 @@ impl Shard {
 }
 
 impl Copy {
+    fn shown(&self, max_lag: Duration, now: Instant) -> CopyShown {
+        CopyShown {
+            address: Arc::clone(&self.address),
+            zone: self.zone.clone(),
+            lag: self.as_of.lag(now),
+            round_trip: Some(self.distance.least(now)).filter(|least| !least.is_zero()),
+            usable: self.is_usable(max_lag, now),
+        }
+    }
+
     fn is_usable(&self, max_lag: Duration, now: Instant) -> bool {
         self.as_of.is_within(max_lag, now) && self.guard.would_admit()
     }
@@ -254,6 +297,14 @@ mod tests {
         assert_eq!(of(&["10.0.1.7:1", "10.0.2.7:1"], &[200, 900, 100]), ["10.0.1.7:1"]);
         assert_eq!(of(&["10.0.2.7:1", "10.0.2.8:1"], &[1000, 300, 470]), ["10.0.2.7:1", "10.0.2.8:1"]);
         assert_eq!(of(&["10.0.2.7:1", "10.0.2.8:1"], &[1000, 300, 480]), ["10.0.2.7:1"]);
+        let shard = &copies.shards(&map(&["10.0.1.7:1", "r:1"]), None)[0];
+        shard.replicas[0].as_of.set(Some(now));
+        shard.replicas[0].distance.record(200 * MS, now);
+        let shown = copies.shown(shard, now + 40 * MS);
+        let [near, unknown] = &shown.replicas[..] else { panic!("{shown:?}") };
+        assert_eq!((near.zone.as_deref(), near.lag, near.usable), (Some("a"), Some(40 * MS), true));
+        assert_eq!((near.round_trip, shown.primary.zone.as_deref()), (Some(200 * MS), Some("b")));
+        assert_eq!((unknown.zone.as_deref(), unknown.lag, unknown.usable), (None, None, false));
         assert_eq!(of(&["10.0.2.7:1"], &[300, 1000]), ["master"]);
         assert_eq!(of(&["10.0.2.7:1"], &[]), ["master"], "nothing is known of anybody");
     }

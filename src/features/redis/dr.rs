@@ -222,7 +222,7 @@ impl Dr {
             Verdict::Stay(why) => why,
             Verdict::Over(why) => {
                 // Others' acknowledgements are no reason to open what they close.
-                *self.word() = standby.word.filter(|_| why == Why::PrimaryGone);
+                *self.word() = standby.word.filter(|_| !matches!(why, Why::Lacks { .. }));
                 self.move_to(Side::Standby, why);
                 why
             }
@@ -309,7 +309,7 @@ impl Dr {
             Side::Standby => {
                 tracing::warn!(%primary, %dr, why = REASONS[reason(why)], "rows are read from the DR Redis from now on")
             }
-            Side::Primary => tracing::warn!(%primary, %dr, "rows are read from the first Redis again"),
+            Side::Primary => tracing::info!(%primary, %dr, "rows are read from the first Redis again"),
         }
     }
 
@@ -319,10 +319,15 @@ impl Dr {
         let at = reason(why);
         self.handles.show(at);
         let is_news = reason(before) != at;
-        if is_news && (side == Side::Standby || why != Why::Well) {
-            let key = &self.key;
-            let has_rows = if side == Side::Standby { "dr" } else { "primary" };
-            tracing::warn!(has_rows, why = REASONS[at], %key, "{}", words(why));
+        if !is_news {
+            return;
+        }
+        let (key, has_rows) = (&self.key, if side == Side::Standby { "dr" } else { "primary" });
+        match why {
+            // Rows that moved back have a line of their own.
+            Why::Well if !matches!(before, Why::PrimaryGone | Why::ReadOnly) => {}
+            Why::Well | Why::Settling => tracing::info!(has_rows, why = REASONS[at], %key, "{}", words(why)),
+            _ => tracing::warn!(has_rows, why = REASONS[at], %key, "{}", words(why)),
         }
     }
 }
@@ -352,7 +357,7 @@ pub(crate) const fn reason(why: Why) -> usize {
 pub(crate) const fn words(why: Why) -> &'static str {
     match why {
         Why::Well => "the first Redis is well",
-        Why::PrimaryGone => "the first Redis does not answer",
+        Why::PrimaryGone => "the first Redis does not answer, or not for all rows",
         Why::StandbyGone => "the first Redis is gone for longer than failover_after, and the DR does not answer either",
         Why::ReadOnly => "the first Redis answers, and takes no writes: it is a replica",
         Why::Lacks { .. } => {

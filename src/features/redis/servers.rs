@@ -10,7 +10,7 @@ use super::{
     PATIENCE,
     cluster::{Cluster, Finder},
     command::Commands,
-    copies::Copies,
+    copies::{Copies, ShardShown},
     lag,
     node::{Node, Terms},
     of_worker,
@@ -88,6 +88,14 @@ impl Servers {
     pub(super) fn show(&self, now: Instant) {
         if let Self::Cluster(cluster) = self {
             cluster.show(now);
+        }
+    }
+
+    /// How the servers stand that rows are read from, where replicas are.
+    pub(super) fn shown(&self, now: Instant) -> Vec<ShardShown> {
+        match self {
+            Self::Single(_) => Vec::new(),
+            Self::Cluster(cluster) => cluster.shown(now),
         }
     }
 

@@ -21,13 +21,17 @@ use std::{
 use ::redis::Client;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rustls::ClientConfig;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Redis, Servers,
     cluster::Cluster,
     ear::{Deaf, Ear},
+    echo::Echoes,
     line, of_worker,
     slots::SlotSet,
     topology::Topology,
@@ -58,6 +62,7 @@ pub(crate) trait Hearer: Sync {
 #[derive(Debug)]
 pub(crate) struct Tracking {
     standings: watch::Sender<Standings>,
+    echoes: Echoes,
     handles: Handles,
 }
 
@@ -88,7 +93,21 @@ impl Drop for Member {
 
 impl Tracking {
     pub(super) fn new() -> Self {
-        Self { standings: watch::Sender::new(Standings::new()), handles: Handles::new("tracking") }
+        Self {
+            standings: watch::Sender::new(Standings::new()),
+            echoes: Echoes::new(Instant::now()),
+            handles: Handles::new("tracking"),
+        }
+    }
+
+    /// This gateway writes the key now.
+    pub(super) fn sent(&self, key: &[u8]) {
+        self.echoes.sent(key, Instant::now());
+    }
+
+    /// That left it as it was.
+    pub(super) fn wrote_nothing(&self, key: &[u8]) {
+        self.echoes.forget(key);
     }
 
     /// Whether all there are are heard.
@@ -142,6 +161,25 @@ impl Tracking {
         self.handles.show(false);
     }
 
+    /// Tells on what is heard, until nothing is any more.
+    async fn hear(&self, mut ear: Ear, hearer: &impl Hearer) -> Deaf {
+        loop {
+            let heard = match ear.next().await {
+                Ok(heard) => heard,
+                Err(deaf) => return deaf,
+            };
+            if heard.flushed {
+                hearer.flushed().await;
+            }
+            if !heard.keys.is_empty() {
+                hearer.changed(&heard.keys).await;
+                let now = Instant::now();
+                let delays = heard.keys.iter().filter_map(|key| self.echoes.heard(key, now));
+                delays.for_each(|delay| self.handles.dropped_after(delay));
+            }
+        }
+    }
+
     /// Listens to one server, and again whenever it was lost.
     async fn attend(
         &self,
@@ -155,31 +193,16 @@ impl Tracking {
             let deaf = match Ear::open(&client, tls.as_ref(), prefixes).await {
                 Ok(ear) => {
                     failures = 0;
+                    self.echoes.clear();
                     hearer.missed(slots()).await;
                     self.stands(&address, Standing::Heard);
-                    hear(ear, hearer).await
+                    self.hear(ear, hearer).await
                 }
                 Err(deaf) => deaf,
             };
             self.stands(&address, Standing::Deaf(chain(&deaf).into()));
             sleep(line::backoff(failures, rand::random())).await;
             failures += 1;
-        }
-    }
-}
-
-/// Tells on what is heard, until nothing is any more.
-async fn hear(mut ear: Ear, hearer: &impl Hearer) -> Deaf {
-    loop {
-        let heard = match ear.next().await {
-            Ok(heard) => heard,
-            Err(deaf) => return deaf,
-        };
-        if heard.flushed {
-            hearer.flushed().await;
-        }
-        if !heard.keys.is_empty() {
-            hearer.changed(&heard.keys).await;
         }
     }
 }

@@ -189,6 +189,11 @@ impl Store {
         self.shared.leases.shown()
     }
 
+    /// Who else holds a lease, where there may be others.
+    pub(crate) async fn lease_holders(&self) -> Option<crate::features::lease::Holders> {
+        self.shared.leases.holders().await
+    }
+
     /// Tells the other gateways that rows are out of date, some time soon; whether that is possible now.
     pub(crate) fn tell_of(&self, scope: &Scope) -> bool {
         let name = |id: &crate::infer::ViewId| Box::<str>::from(&*self.shared.views[id.index()].stored);

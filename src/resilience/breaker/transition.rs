@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::LEAST_SUCCESS_RATE;
+use super::window::LEAST_SUCCESS_RATE;
 
 /// A move from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq)]

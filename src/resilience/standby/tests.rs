@@ -67,7 +67,7 @@ fn nobody_goes_to_a_standby_that_is_gone_or_no_better() {
             (0, Seen::Gone, Seen::Gone, Stay(Why::PrimaryGone)),
             (15, Seen::Gone, Seen::Gone, Stay(Why::StandbyGone)),
             (16, REPLICA, REPLICA, Stay(Why::ReadOnly)),
-            (17, REPLICA, WELL, Over(Why::PrimaryGone)),
+            (17, REPLICA, WELL, Over(Why::ReadOnly)),
         ],
     );
 }
@@ -242,7 +242,7 @@ impl World {
         let seen = (self.seen(user, P), self.seen(user, S));
         let verdict = self.users[user].machine.look(seen, self.now);
         match verdict {
-            Verdict::Over(Why::PrimaryGone) => self.users[user].token = self.stores[S].closed,
+            Verdict::Over(Why::PrimaryGone | Why::ReadOnly) => self.users[user].token = self.stores[S].closed,
             Verdict::Over(_) => self.users[user].token = None,
             Verdict::Stay(_) => {}
             Verdict::Back { close_at, count } => {

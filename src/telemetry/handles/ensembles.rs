@@ -37,7 +37,9 @@ impl LeftOut {
         Self::Drill,
     ];
 
-    const fn name(self) -> &'static str {
+    /// The label's value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Unreadable => "unreadable",
             Self::Differs => "differs",

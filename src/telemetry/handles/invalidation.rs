@@ -75,14 +75,16 @@ impl Invalidations {
 pub(crate) struct Channel {
     up: Gauge,
     losses: Counter,
+    delay: Histogram,
 }
 
 impl Channel {
-    /// That of a name, which is not there yet.
+    /// That of an origin's name, which is not there yet.
     pub(crate) fn new(name: &'static str) -> Self {
         let channel = Self {
             up: gauge!(names::INVALIDATION_CHANNEL_UP, "channel" => name),
             losses: counter!(names::INVALIDATION_CHANNEL_LOSSES, "channel" => name),
+            delay: histogram!(names::INVALIDATION_DELAY, "origin" => name),
         };
         channel.show(false);
         channel
@@ -91,6 +93,11 @@ impl Channel {
     /// Whether all of it is there.
     pub(crate) fn show(&self, up: bool) {
         self.up.set(u32::from(up));
+    }
+
+    /// Rows were dropped so long after they were written.
+    pub(crate) fn dropped_after(&self, delay: Duration) {
+        self.delay.record(delay);
     }
 
     /// Counts that some of it was lost.

@@ -45,10 +45,12 @@ const FENCES: [&str; 2] = ["disconnected", "revoked"];
 const WAITS: [&str; 5] = ["acknowledged", "lease_ran_out", "table_lost", "failed", "unconfirmed"];
 const TOLD: [&str; 5] = ["hold", "release", "heard", "dropped", "unreadable"];
 
-/// The handles.
+/// The handles. A gauge of what a gateway does not have is not shown: its 0 would be an outage.
 #[derive(Debug)]
 pub(crate) struct Lease {
+    /// Shown where L1 keeps rows under a lease.
     pub(crate) held: Gauge,
+    /// Shown where there are other gateways to be heard.
     pub(crate) connected: Gauge,
     fences: [Counter; 2],
     waits: [Counter; 5],
@@ -59,10 +61,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Of a gateway that keeps nothing under a lease, and hears of no other.
     pub(crate) fn new() -> Self {
         Self {
-            held: gauge!(names::LEASE_HELD),
-            connected: gauge!(names::BUS_CONNECTED),
+            held: Gauge::noop(),
+            connected: Gauge::noop(),
             fences: FENCES.map(|reason| counter!(names::LEASE_FENCES, "reason" => reason)),
             waits: WAITS.map(|outcome| counter!(names::PUSH_ROUNDS, "outcome" => outcome)),
             acknowledgement: histogram!(names::PUSH_ACKNOWLEDGEMENT),
@@ -70,6 +73,16 @@ impl Lease {
             rows_untold: counter!(names::BUS_ROWS_UNTOLD),
             rows_held: gauge!(names::PUSH_ROWS_HELD),
         }
+    }
+
+    /// Of one that there are others beside.
+    pub(crate) fn hearing(self) -> Self {
+        Self { connected: gauge!(names::BUS_CONNECTED), ..self }
+    }
+
+    /// Of one that keeps rows under a lease.
+    pub(crate) fn keeping(self) -> Self {
+        Self { held: gauge!(names::LEASE_HELD), ..self }
     }
 
     /// All rows are of no use any more.

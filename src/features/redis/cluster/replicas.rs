@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         command::{Commands, From},
-        copies::{Copies, Shard},
+        copies::{Copies, Shard, ShardShown},
         guard,
         node::{self, Role},
         reply::Reply,
@@ -64,6 +64,14 @@ impl Cluster {
 
     pub(super) fn reads_replica(&self, shard: &Shard, now: Instant) -> bool {
         self.copies.as_ref().is_some_and(|copies| shard.has_replica(copies.max_lag(), now))
+    }
+
+    /// How the servers stand that rows are read from; none, where replicas are not read or the map is not known.
+    pub(in crate::features::redis) fn shown(&self, now: Instant) -> Vec<ShardShown> {
+        match (&*self.map.borrow(), &self.copies) {
+            (Map::Known(topology), Some(copies)) => topology.shards.iter().map(|of| copies.shown(of, now)).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Writes how far behind replicas are.

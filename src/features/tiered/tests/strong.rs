@@ -22,7 +22,7 @@ fn strong() -> Arc<View> {
 /// A gateway that holds its lease, where one is to be had.
 async fn gateway(server: &Server, v: &Arc<View>) -> Store {
     let store = open(from_ref(v), redis(server, LONG), None).await;
-    let is_ready = async || store.lease().connected && (store.lease().held || !v.reads_primary_only());
+    let is_ready = async || store.lease().connected && (store.lease().left.is_some() || !v.reads_primary_only());
     eventually("a gateway hears the others", is_ready).await;
     store
 }
@@ -92,7 +92,7 @@ async fn when_the_connection_breaks_every_row_is_read_anew_and_pushes_fail_befor
     assert_eq!(store.reads(1).await, int(1), "it is kept");
     server.ask::<u64>(&[b"CLIENT", b"KILL", b"TYPE", b"pubsub"]);
     eventually("the break is found", async || store.reads(1).await == int(2)).await;
-    eventually("it comes back", async || store.lease().held).await;
+    eventually("it comes back", async || store.lease().left.is_some()).await;
     store.settles(&server, 1).await;
     server.kill();
     eventually("the end is found", async || !store.lease().connected).await;
@@ -206,7 +206,7 @@ async fn without_a_lease_nothing_is_kept_nor_shared() {
     }
     tokio::join!(store.reads(1), store.reads(1));
     assert_eq!(server.calls("hmget"), 5, "each reads for itself");
-    assert!(!store.lease().held);
+    assert!(store.lease().left.is_none());
     store.pushes(vec![offer(1, 200, 7)]).await.unwrap();
     assert_eq!(store.reads(1).await, int(7));
 }
@@ -218,7 +218,7 @@ async fn what_l3_has_does_not_stand_in_for_a_redis_that_does_not_answer() {
     assert_eq!(store.reads(1).await, int(7), "L2 says that it has none");
     server.kill();
     let column = EntityColumn::Same(EntityValue::Int64(1));
-    eventually("its lease is gone", async || store.lease().left.is_zero()).await;
+    eventually("its lease is gone", async || store.lease().left.is_none()).await;
     let reading = store.read(1, &[Wish { view: ViewId(0), columns: &[&column] }], terms()).await;
     assert!(matches!(reading.views[0].found[0], Found::Unavailable(_)), "{:?}", reading.views[0].found[0]);
 }
@@ -285,7 +285,7 @@ async fn who_leaves_is_waited_for_by_nobody() {
     let [a, b] = [gateway(&server, &v).await, gateway(&server, &v).await];
     let name = format!("g:{}", b.lease().gateway.unwrap());
     b.leave().await;
-    assert!(!b.lease().held);
+    assert!(b.lease().left.is_none());
     assert!(!server.ask::<bool>(&[b"HEXISTS", b"{weir:p}:leases", name.as_bytes()]));
     a.pushes(vec![offer(1, 100, 1)]).await.unwrap();
     assert_eq!(b.reads(1).await, int(1));

@@ -1,0 +1,74 @@
+//! What a closed breaker remembers of the answers of late, and whether that trips it: by failures without a success between them, or by the
+//! share of successes.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Cause, Policy};
+
+/// The success rate under which a closed breaker trips.
+pub(super) const LEAST_SUCCESS_RATE: f64 = 0.8;
+
+/// Answers in the window below which the rate says nothing.
+const LEAST_ANSWERS: u32 = 20;
+
+/// Parts of the window that expire one by one.
+const BUCKETS: usize = 10;
+
+/// What a closed breaker remembers.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// Failures since the last success, oldest first; no more than the threshold.
+    failures: VecDeque<Instant>,
+    /// Exact counts a tenth of the window, oldest first.
+    answers: VecDeque<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    from: Instant,
+    successes: u32,
+    failures: u32,
+}
+
+impl Window {
+    /// Takes in an answer; what it trips the breaker by, if it is one too many.
+    pub(super) fn trips(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
+        let by_run = self.run(policy, success, now);
+        let by_rate = self.rate(policy, success, now);
+        by_run.or(by_rate)
+    }
+
+    fn run(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
+        if success {
+            self.failures.clear();
+            return None;
+        }
+        while self.failures.front().is_some_and(|first| now.saturating_duration_since(*first) > policy.window) {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(now);
+        let within = self.failures.front().map_or(Duration::ZERO, |first| now.saturating_duration_since(*first));
+        let failures = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+        (failures >= policy.failure_threshold.max(1)).then_some(Cause::Run { failures, within })
+    }
+
+    fn rate(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
+        let age = |bucket: &Bucket| now.saturating_duration_since(bucket.from);
+        while self.answers.front().is_some_and(|first| age(first) >= policy.window) {
+            self.answers.pop_front();
+        }
+        if self.answers.back().is_none_or(|last| age(last) >= policy.window / BUCKETS as u32) {
+            self.answers.push_back(Bucket { from: now, successes: 0, failures: 0 });
+        }
+        if let Some(last) = self.answers.back_mut() {
+            last.successes += u32::from(success);
+            last.failures += u32::from(!success);
+        }
+        let successes: u32 = self.answers.iter().map(|bucket| bucket.successes).sum();
+        let answers = successes + self.answers.iter().map(|bucket| bucket.failures).sum::<u32>();
+        let is_low = answers >= LEAST_ANSWERS && f64::from(successes) < LEAST_SUCCESS_RATE * f64::from(answers);
+        is_low.then_some(Cause::Rate { successes, answers, window: policy.window })
+    }
+}
