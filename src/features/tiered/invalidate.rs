@@ -151,7 +151,7 @@ impl Shared {
     }
 
     /// Of a cluster's rows, those in some slots.
-    async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
+    pub(super) async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
         // As in `Store::invalidate`.
         self.l2.all_changed();
         let at = Instant::now();
