@@ -79,7 +79,7 @@ async fn a_row_is_kept_under_the_lease_and_read_anew_after_a_push_through_anothe
     assert_eq!(
         (a.lease().rows_held, server.ask::<u64>(&[b"HLEN", b"{weir:p}:leases"])),
         (0, 3),
-        "an era and two leases"
+        "since when it is there, and two leases"
     );
 }
 
@@ -142,7 +142,10 @@ async fn a_lost_table_is_waited_for_as_long_as_a_lease_is() {
     server.ask::<()>(&[b"DEL", b"{weir:p}:leases", b"{weir:p}:holds"]);
     a.pushes(vec![offer(1, 200, 2)]).await.unwrap();
     assert_eq!(b.reads(1).await, int(2));
-    assert!(server.ask::<Option<String>>(&[b"HGET", b"{weir:p}:leases", b"era"]).is_some(), "it is whole again");
+    let since: String = server.ask(&[b"HGET", b"{weir:p}:leases", b"since"]);
+    let since: u64 = since.split_once(' ').unwrap().0.parse().unwrap();
+    let [seconds, micros]: [u64; 2] = server.ask::<Vec<u64>>(&[b"TIME"]).try_into().unwrap();
+    assert!(seconds * 1000 + micros / 1000 >= since + 2000, "it is acknowledged when nobody can hold a lease any more");
 }
 
 #[tokio::test]
