@@ -63,7 +63,7 @@ metrics! {
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, mended: over one whose event time could not be read, older: a stored one is as new, error: not acknowledged, and may be stored all the same).";
     LEASE_HELD = "weir_lease_held", Gauge, "Whether this gateway holds the lease under which L1 keeps rows of write_through views (1), or not (0).";
     LEASE_FENCES = "weir_lease_fences_total", Counter, "How often all write_through rows of L1 became unusable at once, by reason (disconnected: changes could not be heard; revoked: the lease was revoked or not renewed in time).";
-    PUSH_ROUNDS = "weir_push_rounds_total", Counter, "Pushes of write_through rows by how the wait for the other gateways ended (acknowledged, lease_ran_out: one did not answer, table_lost: a whole lease was waited for, failed: nothing was written, unconfirmed: written and not acknowledged).";
+    PUSH_ROUNDS = "weir_push_rounds_total", Counter, "Pushes of write_through rows by how the wait for the other gateways ended (acknowledged, lease_ran_out: one did not answer, table_lost: what was left of a lease was waited for, failed: nothing was written, unconfirmed: written and not acknowledged).";
     PUSH_ACKNOWLEDGEMENT = "weir_push_acknowledgement_seconds", Histogram, "How long pushes of write_through rows waited until no other gateway could serve the old rows.";
     PUSH_ROWS_HELD = "weir_push_rows_held", Gauge, "Rows that are being changed by a push, here or at another gateway, and are not kept in L1 meanwhile.";
     BUS_CONNECTED = "weir_bus_connected", Gauge, "Whether this gateway hears what other gateways push (1), or not (0).";
