@@ -7,7 +7,7 @@ use crate::{
     config::View,
     features::{
         Standing, Store, Tracking,
-        invalidate::{Dropped, Origin, Scope, entity},
+        invalidate::{Dropped, KeyCopies, Origin, Scope, entity},
     },
     pipeline::Pipeline,
 };
@@ -39,10 +39,16 @@ async fn drop_rows(pipeline: &Pipeline, name: &str, which: Which) -> Result<Json
         return Err(unknown("view", name, views.iter().map(|view| &*view.name)));
     };
     let scope = scope(view, which).map_err(|wrong| Refusal::Wrong(wrong.to_string()))?;
-    let Dropped { rows } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
+    let Dropped { rows, copies } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
     let told = if pipeline.features.tell_of(&scope) { "told" } else { "not told" };
     tracing::info!(view = name, ?scope, rows, other_gateways = told, "rows dropped");
-    Ok(json!({"view": name, "rows": rows, "other_gateways": told}))
+    let mut answer = json!({"view": name, "rows": rows, "other_gateways": told});
+    match copies {
+        KeyCopies::NotAsked => {}
+        KeyCopies::Removed => answer["key_copies"] = "removed".into(),
+        KeyCopies::Left => answer["key_copies"] = "not removed".into(),
+    }
+    Ok(answer)
 }
 
 fn scope(view: &View, which: Which) -> Result<Scope, entity::Wrong> {

@@ -344,7 +344,11 @@ fn leases(l2: &L2, config: &Config, snapshots: &Snapshots) -> Leases {
             let is_strong = features.views.iter().any(|view| view.reads_primary_only());
             // Leases are the first Redis's: who holds one says nothing of what another has.
             let is_on = features.l1.capacity > 0 && features.l1.mode == L1Mode::Serve && !redis.has_dr();
-            let keeps = if is_strong && is_on { Keeps::UnderLease } else { Keeps::Nothing };
+            let keeps = match (is_strong, is_on) {
+                (true, true) => Keeps::UnderLease,
+                (true, false) => Keeps::Nothing,
+                (false, _) => Keeps::Unconcerned,
+            };
             let (owner, project) = (redis.owner(), &*features.project);
             Leases::shared(Meeting { owner, project, length: features.lease, keeps }, caches)
         }

@@ -317,7 +317,7 @@ impl<'a> Session<'a> {
     /// Begins a term, with whatever is held now.
     async fn enter(&mut self) -> Result<(), Ended> {
         // Who wants no lease looks at the table at once all the same.
-        if self.bus.keeps == Keeps::Nothing || self.bus.leaving.load(Ordering::Acquire) {
+        if self.bus.keeps != Keeps::UnderLease || self.bus.leaving.load(Ordering::Acquire) {
             return Ok(());
         }
         let sent = Instant::now();
@@ -369,8 +369,15 @@ impl<'a> Session<'a> {
         self.renew_at = Instant::now() + self.bus.length / 3;
         self.bus.forget_abandoned(Instant::now());
         let (table, server, length, sent) = (&self.bus.table, self.server.clone(), self.bus.length, Instant::now());
-        // Where no lease is wanted, this tells whether the connection still answers, and when the table began.
-        self.renewal = Some(Box::pin(async move { (sent, table.renew(server, length).await) }));
+        let keeps = self.bus.keeps;
+        self.renewal = Some(Box::pin(async move {
+            let renewed = match keeps {
+                Keeps::Nothing => table.look(server, length).await.map(|()| false),
+                // Without a lease this tells whether the connection still answers.
+                Keeps::UnderLease | Keeps::Unconcerned => table.renew(server, length).await,
+            };
+            (sent, renewed)
+        }));
     }
 
     async fn renewed(&mut self, sent: Instant, renewed: bool) -> Result<(), Ended> {

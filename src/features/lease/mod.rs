@@ -111,6 +111,8 @@ pub(crate) struct Meeting<'a> {
 pub(crate) enum Keeps {
     UnderLease,
     Nothing,
+    /// Nor has it such views: nobody pushes any here.
+    Unconcerned,
 }
 
 /// What is shown of it.

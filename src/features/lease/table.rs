@@ -10,7 +10,7 @@
 //! All have one slot. **Era:** the server's `run_id` and its replication id, which changes with every promotion. A table that was lost (a
 //! restart, a flush) or that a replica had in part has another era or none, and begins anew with whoever comes first: somebody may hold a
 //! lease that it lacks, until a lease's length after that. A Redis that never had one looks the same. Every renewal looks, so that this is
-//! over before a push has to wait for it, most of the time.
+//! over before a push has to wait for it, most of the time. Where no view is `write_through`, nobody writes a table.
 
 use std::time::Duration;
 
@@ -61,15 +61,18 @@ end
 return answer
 ";
 
+/// Arguments: length, how long the table is kept, run id. Answers for how long leases may be out yet that the table lacks.
+const LOOK: &str = "return lacks(ARGV[3], ARGV[1], ARGV[2])";
+
 /// Arguments: gateway, length, how long the table is kept, run id. Answers 1 if it was renewed.
 const RENEW: &str = r"
-lacks(ARGV[4], ARGV[2], ARGV[3])
 local value = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1])
 if not value then return 0 end
 local until_ms, revoked = parts(value)
 if revoked ~= '0' or until_ms <= now then return 0 end
 redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+lacks(ARGV[4], ARGV[2], ARGV[3])
 return 1
 ";
 
@@ -140,6 +143,7 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Scripts {
     enter: Script,
+    look: Script,
     renew: Script,
     hold: Script,
     release: Script,
@@ -178,6 +182,7 @@ impl Table {
             sharded,
             scripts: Scripts {
                 enter: of(ENTER),
+                look: of(LOOK),
                 renew: of(RENEW),
                 hold: of(HOLD),
                 release: of(RELEASE),
@@ -218,7 +223,14 @@ impl Table {
         call.invoke_async(&mut server.connection).await
     }
 
-    /// Renews it, and sees to it that the table is known to be there; whether the lease still was.
+    /// Sees to it that the table says since when it is there.
+    pub(super) async fn look(&self, mut server: Server, length: Duration) -> Result<(), RedisError> {
+        let mut call = self.call(&self.scripts.look);
+        call.arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
+        call.invoke_async(&mut server.connection).await
+    }
+
+    /// Renews the lease, and does so too; whether it was still there. Where it was not, nothing is written.
     pub(super) async fn renew(&self, mut server: Server, length: Duration) -> Result<bool, RedisError> {
         let mut call = self.call(&self.scripts.renew);
         call.arg(name(self.gateway)).arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
@@ -367,6 +379,8 @@ mod tests {
         let life = |world: &World| world.redis.ask::<i64>(&[b"PTTL", world.table.leases.as_bytes()]);
         // Who keeps no rows has nothing to renew.
         assert!(!world.table.renew(world.server.clone(), LENGTH).await.unwrap());
+        assert_eq!(world.redis.ask::<u64>(&[b"DBSIZE"]), 0);
+        world.table.look(world.server.clone(), LENGTH).await.unwrap();
         world.began_before(LENGTH);
         assert_eq!(world.lacks("run").await, Duration::ZERO);
         assert!(life(&world) > 0);

@@ -11,7 +11,7 @@ use crate::{
     features::{
         Row,
         feast::{Layout, redis_key},
-        invalidate::{Origin, Scope},
+        invalidate::{KeyCopies, Origin, Scope},
         l2::{Ask, Error, Order, Purpose, Put, Via, Written},
         redis::Redis,
         tests::{
@@ -254,7 +254,7 @@ async fn an_invalidation_removes_copies_whoever_wrote_the_row() {
         write(value);
         let owed = redis.doubt_copies(scope, Origin::Admin);
         assert_eq!(redis.read_often(&ask).await, [Some(value)].into(), "from the key alone: {scope:?}");
-        redis.remove_owed(owed).await;
+        assert_eq!(redis.remove_owed(owed).await, KeyCopies::Removed);
         let left: usize =
             cluster.masters.iter().map(|master| master.ask::<Vec<Vec<u8>>>(&[b"KEYS", b"weir:{*:shard_*"]).len()).sum();
         assert_eq!(left, 0, "{scope:?}");
@@ -331,6 +331,34 @@ async fn a_push_whose_own_master_cannot_say_whether_it_has_copies_is_not_acknowl
     assert!(refused.is_err(), "{refused:?}");
     home.ask::<()>(&[b"ACL", b"SETUSER", b"default", b"+pttl"]);
     assert_eq!(redis.try_push(&ask, 11, 2).await.unwrap(), Written::Older);
+}
+
+#[tokio::test]
+async fn an_operator_is_told_where_copies_may_be_left() {
+    let cluster = Cluster::start();
+    let views = [view("v").build()];
+    let (redis, young) = (patient(&cluster, &views, 2 * SECOND), patient(&cluster, &views, 2 * SECOND));
+    let ask = ask(&views[0], 1);
+    redis.push(&ask, 10, 1).await;
+    redis.copy(&ask.key).await;
+    young.connect(WORKER).await;
+    let of = |user| Scope::Rows(vec![(ViewId(0), key(user))]);
+    let drops = async |redis: &Redis, scope: &Scope| redis.remove_owed(redis.doubt_copies(scope, Origin::Admin)).await;
+    // Whoever has not looked yet cannot name the keys of a view that have copies.
+    assert_eq!(drops(&young, &Scope::View(ViewId(0))).await, KeyCopies::Left);
+    assert_eq!(drops(&young, &of(2)).await, KeyCopies::Removed);
+
+    let home = cluster.holder(&redis_key(&ask.key, "p"));
+    let hung = cluster.masters.iter().find(|master| master.port != home.port).unwrap();
+    hung.freeze();
+    let now = Instant::now();
+    redis.copies().unwrap().take_list((now + 60 * SECOND, now), vec![(key(1), LIFE)], &[]);
+    assert_eq!(drops(&redis, &of(1)).await, KeyCopies::Left);
+    assert_eq!(drops(&redis, &Scope::All).await, KeyCopies::Left);
+    assert_eq!(drops(&redis, &of(2)).await, KeyCopies::Removed, "it has none");
+    hung.thaw();
+    assert_eq!(drops(&redis, &Scope::All).await, KeyCopies::Removed);
+    assert_eq!(redis.remove_owed(redis.doubt_copies(&Scope::All, Origin::Tracking)).await, KeyCopies::NotAsked);
 }
 
 #[tokio::test]

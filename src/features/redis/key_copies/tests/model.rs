@@ -142,16 +142,15 @@ impl World {
     }
 
     /// The copy's server goes on: whoever asks between what it was sent finds the copy, too.
-    fn is_wrong_at_last(mut self) -> bool {
-        self.hangs = false;
-        let sent = std::mem::take(&mut self.sent);
-        let mut is_wrong = self.is_wrong();
-        for sent in sent {
+    fn is_wrong_at_last(&self) -> bool {
+        let mut last = Self { hangs: false, ..self.clone() };
+        let mut is_wrong = last.is_wrong();
+        for sent in &self.sent {
             match sent {
-                Sent::Fill { by } => self.fill(by),
-                Sent::Removal => (self.copy, self.lease) = (None, None),
+                Sent::Fill { by } => last.fill(*by),
+                Sent::Removal => (last.copy, last.lease) = (None, None),
             }
-            is_wrong |= self.is_wrong();
+            is_wrong |= last.is_wrong();
         }
         is_wrong
     }
@@ -161,7 +160,7 @@ impl World {
 fn orders(world: &World) -> (usize, usize) {
     let next = world.next();
     if next.is_empty() {
-        return (1, usize::from(world.clone().is_wrong_at_last()));
+        return (1, usize::from(world.is_wrong_at_last()));
     }
     let is_wrong = world.is_wrong();
     let (all, wrong) = next.iter().map(orders).fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
