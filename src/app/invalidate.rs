@@ -5,7 +5,10 @@ use serde_json::{Value as Json, json};
 use crate::{
     admin::{Invalidation, Refusal, Which},
     config::View,
-    features::invalidate::{Dropped, Origin, Scope, entity},
+    features::{
+        Standing, Store, Tracking,
+        invalidate::{Dropped, KeyCopies, Origin, Scope, entity},
+    },
     pipeline::Pipeline,
 };
 
@@ -37,10 +40,16 @@ async fn drop_rows(pipeline: &Pipeline, name: &str, which: Which) -> Result<Json
     };
     let what = words(&which);
     let scope = scope(view, which).map_err(|wrong| Refusal::Wrong(wrong.to_string()))?;
-    let Dropped { rows } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
+    let Dropped { rows, copies } = pipeline.features.invalidate(&scope, Origin::Admin, None).await;
     let told = if pipeline.features.tell_of(&scope) { "told" } else { "not told" };
     tracing::info!(view = name, what, rows, other_gateways = told, "an operator's word: rows dropped");
-    Ok(json!({"view": name, "rows": rows, "other_gateways": told}))
+    let mut answer = json!({"view": name, "rows": rows, "other_gateways": told});
+    match copies {
+        KeyCopies::NotAsked => {}
+        KeyCopies::Removed => answer["key_copies"] = "removed".into(),
+        KeyCopies::Left => answer["key_copies"] = "not removed".into(),
+    }
+    Ok(answer)
 }
 
 /// What an operator named, for the log.

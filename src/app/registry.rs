@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The whole file is validated again with the new registry, so that no snapshot exists whose models and views disagree. Requests in
-//! flight end on the snapshot they began with.
+//! flight end on the snapshot they began with. A registry that has come to be another project's does not fit: leases, hot keys, key copies,
+//! the DR's counts, predictions and the spool are a project's, and gateways that were at two at once would not hear each other.
 
 use std::{
     path::Path,
@@ -141,7 +142,8 @@ impl Followed {
         let mut refused: Option<String> = None;
         loop {
             tokio::time::sleep(registry.refresh).await;
-            let look = match (self.look().await, &refused) {
+            let project = Arc::clone(&gateway.load_full().pipeline.config.features.project);
+            let look = match (self.look(&project).await, &refused) {
                 (Look::Unchanged, Some(why)) => Look::Refused(why.clone()),
                 (look, _) => look,
             };
@@ -168,13 +170,17 @@ impl Followed {
         }
     }
 
-    async fn look(&mut self) -> Look {
+    async fn look(&mut self, project: &str) -> Look {
         let bytes = match self.source.fetch_settled().await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Look::Unchanged,
             Err(error) => return Look::Unreachable(error.told()),
         };
         match finish(&self.draft, bytes).await {
+            Ok(Ok(Loaded { config, .. })) if *config.features.project != *project => Look::Refused(format!(
+                "features.registry: of another project than is served; allowed: {project:?} until Weir is restarted, given: {:?}",
+                config.features.project
+            )),
             Ok(Ok(loaded)) => Look::Changed(Box::new(loaded.config)),
             Ok(Err(problems)) => Look::Refused(problems.to_string()),
             Err(error) => Look::Refused(error.to_string()),

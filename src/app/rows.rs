@@ -74,7 +74,7 @@ fn lease(lease: &LeaseShown) -> Json {
         "keeps": match lease.keeps {
             Keeps::UnderLease => "under_lease",
             Keeps::Alone => "alone",
-            Keeps::Nothing => "nothing",
+            Keeps::Nothing | Keeps::Unconcerned => "nothing",
         },
         "held": (lease.keeps == Keeps::UnderLease).then_some(lease.left.is_some()),
         "left_seconds": lease.left.map(seconds),
@@ -88,12 +88,12 @@ fn table(Holders { key, listed }: &Holders) -> Json {
     match listed {
         Ok(listed) => json!({
             "key": key,
-            "era": listed.era,
-            "whole": listed.whole,
+            "lacks_seconds": listed.lacks.as_secs_f64(),
+            "whole": listed.lacks.is_zero(),
             "holders": listed.holders.iter().map(holder).collect::<Json>(),
             "why": null,
         }),
-        Err(why) => json!({"key": key, "era": null, "whole": null, "holders": null, "why": why}),
+        Err(why) => json!({"key": key, "lacks_seconds": null, "whole": null, "holders": null, "why": why}),
     }
 }
 

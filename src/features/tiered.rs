@@ -209,28 +209,23 @@ impl Store {
     }
 
     /// The store for what the registry has made of the config: the same connections, files, database and cached rows, for other
-    /// views. Both answer; this one is dropped with the last request that began on it.
+    /// views of the same project. Both answer; this one is dropped with the last request that began on it.
     pub(crate) async fn next(&self, config: &Config) -> Self {
         let shared = &self.shared;
         let features = &config::Features { views: config.features.stored_views(), ..config.features.clone() };
-        // Rows are cached without their project.
-        let l1 = if features.project == shared.project {
-            shared.l1.next(&features.l1, &features.views)
-        } else {
-            memory(config, features).under(shared.leases.lease())
-        };
+        debug_assert_eq!(features.project, shared.project, "rows are cached, leased and copied without their project");
         let l3 = match &shared.l3 {
             Some(l3) => Some(l3.next(features).await),
             None => None,
         };
         let shared = Shared {
-            project: Arc::clone(&features.project),
+            project: Arc::clone(&shared.project),
             joins: config.models.iter().map(|model| joins::compile(config, model)).collect(),
             views: features.views.clone(),
             order: shared.order,
             max_rows: config.listen.max_rows,
             keys: Keys::of(&features.project, &features.views),
-            l1,
+            l1: shared.l1.next(&features.l1, &features.views),
             l1_mode: features.l1.mode,
             // Counts are by view; what is hot stays so.
             hot: shared.hot.as_ref().map(|hot| Heeded::new(Arc::clone(&hot.keys), config.workers)),
@@ -355,7 +350,11 @@ fn leases(l2: &L2, config: &Config, snapshots: &Snapshots) -> Leases {
             let is_strong = features.views.iter().any(|view| view.reads_primary_only());
             // Leases are the first Redis's: who holds one says nothing of what another has.
             let is_on = features.l1.capacity > 0 && features.l1.mode == L1Mode::Serve && !redis.has_dr();
-            let keeps = if is_strong && is_on { Keeps::UnderLease } else { Keeps::Nothing };
+            let keeps = match (is_strong, is_on) {
+                (true, true) => Keeps::UnderLease,
+                (true, false) => Keeps::Nothing,
+                (false, _) => Keeps::Unconcerned,
+            };
             let (owner, project) = (redis.owner(), &*features.project);
             Leases::shared(Meeting { owner, project, length: features.lease, keeps }, caches)
         }

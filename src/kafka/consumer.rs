@@ -41,7 +41,7 @@ const BATCH: usize = 1000;
 /// How long a broker may take to tell about the topic. Meanwhile no message is dealt with.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The same once one partition's leader did not answer.
+/// The same once one partition's leader did not.
 const HURRY: Duration = Duration::from_millis(200);
 /// How long after a look that failed the next one is made.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -88,6 +88,7 @@ impl Consumer {
             topic: Arc::clone(&kafka.topic),
             discover_every: kafka.discover_every,
             places: Places::default(),
+            leaderless: Vec::new(),
             look_at: Instant::now(),
             is_up: None,
             settled: consumer.settled.clone(),
@@ -128,6 +129,8 @@ struct Reader {
     topic: Arc<str>,
     discover_every: Duration,
     places: Places,
+    /// Partitions that nobody leads, as the last look found: they are not asked for.
+    leaderless: Vec<i32>,
     /// When the topic is looked at next.
     look_at: Instant,
     /// Whether a broker is connected to; `None`: nobody was told yet.
@@ -176,7 +179,16 @@ impl Reader {
     fn found(&mut self, metadata: &Metadata) {
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &*self.topic) else { return };
         match topic.error() {
-            None => self.places.found(topic.partitions().iter().map(|partition| partition.id())),
+            None => {
+                let partitions = topic.partitions();
+                self.places.found(partitions.iter().map(|partition| partition.id()));
+                let leaderless = partitions.iter().filter(|partition| partition.leader() < 0);
+                self.leaderless = leaderless.map(|partition| partition.id()).collect();
+                if !self.leaderless.is_empty() {
+                    let which = &self.leaderless;
+                    self.failed(&format_args!("no leader of partitions {which:?}: what they tell is late"));
+                }
+            }
             // All that will be in it is news.
             Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
                 self.places.found([]);
@@ -188,7 +200,8 @@ impl Reader {
 
     /// Takes a place in each partition that waits for one; all of them, or as far as brokers tell.
     fn begin(&mut self, client: &BaseConsumer<Context>) -> Result<(), KafkaError> {
-        let waiting: Vec<_> = self.places.waiting().collect();
+        let has_leader = |(partition, _): &(i32, Begin)| !self.leaderless.contains(partition);
+        let waiting: Vec<_> = self.places.waiting().filter(has_leader).collect();
         if waiting.is_empty() {
             return Ok(());
         }
@@ -199,7 +212,7 @@ impl Reader {
                     is_gap |= begin == Begin::End;
                     self.places.begin(partition, if begin == Begin::End { end } else { first });
                 }
-                // One without a leader keeps nobody from the others, of which each is given less time then.
+                // One that does not answer keeps nobody from the others, of which each is given less time then.
                 Err(error) => (outcome, patience) = (Err(error), HURRY),
             }
         }

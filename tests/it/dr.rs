@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use redis::Commands as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::{
-    Redis, Weir,
+    Redis, RedisCluster, Weir,
     http1::{self, Http1, Response},
     metrics::await_metric,
     process::{START, wait_until},
@@ -21,20 +22,22 @@ fn weir(primary: &Redis, dr: &Redis) -> Weir {
 }
 
 fn config(primary: &Redis, dr: &Redis) -> String {
+    of(&format!("redis: [{}]", primary.url()), &format!("[{}]", dr.url()))
+}
+
+fn of(primary: &str, dr: &str) -> String {
     format!(
         r#"
 features:
   project: dr
   l1: {{capacity: 0B}}
   l2:
-    redis: [{}]
+    {primary}
     timeout: 2s
-    dr: {{redis: [{}], failover_after: 2s, back_after: 1s}}
+    dr: {{redis: {dr}, failover_after: 2s, back_after: 1s}}
   views:
     live: {{entities: {{driver_id: INT64}}, features: {{speed: {{type: DOUBLE}}}}}}
-"#,
-        primary.url(),
-        dr.url()
+"#
     )
 }
 
@@ -219,4 +222,51 @@ fn gateways_come_together_where_rows_were_acknowledged_and_one_that_starts_finds
     wait_until("a push to be taken", START, || push(&mut one.connect(), 1, 8).status == 200);
     assert_eq!(speed(&mut other.connect(), 1), Some(8.0));
     assert_eq!(dr.ask::<u64>(&["HGET", MARKS, "acknowledged"]), 2);
+}
+
+#[test]
+fn a_cluster_takes_over_for_a_cluster_that_lacks_a_master_and_an_operator_says_when_that_has_all_again() {
+    let (first, dr) = (RedisCluster::of_masters(), RedisCluster::of_masters());
+    let text = of(&format!("mode: cluster\n    redis: {}", first.urls()), &dr.urls());
+    let (one, other) = (Weir::start(&text), Weir::start(&text));
+    let (mut pusher, mut reader) = (one.connect(), other.connect());
+    // On all of their masters; the DR is kept in step by somebody else.
+    let drivers = 1..=12;
+    drivers.clone().for_each(|driver| _ = push(&mut pusher, driver, 5).expect(200));
+    assert!(first.sizes().iter().all(|rows| *rows > 0), "{:?}", first.sizes());
+    copy(&first, &dr);
+
+    first.nodes()[1].freeze();
+    [&one, &other].into_iter().for_each(|weir| await_active(weir, "dr"));
+    drivers.clone().for_each(|driver| assert_eq!(speed(&mut reader, driver), Some(5.0)));
+    drivers.clone().for_each(|driver| _ = push(&mut pusher, driver, 6).expect(200));
+    drivers.clone().for_each(|driver| assert_eq!(speed(&mut reader, driver), Some(6.0)));
+
+    // Its masters write one stream each: a count that came over proves nothing of the others' rows.
+    first.nodes()[1].thaw();
+    [&one, &other].into_iter().for_each(|weir| await_reason(weir, "primary_lacks_writes"));
+    copy(&dr, &first);
+    assert_eq!(first.connection().hget::<_, _, u64>(MARKS, "acknowledged").expect("it is there"), 12);
+    let late = Weir::start(&text);
+    await_reason(&late, "primary_lacks_writes");
+    assert_eq!(speed(&mut late.connect(), 1), Some(6.0));
+
+    first.connection().hset::<_, _, _, ()>(MARKS, "vouched", 12).expect("it is set");
+    [&one, &other, &late].into_iter().for_each(|weir| await_active(weir, "primary"));
+    drivers.clone().for_each(|driver| assert_eq!(speed(&mut reader, driver), Some(6.0)));
+    push(&mut pusher, 1, 7).expect(200);
+    assert_eq!(speed(&mut reader, 1), Some(7.0));
+    assert_eq!(dr.connection().hget::<_, _, u64>(MARKS, "acknowledged").expect("it is there"), 12, "not there");
+}
+
+/// Copies every hash of a cluster to another, as an operator's tool would.
+fn copy(from: &RedisCluster, to: &RedisCluster) {
+    let (mut source, mut target) = (from.connection(), to.connection());
+    for node in from.nodes() {
+        let keys: Vec<Vec<u8>> = node.connection().keys("*").expect("it answers");
+        for key in keys {
+            let cells: Vec<(Vec<u8>, Vec<u8>)> = source.hgetall(&key).expect("a hash");
+            target.hset_multiple::<_, _, _, ()>(&key, &cells).expect("it is taken");
+        }
+    }
 }

@@ -248,6 +248,39 @@ fn a_cluster_is_heard_whoever_is_master() {
 }
 
 #[test]
+fn slots_that_move_are_heard_at_their_new_master_and_no_replica_undoes_what_was_told() {
+    const DRIVERS: i64 = 60;
+    let cluster = RedisCluster::start();
+    let weir = weir(&format!("mode: cluster, redis: {}, read_from: replica, max_lag: 60s", cluster.urls()), TRACKED);
+    let mut client = weir.connect();
+    let drivers: Vec<_> = (0..DRIVERS).collect();
+    let write_all = |value: f64| {
+        let mut feast = cluster.connection();
+        drivers.iter().for_each(|driver| write(&mut feast, *driver, value));
+    };
+    let all = |value: f64| vec![json!(value); drivers.len()];
+    write_all(1.0);
+    await_values(&mut client, &drivers, &all(1.0));
+
+    let slots = || weir.metrics().count("weir_invalidations_total", &[("origin", "tracking"), ("scope", "slots")]);
+    let before = slots();
+    cluster.reshard(&cluster.nodes()[0], &cluster.nodes()[2], 2500);
+    wait_until("the slots that moved to be vouched for anew", START, || slots() > before);
+    await_metric(weir.admin(), UP, &[TRACKING], |up| up == 1.0);
+    // What replicas have from now on is old: L1, which would keep it for an hour, is not filled from them.
+    let replicas = &cluster.nodes()[3..];
+    replicas.iter().for_each(Redis::freeze);
+    for value in [2.0, 3.0, 4.0] {
+        write_all(value);
+        await_values(&mut client, &drivers, &all(value));
+    }
+    replicas.iter().for_each(Redis::thaw);
+    let asked: u64 = cluster.nodes().iter().map(|node| node.calls("hmget")).sum();
+    assert_eq!(read(&mut client, &drivers), all(4.0));
+    assert_eq!(cluster.nodes().iter().map(|node| node.calls("hmget")).sum::<u64>(), asked, "L1 has them");
+}
+
+#[test]
 fn what_an_operator_drops_is_gone_from_every_gateway() {
     let redis = Redis::start();
     let mut feast = redis.connection();

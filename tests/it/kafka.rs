@@ -192,6 +192,52 @@ fn what_was_cached_before_the_topic_could_be_read_is_dropped_when_it_can() {
 }
 
 #[test]
+fn a_partition_without_a_leader_is_told_of_and_keeps_nobody_from_the_others() {
+    const LOST: i32 = 2;
+    let cluster = cluster_with_topic();
+    let lead =
+        |partition, broker| cluster.partition_leader(TOPIC, partition, broker).expect("it is the cluster's to say");
+    (0..PARTITIONS).for_each(|partition| lead(partition, (partition != LOST).then_some(1)));
+    let (mut world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
+    let gaps = |world: &World, count: f64| {
+        await_metric(world.weir.admin(), "weir_kafka_gaps_total", &[], |gaps| gaps == count);
+    };
+    gaps(&world, 1.0);
+    // From the start.
+    for partition in [0, 3] {
+        let driver = i64::from(partition);
+        world.write(driver, 1);
+        assert_eq!(world.read(driver), 1);
+        world.write(driver, 2);
+        assert_eq!(world.read(driver), 1, "it is cached");
+        produce(&producer, partition, &notice(driver));
+        world.await_row(driver, 2);
+    }
+    let told = format!("no leader of partitions [{LOST}]");
+    wait_until("it to be told", START, || world.weir.process().log().contains(&told));
+    gaps(&world, 1.0);
+    // With a leader it is begun, and what was cached before that is read anew.
+    lead(LOST, Some(2));
+    gaps(&world, 2.0);
+    world.write(9, 1);
+    assert_eq!(world.read(9), 1);
+    world.write(9, 2);
+    produce(&producer, LOST, &notice(9));
+    world.await_row(9, 2);
+
+    // While it is read, its leader is lost.
+    cluster.broker_down(2).expect("it goes");
+    world.write(0, 3);
+    produce(&producer, 0, &notice(0));
+    world.await_row(0, 3);
+    cluster.broker_up(2).expect("it comes");
+    world.write(9, 3);
+    produce(&producer, LOST, &notice(9));
+    world.await_row(9, 3);
+    gaps(&world, 2.0);
+}
+
+#[test]
 fn a_topic_that_is_made_later_is_read_from_its_beginning() {
     let cluster = cluster();
     let world = World::new(&cluster.bootstrap_servers());

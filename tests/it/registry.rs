@@ -248,6 +248,54 @@ fn a_registry_that_changes_costs_no_request() {
 }
 
 #[test]
+fn a_registry_of_another_project_is_refused_and_nothing_of_that_project_is_touched() {
+    let redis = Redis::start();
+    redis.load(&DUMP);
+    let (versions, folder) = (Versions::new(), Folder::new("registry"));
+    let registry: PathBuf = folder.write("registry.db", &versions.without_live);
+    let models = "  grown: {pool: kserve, upstream_model: echo, features: {service: grown}}";
+    let hot = "  hot_keys: {share: 0.01, min_rate: 1}\n";
+    let weir = Weir::start(&(config(&redis, &registry, models) + hot));
+    let callers = Callers::start(&weir, 1);
+    callers.await_tensors(&["conv_rate"]);
+
+    // Renamed, with more in it: neither is served.
+    folder.write("registry.db", renamed(&versions.with_live, "weir_demo", "weir_else"));
+    looked(&weir, "refused");
+    let reason = shown(&weir)["reason"].as_str().expect("a reason").to_owned();
+    let told = "features.registry: of another project than is served; allowed: \"weir_demo\" until Weir is restarted, given: \"weir_else\"";
+    assert_eq!(reason, told);
+    callers.await_tensors(&["conv_rate"]);
+    let keys = |pattern: &str| -> Vec<Vec<u8>> {
+        redis::cmd("KEYS").arg(pattern).query(&mut redis.connection()).expect("it answers")
+    };
+    assert!(!keys("*weir_demo*").is_empty());
+    assert_eq!(keys("*weir_else*"), [b""; 0]);
+
+    // What comes after it, of the old project, is taken.
+    folder.write("registry.db", &versions.with_live);
+    callers.await_tensors(&["conv_rate", "speed"]);
+    assert_eq!(shown(&weir)["reason"], Value::Null);
+    callers.end();
+
+    // Who starts with it serves it.
+    folder.write("registry.db", renamed(&versions.with_live, "weir_demo", "weir_else"));
+    let other = Weir::start(&(config(&redis, &registry, models) + hot));
+    let configured = http1::get(other.admin(), "/admin/v1/features").expect(200).json()["configured"].clone();
+    assert_eq!(configured["project"], "weir_else");
+    wait_until("its keys to be written", LIMIT, || !keys("*weir_else*").is_empty());
+}
+
+/// With one name in another's place, which is as long.
+fn renamed(registry: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut renamed = registry.to_vec();
+    let places: Vec<_> = (0..registry.len()).filter(|at| registry[*at..].starts_with(from.as_bytes())).collect();
+    places.into_iter().for_each(|at| renamed[at..at + to.len()].copy_from_slice(to.as_bytes()));
+    renamed
+}
+
+#[test]
 fn what_feast_has_just_registered_and_materialized_is_served() {
     let (redis, feast) = &*STORE;
     let models = r#"  both:

@@ -1,7 +1,15 @@
 //! Rows are read from replicas, never from one that is further behind than the file allows; and a replica that hangs, dies or takes
 //! over costs no answer.
 
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use ::weir::{
     features::feast::encode_value,
@@ -273,6 +281,53 @@ fn reads_go_on_when_a_replica_that_is_read_takes_over() {
         is_whole && cluster.nodes()[3..].iter().any(|node| info(node).contains("role:master")) && read(&weir).len() == 2
     });
     println!("{whole} of {asked} answers whole until another was master, {:?} after the kill", killed.elapsed());
+}
+
+/// The drivers whose rows a node has.
+fn held_by(node: &Redis) -> Vec<i64> {
+    let mut connection = node.connection();
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("the node runs");
+    (0..DRIVERS).filter(|driver| keys.contains(&key(*driver))).collect()
+}
+
+#[test]
+fn slots_that_move_cost_no_read_of_a_replica_its_row_and_are_read_at_their_new_masters_replica() {
+    let cluster = cluster();
+    let weir = Arc::new(weir(&cluster, "read_from: replica, max_lag: 60s"));
+    wait_until("replicas to be known to be near", START, || read(&weir).len() == 3);
+    let (masters, replicas) = cluster.nodes().split_at(3);
+    let (from, to) = (&masters[0], &masters[2]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (weir, stop) = (Arc::clone(&weir), Arc::clone(&stop));
+            thread::spawn(move || {
+                let (mut connection, mut answers) = (weir.connect(), 0_u32);
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60], "no row is missed");
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    let before = held_by(to);
+    cluster.reshard(from, to, 2500);
+    let moved: Vec<i64> = held_by(to).into_iter().filter(|driver| !before.contains(driver)).collect();
+    assert!(!moved.is_empty());
+
+    // Who follows their new master has them, and is asked for them alone.
+    let follows = |node: &&Redis| info(node).contains(&format!("master_port:{}", to.address().port()));
+    let replica = replicas.iter().find(follows).expect("each master has one");
+    let mut connection = weir.connect();
+    wait_until("moved rows to be read at their new master's replica", START, || {
+        let before = calls(masters);
+        assert_eq!(ask(&mut connection, "driver_stats", &moved), vec![json!(1.0); moved.len()]);
+        calls(masters) == before && replica.calls("hmget") > 0
+    });
+    stop.store(true, Ordering::Relaxed);
+    let answers: u32 = readers.into_iter().map(|reader| reader.join().expect("no row was missed")).sum();
+    println!("{answers} answers while {} rows moved, none of them without a row: {:?}", moved.len(), outcomes(&weir));
 }
 
 #[test]

@@ -52,4 +52,22 @@ impl Scope {
 pub(crate) struct Dropped {
     /// Rows, and known absences, that L1 held.
     pub(crate) rows: u64,
+    pub(crate) copies: KeyCopies,
+}
+
+/// What became of copies of hot keys, where somebody waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum KeyCopies {
+    /// There are none, or nobody waits.
+    #[default]
+    NotAsked,
+    Removed,
+    /// Some may still be there, and be read until they expire.
+    Left,
+}
+
+impl Dropped {
+    pub(crate) const fn of(rows: u64) -> Self {
+        Self { rows, copies: KeyCopies::NotAsked }
+    }
 }

@@ -34,7 +34,7 @@ use super::{
     fences::RoundId,
     message::{Change, Message, Rows, Said},
     rounds::Waiting,
-    table::{Era, Server, Table},
+    table::{Server, Table},
 };
 use crate::{
     features::{l2, redis::Owner},
@@ -301,15 +301,13 @@ struct Session<'a> {
     sending: FuturesUnordered<Sent<'a>>,
     renewal: Option<Renewal<'a>>,
     renew_at: Instant,
-    /// When the table, found to lack leases, has them all; of that era.
-    settle: Option<(Instant, Era)>,
 }
 
 impl<'a> Session<'a> {
     async fn begin(leases: &'a Leases, bus: &'a Bus) -> Result<Self, Ended> {
         let (server, messages) = bus.connect().await?;
         let (sending, now) = (FuturesUnordered::new(), Instant::now());
-        let mut session = Self { leases, bus, server, messages, sending, renewal: None, renew_at: now, settle: None };
+        let mut session = Self { leases, bus, server, messages, sending, renewal: None, renew_at: now };
         session.enter().await?;
         bus.server.store(Some(Arc::new(session.server.clone())));
         session.flush();
@@ -318,13 +316,14 @@ impl<'a> Session<'a> {
 
     /// Begins a term, with whatever is held now.
     async fn enter(&mut self) -> Result<(), Ended> {
-        self.renew_at = Instant::now() + self.bus.length / 3;
-        if self.bus.keeps == Keeps::Nothing || self.bus.leaving.load(Ordering::Acquire) {
+        // Who wants no lease looks at the table at once all the same.
+        if self.bus.keeps != Keeps::UnderLease || self.bus.leaving.load(Ordering::Acquire) {
             return Ok(());
         }
         let sent = Instant::now();
-        let entered = self.bus.table.enter(&mut self.server, self.bus.length).await?;
-        for hold in &entered.holds {
+        self.renew_at = sent + self.bus.length / 3;
+        let holds = self.bus.table.enter(&mut self.server, self.bus.length).await?;
+        for hold in &holds {
             if let Some(Message { from, said: Said::Hold { round, rows } }) = Message::decode(hold)
                 && from != self.bus.gateway()
             {
@@ -332,7 +331,6 @@ impl<'a> Session<'a> {
             }
         }
         let now = Instant::now();
-        self.settle = (!entered.era.whole).then(|| (now + self.bus.length, entered.era));
         self.leases.lease.begin(self.bus.length, sent, now);
         self.leases.metrics.held.set(1.0);
         Ok(())
@@ -347,7 +345,6 @@ impl<'a> Session<'a> {
     }
 
     async fn step(&mut self) -> Result<(), Ended> {
-        let settle_at = self.settle.as_ref().map_or(self.renew_at, |(at, _)| *at);
         tokio::select! {
             biased;
             (sent, renewed) = renewed(&mut self.renewal) => {
@@ -359,10 +356,6 @@ impl<'a> Session<'a> {
                 Ok(())
             }
             () = self.bus.broken.notified() => Err(Ended::Broken),
-            () = sleep_until(settle_at), if self.settle.is_some() => {
-                self.settle();
-                Ok(())
-            }
             message = self.messages.recv() => self.hear(message),
             Some(sent) = self.sending.next() => Ok(sent?),
             () = self.bus.bell.notified() => {
@@ -376,8 +369,15 @@ impl<'a> Session<'a> {
         self.renew_at = Instant::now() + self.bus.length / 3;
         self.bus.forget_abandoned(Instant::now());
         let (table, server, length, sent) = (&self.bus.table, self.server.clone(), self.bus.length, Instant::now());
-        // Where no lease is wanted, this tells whether the connection still answers.
-        self.renewal = Some(Box::pin(async move { (sent, table.renew(server, length).await) }));
+        let keeps = self.bus.keeps;
+        self.renewal = Some(Box::pin(async move {
+            let renewed = match keeps {
+                Keeps::Nothing => table.look(server, length).await.map(|()| false),
+                // Without a lease this tells whether the connection still answers.
+                Keeps::UnderLease | Keeps::Alone | Keeps::Unconcerned => table.renew(server, length).await,
+            };
+            (sent, renewed)
+        }));
     }
 
     async fn renewed(&mut self, sent: Instant, renewed: bool) -> Result<(), Ended> {
@@ -393,13 +393,6 @@ impl<'a> Session<'a> {
             return self.enter().await;
         }
         Ok(())
-    }
-
-    fn settle(&mut self) {
-        if let Some((_, era)) = self.settle.take() {
-            let (table, server) = (&self.bus.table, self.server.clone());
-            self.sending.push(async move { table.settle(server, &era).await.map(drop) }.boxed());
-        }
     }
 
     /// What came, and whatever else did.

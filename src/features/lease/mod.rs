@@ -116,6 +116,8 @@ pub(crate) enum Keeps {
     /// Without a lease: nobody else changes them.
     Alone,
     Nothing,
+    /// Nor has it such views: nobody pushes any here.
+    Unconcerned,
 }
 
 impl Leases {
@@ -140,7 +142,7 @@ impl Leases {
         let metrics = match (&bus, keeps) {
             (None, _) => Handles::new(),
             (Some(_), Keeps::UnderLease) => Handles::new().hearing().keeping(),
-            (Some(_), Keeps::Alone | Keeps::Nothing) => Handles::new().hearing(),
+            (Some(_), Keeps::Alone | Keeps::Nothing | Keeps::Unconcerned) => Handles::new().hearing(),
         };
         Self { lease: Arc::new(lease), fences, caches, bus, keeps, next, metrics }
     }

@@ -221,25 +221,24 @@ impl Bus {
         }
         let registered = Registered { bus: self, round, waiting: self.await_round(round) };
         let message = Message { from: self.gateway(), said: Said::Hold { round, rows } }.encode();
-        let listed = self.table.hold(&mut server, (round, &message), LONGEST).await;
+        let listed = self.table.hold(&mut server, (round, &message), (LONGEST, self.length)).await;
         let listed = listed.map_err(|error| self.untold(error))?;
-        let era = (!listed.era.whole).then(|| listed.era.clone());
+        let is_whole = listed.lacks.is_zero();
         let ran_out = self.wait_for(&registered.waiting, listed, &mut server).await?;
-        if let Some(era) = era {
-            let settled = self.table.settle(server, &era).await;
-            settled.map_err(|error| self.untold(error))?;
-            return Ok(Wait::Unknown);
-        }
-        Ok(if ran_out { Wait::RanOut } else { Wait::Acknowledged })
+        Ok(match (is_whole, ran_out) {
+            (false, _) => Wait::Unknown,
+            (true, true) => Wait::RanOut,
+            (true, false) => Wait::Acknowledged,
+        })
     }
 
     /// Waits for all that are listed; whether somebody's lease had to run out.
     async fn wait_for(&self, waiting: &Waiting, listed: Listed, server: &mut Server) -> Result<bool, Error> {
-        let Listed { era, holders, at } = listed;
+        let Listed { lacks, holders, at } = listed;
         let others = holders.into_iter().filter(|(gateway, ..)| *gateway != self.gateway());
         let mut round = Round::new(others, at, PATIENCE);
-        if !era.whole {
-            round.not_before(at + self.length);
+        if !lacks.is_zero() {
+            round.not_before(at + lacks);
         }
         loop {
             waiting.take().into_iter().for_each(|gateway| round.acknowledged(gateway));

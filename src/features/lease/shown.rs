@@ -33,10 +33,8 @@ pub(crate) struct Holders {
 /// Who holds a lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
-    /// Of which server's life the table is; empty where that does not say.
-    pub(crate) era: String,
-    /// Whether it has every lease that was granted: else each push waits for as long as one lasts.
-    pub(crate) whole: bool,
+    /// For how long somebody may hold a lease yet whom the table lacks, because it began anew: a push waits for that. Zero: nobody does.
+    pub(crate) lacks: Duration,
     pub(crate) holders: Vec<Holder>,
 }
 
@@ -68,15 +66,15 @@ impl Leases {
         let bus = self.bus.as_ref()?;
         let listed = match bus.server() {
             None => Err("not connected".to_owned()),
-            Some(mut server) => match timeout(PATIENCE, bus.table.list(&mut server)).await {
+            Some(mut server) => match timeout(PATIENCE, bus.table.list(&mut server, bus.length)).await {
                 Ok(listed) => listed.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer within {PATIENCE:?}")),
             },
         };
         let listed = listed.map(|listed| {
             let holder = |(gateway, left, revoked)| Holder { gateway: table::name(gateway), left, revoked };
-            let table::Listed { era, holders, .. } = listed;
-            Listed { whole: era.whole, era: era.known, holders: holders.into_iter().map(holder).collect() }
+            let table::Listed { lacks, holders, .. } = listed;
+            Listed { lacks, holders: holders.into_iter().map(holder).collect() }
         });
         Some(Holders { key: bus.table.key().to_owned(), listed })
     }

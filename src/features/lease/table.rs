@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! {weir:PROJECT}:leases    a hash    g:GATEWAY  until when, by Redis's clock in ms, and 1 where it is revoked
-//!                                    era        of which server the table is known to have every lease
+//!                                    since      since when the table is there, and the era of that
 //! {weir:PROJECT}:holds     a hash    GATEWAY:ROUND  until when, and the message that said so
 //! {weir:PROJECT}:all       a channel: holds, releases, drops         {weir:PROJECT}:GATEWAY    a channel: what that one's rounds wait for
 //! ```
 //!
 //! All have one slot. **Era:** the server's `run_id` and its replication id, which changes with every promotion. A table that was lost (a
-//! restart, a flush) or that a replica had in part has another era or none: then somebody may hold a lease that it lacks, until a lease's
-//! length has passed.
+//! restart, a flush) or that a replica had in part has another era or none, and begins anew with whoever comes first: somebody may hold a
+//! lease that it lacks, until a lease's length after that. A Redis that never had one looks the same. Every renewal looks, so that this is
+//! over before a push has to wait for it, most of the time. Where no view is `write_through`, nobody writes a table.
 
 use std::time::Duration;
 
@@ -32,19 +33,27 @@ local function era(run)
   if type(info) ~= 'string' then return '' end
   return run .. ':' .. (string.match(info, 'master_replid:(%w+)') or '')
 end
-local function whole(run)
+local function lacking(known, length)
+  local since, of = parts(redis.call('HGET', KEYS[1], 'since') or '')
+  if known == '' or of ~= known or since > now then return tonumber(length), false end
+  return math.max(0, since + length - now), true
+end
+local function lacks(run, length, kept)
   local known = era(run)
-  local is_whole = known ~= '' and redis.call('HGET', KEYS[1], 'era') == known
-  return {is_whole and 1 or 0, known}
+  local left, has_begun = lacking(known, length)
+  if known == '' then return left end
+  if not has_begun then redis.call('HSET', KEYS[1], 'since', string.format('%.0f ', now) .. known) end
+  redis.call('PEXPIRE', KEYS[1], kept)
+  return left
 end
 ";
 
-/// Arguments: gateway, length, how long the table is kept, run id. Answers whether the table is whole, the
-/// server's era, then each hold.
+/// Arguments: gateway, length, how long the table is kept, run id. Answers each hold.
 const ENTER: &str = r"
 redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local answer = whole(ARGV[4])
+lacks(ARGV[4], ARGV[2], ARGV[3])
+local answer = {}
 local holds = redis.call('HGETALL', KEYS[2])
 for at = 1, #holds, 2 do
   local until_ms, message = parts(holds[at + 1])
@@ -53,7 +62,10 @@ end
 return answer
 ";
 
-/// Arguments: gateway, length, how long the table is kept. Answers 1 if it was renewed.
+/// Arguments: length, how long the table is kept, run id. Answers for how long leases may be out yet that the table lacks.
+const LOOK: &str = "return lacks(ARGV[3], ARGV[1], ARGV[2])";
+
+/// Arguments: gateway, length, how long the table is kept, run id. Answers 1 if it was renewed.
 const RENEW: &str = r"
 local value = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1])
 if not value then return 0 end
@@ -61,16 +73,17 @@ local until_ms, revoked = parts(value)
 if revoked ~= '0' or until_ms <= now then return 0 end
 redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+lacks(ARGV[4], ARGV[2], ARGV[3])
 return 1
 ";
 
-/// Arguments: gateway, round, how long it holds, run id, how to publish, channel, message. Answers whether the table is whole, the
-/// server's era, then gateway, what is left of its lease, whether it is revoked, of each.
+/// Arguments: gateway, round, how long it holds, run id, how to publish, channel, message, length, how long the table is kept. Answers
+/// for how long leases may be out yet that the table lacks, then gateway, what is left of its lease, whether it is revoked, of each.
 const HOLD: &str = r"
 redis.call('HSET', KEYS[2], ARGV[1] .. ':' .. ARGV[2], string.format('%.0f ', now + ARGV[3]) .. ARGV[7])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call(ARGV[5], ARGV[6], ARGV[7])
-local answer = whole(ARGV[4])
+local answer = {lacks(ARGV[4], ARGV[8], ARGV[9])}
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   local gateway = string.match(all[at], '^g:(.*)$')
@@ -88,9 +101,10 @@ end
 return answer
 ";
 
-/// Argument: run id. Answers as a hold does, and changes nothing.
+/// Arguments: run id, length. Answers as a hold does, and changes nothing.
 const LIST: &str = r"
-local answer = whole(ARGV[1])
+local left = lacking(era(ARGV[1]), ARGV[2])
+local answer = {left}
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   local gateway = string.match(all[at], '^g:(.*)$')
@@ -126,15 +140,6 @@ end
 return answer
 ";
 
-/// Arguments: run id, how long the table is kept, the era that the table is whole of. Answers 1 if that is the server's still.
-const SETTLE: &str = r"
-local known = era(ARGV[1])
-if known == '' or known ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[1], 'era', known)
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
-";
-
 /// Arguments: gateway.
 const LEAVE: &str = "return redis.call('HDEL', KEYS[1], 'g:' .. ARGV[1])";
 
@@ -156,12 +161,12 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Scripts {
     enter: Script,
+    look: Script,
     renew: Script,
     hold: Script,
     list: Script,
     release: Script,
     revoke: Script,
-    settle: Script,
     leave: Script,
 }
 
@@ -172,45 +177,25 @@ pub(super) struct Server {
     pub(super) run_id: String,
 }
 
-/// Of which server's life the table is, and whether it has every lease that was granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Era {
-    pub(super) whole: bool,
-    pub(super) known: String,
-}
-
-/// What an entry came to.
-#[derive(Debug)]
-pub(super) struct Entered {
-    pub(super) era: Era,
-    /// The messages of what is held.
-    pub(super) holds: Vec<Vec<u8>>,
-}
-
 /// What the table says.
 #[derive(Debug)]
 pub(super) struct Listed {
-    pub(super) era: Era,
+    /// For how long somebody may hold a lease yet who is not listed; zero: nobody does.
+    pub(super) lacks: Duration,
     /// Who holds a lease, how much is left of it, and whether it is revoked.
     pub(super) holders: Vec<(u64, Duration, bool)>,
     /// When the list was there.
     pub(super) at: Instant,
 }
 
-impl Era {
-    /// As the first two parts of an answer say.
-    fn of(answer: &[Value]) -> Self {
-        let known = answer.get(1).and_then(|known| String::from_redis_value_ref(known).ok());
-        Self { whole: answer.first() == Some(&Value::Int(1)), known: known.unwrap_or_default() }
-    }
-}
-
 impl Listed {
-    /// As an answer says that is there now.
-    fn of(answer: &[Value]) -> Result<Self, RedisError> {
+    /// As an answer says that is there now. `length`: of a lease.
+    fn of(answer: &[Value], length: Duration) -> Result<Self, RedisError> {
         let at = Instant::now();
+        // One that does not say may lack anybody.
+        let lacks = answer.first().and_then(|lacks| u64::from_redis_value_ref(lacks).ok());
         let mut holders = Vec::with_capacity(answer.len() / 3);
-        for holder in answer.get(2..).unwrap_or_default().chunks_exact(3) {
+        for holder in answer.get(1..).unwrap_or_default().chunks_exact(3) {
             let [gateway, left, revoked] = holder else { continue };
             // One that gives itself no such name holds nothing of ours.
             let Some(gateway) = String::from_redis_value_ref(gateway).ok().and_then(|gateway| number(&gateway)) else {
@@ -219,7 +204,7 @@ impl Listed {
             let left = Duration::from_millis(u64::from_redis_value_ref(left)?);
             holders.push((gateway, left, *revoked == Value::Int(1)));
         }
-        Ok(Self { era: Era::of(answer), holders, at })
+        Ok(Self { lacks: lacks.map_or(length, Duration::from_millis), holders, at })
     }
 }
 
@@ -236,12 +221,12 @@ impl Table {
             sharded,
             scripts: Scripts {
                 enter: of(ENTER),
+                look: of(LOOK),
                 renew: of(RENEW),
                 hold: of(HOLD),
                 list: of(LIST),
                 release: of(RELEASE),
                 revoke: of(REVOKE),
-                settle: of(SETTLE),
                 leave: Script::new(LEAVE),
             },
         }
@@ -271,20 +256,24 @@ impl Table {
         call
     }
 
-    /// Takes a lease.
-    pub(super) async fn enter(&self, server: &mut Server, length: Duration) -> Result<Entered, RedisError> {
+    /// Takes a lease; the messages of what is held.
+    pub(super) async fn enter(&self, server: &mut Server, length: Duration) -> Result<Vec<Vec<u8>>, RedisError> {
         let mut call = self.call(&self.scripts.enter);
         call.arg(name(self.gateway)).arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
-        let answer: Vec<Value> = call.invoke_async(&mut server.connection).await?;
-        let era = Era::of(&answer);
-        let holds = answer.into_iter().skip(2).map(Vec::<u8>::from_redis_value).collect::<Result<_, _>>()?;
-        Ok(Entered { era, holds })
+        call.invoke_async(&mut server.connection).await
     }
 
-    /// Renews it; whether it was still there.
+    /// Sees to it that the table says since when it is there.
+    pub(super) async fn look(&self, mut server: Server, length: Duration) -> Result<(), RedisError> {
+        let mut call = self.call(&self.scripts.look);
+        call.arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
+        call.invoke_async(&mut server.connection).await
+    }
+
+    /// Renews the lease, and does so too; whether it was still there. Where it was not, nothing is written.
     pub(super) async fn renew(&self, mut server: Server, length: Duration) -> Result<bool, RedisError> {
         let mut call = self.call(&self.scripts.renew);
-        call.arg(name(self.gateway)).arg(millis(length)).arg(millis(KEPT));
+        call.arg(name(self.gateway)).arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
         call.invoke_async(&mut server.connection).await
     }
 
@@ -293,19 +282,19 @@ impl Table {
         &self,
         server: &mut Server,
         (round, message): (u64, &[u8]),
-        longest: Duration,
+        (longest, length): (Duration, Duration),
     ) -> Result<Listed, RedisError> {
         let mut call = self.call(&self.scripts.hold);
         call.arg(name(self.gateway)).arg(round).arg(millis(longest)).arg(&server.run_id);
-        call.arg(self.publish()).arg(&self.all).arg(message);
-        Listed::of(&call.invoke_async::<Vec<Value>>(&mut server.connection).await?)
+        call.arg(self.publish()).arg(&self.all).arg(message).arg(millis(length)).arg(millis(KEPT));
+        Listed::of(&call.invoke_async::<Vec<Value>>(&mut server.connection).await?, length)
     }
 
     /// Who holds a lease.
-    pub(super) async fn list(&self, server: &mut Server) -> Result<Listed, RedisError> {
+    pub(super) async fn list(&self, server: &mut Server, length: Duration) -> Result<Listed, RedisError> {
         let mut call = self.call(&self.scripts.list);
-        call.arg(&server.run_id);
-        Listed::of(&call.invoke_async::<Vec<Value>>(&mut server.connection).await?)
+        call.arg(&server.run_id).arg(millis(length));
+        Listed::of(&call.invoke_async::<Vec<Value>>(&mut server.connection).await?, length)
     }
 
     /// Ends a round and tells all; whether it was still noted.
@@ -323,13 +312,6 @@ impl Table {
         });
         let left: Vec<u64> = call.invoke_async(&mut server.connection).await?;
         Ok(left.into_iter().map(Duration::from_millis).collect())
-    }
-
-    /// Says that the table has every lease; to be called once a lease's length has passed since it was found not to.
-    pub(super) async fn settle(&self, mut server: Server, era: &Era) -> Result<bool, RedisError> {
-        let mut call = self.call(&self.scripts.settle);
-        call.arg(&server.run_id).arg(millis(KEPT)).arg(&era.known);
-        call.invoke_async(&mut server.connection).await
     }
 
     /// Gives the lease back.
@@ -351,4 +333,105 @@ fn number(name: &str) -> Option<u64> {
 
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::tests::servers::Server as Redis;
+
+    /// No test waits for it to pass.
+    const LENGTH: Duration = Duration::from_secs(3600);
+
+    struct World {
+        redis: Redis,
+        table: Table,
+        server: Server,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let redis = Redis::start();
+            let client = ::redis::Client::open(redis.url()).unwrap();
+            let connection = client.get_multiplexed_async_connection().await.unwrap();
+            let server = Server { connection, run_id: "run".into() };
+            Self { redis, table: Table::new("p", 1, false), server }
+        }
+
+        /// What a push would be told.
+        async fn lacks(&self, run_id: &str) -> Duration {
+            let mut server = Server { run_id: run_id.into(), ..self.server.clone() };
+            self.table.hold(&mut server, (1, b"m"), (LENGTH, LENGTH)).await.unwrap().lacks
+        }
+
+        /// Since when the table is there, in ms, and of which era.
+        fn since(&self) -> Option<(u64, String)> {
+            let since: Option<String> = self.redis.ask(&[b"HGET", self.table.leases.as_bytes(), b"since"]);
+            since.map(|since| since.split_once(' ').map(|(at, era)| (at.parse().unwrap(), era.to_owned())).unwrap())
+        }
+
+        /// As if it had begun so much earlier.
+        fn began_before(&self, by: Duration) {
+            let (at, era) = self.since().unwrap();
+            let since = format!("{} {era}", at - millis(by));
+            self.redis.ask::<()>(&[b"HSET", self.table.leases.as_bytes(), b"since", since.as_bytes()]);
+        }
+
+        fn lose(&self) {
+            self.redis.ask::<()>(&[b"FLUSHALL"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_may_lack_leases_for_as_long_as_one_lasts_after_it_began() {
+        let world = World::new().await;
+        assert_eq!(world.lacks("run").await, LENGTH, "it was not there");
+        world.began_before(LENGTH / 2);
+        let half = world.lacks("run").await;
+        assert!(half > Duration::ZERO && half <= LENGTH / 2, "{half:?}: not as long again");
+        world.began_before(LENGTH);
+        assert_eq!(world.lacks("run").await, Duration::ZERO);
+        // What may have lost it in part begins it anew.
+        assert_eq!(world.lacks("another run").await, LENGTH);
+        world.began_before(LENGTH);
+        assert_eq!(world.lacks("another run").await, Duration::ZERO);
+        world.lose();
+        assert_eq!(world.lacks("another run").await, LENGTH);
+        // Before its clock was set back, it began later than now.
+        let (at, era) = world.since().unwrap();
+        let later = format!("{} {era}", at + millis(LENGTH));
+        world.redis.ask::<()>(&[b"HSET", world.table.leases.as_bytes(), b"since", later.as_bytes()]);
+        assert_eq!(world.lacks("another run").await, LENGTH);
+        world.began_before(LENGTH);
+        assert_eq!(world.lacks("another run").await, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn it_begins_with_whoever_comes_first_so_that_most_pushes_need_not_wait_for_it() {
+        let mut world = World::new().await;
+        let life = |world: &World| world.redis.ask::<i64>(&[b"PTTL", world.table.leases.as_bytes()]);
+        // Who keeps no rows has nothing to renew.
+        assert!(!world.table.renew(world.server.clone(), LENGTH).await.unwrap());
+        assert_eq!(world.redis.ask::<u64>(&[b"DBSIZE"]), 0);
+        world.table.look(world.server.clone(), LENGTH).await.unwrap();
+        world.began_before(LENGTH);
+        assert_eq!(world.lacks("run").await, Duration::ZERO);
+        assert!(life(&world) > 0);
+        world.lose();
+        assert!(world.table.enter(&mut world.server, LENGTH).await.unwrap().is_empty());
+        world.began_before(LENGTH);
+        assert_eq!(world.lacks("run").await, Duration::ZERO);
+        assert!(world.table.renew(world.server.clone(), LENGTH).await.unwrap());
+        assert_eq!(world.lacks("run").await, Duration::ZERO, "renewed, it is the same");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_say_who_it_is_may_always_lack_some() {
+        let world = World::new().await;
+        world.redis.ask::<()>(&[b"ACL", b"SETUSER", b"default", b"-info"]);
+        for _ in 0..2 {
+            assert_eq!(world.lacks("run").await, LENGTH);
+            assert_eq!(world.since(), None);
+        }
+    }
 }

@@ -14,7 +14,7 @@
 //! (`script`). Whoever writes the key removes the copy afterwards, lease and all, and acknowledges only then:
 //!
 //! ```text
-//! copier   lease ──────────── read key ─────────────────── fill: if the lease is still there
+//! copier   lease ──────── read key, mark it ────────────── fill: if the lease is still there
 //! writer                 write key ──── remove copy ──── acknowledge
 //! ```
 //!
@@ -25,8 +25,13 @@
 //! in Redis (`shared`) and makes no copy of it until [`NOTICE`] later; every gateway reads the list each second. A writer whose last
 //! look at the list began less than `NOTICE` before its write was acknowledged has seen every key that could have been copied before
 //! that write: the copier read the key `NOTICE` after its announcement or later, and before the write, so the announcement is older than
-//! the look. A writer whose last look is older (Redis was slow, or it has just started) removes all 31 names of every row that it
-//! wrote. An announcement outlives the copies that were made under it.
+//! the look. An announcement outlives the copies that were made under it.
+//!
+//! A writer whose last look is older (Redis was slow, or it has just started) asks the key's own master after the write. There the
+//! copier marks the key in the same step in which it reads it, for longer than the copy is there (`script`). So a key that is not
+//! marked after a write has no copy that was read before it, and needs no removal; one that is marked has all its names removed. The
+//! list spares pushes that question, and the mark is what is true: no other server has to answer for a push of a key without copies.
+//! A push of which neither can be learned, or one of whose copies is on a server that does not answer, is not acknowledged.
 //!
 //! What is not covered: an announcement or a removal that a Redis failover loses (when the map of the cluster changes, copies on
 //! the new master are made anew before they are read), a gateway without `hot_keys`, and Feast's own writers, whose rows copies
@@ -36,6 +41,7 @@ mod fill;
 mod invalidation;
 mod name;
 mod reads;
+mod removal;
 mod script;
 mod spread;
 
@@ -86,7 +92,7 @@ pub(crate) struct Copies {
 type Table = HashMap<EntityKey, Arc<Spread>>;
 
 /// The list, as it was last read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Listed {
     /// When that read began.
     began: Option<Instant>,
@@ -99,6 +105,10 @@ impl Listed {
     fn is_fresh(&self, now: Instant) -> bool {
         self.began.is_some_and(|began| now.saturating_duration_since(began) < NOTICE)
     }
+
+    fn note(&mut self, key: &EntityKey, ends: Instant) {
+        self.until.entry(key.clone()).and_modify(|until| *until = ends.max(*until)).or_insert(ends);
+    }
 }
 
 /// Which rows' copies a writer has to remove.
@@ -106,7 +116,7 @@ impl Listed {
 pub(super) enum Suspicion {
     /// It is in the list: it may have copies.
     Listed,
-    /// It is not known whether it is.
+    /// It is not known whether it is: the key's own master has to say.
     Unknown,
     /// It is not.
     None,
@@ -161,6 +171,13 @@ impl Copies {
         self.fence(key);
     }
 
+    /// The same, of a key that this process may read copies of.
+    fn doubt_known(&self, key: &EntityKey) {
+        if self.is_known(key) {
+            self.doubt(key);
+        }
+    }
+
     /// From now on this process reads no copy of the key that was there before.
     fn fence(&self, key: &EntityKey) {
         if let Some(spread) = self.table.load_full().get(key) {
@@ -182,20 +199,27 @@ impl Copies {
         entries: Vec<(EntityKey, Duration)>,
         announced: &[(EntityKey, Duration)],
     ) {
-        let old = self.listed.load_full();
-        let mut until: HashMap<_, _> = old.until.iter().map(|(key, until)| (key.clone(), *until)).collect();
-        until.retain(|_, until| now < *until);
-        for (key, left) in entries {
+        self.listed.rcu(|old| {
+            let mut listed = Listed { began: Some(began), until: old.until.clone() };
+            listed.until.retain(|_, until| now < *until);
             // What is left is as of some time between the two; the later one is on the safe side.
-            let ends = now + left;
-            until.entry(key).and_modify(|until| *until = ends.max(*until)).or_insert(ends);
-        }
-        self.listed.store(Arc::new(Listed { began: Some(began), until }));
+            entries.iter().for_each(|(key, left)| listed.note(key, now + *left));
+            listed
+        });
         let mut since = lock(&self.announced);
         since.retain(|key, _| announced.iter().any(|(announced, _)| announced == key));
         for (key, _) in announced {
             since.entry(key.clone()).or_insert(now);
         }
+    }
+
+    /// The key may have copies until then, whatever the list says.
+    fn learn(&self, key: &EntityKey, until: Instant) {
+        self.listed.rcu(|old| {
+            let mut listed = Listed::clone(old);
+            listed.note(key, until);
+            listed
+        });
     }
 
     /// Whether a copy of the key may be made.

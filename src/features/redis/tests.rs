@@ -53,6 +53,20 @@ fn single(server: &Server, views: &[Arc<View>]) -> Redis {
     open(&[server.url()], RedisMode::Single, "p", views)
 }
 
+impl Redis {
+    /// Whether the key's rows are read at masters for now, since they changed.
+    pub(crate) fn is_fenced(&self, key: &EntityKey) -> bool {
+        self.fence.as_ref().is_some_and(|fence| fence.holds(key, Instant::now()))
+    }
+}
+
+impl SlotSet {
+    /// The slots of some keys.
+    pub(crate) fn of_keys<'a>(keys: impl Iterator<Item = &'a EntityKey>, project: &str) -> Self {
+        Self::of(keys.map(|key| slots::Slot::of(&redis_key(key, project))))
+    }
+}
+
 async fn read_one(redis: &Redis, ask: Ask) -> Result<Option<Row>, Error> {
     redis.read(WORKER, &[ask]).await.pop().unwrap()
 }

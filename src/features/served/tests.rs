@@ -512,3 +512,44 @@ async fn a_check_that_passes_after_one_that_failed_has_the_server_tried_again() 
     };
     tokio::select! { () = well => {}, () = always(&server, (200, SEVEN)) => {} }
 }
+
+#[tokio::test]
+async fn a_server_that_was_not_there_is_tried_again_as_soon_as_a_check_passes() {
+    let slam = async |listener: &TcpListener| {
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    let ([gone, broken], count) = (listen::<2>().await, Cell::new(0));
+    let (gone_is_asked, broken_is_asked) = (asking(&[&gone], TIMEOUT), asking(&[&broken], TIMEOUT));
+    let until_open = async |served: &Served| {
+        let mut errors = Vec::new();
+        loop {
+            match read(served).await {
+                Err(Error::Open { .. }) => return errors,
+                answer => errors.push(answer.unwrap_err()),
+            }
+        }
+    };
+    tokio::select! {
+        errors = until_open(&gone_is_asked) => {
+            let is_gone = |error: &Error| matches!(error, Error::Unreachable { .. });
+            assert!(!errors.is_empty() && errors.iter().all(is_gone), "{errors:?}");
+        }
+        () = slam(&gone) => {}
+    }
+    tokio::select! { _ = until_open(&broken_is_asked) => {}, () = serve(&broken, (500, "no"), &count) => {} }
+    assert!(!gone_is_asked.would_ask() && !broken_is_asked.would_ask());
+
+    // Both say that they are well. What one answered says more than its check; of the other nothing else is known.
+    let checks = async {
+        while gone_is_asked.ready().await.is_err() {}
+        while broken_is_asked.ready().await.is_err() {}
+        assert!(!broken_is_asked.would_ask(), "its breaker stays open for its time");
+        for _ in 0..breaker().success_threshold {
+            assert!(gone_is_asked.would_ask());
+            assert_eq!(read(&gone_is_asked).await.unwrap(), Some(row(5, [int(7)])));
+        }
+    };
+    tokio::select! { () = checks => {}, () = always(&gone, (200, SEVEN)) => {}, () = always(&broken, (200, SEVEN)) => {} }
+}

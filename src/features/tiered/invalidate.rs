@@ -131,10 +131,10 @@ impl Store {
                 shared.sweep((origin, at), move |l1| l1.sweep_out(Swept::All, at)).await
             }
         };
-        if let Some((redis, owed)) = owed {
-            redis.remove_owed(owed).await;
+        match owed {
+            Some((redis, owed)) => Dropped { copies: redis.remove_owed(owed).await, ..dropped },
+            None => dropped,
         }
-        dropped
     }
 }
 
@@ -147,11 +147,11 @@ impl Shared {
             self.strong.last().forget(row);
         }
         self.metrics.invalidations.dropped(origin, dropped);
-        Dropped { rows: dropped }
+        Dropped::of(dropped)
     }
 
     /// Of a cluster's rows, those in some slots.
-    async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
+    pub(super) async fn drop_slots(self: &Arc<Self>, slots: Arc<SlotSet>, origin: Origin) -> Dropped {
         // As in `Store::invalidate`.
         self.l2.all_changed();
         let at = Instant::now();
@@ -189,7 +189,7 @@ impl Shared {
         let swept = tokio::task::spawn_blocking(move || {
             let rows = drops(&shared.l1);
             shared.metrics.invalidations.dropped(origin, rows);
-            Dropped { rows }
+            Dropped::of(rows)
         });
         swept.await.unwrap_or_else(|failed| {
             tracing::error!(%failed, "L1 was not gone through for an invalidation: all of it is read anew");

@@ -22,7 +22,7 @@ pub(crate) enum Wait {
     Acknowledged,
     /// Somebody did not, and its lease ran out.
     RanOut,
-    /// The table of leases was lost: a whole lease was waited for.
+    /// The table of leases was lost: what was left of a lease was waited for.
     Unknown,
     /// Nobody could be told, or not in time: nothing was written.
     Failed,

@@ -1,4 +1,4 @@
-//! Making copies, renewing and removing them.
+//! Making copies and renewing them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,23 +9,23 @@ use std::{
     time::Duration,
 };
 
-use ::redis::{Cmd, Value, cmd};
+use ::redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::{Copies, Suspicion, lock, name, script, spread::Spread};
+use super::{Copies, GRACE, name, script, spread::Spread};
 use crate::{
     config::Consistency,
     features::{
         feast::{Layout, redis_key},
-        l2::{Error, Put, Written},
+        l2::Error,
         redis::{Redis, command::Commands, reply::Reply},
     },
     infer::{EntityKey, WorkerId},
-    telemetry::handles::hot_keys::{Fill, Removal},
+    telemetry::handles::hot_keys::Fill,
 };
 
-/// Keys whose copies are made or removed in one round trip to each server.
-const AT_ONCE: usize = 16;
+/// Copies that are made, or keys whose copies are removed, in one round trip to each server.
+pub(super) const AT_ONCE: usize = 16;
 
 /// When a key without rows is looked at again.
 const ABSENT: Duration = Duration::from_secs(5);
@@ -126,10 +126,11 @@ impl Redis {
     async fn fill(&self, copies: &Copies, leased: Vec<Due>, (began, now): (Instant, Instant)) {
         let keys: HashSet<&EntityKey> = leased.iter().map(|due| &due.spread.key).collect();
         let keys: Vec<&EntityKey> = keys.into_iter().collect();
+        let life =
+            |key: &EntityKey| leased.iter().filter(|due| due.spread.key == *key).map(|due| due.spread.life).max();
         let reads = keys.iter().map(|key| {
-            let mut read = cmd("HGETALL");
-            read.arg(redis_key(key, &self.project));
-            (read, 1)
+            let stored = redis_key(key, &self.project);
+            (script::read(&stored, &name::mark(&stored), life(key).unwrap_or_default() + GRACE), script::KEY_AT)
         });
         let hashes: HashMap<EntityKey, Result<Cells, Error>> = {
             let answers = self.run_all(self.control, reads).await;
@@ -183,69 +184,12 @@ impl Redis {
         cells.filter(|(field, _)| !self.uncopied.contains(&**field)).collect()
     }
 
-    /// Removes every copy that keys may have. Each key's error is that of a copy that may still be there.
-    pub(in crate::features::redis) async fn remove_copies(
+    /// The answers to commands, each with its key's place among its arguments.
+    pub(super) async fn run_all(
         &self,
         worker: WorkerId,
-        keys: &[EntityKey],
-    ) -> Vec<Result<(), Error>> {
-        let mut removed = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(AT_ONCE) {
-            let names = keys.iter().flat_map(|key| {
-                let key = redis_key(key, &self.project);
-                name::numbers().map(move |number| (script::remove(&name::name(&key, number)), 1))
-            });
-            let mut answers = self.run_all(worker, names).await.into_iter();
-            for _ in keys {
-                let of_key: Vec<_> = answers.by_ref().take(name::numbers().count()).collect();
-                removed.push(of_key.into_iter().find_map(Result::err).map_or(Ok(()), Err));
-            }
-        }
-        if let Some(copies) = &self.copies {
-            let outcome = |removed: &Result<(), _>| if removed.is_ok() { Removal::Removed } else { Removal::Error };
-            removed.iter().for_each(|removed| copies.metrics.removed(outcome(removed)));
-        }
-        removed
-    }
-
-    /// After rows were written: removes their copies, and takes back the word that a row was written where one may still be there.
-    pub(in crate::features::redis) async fn remove_written(
-        &self,
-        (worker, copies): (WorkerId, &Copies),
-        puts: &[Put],
-        answers: &mut [Result<Written, Error>],
-    ) {
-        let suspicions: Vec<_> = copies.suspicions(puts.iter().map(|put| &put.ask.key), Instant::now()).collect();
-        // What is never copied needs no removal.
-        let is_copied = |at: &usize| puts[*at].ask.view.consistency != Consistency::WriteThrough;
-        let suspects = (0..puts.len()).filter(|&at| suspicions[at] != Suspicion::None).filter(is_copied);
-        let suspects: Vec<usize> = suspects.collect();
-        if suspects.is_empty() {
-            return;
-        }
-        let keys: Vec<EntityKey> = suspects.iter().map(|&at| puts[at].ask.key.clone()).collect();
-        keys.iter().for_each(|key| copies.fence(key));
-        for (at, removed) in suspects.into_iter().zip(self.remove_copies(worker, &keys).await) {
-            let Err(error) = removed else { continue };
-            // Of a key that is not known to be hot it is all but certain that it has none.
-            if suspicions[at] == Suspicion::Listed {
-                copies.doubt(&puts[at].ask.key);
-                answers[at] = answers[at].clone().and(Err(error));
-            }
-        }
-        copies.wake.notify_one();
-    }
-
-    /// Removes every copy of those keys in doubt that there may be; they stay in doubt where that fails.
-    async fn remove_doubtful(&self, copies: &Copies) {
-        let doubtful: Vec<EntityKey> = lock(&copies.doubtful).drain().collect();
-        let removed = self.remove_copies(self.control, &doubtful).await;
-        let failed = doubtful.iter().zip(removed).filter(|(_, removed)| removed.is_err());
-        failed.for_each(|(key, _)| copies.doubt(key));
-    }
-
-    /// The answers to commands, each with its key's place among its arguments.
-    async fn run_all(&self, worker: WorkerId, each: impl Iterator<Item = (Cmd, usize)>) -> Vec<Result<Value, Error>> {
+        each: impl Iterator<Item = (Cmd, usize)>,
+    ) -> Vec<Result<Value, Error>> {
         let mut commands = Commands::default();
         each.for_each(|(cmd, key_at)| commands.add(&cmd, key_at));
         if commands.len() == 0 {

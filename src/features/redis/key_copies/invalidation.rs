@@ -4,29 +4,39 @@
 //! a push here         nothing: whoever writes a key removes its copies before that is acknowledged
 //! another gateway     ours are not read until they are found again: that gateway has removed them, or is about to
 //! tracking, a topic   nobody else may have heard of it: they are removed, in the background
-//! an operator         they are removed before the operator is answered
+//! an operator         they are removed before the operator is answered, or the answer says that some may be left
 //! ```
 //!
 //! In all cases but the first this process reads no copy that was there before from the moment it is told.
 
-use super::Copies;
+use tokio::time::Instant;
+
+use super::{Copies, Suspicion};
 use crate::{
     features::{
-        invalidate::{Origin, Scope},
+        invalidate::{KeyCopies, Origin, Scope},
         redis::Redis,
     },
     infer::EntityKey,
 };
 
-/// Keys whose copies are to be removed before an invalidation is done.
+/// What is to be removed before an invalidation is done.
 #[derive(Debug, Default)]
 #[must_use]
-pub(crate) struct Owed(Vec<EntityKey>);
+pub(crate) enum Owed {
+    #[default]
+    Nothing,
+    Copies {
+        of: Vec<EntityKey>,
+        /// Whether no other key of the scope may have some: which do was told of late.
+        are_all: bool,
+    },
+}
 
 impl Redis {
     /// From now on this process reads no copy of the scope's keys that was there before.
     pub(crate) fn doubt_copies(&self, scope: &Scope, origin: Origin) -> Owed {
-        let Some(copies) = self.copies.as_ref().filter(|_| origin != Origin::Push) else { return Owed::default() };
+        let Some(copies) = self.copies.as_ref().filter(|_| origin != Origin::Push) else { return Owed::Nothing };
         let keys = copies.of(scope, origin);
         for key in &keys {
             if origin == Origin::PubSub { copies.fence(key) } else { copies.doubt(key) }
@@ -34,16 +44,26 @@ impl Redis {
         if !keys.is_empty() {
             copies.wake.notify_one();
         }
-        if origin == Origin::Admin { Owed(keys) } else { Owed::default() }
+        if origin != Origin::Admin {
+            return Owed::Nothing;
+        }
+        let are_all = matches!(scope, Scope::Rows(_)) || copies.listed.load_full().is_fresh(Instant::now());
+        Owed::Copies { of: keys, are_all }
     }
 
     /// Removes what is owed. What cannot be removed now stays in doubt, and is tried again.
-    pub(crate) async fn remove_owed(&self, owed: Owed) {
-        for (key, removed) in owed.0.iter().zip(self.remove_copies(self.control, &owed.0).await) {
-            if let Err(error) = removed {
+    pub(crate) async fn remove_owed(&self, owed: Owed) -> KeyCopies {
+        let (Owed::Copies { of, are_all }, Some(copies)) = (owed, &self.copies) else { return KeyCopies::NotAsked };
+        let mut left = if are_all { KeyCopies::Removed } else { KeyCopies::Left };
+        let suspicions = copies.suspicions(of.iter(), Instant::now());
+        for ((key, removed), suspicion) in of.iter().zip(self.remove_copies(self.control, &of).await).zip(suspicions) {
+            // What could not be removed is not there, if so much is known.
+            if let (Err(error), Suspicion::Listed | Suspicion::Unknown) = (removed, suspicion) {
                 tracing::warn!(entity = %key, %error, "copies of an invalidated key are not removed yet; tried again until they expire");
+                left = KeyCopies::Left;
             }
         }
+        left
     }
 }
 

@@ -40,6 +40,11 @@ pub(super) fn name(key: &[u8], number: u32) -> Vec<u8> {
     [format!("weir:{{{tag}}}:").as_bytes(), key, format!(":shard_{number}").as_bytes()].concat()
 }
 
+/// What says, in a key's own slot, that the key may have copies.
+pub(super) fn mark(key: &[u8]) -> Vec<u8> {
+    [format!("weir:{{{}}}:", tag(Slot::of(key))).as_bytes(), key, b":copied"].concat()
+}
+
 /// The least number whose digits are of that slot.
 fn tag(slot: Slot) -> u32 {
     static TAGS: OnceLock<Box<[u32]>> = OnceLock::new();
@@ -78,6 +83,7 @@ mod tests {
             for number in numbers() {
                 assert_eq!(Slot::of(&name(key, number)), slot(own, number), "{key:?}");
             }
+            assert_eq!(Slot::of(&mark(key)), own, "{key:?}");
         }
     }
 

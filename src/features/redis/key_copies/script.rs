@@ -1,9 +1,10 @@
-//! The two steps in which a copy is made, each one script on the copy's own server.
+//! The steps in which a copy is made, each one script: two on the copy's own server, and one between them on the key's.
 //!
 //! ```text
 //! TAKE   a copy that is young: its age, it may be read as it is
 //!        somebody else has just taken it: not now
 //!        else: the copy is leased, and may be filled with what is read from the key from now on
+//! READ   the key's cells; the key is marked as one that may have copies
 //! FILL   the lease is still there: the copy is what was read, as old as the lease
 //!        it is gone: what was read may be old, and is thrown away
 //! ```
@@ -43,6 +44,15 @@ if not made then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 return -1
 ";
 
+/// Keys: the key, its mark. Argument: for how long it may have copies from now on, in milliseconds. Answers the key's fields and values.
+const READ: &str = r"
+local cells = redis.call('HGETALL', KEYS[1])
+if #cells > 0 and redis.call('PTTL', KEYS[2]) < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
+end
+return cells
+";
+
 /// Arguments: the lease, the copy's life in milliseconds, then field, value, …. Answers 1 if it is made.
 const FILL: &str = r"
 local held = redis.call('HMGET', KEYS[1], 'weir:lease', 'weir:leased')
@@ -67,6 +77,20 @@ pub(super) fn take(copy: &[u8], lease: u64, young: Duration) -> Cmd {
     for time in [young, TURN, LEASE] {
         call.arg(millis(time));
     }
+    call
+}
+
+/// The call that reads a key for its copies, and marks it for so long.
+pub(super) fn read(key: &[u8], mark: &[u8], life: Duration) -> Cmd {
+    let mut call = cmd("EVAL");
+    call.arg(READ).arg(2).arg(key).arg(mark).arg(millis(life));
+    call
+}
+
+/// The call that asks how long a key is marked yet, in milliseconds; below zero: it is not.
+pub(super) fn marked(mark: &[u8]) -> Cmd {
+    let mut call = cmd("PTTL");
+    call.arg(mark);
     call
 }
 

@@ -1,5 +1,7 @@
 //! Copies on a real cluster, and the order of things at one of them.
 
+mod model;
+
 use ::redis::{Cmd, FromRedisValue};
 
 use super::*;
@@ -9,8 +11,8 @@ use crate::{
     features::{
         Row,
         feast::{Layout, redis_key},
-        invalidate::{Origin, Scope},
-        l2::{Ask, Order, Purpose, Put, Via},
+        invalidate::{KeyCopies, Origin, Scope},
+        l2::{Ask, Error, Order, Purpose, Put, Via, Written},
         redis::Redis,
         tests::{
             ask, int, key, row,
@@ -81,6 +83,20 @@ fn one_makes_a_copy_while_the_others_wait_and_it_is_read_meanwhile() {
     assert_eq!(held(&server, copy), None);
 }
 
+#[test]
+fn a_key_is_marked_in_the_step_in_which_it_is_read_for_its_longest_lived_copy() {
+    let server = Server::start();
+    let read = |life| on::<Vec<String>>(&server, &script::read(b"key", b"mark", life));
+    let marked = || on::<i64>(&server, &script::marked(b"mark"));
+    assert!(read(LIFE).is_empty() && marked() < 0, "there is nothing to copy");
+    server.ask::<()>(&[b"HSET", b"key", b"cell", b"1"]);
+    assert_eq!(read(LIFE), ["cell", "1"]);
+    assert!((1..=60_000).contains(&marked()));
+    assert_eq!(read(10 * LIFE), ["cell", "1"]);
+    assert_eq!(read(LIFE), ["cell", "1"]);
+    assert!((60_001..=600_000).contains(&marked()), "another's copy may be there longer");
+}
+
 fn copies() -> Copies {
     Copies::new(config::Copies::Auto, Arc::new(Handles::new()))
 }
@@ -122,8 +138,13 @@ async fn no_copy_is_made_before_its_notice_or_without_a_renewed_one() {
 
 /// A gateway on a cluster.
 fn gateway(cluster: &Cluster, views: &[Arc<View>]) -> Redis {
+    patient(cluster, views, 10 * SECOND)
+}
+
+/// One that waits so long for an answer.
+fn patient(cluster: &Cluster, views: &[Arc<View>], timeout: Duration) -> Redis {
     let urls = cluster.urls().into_iter().map(Secret).collect();
-    let redis = config::Redis { mode: RedisMode::Cluster, timeout: Duration::from_secs(10), ..fixture::redis(urls) };
+    let redis = config::Redis { mode: RedisMode::Cluster, timeout, ..fixture::redis(urls) };
     let features = crate::features::tests::features("p", views, L2::Redis(redis.clone()), None);
     let hot = config::HotKeys { share: 0.01, min_rate: 1.0, copies: config::Copies::Auto };
     Redis::open(&redis, &features, 1, &Tasks::default()).unwrap().with_copies(&hot, &Arc::new(Handles::new()))
@@ -131,9 +152,12 @@ fn gateway(cluster: &Cluster, views: &[Arc<View>]) -> Redis {
 
 impl Redis {
     async fn push(&self, ask: &Ask, second: i64, value: i64) {
+        self.try_push(ask, second, value).await.unwrap();
+    }
+
+    async fn try_push(&self, ask: &Ask, second: i64, value: i64) -> Result<Written, Error> {
         let row = Arc::new(row(second, [int(value)]));
-        let written = self.write(WORKER, &[Put { ask: ask.clone(), row }], Purpose::Push(Order::ByTime)).await;
-        assert!(written.into_iter().all(|written| written.is_ok()));
+        self.write(WORKER, &[Put { ask: ask.clone(), row }], Purpose::Push(Order::ByTime)).await.remove(0)
     }
 
     /// Makes copies of a key as if it had been announced long enough ago.
@@ -230,9 +254,9 @@ async fn an_invalidation_removes_copies_whoever_wrote_the_row() {
         write(value);
         let owed = redis.doubt_copies(scope, Origin::Admin);
         assert_eq!(redis.read_often(&ask).await, [Some(value)].into(), "from the key alone: {scope:?}");
-        redis.remove_owed(owed).await;
+        assert_eq!(redis.remove_owed(owed).await, KeyCopies::Removed);
         let left: usize =
-            cluster.masters.iter().map(|master| master.ask::<Vec<Vec<u8>>>(&[b"KEYS", b"weir:{*"]).len()).sum();
+            cluster.masters.iter().map(|master| master.ask::<Vec<Vec<u8>>>(&[b"KEYS", b"weir:{*:shard_*"]).len()).sum();
         assert_eq!(left, 0, "{scope:?}");
     }
     // Redis told of it: removed by the next who tends.
@@ -258,10 +282,83 @@ async fn a_server_that_is_gone_costs_no_read_of_a_copy_and_a_push_says_what_it_c
     let gone = cluster.masters.iter().position(|master| master.port != own).unwrap();
     cluster.masters[gone].kill();
     assert_eq!(redis.read_often(&ask).await, [Some(1)].into());
-    let row = Arc::new(row(11, [int(2)]));
-    let written = redis.write(WORKER, &[Put { ask: ask.clone(), row }], Purpose::Push(Order::ByTime)).await;
-    assert!(written[0].is_err(), "its copy there may come back: {written:?}");
+    let written = redis.try_push(&ask, 11, 2).await;
+    assert!(written.is_err(), "its copy there may come back: {written:?}");
     assert_eq!(redis.read_often(&ask).await, [Some(2)].into(), "it is written all the same");
+}
+
+#[tokio::test]
+async fn whoever_has_not_looked_yet_acknowledges_no_push_whose_copy_is_on_a_server_that_hangs() {
+    let cluster = Cluster::start();
+    let views = [view("v").build()];
+    let (reader, young) = (gateway(&cluster, &views), patient(&cluster, &views, 2 * SECOND));
+    let copied = ask(&views[0], 1);
+    reader.push(&copied, 10, 1).await;
+    reader.copy(&copied.key).await;
+    assert_eq!(reader.copies().unwrap().count(&copied.key, Instant::now()), 2);
+    // One that has no copies, and whose names are on the server that hangs all the same.
+    let stored = |ask: &Ask| redis_key(&ask.key, "p");
+    let home = cluster.holder(&stored(&copied));
+    let plain =
+        (2..).map(|user| ask(&views[0], user)).find(|ask| cluster.holder(&stored(ask)).port == home.port).unwrap();
+    young.connect(WORKER).await;
+    let hung = cluster.masters.iter().find(|master| master.port != home.port).unwrap();
+    hung.freeze();
+
+    let knows = |ask: &Ask| young.copies().unwrap().suspicions([&ask.key].into_iter(), Instant::now()).next().unwrap();
+    assert_eq!([knows(&copied), knows(&plain)], [Suspicion::Unknown, Suspicion::Unknown]);
+    let refused = young.try_push(&copied, 11, 2).await;
+    assert!(refused.is_err(), "its copy there comes back: {refused:?}");
+    assert_eq!([knows(&copied), knows(&plain)], [Suspicion::Listed, Suspicion::Unknown], "it has learned it");
+    assert_eq!(young.try_push(&plain, 11, 2).await.unwrap(), Written::Written, "which does not depend on who hangs");
+
+    // Sent again once it goes on, the push is acknowledged, and nobody reads what was there before.
+    hung.thaw();
+    assert_eq!(young.try_push(&copied, 11, 2).await.unwrap(), Written::Older);
+    assert_eq!(reader.read_often(&copied).await, [Some(2)].into());
+}
+
+#[tokio::test]
+async fn a_push_whose_own_master_cannot_say_whether_it_has_copies_is_not_acknowledged() {
+    let cluster = Cluster::start();
+    let views = [view("v").build()];
+    let (redis, ask) = (gateway(&cluster, &views), ask(&views[0], 1));
+    redis.push(&ask, 10, 1).await;
+    let home = cluster.holder(&redis_key(&ask.key, "p"));
+    // It takes the write, and no question.
+    home.ask::<()>(&[b"ACL", b"SETUSER", b"default", b"-pttl"]);
+    let refused = redis.try_push(&ask, 11, 2).await;
+    assert!(refused.is_err(), "{refused:?}");
+    home.ask::<()>(&[b"ACL", b"SETUSER", b"default", b"+pttl"]);
+    assert_eq!(redis.try_push(&ask, 11, 2).await.unwrap(), Written::Older);
+}
+
+#[tokio::test]
+async fn an_operator_is_told_where_copies_may_be_left() {
+    let cluster = Cluster::start();
+    let views = [view("v").build()];
+    let (redis, young) = (patient(&cluster, &views, 2 * SECOND), patient(&cluster, &views, 2 * SECOND));
+    let ask = ask(&views[0], 1);
+    redis.push(&ask, 10, 1).await;
+    redis.copy(&ask.key).await;
+    young.connect(WORKER).await;
+    let of = |user| Scope::Rows(vec![(ViewId(0), key(user))]);
+    let drops = async |redis: &Redis, scope: &Scope| redis.remove_owed(redis.doubt_copies(scope, Origin::Admin)).await;
+    // Whoever has not looked yet cannot name the keys of a view that have copies.
+    assert_eq!(drops(&young, &Scope::View(ViewId(0))).await, KeyCopies::Left);
+    assert_eq!(drops(&young, &of(2)).await, KeyCopies::Removed);
+
+    let home = cluster.holder(&redis_key(&ask.key, "p"));
+    let hung = cluster.masters.iter().find(|master| master.port != home.port).unwrap();
+    hung.freeze();
+    let now = Instant::now();
+    redis.copies().unwrap().take_list((now + 60 * SECOND, now), vec![(key(1), LIFE)], &[]);
+    assert_eq!(drops(&redis, &of(1)).await, KeyCopies::Left);
+    assert_eq!(drops(&redis, &Scope::All).await, KeyCopies::Left);
+    assert_eq!(drops(&redis, &of(2)).await, KeyCopies::Removed, "it has none");
+    hung.thaw();
+    assert_eq!(drops(&redis, &Scope::All).await, KeyCopies::Removed);
+    assert_eq!(redis.remove_owed(redis.doubt_copies(&Scope::All, Origin::Tracking)).await, KeyCopies::NotAsked);
 }
 
 #[tokio::test]

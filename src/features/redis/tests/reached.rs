@@ -168,3 +168,64 @@ async fn replicas_that_sentinels_know_are_read_and_what_was_just_written_is_read
     assert_eq!(read_one(&redis, ask(&strict, 1)).await.unwrap(), Some(written));
     assert_eq!((master.calls("hmget"), replica.calls("hmget")), (before.0 + 1, before.1));
 }
+
+/// A master, its replica, and who watches them.
+fn watched() -> (Server, Server, Sentinels) {
+    let master = Server::start();
+    let replica = Server::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    let sentinels = Sentinels::of(&master);
+    (master, replica, sentinels)
+}
+
+#[test]
+fn how_far_replicas_are_behind_is_shown_of_both_redises() {
+    // Sentinels take their time to find each other.
+    let (first, dr) = std::thread::scope(|scope| {
+        let dr = scope.spawn(watched);
+        (watched(), dr.join().unwrap())
+    });
+    let v = view("v").build();
+    let max_lag = Duration::from_secs(60);
+    let urls = |sentinels: &Sentinels| sentinels.ports.map(|port| Secret(format!("redis://127.0.0.1:{port}"))).into();
+    let replicas = config::Replicas { from: config::ReadFrom::Replicas, max_lag, own_zone: None, zones: Vec::new() };
+    let never = Duration::from_secs(3600);
+    let config = config::Redis {
+        mode: RedisMode::Sentinel { master: "mymaster".into() },
+        timeout: Duration::from_secs(10),
+        replicas: Some(Box::new(replicas)),
+        dr: Some(Box::new(config::Dr { urls: urls(&dr.2), failover_after: never, back_after: never })),
+        ..fixture::redis(urls(&first.2))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // A replica that is known no more is not shown.
+    let (_redis, scrape) = crate::telemetry::scratch(|| {
+        runtime.block_on(async {
+            let redis = open_as(&config, SOON, ("p", from_ref(&v))).unwrap();
+            redis.connect(WORKER).await;
+            let knows_all = || {
+                let is_known = |servers: &Servers| match servers {
+                    Servers::Cluster(cluster) => {
+                        let shards = cluster.shards(WORKER);
+                        !shards.is_empty() && shards.iter().all(|shard| shard.has_replica(max_lag, Instant::now()))
+                    }
+                    Servers::Single(_) => false,
+                };
+                is_known(&redis.servers) && is_known(&redis.dr.as_ref().unwrap().standby)
+            };
+            let known = async {
+                while !knows_all() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), known).await.unwrap();
+            redis.show(Instant::now());
+            redis
+        })
+    });
+    let text = scrape.render();
+    for replica in [&first.1, &dr.1] {
+        let shown = format!("weir_redis_replica_lag_seconds{{target=\"redis/127.0.0.1:{}\"}} ", replica.port);
+        let lag = text.lines().find_map(|line| line.strip_prefix(&shown)).unwrap_or_else(|| panic!("{text}"));
+        assert!(lag.parse::<f64>().unwrap() <= max_lag.as_secs_f64(), "{lag}");
+    }
+}

@@ -6,6 +6,7 @@ use crate::features::{
     lease,
     online::{Found, Offer, PushError, Pushed, Terms, Wish},
 };
+use crate::resilience::standby::Side;
 
 fn terms() -> Terms {
     Terms { worker: WorkerId(0), caching: Caching::Allowed, by: Deadline::after(Instant::now(), LONG) }
@@ -78,7 +79,7 @@ async fn a_row_is_kept_under_the_lease_and_read_anew_after_a_push_through_anothe
     assert_eq!(
         (a.lease().rows_held, server.ask::<u64>(&[b"HLEN", b"{weir:p}:leases"])),
         (0, 3),
-        "an era and two leases"
+        "since when it is there, and two leases"
     );
 }
 
@@ -141,7 +142,10 @@ async fn a_lost_table_is_waited_for_as_long_as_a_lease_is() {
     server.ask::<()>(&[b"DEL", b"{weir:p}:leases", b"{weir:p}:holds"]);
     a.pushes(vec![offer(1, 200, 2)]).await.unwrap();
     assert_eq!(b.reads(1).await, int(2));
-    assert!(server.ask::<Option<String>>(&[b"HGET", b"{weir:p}:leases", b"era"]).is_some(), "it is whole again");
+    let since: String = server.ask(&[b"HGET", b"{weir:p}:leases", b"since"]);
+    let since: u64 = since.split_once(' ').unwrap().0.parse().unwrap();
+    let [seconds, micros]: [u64; 2] = server.ask::<Vec<u64>>(&[b"TIME"]).try_into().unwrap();
+    assert!(seconds * 1000 + micros / 1000 >= since + 2000, "it is acknowledged when nobody can hold a lease any more");
 }
 
 #[tokio::test]
@@ -240,6 +244,31 @@ async fn a_pushed_row_does_not_go_with_a_hash_that_had_an_end() {
             assert_eq!(server.ask::<i64>(&[b"TTL", &hash]).signum(), i64::from(left).signum(), "{user} {second}");
         }
     }
+}
+
+#[tokio::test]
+async fn no_push_is_taken_while_another_redis_has_the_rows() {
+    let (mut first, dr) = (Server::start(), Server::start());
+    let views = [strong(), view("w").id(1).build()];
+    let L2Config::Redis(redis) = redis(&first, LONG) else { unreachable!("it is") };
+    let urls = vec![Secret(dr.url())];
+    let over = config::Dr { urls, failover_after: Duration::from_secs(1), back_after: NEVER };
+    let l2 = L2Config::Redis(RedisConfig { dr: Some(Box::new(over)), ..redis });
+    let store = open(&views, l2, None).await;
+    eventually("a gateway hears the others", async || store.lease().connected).await;
+    store.pushes(vec![offer(1, 100, 1)]).await.unwrap();
+    assert_eq!(store.reads(1).await, int(1));
+
+    first.kill();
+    let is_over = async || store.whereabouts().is_some_and(|whereabouts| whereabouts.side == Side::Standby);
+    eventually("the other has the rows", is_over).await;
+    let refused = store.pushes(vec![offer(1, 101, 2)]).await;
+    assert!(matches!(refused, Err(PushError::Elsewhere)), "{refused:?}");
+    assert_eq!(store.lease().rows_held, 0, "nothing was begun");
+    assert_eq!(dr.ask::<u64>(&[b"DBSIZE"]), 0, "nor written");
+    // Rows that nobody is promised that of are taken there.
+    store.push(WorkerId(0), ViewId(1), vec![offer(1, 101, 2)], terms().by).await.unwrap();
+    assert_eq!(store.reads(1).await, None, "what the other has is read");
 }
 
 #[tokio::test]
