@@ -10,11 +10,12 @@ use std::{
 };
 
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
+    Message as _, Offset, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
     metadata::Metadata,
+    statistics,
     types::RDKafkaRespErr,
 };
 use tokio::{runtime::Handle, time::Instant};
@@ -252,8 +253,17 @@ impl Reader {
             }
         }
         let partitions = statistics.topics.get(&*self.topic).into_iter().flat_map(|topic| topic.partitions.values());
-        let lags = partitions.filter_map(|of| Some((of.partition, self.places.lag(of.partition, of.hi_offset)?)));
-        self.applier.handles.lags(lags);
+        let lags = partitions.filter_map(|of| Some((of.partition, self.lag(&statistics, of)?)));
+        let lags: Vec<_> = lags.collect();
+        self.applier.handles.lags(&lags);
+    }
+
+    /// Messages of a partition that are still to be read; `None`: nobody says where it ends now.
+    fn lag(&self, statistics: &Statistics, of: &statistics::Partition) -> Option<u64> {
+        let mut brokers = statistics.brokers.values();
+        // What the last answer said goes stale without another.
+        let is_told = brokers.any(|broker| broker.nodeid == of.leader && is_connected(&broker.state));
+        if is_told { self.places.lag(of.partition, of.hi_offset) } else { None }
     }
 }
 
