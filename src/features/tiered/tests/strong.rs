@@ -224,6 +224,25 @@ async fn what_l3_has_does_not_stand_in_for_a_redis_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_row_of_l3_is_not_written_back_past_the_lease() {
+    let server = Server::start();
+    let views = [strong(), view("w").id(1).build()];
+    let l3 = Scripted::with(&[(&views[0], 1, 7), (&views[1], 2, 8)]);
+    let store = open(&views, redis(&server, LONG), Some(l3)).await;
+    eventually("a gateway has its lease", async || store.lease().held).await;
+    assert_eq!(store.reads(1).await, int(7));
+    let column = EntityColumn::Same(EntityValue::Int64(2));
+    store.read(1, &[Wish { view: ViewId(1), columns: &[&column] }], terms()).await;
+    let is_written = |user| server.ask::<bool>(&[b"EXISTS", &redis_key(&key(user), "p")]);
+    // The one that is written back is so after the other would have been.
+    eventually("the other view's row is written back", async || is_written(2)).await;
+    assert!(!is_written(1));
+    // A push of an event before L3's is what there is from then on, and nothing comes back over it.
+    store.pushes(vec![offer(1, 50, 5)]).await.unwrap();
+    assert_eq!(store.reads(1).await, int(5));
+}
+
+#[tokio::test]
 async fn a_pushed_row_does_not_go_with_a_hash_that_had_an_end() {
     let server = Server::start();
     let views = [strong(), view("w").id(1).build()];
