@@ -16,8 +16,8 @@ use crate::{
     config::View,
     features::{
         invalidate::{Origin, Scope},
-        l2::{Ask, Purpose, Put, Written},
-        lease::{Caches, Change, Held},
+        l2::{self, Ask, Purpose, Put, Written},
+        lease::{Caches, Change, Held, Missed},
         memory::Fetch,
     },
     infer::{Deadline, EntityKey, WorkerId},
@@ -106,6 +106,12 @@ fn scope(shared: &Shared, change: &Change) -> Option<Scope> {
     }
 }
 
+/// Whether some of it failed, and nothing of it can be carried out any more.
+fn has_failed_for_good(written: &[Result<Written, l2::Error>]) -> bool {
+    let mut errors = written.iter().filter_map(|written| written.as_ref().err()).peekable();
+    errors.peek().is_some() && errors.all(l2::Error::is_over)
+}
+
 impl Shared {
     /// Joins the fetch of a row that is under way, or leads one.
     pub(super) fn join(&self, batch: &Arc<Batch<Progress>>, ask: &Ask) -> Joined<Id, Progress> {
@@ -146,11 +152,14 @@ impl Store {
         let Some(view) = batch.first().map(|put| &put.ask.view) else { return Ok(Vec::new()) };
         self.at_home()?;
         let mut held = self.shared.leases.hold_rows(view, batch.iter().map(|put| &put.ask.key), by).await?;
-        held.writing()?;
         self.at_home()?;
+        held.writing()?;
         let began = Instant::now();
         let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
         let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
+        if has_failed_for_good(&written) {
+            held.give_up();
+        }
         let written = written.into_iter().collect::<Result<Vec<_>, _>>()?;
         self.at_home()?;
         self.release(held, (batch, &written, began), by).await?;

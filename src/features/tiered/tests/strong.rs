@@ -3,8 +3,9 @@
 use super::*;
 use crate::features::{
     invalidate::{Origin, Scope},
-    lease,
+    l2, lease,
     online::{Found, Offer, PushError, Pushed, Terms, Wish},
+    tests::servers::Cluster,
 };
 
 fn terms() -> Terms {
@@ -173,6 +174,46 @@ async fn pushes_that_are_never_answered_do_not_fill_redis() {
     }
     assert_eq!((refused, server.ask::<u64>(&[b"HLEN", b"{weir:p}:holds"])), (6, 1024));
     eventually("those that were refused are free", async || store.lease().rows_held == 1024).await;
+}
+
+#[tokio::test]
+async fn pushes_that_were_not_sent_keep_nobody_from_pushing() {
+    let (server, v) = (Server::start(), strong());
+    let L2Config::Redis(full) = redis(&server, LONG) else { unreachable!("it is") };
+    let full = L2Config::Redis(RedisConfig { max_in_flight: 0, ..full });
+    let store = open(from_ref(&v), full, None).await;
+    eventually("it hears the others", async || store.lease().held).await;
+    for user in 0..1030 {
+        let refused = store.pushes(vec![offer(user, 100, 1)]).await.unwrap_err();
+        assert!(matches!(refused, PushError::Store(l2::Error::Full { .. })), "{refused:?}");
+    }
+    assert_eq!(store.lease().rows_held, 0);
+    let is_free = async || server.ask::<u64>(&[b"HLEN", b"{weir:p}:holds"]) == 0;
+    eventually("no other gateway holds them", is_free).await;
+}
+
+#[tokio::test]
+async fn a_shard_that_is_gone_keeps_nobody_from_pushing_rows_of_others() {
+    // It is not to be given up, with all of the cluster, while the test runs.
+    let (mut cluster, v) = (Cluster::with(NEVER), strong());
+    let urls = cluster.urls().into_iter().map(Secret).collect();
+    let redis = RedisConfig { mode: config::RedisMode::Cluster, timeout: LONG, ..fixture::redis(urls) };
+    let store = open(from_ref(&v), L2Config::Redis(redis), None).await;
+    eventually("a gateway has its lease", async || store.lease().held).await;
+    let of = |user| cluster.holder(&redis_key(&key(user), "p")).port;
+    let meeting = cluster.holder(b"{weir:p}:leases").port;
+    let gone = (0..).find(|user| of(*user) != meeting).unwrap();
+    let well = (0..).find(|user| of(*user) == meeting).unwrap();
+    for user in [gone, well] {
+        store.pushes(vec![offer(user, 100, 1)]).await.unwrap();
+    }
+    let port = of(gone);
+    cluster.masters.iter_mut().find(|master| master.port == port).unwrap().kill();
+    for _ in 0..1100 {
+        let failed = store.pushes(vec![offer(gone, 200, 2)]).await.unwrap_err();
+        assert!(matches!(failed, PushError::Store(_)), "{failed:?}");
+    }
+    store.pushes(vec![offer(well, 200, 2)]).await.unwrap();
 }
 
 #[tokio::test]
