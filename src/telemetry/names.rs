@@ -68,7 +68,8 @@ metrics! {
     PUSH_ROWS_HELD = "weir_push_rows_held", Gauge, "Rows that are being changed by a push, here or at another gateway, and are not kept in L1 meanwhile.";
     BUS_CONNECTED = "weir_bus_connected", Gauge, "Whether this gateway hears what other gateways push (1), or not (0).";
     BUS_MESSAGES = "weir_bus_messages_total", Counter, "Messages of other gateways by kind (hold, release, heard, dropped, unreadable).";
-    BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of (no connection, or too many at once): they serve what they have until its ttl.";
+    BUS_ROWS_UNTOLD = "weir_bus_rows_untold_total", Counter, "Changed rows that the other gateways were not told of, because too many waited (without a connection, say): they serve what they have until its ttl.";
+    BUS_GAPS = "weir_bus_gaps_total", Counter, "Times that this gateway hears other gateways again after it did not, by what it dropped of L1 for what it may have missed (all, or nothing: Redis told of the rows that were written, and no operator said anything).";
     INVALIDATIONS = "weir_invalidations_total", Counter, "Times that cached rows were said to be out of date, by origin (tracking: Redis, pubsub: another gateway, kafka, push: to this gateway, admin, dr: another Redis has the rows) and scope (rows, view, prefix, slots: of a Redis whose word was missed, all).";
     INVALIDATED_ROWS = "weir_invalidated_rows_total", Counter, "Rows, and known absences, that invalidations dropped from L1, by origin.";
     INVALIDATION_DELAY = "weir_invalidation_delay_seconds", Histogram, "From when a row was written until its older copy was dropped here, by origin; as far as the clocks of both agree, and where the write's time is known (of tracking it is not).";

@@ -93,7 +93,7 @@ enum Stage {
     Released,
 }
 
-/// Rows that are held. Dropped before they are written, they are released.
+/// Rows that are held. Dropped while nothing of them is being written, they are released.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
     leases: &'a Leases,
@@ -230,6 +230,9 @@ impl Bus {
         let listed = self.table.hold(&mut server, (round, &message), LONGEST).await;
         let listed = listed.map_err(|error| self.untold(error))?;
         let era = (!listed.era.whole).then(|| listed.era.clone());
+        if let Some(era) = &era {
+            self.settle_later(listed.at, era);
+        }
         let ran_out = self.wait_for(&registered.waiting, listed, &mut server).await?;
         if let Some(era) = era {
             let settled = self.table.settle(server, &era).await;

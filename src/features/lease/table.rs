@@ -3,6 +3,7 @@
 //! ```text
 //! {weir:PROJECT}:leases    a hash    g:GATEWAY  until when, by Redis's clock in ms, and 1 where it is revoked
 //!                                    era        of which server the table is known to have every lease
+//!                                    words      how many changes were told that are no pushed rows: who was away sees whether it missed one
 //! {weir:PROJECT}:holds     a hash    GATEWAY:ROUND  until when, and the message that said so
 //! {weir:PROJECT}:all       a channel: holds, releases, drops         {weir:PROJECT}:GATEWAY    a channel: what that one's rounds wait for
 //! ```
@@ -53,15 +54,33 @@ end
 return answer
 ";
 
-/// Arguments: gateway, length, how long the table is kept. Answers 1 if it was renewed.
+/// Arguments: run id, how long the table is kept. Answers whether the table is whole, the server's era, and how many words were said.
+const LOOK: &str = r"
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local answer = whole(ARGV[1])
+answer[3] = redis.call('HGET', KEYS[1], 'words')
+return answer
+";
+
+/// Arguments: how long the table is kept, how to publish, channel, messages. Counts each as a word.
+const SAY: &str = r"
+redis.call('HINCRBY', KEYS[1], 'words', #ARGV - 3)
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+for at = 4, #ARGV do redis.call(ARGV[2], ARGV[3], ARGV[at]) end
+return #ARGV - 3
+";
+
+/// Arguments: gateway, length, how long the table is kept: for gateways, too, that have no lease to renew. Answers 1 if it was renewed,
+/// and how many words were said.
 const RENEW: &str = r"
-local value = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1])
-if not value then return 0 end
-local until_ms, revoked = parts(value)
-if revoked ~= '0' or until_ms <= now then return 0 end
-redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1
+local words = redis.call('HGET', KEYS[1], 'words')
+local value = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1])
+if not value then return {0, words} end
+local until_ms, revoked = parts(value)
+if revoked ~= '0' or until_ms <= now then return {0, words} end
+redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
+return {1, words}
 ";
 
 /// Arguments: gateway, round, how long it holds, run id, how to publish, channel, message. Answers whether the table is whole, the
@@ -104,6 +123,7 @@ for at = 1, #ARGV do
     redis.call('HSET', KEYS[1], 'g:' .. ARGV[at], string.format('%.0f 1', until_ms))
     answer[at] = until_ms - now
   else
+    redis.call('HDEL', KEYS[1], 'g:' .. ARGV[at])
     answer[at] = 0
   end
 end
@@ -140,7 +160,9 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Scripts {
     enter: Script,
+    look: Script,
     renew: Script,
+    say: Script,
     hold: Script,
     release: Script,
     revoke: Script,
@@ -160,6 +182,16 @@ pub(super) struct Server {
 pub(super) struct Era {
     pub(super) whole: bool,
     known: String,
+}
+
+/// How many changes were told that are no pushed rows; `None`: none, or the table was lost since.
+pub(super) type Words = Option<u64>;
+
+/// What a look at the table found.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) era: Era,
+    pub(super) words: Words,
 }
 
 /// What an entry came to.
@@ -201,7 +233,9 @@ impl Table {
             sharded,
             scripts: Scripts {
                 enter: of(ENTER),
+                look: of(LOOK),
                 renew: of(RENEW),
+                say: Script::new(SAY),
                 hold: of(HOLD),
                 release: of(RELEASE),
                 revoke: of(REVOKE),
@@ -245,11 +279,30 @@ impl Table {
         Ok(Entered { era, holds })
     }
 
-    /// Renews it; whether it was still there.
-    pub(super) async fn renew(&self, mut server: Server, length: Duration) -> Result<bool, RedisError> {
+    /// Whether the table is whole, and what was said.
+    pub(super) async fn look(&self, server: &mut Server) -> Result<Looked, RedisError> {
+        let mut call = self.call(&self.scripts.look);
+        call.arg(&server.run_id).arg(millis(KEPT));
+        let answer: Vec<Value> = call.invoke_async(&mut server.connection).await?;
+        Ok(Looked { era: Era::of(&answer), words: words(answer.get(2)) })
+    }
+
+    /// Renews it; whether it was still there, and what was said.
+    pub(super) async fn renew(&self, mut server: Server, length: Duration) -> Result<(bool, Words), RedisError> {
         let mut call = self.call(&self.scripts.renew);
         call.arg(name(self.gateway)).arg(millis(length)).arg(millis(KEPT));
-        call.invoke_async(&mut server.connection).await
+        let answer: Vec<Value> = call.invoke_async(&mut server.connection).await?;
+        Ok((answer.first() == Some(&Value::Int(1)), words(answer.get(1))))
+    }
+
+    /// Tells all of changes that are no pushed rows, and counts them in the same step: who hears it counted has heard it.
+    pub(super) async fn say(&self, mut server: Server, messages: Vec<Vec<u8>>) -> Result<(), RedisError> {
+        let mut call = self.call(&self.scripts.say);
+        call.arg(millis(KEPT)).arg(self.publish()).arg(&self.all);
+        messages.iter().for_each(|message| {
+            call.arg(message);
+        });
+        call.invoke_async::<Value>(&mut server.connection).await.map(drop)
     }
 
     /// Notes a round as holding its rows and tells all of it, in one step with the list of who holds a lease.
@@ -312,6 +365,10 @@ impl Table {
 /// What a gateway is called in Redis.
 pub(super) fn name(gateway: u64) -> String {
     format!("{gateway:016x}")
+}
+
+fn words(answer: Option<&Value>) -> Words {
+    answer.and_then(|words| u64::from_redis_value_ref(words).ok())
 }
 
 fn number(name: &str) -> Option<u64> {

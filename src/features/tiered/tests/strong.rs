@@ -252,6 +252,51 @@ async fn without_a_lease_nothing_is_kept_nor_shared() {
     assert_eq!(store.reads(1).await, int(7));
 }
 
+/// A gateway that takes pushes and keeps no row of theirs.
+async fn without_a_lease(server: &Server, v: &Arc<View>) -> Store {
+    let mut features = features("p", from_ref(v), redis(server, LONG), None);
+    (features.l1.capacity, features.lease) = (0, Duration::from_millis(500));
+    let store = Store::open(&crate::features::tests::config(features, Vec::new()), Tasks::default()).await.unwrap();
+    eventually("it hears the others", async || store.lease().connected).await;
+    store
+}
+
+fn is_whole(server: &Server) -> bool {
+    server.ask::<bool>(&[b"HEXISTS", b"{weir:p}:leases", b"era"])
+}
+
+#[tokio::test]
+async fn a_table_is_settled_although_nobody_takes_a_lease_and_no_push_waits_for_one() {
+    let (server, v) = (Server::start(), strong());
+    let store = without_a_lease(&server, &v).await;
+    eventually("the table is found to be whole", async || is_whole(&server)).await;
+
+    server.ask::<()>(&[b"DEL", b"{weir:p}:leases"]);
+    let hurried = async || {
+        let by = Deadline::after(Instant::now(), SHORT);
+        store.push(WorkerId(0), ViewId(0), vec![offer(1, 100, 1)], by).await
+    };
+    let late = hurried().await.unwrap_err();
+    assert!(late.is_late(), "{late:?}");
+    let settled = async || {
+        let _ = hurried().await;
+        is_whole(&server)
+    };
+    eventually("it is whole again, though no push waited for it", settled).await;
+    store.pushes(vec![offer(1, 200, 2)]).await.unwrap();
+    assert_eq!(store.reads(1).await, int(2));
+}
+
+#[tokio::test]
+async fn a_table_of_no_leases_outlives_what_it_is_kept_for_while_there_is_a_gateway() {
+    let (server, v) = (Server::start(), strong());
+    let _store = without_a_lease(&server, &v).await;
+    eventually("the table is found to be whole", async || is_whole(&server)).await;
+    server.ask::<()>(&[b"PEXPIRE", b"{weir:p}:leases", b"60000"]);
+    let is_kept = async || server.ask::<i64>(&[b"PTTL", b"{weir:p}:leases"]) > 60_000;
+    eventually("it is kept on", is_kept).await;
+}
+
 #[tokio::test]
 async fn what_l3_has_does_not_stand_in_for_a_redis_that_does_not_answer() {
     let (mut server, v) = (Server::start(), strong());
@@ -336,6 +381,77 @@ async fn other_gateways_hear_of_pushed_rows_that_nobody_waits_for_and_of_what_an
         a.invalidate(scope, Origin::Admin, None).await;
         assert!(a.tell_of(scope));
         eventually("it is dropped", async || b.reads(1).await == int(value)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_redis_that_hung_and_died_did_not_answer_is_told_once_it_is_back() {
+    let (mut server, v) = (Server::start(), view("v").build());
+    let store = gateway(&server, &v).await;
+    server.freeze();
+    store.shared.leases.tell(&v.stored, [key(1)].iter(), SystemTime::now());
+    assert!(store.tell_of(&Scope::View(ViewId(0))), "nothing is known of that yet");
+    eventually("it is found to hang", async || !store.lease().connected).await;
+    // While nobody is connected to, more is to be told.
+    store.shared.leases.tell(&v.stored, [key(2)].iter(), SystemTime::now());
+    assert!(!store.tell_of(&Scope::All));
+    server.restart();
+    let words = async || server.ask::<Option<u64>>(&[b"HGET", b"{weir:p}:leases", b"words"]);
+    eventually("both words are said", async || words().await == Some(2)).await;
+    eventually("and the rows", async || server.calls("publish") >= 3).await;
+}
+
+/// The connection on which a gateway hears the others.
+fn ear(server: &Server) -> Option<String> {
+    let clients: String = server.ask(&[b"CLIENT", b"LIST", b"TYPE", b"pubsub"]);
+    clients.split_whitespace().find_map(|field| field.strip_prefix("id=")).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn what_was_told_while_a_gateway_did_not_hear_is_not_missed() {
+    let (server, v) = (Server::start(), view("v").build());
+    put(&server, &v, 1, &row(100, [int(1)]));
+    let store = gateway(&server, &v).await;
+    assert_eq!(store.reads(1).await, int(1));
+    put(&server, &v, 1, &row(200, [int(2)]));
+    assert_eq!(store.reads(1).await, int(1), "it is kept");
+    server.ask::<u64>(&[b"CLIENT", b"KILL", b"TYPE", b"pubsub"]);
+    eventually("it is read anew", async || store.reads(1).await == int(2)).await;
+}
+
+#[tokio::test]
+async fn where_redis_tells_of_rows_only_what_an_operator_said_is_missed() {
+    let (server, v) = (Server::start(), view("v").build());
+    put(&server, &v, 1, &row(100, [int(1)]));
+    let mut features = features("p", from_ref(&v), redis(&server, LONG), None);
+    features.invalidate.tracking = true;
+    let store = Store::open(&crate::features::tests::config(features, Vec::new()), Tasks::default()).await.unwrap();
+    let current = Arc::new(store.clone());
+    let test = async {
+        store.tracking().unwrap().up().await;
+        eventually("it hears the others", async || store.lease().connected).await;
+        assert_eq!(store.reads(1).await, int(1));
+        let asked = server.calls("hmget");
+        let before = ear(&server);
+        server.ask::<u64>(&[b"CLIENT", b"KILL", b"TYPE", b"pubsub"]);
+        let is_back = async || store.lease().connected && ear(&server).is_some_and(|ear| Some(ear) != before);
+        eventually("it hears them again", is_back).await;
+        assert_eq!((store.reads(1).await, server.calls("hmget")), (int(1), asked), "its row is vouched for");
+
+        // Said, and not heard.
+        let mut said = ::redis::pipe();
+        said.atomic().cmd("HINCRBY").arg("{weir:p}:leases").arg("words").arg(1).ignore();
+        said.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").ignore();
+        said.exec(&mut server.client()).unwrap();
+        let is_read = async || {
+            store.reads(1).await;
+            server.calls("hmget") > asked
+        };
+        eventually("it is read anew", is_read).await;
+    };
+    tokio::select! {
+        () = Store::listen(|| Arc::clone(&current)) => panic!("it listens no longer"),
+        () = test => {}
     }
 }
 
