@@ -109,12 +109,20 @@ impl Written {
     }
 }
 
+/// What a server may have of a question that it did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Nothing,
+    /// All of it: it may be carried out yet.
+    Perhaps,
+}
+
 /// Why the store did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// There is no connection; one is being made.
     #[error("{address}: {why}")]
-    Unreachable { address: Arc<str>, why: Arc<str> },
+    Unreachable { address: Arc<str>, why: Arc<str>, sent: Sent },
     /// The answer did not come in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -157,6 +165,24 @@ impl Error {
             Self::Malformed { .. } => true,
             Self::Refused { why, .. } => why.starts_with("WRONGTYPE"),
             _ => false,
+        }
+    }
+
+    /// Whether nothing of what was asked can be carried out any more: it was not sent, or was refused.
+    pub(crate) const fn is_over(&self) -> bool {
+        match self {
+            Self::Unreachable { sent, .. } => matches!(sent, Sent::Nothing),
+            Self::Open { .. }
+            | Self::Full { .. }
+            | Self::Refused { .. }
+            | Self::NotPromoted { .. }
+            | Self::ReadOnly => true,
+            Self::TimedOut(_)
+            | Self::Malformed { .. }
+            | Self::Failed { .. }
+            | Self::Stale { .. }
+            | Self::Closed { .. }
+            | Self::Embedded(_) => false,
         }
     }
 

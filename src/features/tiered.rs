@@ -347,7 +347,8 @@ fn leases(l2: &L2, config: &Config, snapshots: &Snapshots) -> Leases {
     let (features, caches) = (&config.features, Box::new(snapshots.clone()));
     match l2 {
         L2::Redis(redis) => {
-            let is_strong = features.views.iter().any(|view| view.reads_primary_only());
+            // What Feast's registry will have is not known yet.
+            let is_strong = features.registry.is_some() || features.views.iter().any(|view| view.reads_primary_only());
             // Leases are the first Redis's: who holds one says nothing of what another has.
             let is_on = features.l1.capacity > 0 && features.l1.mode == L1Mode::Serve && !redis.has_dr();
             let keeps = match (is_strong, is_on) {

@@ -10,11 +10,12 @@ use std::{
 };
 
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
+    Message as _, Offset, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
     metadata::Metadata,
+    statistics,
     types::RDKafkaRespErr,
 };
 use tokio::{runtime::Handle, time::Instant};
@@ -271,8 +272,8 @@ impl Reader {
         let is_up = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && is_connected(&broker.state));
         self.applier.handles.up(is_up);
         let of_topic = statistics.topics.get(&*self.topic);
-        let end = |partition| of_topic?.partitions.get(&partition).map(|of| of.hi_offset);
-        self.note(is_up, client.context().error(), end);
+        let lag = |partition| self.lag(&statistics, of_topic?.partitions.get(&partition)?);
+        self.note(is_up, client.context().error(), lag);
         if self.is_up.replace(is_up) != Some(is_up) {
             let topic = &*self.topic;
             if is_up {
@@ -287,16 +288,23 @@ impl Reader {
             }
         }
         let partitions = of_topic.into_iter().flat_map(|topic| topic.partitions.values());
-        let lags = partitions.filter_map(|of| Some((of.partition, self.places.lag(of.partition, of.hi_offset)?)));
-        self.applier.handles.lags(lags);
+        let lags: Vec<_> = partitions.filter_map(|of| Some((of.partition, self.lag(&statistics, of)?))).collect();
+        self.applier.handles.lags(&lags);
+    }
+
+    /// Messages of a partition that are still to be read; `None`: nobody says where it ends now.
+    fn lag(&self, statistics: &Statistics, of: &statistics::Partition) -> Option<u64> {
+        let mut brokers = statistics.brokers.values();
+        // What the last answer said goes stale without another.
+        let is_told = brokers.any(|broker| broker.nodeid == of.leader && is_connected(&broker.state));
+        if is_told { self.places.lag(of.partition, of.hi_offset) } else { None }
     }
 }
 
 impl Reader {
     /// Keeps how it stands, for operators.
-    fn note(&self, is_up: bool, error: Option<String>, end: impl Fn(i32) -> Option<i64>) {
+    fn note(&self, is_up: bool, error: Option<String>, lag: impl Fn(i32) -> Option<u64>) {
         let waiting = self.places.waiting().map(|(id, _)| Partition { id, next: None, lag: None });
-        let lag = |id| self.places.lag(id, end(id)?);
         let read = self.places.read().map(|(id, next)| Partition { id, next: Some(next), lag: lag(id) });
         let mut partitions: Vec<_> = waiting.chain(read).collect();
         partitions.sort_by_key(|of| of.id);

@@ -75,10 +75,11 @@ impl Places {
         self.partitions.values_mut().for_each(|place| *place = Place::Waits(Begin::End));
     }
 
-    /// Messages of a partition that are still to be read, where it ends there.
+    /// Messages of a partition that are still to be read, where it ends there; `None`: it is not read, or librdkafka does not know its end
+    /// (less than 0). An end from before the last message was read is none of that.
     pub(super) fn lag(&self, partition: i32, end: i64) -> Option<u64> {
         match self.partitions.get(&partition)? {
-            Place::At(next) => u64::try_from(end - next).ok().or(Some(0)),
+            Place::At(next) => u64::try_from(end).ok().map(|_| u64::try_from(end - next).unwrap_or(0)),
             Place::Waits(_) => None,
         }
     }

@@ -171,6 +171,7 @@ fn nobody_reads_what_was_there_before_an_acknowledged_push() {
     assert!(gateways.sum("weir_hot_key_copy_fills_total", &[]).abs() < 0.5, "what is hot was copied nowhere");
     assert!(gateways.sum("weir_push_rounds_total", &[("outcome", "lease_ran_out")]) > 0.0);
     assert!(gateways.sum("weir_lease_fences_total", &[("reason", "disconnected")]) > 0.0);
+    assert!(gateways.sum("weir_bus_gaps_total", &[("dropped", "all")]) > 0.0, "Redis is not listened to");
     for weir in &mut gateways.running {
         let admin = weir.admin();
         let lease = || http1::get(admin, "/admin/v1/features").expect(200).json()["state"]["lease"].clone();

@@ -325,6 +325,16 @@ fn what_an_operator_drops_is_gone_from_every_gateway() {
     dropped(json!({"view": "user_profile"}), 3, [2.0, 1.0, 2.0, 2.0, 2.0]);
     dropped(json!({"view": "driver_stats", "entity": {"driver_id": 2}}), 1, [2.0; 5]);
 
+    // Nobody knows when what they dropped was written; of a push it is told.
+    let delays =
+        |at: usize| gateways[at].metrics().count("weir_invalidation_delay_seconds_count", &[("origin", "pubsub")]);
+    assert_eq!([delays(0), delays(1)], [0.0; 2]);
+    let df = json!({"driver_id": [1], "acc_rate": [3.0], "event_timestamp": ["2026-11-22T10:00:00Z"]});
+    let push = json!({"push_source_name": "driver_stats", "df": df, "to": "online"});
+    Http1::connect(gateways[0].http()).post("/push", push.to_string()).expect(200);
+    wait_until("the other gateway to drop it", START, || seen()[1][0] == 3.0);
+    assert_eq!([delays(0), delays(1)], [0.0, 1.0]);
+
     for (body, status, told) in [
         (json!({"view": "x"}), 404, "unknown view \"x\"; configured: driver_stats, user_profile"),
         (

@@ -109,6 +109,19 @@ fn produce(producer: &BaseProducer, partition: i32, message: &str) {
     producer.flush(Duration::from_secs(60)).expect("the cluster takes it");
 }
 
+/// Produces messages of which each takes an answer of its own to be read.
+fn produce_apart(brokers: &str, partition: i32, count: usize) {
+    let mut config = ClientConfig::new();
+    let producer: BaseProducer =
+        config.set("bootstrap.servers", brokers).set("batch.num.messages", "1").create().expect("a producer");
+    let message = notice(9);
+    for _ in 0..count {
+        let record = BaseRecord::<(), str>::to(TOPIC).partition(partition).payload(message.as_str());
+        producer.send(record).unwrap_or_else(|(error, _)| panic!("{error}"));
+    }
+    producer.flush(Duration::from_secs(60)).expect("the cluster takes them");
+}
+
 fn notice(driver: i64) -> String {
     json!({"view": "driver_stats", "entity": {"driver_id": driver}, "event_timestamp": "2026-11-22T10:00:00Z"})
         .to_string()
@@ -174,6 +187,52 @@ fn brokers_that_were_away_lose_no_message() {
     world.await_row(1, 2);
     world.up(true);
     assert_eq!(world.weir.metrics().count("weir_kafka_gaps_total", &[]), 1.0, "of the start alone: nothing was lost");
+}
+
+impl World {
+    /// What is left to be read of a partition, where that is known.
+    fn lag(&self, partition: i32) -> Option<f64> {
+        self.weir.metrics().sum("weir_kafka_lag_messages", &[("partition", &partition.to_string())])
+    }
+
+    fn await_lags(&self, what: &str, are_so: impl Fn([Option<f64>; 2]) -> bool) {
+        wait_until(what, START, || are_so([0, 1].map(|partition| self.lag(partition))));
+    }
+}
+
+#[test]
+fn what_is_left_to_be_read_is_shown_while_there_is_much_and_not_while_nobody_says() {
+    let cluster = cluster_with_topic();
+    (1..=BROKERS).for_each(|broker| cluster.partition_leader(TOPIC, broker - 1, Some(broker)).expect("a leader"));
+    let (world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
+    // An end is known from a first answer on.
+    (0..2).for_each(|partition| produce(&producer, partition, &notice(9)));
+    world.await_lags("both to be read", |lags| lags == [Some(0.0); 2]);
+
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).expect("it is slow");
+    produce_apart(&cluster.bootstrap_servers(), 0, 100);
+    world.await_lags("one to be behind", |lags| lags[0].is_some_and(|lag| lag > 0.0) && lags[1] == Some(0.0));
+    cluster.broker_round_trip_time(1, Duration::ZERO).expect("it is not");
+    world.await_lags("it to come after", |lags| lags == [Some(0.0); 2]);
+
+    // One of two goes: the other's partitions are read on.
+    cluster.broker_down(1).expect("it goes");
+    world.await_lags("one not to be known", |lags| lags == [None, Some(0.0)]);
+    world.write(1, 1);
+    assert_eq!(world.read(1), 1);
+    world.write(1, 2);
+    produce(&producer, 1, &notice(1));
+    world.await_row(1, 2);
+    world.up(true);
+    cluster.broker_down(2).expect("it goes");
+    world.await_lags("none to be known", |lags| lags == [None, None]);
+    world.up(false);
+
+    (1..=BROKERS).for_each(|broker| cluster.broker_up(broker).expect("it comes"));
+    world.write(1, 3);
+    produce(&producer, 0, &notice(1));
+    world.await_row(1, 3);
+    world.await_lags("both to be known", |lags| lags == [Some(0.0); 2]);
 }
 
 #[test]

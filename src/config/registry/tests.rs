@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::{wire::*, *};
 use crate::{
-    config::{Compat, Config, Draft, Inputs, Supplied},
+    config::{Compat, Config, Consistency, Draft, Inputs, Supplied},
     infer::{EntityType, FeatureType, Value},
 };
 
@@ -471,4 +471,35 @@ fn a_registry_that_cannot_be_read_is_the_only_problem() {
             "features.registry_refresh: too short; allowed: 1s or more; given: 10ms (weir.yaml:1:51)",
         ]
     );
+}
+
+#[test]
+fn a_tag_says_how_a_views_rows_are_kept() {
+    let tagged = |value: &str| {
+        let tag = ("weir.consistency".to_owned(), value.to_owned());
+        with(|registry| spec(registry, "driver_stats").tags = [tag, ("team".into(), "x".into())].into())
+    };
+    assert_eq!(view(&contents(), "driver_stats").consistency, Consistency::Ttl);
+    for (value, expected) in
+        [("ttl", Consistency::Ttl), ("write_through", Consistency::WriteThrough), ("immutable", Consistency::Immutable)]
+    {
+        assert_eq!(view(&tagged(value), "driver_stats").consistency, expected);
+    }
+    assert_eq!(
+        reason(&tagged("strong"), "driver_stats"),
+        "its tag weir.consistency is \"strong\"; allowed: ttl (what it is without), write_through, immutable"
+    );
+    let stream = with(|registry| {
+        let plain = spec(registry, "driver_stats").clone();
+        let spec = StreamFeatureViewSpec {
+            name: "streamed".into(),
+            project: plain.project,
+            features: plain.features,
+            entity_columns: plain.entity_columns,
+            tags: [("weir.consistency".into(), "write_through".into())].into(),
+            ..StreamFeatureViewSpec::default()
+        };
+        registry.stream_feature_views.push(StreamFeatureView { spec: Some(spec), meta: None });
+    });
+    assert_eq!(view(&stream, "streamed").consistency, Consistency::WriteThrough);
 }

@@ -18,6 +18,9 @@ use crate::{
 /// What Feast calls the entity of views without one.
 pub(super) const DUMMY_ENTITY: &str = "__dummy";
 
+/// The tag of a view that says how a changed row reaches what gateways keep of it.
+const CONSISTENCY: &str = "weir.consistency";
+
 /// What feature views and stream feature views have in common.
 #[derive(Clone, Copy)]
 pub(super) struct Spec<'a> {
@@ -26,6 +29,7 @@ pub(super) struct Spec<'a> {
     entities: &'a [String],
     columns: &'a [wire::Feature],
     features: &'a [wire::Feature],
+    tags: &'a HashMap<String, String>,
     ttl: Option<&'a prost_types::Duration>,
     batch: Option<&'a DataSource>,
     stream: Option<&'a DataSource>,
@@ -62,6 +66,7 @@ impl<'a> Spec<'a> {
             entities: &spec.entities,
             columns: &spec.entity_columns,
             features: &spec.features,
+            tags: &spec.tags,
             ttl: spec.ttl.as_ref(),
             batch: spec.batch_source.as_ref(),
             stream: spec.stream_source.as_ref(),
@@ -78,6 +83,7 @@ impl<'a> Spec<'a> {
             entities: &spec.entities,
             columns: &spec.entity_columns,
             features: &spec.features,
+            tags: &spec.tags,
             ttl: spec.ttl.as_ref(),
             batch: spec.batch_source.as_ref(),
             stream: spec.stream_source.as_ref(),
@@ -107,7 +113,7 @@ impl<'a> Spec<'a> {
             features: self.features()?,
             ttl: reading.keep,
             max_age: self.max_age(),
-            consistency: Consistency::Ttl,
+            consistency: self.consistency()?,
         })
     }
 
@@ -130,6 +136,18 @@ impl<'a> Spec<'a> {
         match versions {
             Versions::Apart if self.version > 0 => format!("{}_v{}", self.name, self.version).into(),
             _ => self.name.into(),
+        }
+    }
+
+    /// As its tag says.
+    fn consistency(&self) -> Result<Consistency, String> {
+        match self.tags.get(CONSISTENCY).map(String::as_str) {
+            None | Some("ttl") => Ok(Consistency::Ttl),
+            Some("write_through") => Ok(Consistency::WriteThrough),
+            Some("immutable") => Ok(Consistency::Immutable),
+            Some(other) => Err(format!(
+                "its tag {CONSISTENCY} is {other:?}; allowed: ttl (what it is without), write_through, immutable"
+            )),
         }
     }
 

@@ -105,6 +105,8 @@ pub(super) struct FeatureViewSpec {
     pub(super) entities: Vec<String>,
     #[prost(message, repeated, tag = "4")]
     pub(super) features: Vec<Feature>,
+    #[prost(map = "string, string", tag = "5")]
+    pub(super) tags: HashMap<String, String>,
     #[prost(message, optional, tag = "6")]
     pub(super) ttl: Option<prost_types::Duration>,
     #[prost(message, optional, tag = "7")]
@@ -145,6 +147,8 @@ pub(super) struct StreamFeatureViewSpec {
     pub(super) features: Vec<Feature>,
     #[prost(message, repeated, tag = "5")]
     pub(super) entity_columns: Vec<Feature>,
+    #[prost(map = "string, string", tag = "7")]
+    pub(super) tags: HashMap<String, String>,
     #[prost(message, optional, tag = "9")]
     pub(super) ttl: Option<prost_types::Duration>,
     #[prost(message, optional, tag = "10")]

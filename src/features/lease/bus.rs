@@ -8,17 +8,21 @@
 //!
 //! One connection to the server of the leases: what is told there comes in the order in which the table changed, and who hears nothing
 //! any more cannot renew. It lives on the control thread; pushes, on theirs, use it at the same time. What nobody waits for (rows of
-//! `ttl` views) goes out together with whatever else there is.
+//! `ttl` views, an operator's word) goes out together with whatever else there is, and again where it was not answered (`outbox`).
+//!
+//! **After a gap** something may have been missed: what other gateways wrote, which Redis tells too where it is listened to
+//! (`redis::tracking`), and what operators said, which nobody else tells. How often they did is counted in the table, in the same step:
+//! who has heard it counted has heard it, for both come over one connection.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ::redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
@@ -30,11 +34,12 @@ use tokio::{
 };
 
 use super::{
-    Keeps, LONGEST, Leases, Meeting,
+    Keeps, LONGEST, Leases, Meeting, Missed,
     fences::RoundId,
-    message::{Change, Message, Rows, Said},
+    message::{Change, Dropped, Message, Said},
+    outbox::{Outbox, nanos},
     rounds::Waiting,
-    table::{Server, Table},
+    table::{Server, Table, Words},
 };
 use crate::{
     features::{l2, redis::Owner},
@@ -46,18 +51,10 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Rows that wait to be told of.
-const WAITING: usize = 16_384;
-/// Rows of one message that nobody waits for.
-const TOGETHER: usize = 512;
 /// Messages that are read before what they ask for is answered.
 const AT_ONCE: usize = 256;
-/// Changes that are not of single rows, and wait to be told of.
-const CHANGES: usize = 1024;
 /// Rounds of a gateway's whose writes were not answered, of the last half minute.
 const ABANDONED: usize = 1024;
-/// Rounds that were given up and not released yet.
-const RELEASES: usize = 1024;
 
 /// The way to the other gateways.
 pub(super) struct Bus {
@@ -78,14 +75,6 @@ pub(super) struct Bus {
     /// Rung when somebody found that the connection does not answer.
     broken: Notify,
     leaving: AtomicBool,
-}
-
-/// What is to be told, and is not waited for.
-#[derive(Debug, Default)]
-struct Outbox {
-    rows: Vec<(Arc<str>, EntityKey)>,
-    changes: Vec<Change>,
-    releases: Vec<(u64, Vec<u128>)>,
 }
 
 /// Why a connection is no more.
@@ -152,40 +141,29 @@ impl Bus {
         lock(&self.rounds).remove(&round);
     }
 
-    /// Takes rows to be told of; how many it did not.
-    pub(super) fn tell<'a>(&self, view: &Arc<str>, keys: impl Iterator<Item = &'a EntityKey>) -> u64 {
-        if !self.is_connected() {
-            return keys.count() as u64;
-        }
-        let mut outbox = lock(&self.outbox);
-        let mut keys = keys.map(|key| (Arc::clone(view), key.clone()));
-        let room = WAITING.saturating_sub(outbox.rows.len());
-        outbox.rows.extend(keys.by_ref().take(room));
-        drop(outbox);
+    /// Takes rows to be told of, which were written at `written`; how many it did not.
+    pub(super) fn tell<'a>(
+        &self,
+        view: &Arc<str>,
+        keys: impl Iterator<Item = &'a EntityKey>,
+        written: SystemTime,
+    ) -> u64 {
+        let written = nanos(written);
+        let left_out = lock(&self.outbox).take_rows(keys.map(|key| (Arc::clone(view), key.clone(), written)));
         self.bell.notify_one();
-        keys.count() as u64
+        left_out
     }
 
     /// Takes a change to be told of. One that comes while there is no connection is told once there is one: an operator's word counts.
     pub(super) fn tell_change(&self, change: Change) -> bool {
-        let mut outbox = lock(&self.outbox);
-        let has_room = outbox.changes.len() < CHANGES;
-        if has_room {
-            outbox.changes.push(change);
-        }
-        drop(outbox);
+        let has_room = lock(&self.outbox).take_change(change);
         self.bell.notify_one();
         has_room && self.is_connected()
     }
 
     /// Has a round released that was given up.
     pub(super) fn release_later(&self, round: u64, rows: Vec<u128>) {
-        let mut outbox = lock(&self.outbox);
-        // Others expire.
-        if outbox.releases.len() < RELEASES {
-            outbox.releases.push((round, rows));
-        }
-        drop(outbox);
+        lock(&self.outbox).take_release((round, rows));
         self.bell.notify_one();
     }
 
@@ -248,16 +226,25 @@ impl Leases {
     /// Connects, hears, tells; for as long as it is polled.
     pub(super) async fn tend_bus(&self) {
         let Some(bus) = &self.bus else { return };
-        let mut said = false;
+        // The last that was heard, once something may have been missed.
+        let (mut said, mut gap) = (false, None::<Words>);
         loop {
             let ended = match Session::begin(self, bus).await {
                 Ok(session) => {
                     tracing::info!(gateway = super::table::name(bus.gateway()), "hears other gateways' pushes");
                     said = false;
                     self.metrics.connected.set(1.0);
-                    session.run().await
+                    if let Some(heard) = gap {
+                        self.missed(if heard == session.words { Missed::Rows } else { Missed::Words });
+                    }
+                    let (ended, heard) = session.run().await;
+                    gap = Some(heard);
+                    ended
                 }
-                Err(ended) => ended,
+                Err(ended) => {
+                    gap.get_or_insert(None);
+                    ended
+                }
             };
             let was_connected = bus.server.swap(None).is_some();
             self.metrics.connected.set(0.0);
@@ -289,8 +276,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-type Sent<'a> = BoxFuture<'a, Result<(), RedisError>>;
-type Renewal<'a> = Pin<Box<dyn Future<Output = (Instant, Result<bool, RedisError>)> + Send + 'a>>;
+/// By its number among what is unanswered; `None`: it is not told again.
+type Sent<'a> = BoxFuture<'a, Result<Option<u64>, RedisError>>;
+type Renewal<'a> = Pin<Box<dyn Future<Output = (Instant, Renewed)> + Send + 'a>>;
+type Renewed = Result<(bool, Words), RedisError>;
 
 /// One connection's life.
 struct Session<'a> {
@@ -299,15 +288,31 @@ struct Session<'a> {
     server: Server,
     messages: Messages,
     sending: FuturesUnordered<Sent<'a>>,
+    /// What was taken from the outbox, and whose answers are not there.
+    unanswered: BTreeMap<u64, Outbox>,
+    next: u64,
+    /// How many words the server has counted that have been heard by now.
+    words: Words,
     renewal: Option<Renewal<'a>>,
     renew_at: Instant,
 }
 
 impl<'a> Session<'a> {
     async fn begin(leases: &'a Leases, bus: &'a Bus) -> Result<Self, Ended> {
-        let (server, messages) = bus.connect().await?;
-        let (sending, now) = (FuturesUnordered::new(), Instant::now());
-        let mut session = Self { leases, bus, server, messages, sending, renewal: None, renew_at: now };
+        let (mut server, messages) = bus.connect().await?;
+        let words = bus.table.words(&mut server).await?;
+        let mut session = Self {
+            leases,
+            bus,
+            server,
+            messages,
+            sending: FuturesUnordered::new(),
+            unanswered: BTreeMap::new(),
+            next: 0,
+            words,
+            renewal: None,
+            renew_at: Instant::now(),
+        };
         session.enter().await?;
         bus.server.store(Some(Arc::new(session.server.clone())));
         session.flush();
@@ -336,12 +341,22 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn run(mut self) -> Ended {
-        loop {
+    /// Until it ends; why, and what was heard by then.
+    async fn run(mut self) -> (Ended, Words) {
+        let ended = loop {
             if let Err(ended) = self.step().await {
-                return ended;
+                break ended;
+            }
+        };
+        // What has come was heard, and may be counted already. Of rounds the next session is told.
+        while let Ok(PushInfo { data, .. }) = self.messages.try_recv() {
+            if matches!(read(&data), Some(Message { said: Said::Dropped(_), .. })) {
+                self.take(&data, &mut HashMap::new());
             }
         }
+        let left_out = lock(&self.bus.outbox).put_back(std::mem::take(&mut self.unanswered).into_values());
+        self.leases.metrics.untold(left_out);
+        (ended, self.words)
     }
 
     async fn step(&mut self) -> Result<(), Ended> {
@@ -357,7 +372,12 @@ impl<'a> Session<'a> {
             }
             () = self.bus.broken.notified() => Err(Ended::Broken),
             message = self.messages.recv() => self.hear(message),
-            Some(sent) = self.sending.next() => Ok(sent?),
+            Some(sent) = self.sending.next() => {
+                if let Some(number) = sent? {
+                    self.unanswered.remove(&number);
+                }
+                Ok(())
+            }
             () = self.bus.bell.notified() => {
                 self.flush();
                 Ok(())
@@ -372,7 +392,7 @@ impl<'a> Session<'a> {
         let keeps = self.bus.keeps;
         self.renewal = Some(Box::pin(async move {
             let renewed = match keeps {
-                Keeps::Nothing => table.look(server, length).await.map(|()| false),
+                Keeps::Nothing => table.look(server, length).await.map(|words| (false, words)),
                 // Without a lease this tells whether the connection still answers.
                 Keeps::UnderLease | Keeps::Alone | Keeps::Unconcerned => table.renew(server, length).await,
             };
@@ -380,8 +400,9 @@ impl<'a> Session<'a> {
         }));
     }
 
-    async fn renewed(&mut self, sent: Instant, renewed: bool) -> Result<(), Ended> {
+    async fn renewed(&mut self, sent: Instant, (renewed, words): (bool, Words)) -> Result<(), Ended> {
         let now = Instant::now();
+        self.words = words;
         if renewed {
             self.leases.lease.renew(self.bus.length, sent, now);
         }
@@ -414,14 +435,14 @@ impl<'a> Session<'a> {
         let acknowledgements = heard.into_iter().map(|(to, rounds)| {
             (self.bus.table.channel_of(to), Message { from: self.bus.gateway(), said: Said::Heard { rounds } })
         });
-        self.publish(acknowledgements.collect());
+        // Nobody waits for them any more when there is another connection.
+        self.publish(acknowledgements.collect(), None);
         Ok(())
     }
 
     fn take(&self, data: &[Value], heard: &mut HashMap<u64, Vec<u64>>) {
         let metrics = &self.leases.metrics;
-        let payload = if let [_, Value::BulkString(payload)] = data { Message::decode(payload) } else { None };
-        let Some(Message { from, said }) = payload else { return metrics.heard(Told::Unreadable) };
+        let Some(Message { from, said }) = read(data) else { return metrics.heard(Told::Unreadable) };
         if from == self.bus.gateway() {
             return;
         }
@@ -441,9 +462,10 @@ impl<'a> Session<'a> {
                 let ours = rounds.iter().filter_map(|round| waiting.get(round));
                 ours.for_each(|waiting| waiting.acknowledge(from));
             }
-            Said::Dropped(change) => {
+            Said::Dropped(Dropped { change, written }) => {
                 metrics.heard(Told::Dropped);
-                self.leases.caches.change(change);
+                let written = (written > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_nanos(written));
+                self.leases.caches.change(change, written);
             }
         }
     }
@@ -451,19 +473,39 @@ impl<'a> Session<'a> {
     /// Sends what is in the outbox.
     fn flush(&mut self) {
         let Outbox { rows, changes, releases } = std::mem::take(&mut *lock(&self.bus.outbox));
-        let gateway = self.bus.gateway();
-        let all = |said| (self.bus.table.all.clone(), Message { from: gateway, said });
-        let rows = rows.chunks(TOGETHER).map(|rows| Change::Rows(by_view(rows)));
-        let messages = rows.chain(changes).map(|change| all(Said::Dropped(change))).collect();
-        self.publish(messages);
+        let (from, table) = (self.bus.gateway(), &self.bus.table);
+        if !rows.is_empty() {
+            let rows = Outbox { rows, ..Outbox::default() };
+            let all = |dropped| (table.all.clone(), Message { from, said: Said::Dropped(dropped) });
+            let messages = rows.messages().map(all).collect();
+            let number = self.awaits_answer(rows);
+            self.publish(messages, Some(number));
+        }
+        if !changes.is_empty() {
+            // When what is to be read instead was stored, an operator does not say.
+            let said = |change: &Change| Said::Dropped(Dropped { change: change.clone(), written: 0 });
+            let messages = changes.iter().map(|change| Message { from, said: said(change) }.encode()).collect();
+            let number = self.awaits_answer(Outbox { changes, ..Outbox::default() });
+            let server = self.server.clone();
+            self.sending.push(async move { table.say(server, messages).await.map(|()| Some(number)) }.boxed());
+        }
         for (round, rows) in releases {
-            let message = Message { from: gateway, said: Said::Release { round, rows } }.encode();
-            let (table, mut server) = (&self.bus.table, self.server.clone());
-            self.sending.push(async move { table.release(&mut server, round, &message).await.map(drop) }.boxed());
+            let message = Message { from, said: Said::Release { round, rows: rows.clone() } }.encode();
+            let number = self.awaits_answer(Outbox { releases: vec![(round, rows)], ..Outbox::default() });
+            let mut server = self.server.clone();
+            let releasing = async move { table.release(&mut server, round, &message).await.map(|_| Some(number)) };
+            self.sending.push(releasing.boxed());
         }
     }
 
-    fn publish(&mut self, messages: Vec<(String, Message)>) {
+    /// Notes what is sent, to be told again unless it is answered; its number.
+    fn awaits_answer(&mut self, sent: Outbox) -> u64 {
+        self.next += 1;
+        self.unanswered.insert(self.next, sent);
+        self.next
+    }
+
+    fn publish(&mut self, messages: Vec<(String, Message)>, number: Option<u64>) {
         if messages.is_empty() {
             return;
         }
@@ -472,27 +514,21 @@ impl<'a> Session<'a> {
             pipeline.cmd(self.bus.table.publish()).arg(channel).arg(message.encode()).ignore();
         }
         let mut connection = self.server.connection.clone();
-        self.sending.push(async move { pipeline.exec_async(&mut connection).await }.boxed());
+        self.sending.push(async move { pipeline.exec_async(&mut connection).await.map(|()| number) }.boxed());
     }
 }
 
+/// What came on a channel.
+fn read(data: &[Value]) -> Option<Message> {
+    if let [_, Value::BulkString(payload)] = data { Message::decode(payload) } else { None }
+}
+
 /// What the renewal comes to; never, while none is under way.
-async fn renewed(renewal: &mut Option<Renewal<'_>>) -> (Instant, Result<bool, RedisError>) {
+async fn renewed(renewal: &mut Option<Renewal<'_>>) -> (Instant, Renewed) {
     match renewal {
         Some(renewal) => renewal.await,
         None => std::future::pending().await,
     }
-}
-
-fn by_view(rows: &[(Arc<str>, EntityKey)]) -> Rows {
-    let mut views = Rows::new();
-    for (view, key) in rows {
-        match views.iter_mut().find(|(known, _)| **known == **view) {
-            Some((_, keys)) => keys.push(key.clone()),
-            None => views.push(((&**view).into(), vec![key.clone()])),
-        }
-    }
-    views
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,7 +4,8 @@
 //! version 1 │ kind │ from (8) │ …                              numbers are little endian
 //!   hold      round (8), rows          release    round (8), count (4), each row's hash (16)
 //!   heard     count (4), each round (8)
-//!   rows      rows        view   its name        prefix   the view's name, length (4), bytes        all
+//!   rows, view (its name), prefix (the view's name, length (4), bytes), all:      written (8), …
+//! written: when, in nanoseconds since 1970 by the writer's clock; 0: not known
 //! rows: count of views (4), each: its stored name (length (4), bytes), count of keys (4), each: length (4), bytes
 //! ```
 //!
@@ -44,7 +45,14 @@ pub(super) enum Said {
     /// The sender let go of the rows of these rounds.
     Heard { rounds: Vec<u64> },
     /// Rows have changed; nobody waits for who lets go of them.
-    Dropped(Change),
+    Dropped(Dropped),
+}
+
+/// What has changed, and when it was written: in nanoseconds since 1970, or 0 where that is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) change: Change,
+    pub(super) written: u64,
 }
 
 /// Which rows have changed; views by the names that they are stored under.
@@ -81,7 +89,7 @@ impl Message {
                 put_count(&mut out, rounds.len());
                 rounds.iter().for_each(|round| out.extend_from_slice(&round.to_le_bytes()));
             }
-            Said::Dropped(change) => put_change(&mut out, change, begin),
+            Said::Dropped(dropped) => put_dropped(&mut out, dropped, begin),
         }
         out
     }
@@ -94,21 +102,26 @@ impl Message {
         }
         let kind = left.byte()?;
         let from = left.number()?;
+        let dropped = |written, change| Said::Dropped(Dropped { change, written });
         let said = match kind {
             HOLD => Said::Hold { round: left.number()?, rows: left.rows()? },
             RELEASE => Said::Release { round: left.number()?, rows: left.list(16, Left::wide)? },
             HEARD => Said::Heard { rounds: left.list(8, Left::number)? },
-            DROPPED => Said::Dropped(Change::Rows(left.rows()?)),
-            VIEW => Said::Dropped(Change::View(left.name()?)),
-            PREFIX => Said::Dropped(Change::Prefix(left.name()?, left.bytes()?.into())),
-            ALL => Said::Dropped(Change::All),
+            DROPPED => dropped(left.number()?, Change::Rows(left.rows()?)),
+            VIEW => dropped(left.number()?, Change::View(left.name()?)),
+            PREFIX => dropped(left.number()?, Change::Prefix(left.name()?, left.bytes()?.into())),
+            ALL => dropped(left.number()?, Change::All),
             _ => return None,
         };
         left.0.is_empty().then_some(Self { from, said })
     }
 }
 
-fn put_change(out: &mut Vec<u8>, change: &Change, begin: impl Fn(&mut Vec<u8>, u8)) {
+fn put_dropped(out: &mut Vec<u8>, Dropped { change, written }: &Dropped, begin: impl Fn(&mut Vec<u8>, u8)) {
+    let begin = |out: &mut Vec<u8>, kind| {
+        begin(out, kind);
+        out.extend_from_slice(&written.to_le_bytes());
+    };
     match change {
         Change::Rows(rows) => {
             begin(out, DROPPED);
@@ -228,7 +241,7 @@ mod tests {
             (any::<u64>(), prop::collection::vec(any::<u128>(), 0..4))
                 .prop_map(|(round, rows)| Said::Release { round, rows }),
             prop::collection::vec(any::<u64>(), 0..4).prop_map(|rounds| Said::Heard { rounds }),
-            any_change().prop_map(Said::Dropped),
+            (any_change(), any::<u64>()).prop_map(|(change, written)| Said::Dropped(Dropped { change, written })),
         ];
         (any::<u64>(), said).prop_map(|(from, said)| Message { from, said })
     }
@@ -255,7 +268,7 @@ mod tests {
         let lie = [&[VERSION, RELEASE][..], &[0; 16], &u32::MAX.to_le_bytes()].concat();
         assert_eq!(Message::decode(&lie), None);
         let empty_keys =
-            [&[VERSION, DROPPED][..], &[0; 8], &1_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[255; 4]].concat();
+            [&[VERSION, DROPPED][..], &[0; 16], &1_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[255; 4]].concat();
         assert_eq!(Message::decode(&empty_keys), None);
     }
 }

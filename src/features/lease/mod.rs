@@ -34,6 +34,7 @@
 mod bus;
 mod fences;
 mod message;
+mod outbox;
 mod rounds;
 mod shown;
 mod table;
@@ -44,7 +45,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
@@ -64,7 +65,7 @@ use crate::{
     app::Tasks,
     infer::EntityKey,
     resilience::lease::{Lease, Term},
-    telemetry::handles::lease::{Fence, Lease as Handles},
+    telemetry::handles::lease::{Fence, Lease as Handles, LetGo},
 };
 
 /// How long a row is held at most: longer than a write that was sent may take to be carried out.
@@ -75,8 +76,20 @@ pub(crate) trait Caches: Send + Sync {
     /// Lets go of a row, and lets nobody join a fetch of it that is under way.
     fn forget(&self, view: &str, key: &EntityKey);
 
-    /// Rows have changed, and nobody waits for who lets go of them.
-    fn change(&self, change: Change);
+    /// Rows have changed, and nobody waits for who lets go of them; `written`: when, where that is known.
+    fn change(&self, change: Change, written: Option<SystemTime>);
+
+    /// Some of what other gateways tell was not heard; how much is let go of for it.
+    fn missed(&self, missed: Missed) -> LetGo;
+}
+
+/// What was not heard, perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// That rows were written.
+    Rows,
+    /// That, and what operators said.
+    Words,
 }
 
 /// How rows that gateways share are changed and kept, as far as it concerns others.
@@ -172,10 +185,10 @@ impl Leases {
         self.fences.keep(RowId::of(view, key), (asked, Instant::now()), put);
     }
 
-    /// Tells the other gateways of rows that have changed, some time soon.
-    pub(crate) fn tell<'a>(&self, view: &Arc<str>, keys: impl Iterator<Item = &'a EntityKey>) {
+    /// Tells the other gateways of rows that have changed at `written`, some time soon.
+    pub(crate) fn tell<'a>(&self, view: &Arc<str>, keys: impl Iterator<Item = &'a EntityKey>, written: SystemTime) {
         if let Some(bus) = &self.bus {
-            self.metrics.untold(bus.tell(view, keys));
+            self.metrics.untold(bus.tell(view, keys, written));
         }
     }
 
@@ -216,6 +229,15 @@ impl Leases {
         let now = Instant::now();
         // Nobody here knows what they wrote.
         rows.iter().for_each(|row| self.fences.release(RowId(*row), round, now, || ()));
+    }
+
+    /// Other gateways are heard again, after they were not.
+    fn missed(&self, missed: Missed) {
+        let let_go = self.caches.missed(missed);
+        self.metrics.missed(let_go);
+        if let_go == LetGo::All {
+            tracing::warn!("other gateways were not heard for a while: cached rows are read anew");
+        }
     }
 
     /// All rows are of no use any more.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! hold ─► held ─► writing ─► release ─► acknowledged
-//!   │       │         └─ fails ─► the holds stay until they expire: what was sent may be carried out yet
-//!   └───────┴─ given up ─► released: nothing was written
+//!   │       │         ├─ is not answered ─► the holds stay until they expire: what was sent may be carried out yet
+//!   │       │         └─ fails, each row written or refused ─┐
+//!   └───────┴─ given up ─────────────────────────────────────┴─► released, not acknowledged
 //! ```
 
 use std::{
@@ -85,14 +86,14 @@ impl Waiting {
 /// How far a round is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// What is written is not under way.
+    /// Nothing is being written.
     Held,
     /// It may be carried out at any time.
     Writing,
     Released,
 }
 
-/// Rows that are held. Dropped before they are written, they are released.
+/// Rows that are held. Dropped while nothing of them is being written, they are released.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
     leases: &'a Leases,
@@ -147,6 +148,11 @@ impl Held<'_> {
         }
         self.stage = Stage::Writing;
         Ok(())
+    }
+
+    /// Writing failed, and nothing more can come of it: dropped, the rows are released.
+    pub(crate) const fn give_up(&mut self) {
+        self.stage = Stage::Held;
     }
 
     /// The rows are written; once that is confirmed, `keep` may keep each, by its place, as of when that write began.

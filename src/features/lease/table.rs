@@ -3,6 +3,7 @@
 //! ```text
 //! {weir:PROJECT}:leases    a hash    g:GATEWAY  until when, by Redis's clock in ms, and 1 where it is revoked
 //!                                    since      since when the table is there, and the era of that
+//!                                    words      how many changes were told that are no pushed rows: who was away sees whether it missed one
 //! {weir:PROJECT}:holds     a hash    GATEWAY:ROUND  until when, and the message that said so
 //! {weir:PROJECT}:all       a channel: holds, releases, drops         {weir:PROJECT}:GATEWAY    a channel: what that one's rounds wait for
 //! ```
@@ -62,19 +63,32 @@ end
 return answer
 ";
 
-/// Arguments: length, how long the table is kept, run id. Answers for how long leases may be out yet that the table lacks.
-const LOOK: &str = "return lacks(ARGV[3], ARGV[1], ARGV[2])";
+/// Arguments: length, how long the table is kept, run id. Answers how many words were said.
+const LOOK: &str = r"
+lacks(ARGV[3], ARGV[1], ARGV[2])
+return redis.call('HGET', KEYS[1], 'words')
+";
 
-/// Arguments: gateway, length, how long the table is kept, run id. Answers 1 if it was renewed.
+/// Arguments: how long the table is kept, how to publish, channel, messages. Counts each as a word.
+const SAY: &str = r"
+redis.call('HINCRBY', KEYS[1], 'words', #ARGV - 3)
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+for at = 4, #ARGV do redis.call(ARGV[2], ARGV[3], ARGV[at]) end
+return #ARGV - 3
+";
+
+/// Arguments: gateway, length, how long the table is kept: for gateways, too, that have no lease to renew; run id. Answers 1 if it was
+/// renewed, and how many words were said.
 const RENEW: &str = r"
-local value = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1])
-if not value then return 0 end
-local until_ms, revoked = parts(value)
-if revoked ~= '0' or until_ms <= now then return 0 end
-redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local words = redis.call('HGET', KEYS[1], 'words')
+local value = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1])
+if not value then return {0, words} end
+local until_ms, revoked = parts(value)
+if revoked ~= '0' or until_ms <= now then return {0, words} end
+redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], string.format('%.0f 0', now + ARGV[2]))
 lacks(ARGV[4], ARGV[2], ARGV[3])
-return 1
+return {1, words}
 ";
 
 /// Arguments: gateway, round, how long it holds, run id, how to publish, channel, message, length, how long the table is kept. Answers
@@ -134,6 +148,7 @@ for at = 1, #ARGV do
     redis.call('HSET', KEYS[1], 'g:' .. ARGV[at], string.format('%.0f 1', until_ms))
     answer[at] = until_ms - now
   else
+    redis.call('HDEL', KEYS[1], 'g:' .. ARGV[at])
     answer[at] = 0
   end
 end
@@ -163,6 +178,7 @@ struct Scripts {
     enter: Script,
     look: Script,
     renew: Script,
+    say: Script,
     hold: Script,
     list: Script,
     release: Script,
@@ -176,6 +192,9 @@ pub(super) struct Server {
     pub(super) connection: MultiplexedConnection,
     pub(super) run_id: String,
 }
+
+/// How many changes were told that are no pushed rows; `None`: none, or the table was lost since.
+pub(super) type Words = Option<u64>;
 
 /// What the table says.
 #[derive(Debug)]
@@ -223,6 +242,7 @@ impl Table {
                 enter: of(ENTER),
                 look: of(LOOK),
                 renew: of(RENEW),
+                say: Script::new(SAY),
                 hold: of(HOLD),
                 list: of(LIST),
                 release: of(RELEASE),
@@ -263,18 +283,34 @@ impl Table {
         call.invoke_async(&mut server.connection).await
     }
 
-    /// Sees to it that the table says since when it is there.
-    pub(super) async fn look(&self, mut server: Server, length: Duration) -> Result<(), RedisError> {
+    /// Sees to it that the table says since when it is there; what was said.
+    pub(super) async fn look(&self, mut server: Server, length: Duration) -> Result<Words, RedisError> {
         let mut call = self.call(&self.scripts.look);
         call.arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
         call.invoke_async(&mut server.connection).await
     }
 
-    /// Renews the lease, and does so too; whether it was still there. Where it was not, nothing is written.
-    pub(super) async fn renew(&self, mut server: Server, length: Duration) -> Result<bool, RedisError> {
+    /// What was said.
+    pub(super) async fn words(&self, server: &mut Server) -> Result<Words, RedisError> {
+        ::redis::cmd("HGET").arg(&self.leases).arg("words").query_async(&mut server.connection).await
+    }
+
+    /// Renews the lease, and sees to that too; whether it was still there, and what was said. Where it was not, nothing is written.
+    pub(super) async fn renew(&self, mut server: Server, length: Duration) -> Result<(bool, Words), RedisError> {
         let mut call = self.call(&self.scripts.renew);
         call.arg(name(self.gateway)).arg(millis(length)).arg(millis(KEPT)).arg(&server.run_id);
-        call.invoke_async(&mut server.connection).await
+        let answer: Vec<Value> = call.invoke_async(&mut server.connection).await?;
+        Ok((answer.first() == Some(&Value::Int(1)), words(answer.get(1))))
+    }
+
+    /// Tells all of changes that are no pushed rows, and counts them in the same step: who hears it counted has heard it.
+    pub(super) async fn say(&self, mut server: Server, messages: Vec<Vec<u8>>) -> Result<(), RedisError> {
+        let mut call = self.call(&self.scripts.say);
+        call.arg(millis(KEPT)).arg(self.publish()).arg(&self.all);
+        messages.iter().for_each(|message| {
+            call.arg(message);
+        });
+        call.invoke_async::<Value>(&mut server.connection).await.map(drop)
     }
 
     /// Notes a round as holding its rows and tells all of it, in one step with the list of who holds a lease.
@@ -325,6 +361,10 @@ impl Table {
 /// What a gateway is called in Redis.
 pub(super) fn name(gateway: u64) -> String {
     format!("{gateway:016x}")
+}
+
+fn words(answer: Option<&Value>) -> Words {
+    answer.and_then(|words| u64::from_redis_value_ref(words).ok())
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -411,7 +451,7 @@ mod tests {
         let mut world = World::new().await;
         let life = |world: &World| world.redis.ask::<i64>(&[b"PTTL", world.table.leases.as_bytes()]);
         // Who keeps no rows has nothing to renew.
-        assert!(!world.table.renew(world.server.clone(), LENGTH).await.unwrap());
+        assert!(!world.table.renew(world.server.clone(), LENGTH).await.unwrap().0);
         assert_eq!(world.redis.ask::<u64>(&[b"DBSIZE"]), 0);
         world.table.look(world.server.clone(), LENGTH).await.unwrap();
         world.began_before(LENGTH);
@@ -421,7 +461,7 @@ mod tests {
         assert!(world.table.enter(&mut world.server, LENGTH).await.unwrap().is_empty());
         world.began_before(LENGTH);
         assert_eq!(world.lacks("run").await, Duration::ZERO);
-        assert!(world.table.renew(world.server.clone(), LENGTH).await.unwrap());
+        assert!(world.table.renew(world.server.clone(), LENGTH).await.unwrap().0);
         assert_eq!(world.lacks("run").await, Duration::ZERO, "renewed, it is the same");
     }
 

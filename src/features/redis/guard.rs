@@ -196,7 +196,10 @@ pub(super) fn is_out_of_service(reply: &Reply) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{features::tests::breaker, telemetry::scratch};
+    use crate::{
+        features::{l2::Sent, tests::breaker},
+        telemetry::scratch,
+    };
 
     const MOST: u32 = 2;
 
@@ -217,7 +220,8 @@ mod tests {
 
     #[test]
     fn what_is_about_a_key_is_no_failure_of_its_server() {
-        let unreachable = || Err(Error::Unreachable { address: "h:1".into(), why: "refused".into() });
+        let unreachable =
+            || Err(Error::Unreachable { address: "h:1".into(), why: "refused".into(), sent: Sent::Nothing });
         for (answers, expected) in [
             (said("+OK"), Outcome::Success),
             (said("-WRONGTYPE Operation against a key holding the wrong kind of value"), Outcome::Success),

@@ -35,7 +35,10 @@ use super::{
     node::{Role, Terms},
     reply::Reply,
 };
-use crate::{app::Tasks, features::l2::Error};
+use crate::{
+    app::Tasks,
+    features::l2::{Error, Sent},
+};
 
 /// The first wait after a failed attempt, doubled up to [`LONGEST_BACKOFF`], each ± 50 % so that gateways do not come at once.
 const BACKOFF: Duration = Duration::from_millis(50);
@@ -136,7 +139,12 @@ impl Line {
         if let Ok(replies) = self.try_send(batch).await? {
             return Ok(replies);
         }
-        self.try_send(batch).await?.map_err(|error| self.unreachable(&error.to_string()))
+        match self.try_send(batch).await {
+            Ok(Ok(replies)) => Ok(replies),
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string(), Sent::Perhaps)),
+            Err(Error::Unreachable { why, .. }) => Err(self.unreachable(&why, Sent::Perhaps)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn try_send(self: &Arc<Self>, batch: &Batch) -> Result<Result<Vec<Reply>, Lost>, Error> {
@@ -156,13 +164,13 @@ impl Line {
         let settled = link.wait_for(|link| matches!(link, Link::Live(..) | Link::Down(_))).await;
         match &*settled.expect("the line holds the sender") {
             Link::Live(live) => Ok((live.channel.clone(), live.number)),
-            Link::Down(why) => Err(self.unreachable(why)),
+            Link::Down(why) => Err(self.unreachable(why, Sent::Nothing)),
             Link::Idle | Link::Dialing(_) => unreachable!("waited for another state"),
         }
     }
 
-    fn unreachable(&self, why: &str) -> Error {
-        Error::Unreachable { address: Arc::clone(&self.address), why: why.into() }
+    fn unreachable(&self, why: &str, sent: Sent) -> Error {
+        Error::Unreachable { address: Arc::clone(&self.address), why: why.into(), sent }
     }
 
     /// The connection of that number broke.

@@ -13,7 +13,7 @@ use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisConnectionInfo
 use tokio::time::timeout;
 
 use super::{PATIENCE, node::Node, topology};
-use crate::features::l2::Error;
+use crate::features::l2::{Error, Sent};
 
 /// The address of the master of that name, as one sentinel says.
 ///
@@ -23,7 +23,7 @@ use crate::features::l2::Error;
 pub(super) async fn named(sentinel: &Client, name: &str) -> Result<Arc<str>, Error> {
     let from: Arc<str> = sentinel.get_connection_info().addr().to_string().into();
     let asked = timeout(PATIENCE, either_way(sentinel, "GET-MASTER-ADDR-BY-NAME", name)).await;
-    let unreachable = |why: Arc<str>| Error::Unreachable { address: Arc::clone(&from), why };
+    let unreachable = |why: Arc<str>| Error::Unreachable { address: Arc::clone(&from), why, sent: Sent::Perhaps };
     let known: Known =
         asked.map_err(|_| Error::TimedOut(PATIENCE))?.map_err(|error| unreachable(error.to_string().into()))?;
     let refused = |why: String| Error::Refused { address: Arc::clone(&from), why: why.into() };
@@ -39,8 +39,11 @@ pub(super) async fn named(sentinel: &Client, name: &str) -> Result<Arc<str>, Err
 pub(super) async fn replicas(sentinel: &Client, name: &str) -> Result<Vec<Arc<str>>, Error> {
     let from: Arc<str> = sentinel.get_connection_info().addr().to_string().into();
     let asked = timeout(PATIENCE, either_way(sentinel, "REPLICAS", name)).await;
-    let unreachable =
-        |error: RedisError| Error::Unreachable { address: Arc::clone(&from), why: error.to_string().into() };
+    let unreachable = |error: RedisError| Error::Unreachable {
+        address: Arc::clone(&from),
+        why: error.to_string().into(),
+        sent: Sent::Perhaps,
+    };
     let known: Vec<HashMap<String, String>> = asked.map_err(|_| Error::TimedOut(PATIENCE))?.map_err(unreachable)?;
     let is_up = |replica: &HashMap<String, String>| {
         let flags = replica.get("flags").map_or("", String::as_str);

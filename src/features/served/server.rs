@@ -20,7 +20,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{client::Client, load::Load};
 use crate::{
     config,
-    features::{circuit::Circuit, l2::Error},
+    features::{
+        circuit::Circuit,
+        l2::{Error, Sent},
+    },
     infer::decoded::shown,
     resilience::{
         breaker::{Outcome, Permit, Policy},
@@ -245,7 +248,9 @@ impl Call {
         let told = timeout_at(by, client.post(&server.online, body, had * 4 / 5)).await;
         let answer = match told {
             Err(_) => Err(Error::TimedOut(server.timeout)),
-            Ok(Err(why)) => Err(Error::Unreachable { address: Arc::clone(&server.address), why: why.into() }),
+            Ok(Err(why)) => {
+                Err(Error::Unreachable { address: Arc::clone(&server.address), why: why.into(), sent: Sent::Perhaps })
+            }
             Ok(Ok(told)) => server.judge(&told, read),
         };
         self.end(answer.as_ref().err(), (began, had));

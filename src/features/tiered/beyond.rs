@@ -97,7 +97,8 @@ impl Shared {
         None
     }
 
-    /// A row of L3, to whoever waits. L2 is to have it too, unless it could not say what it has.
+    /// A row of L3, to whoever waits. L2 is to have it too, unless it could not say what it has; or it is a `write_through` row, which is
+    /// written by pushes alone: other gateways are not asked to let go of what they have.
     fn land(&self, fetch: Further, row: Arc<Row>) -> Option<(Ask, Arc<Row>)> {
         let Further { lead, ask, behind, began, .. } = fetch;
         match behind {
@@ -111,7 +112,7 @@ impl Shared {
             }
         }
         lead.end(Progress::Done(Done::Row(Arc::clone(&row), At::L3(behind))));
-        (behind == Behind::Absence).then_some((ask, row))
+        (behind == Behind::Absence && !ask.view.reads_primary_only()).then_some((ask, row))
     }
 
     /// In batches: each is one request to a server, and a large lookup must not take all the places that a server has.

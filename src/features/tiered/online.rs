@@ -296,7 +296,7 @@ impl Store {
             return Ok(push.pushed);
         }
         for batch in puts.chunks(BATCH) {
-            let began = Instant::now();
+            let (began, written_at) = (Instant::now(), SystemTime::now());
             let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
             let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
             let stored = Fetch { began, took: began.elapsed() };
@@ -312,7 +312,7 @@ impl Store {
                 }
             }
             self.shared.metrics.invalidations.came(Origin::Push, Extent::Rows, Some(began.elapsed()));
-            self.shared.tell_others(batch);
+            self.shared.tell_others(batch, written_at);
             if let Some(error) = failed {
                 return Err(error.into());
             }

@@ -3,7 +3,10 @@
 //! A fetch of such a row is shared only within one term of the lease, and while nobody changes the row; what it finds is kept only then.
 //! Without a lease each request fetches its own.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::SystemTime,
+};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -16,8 +19,8 @@ use crate::{
     config::View,
     features::{
         invalidate::{Origin, Scope},
-        l2::{Ask, Purpose, Put, Written},
-        lease::{Caches, Change, Held},
+        l2::{self, Ask, Purpose, Put, Written},
+        lease::{Caches, Change, Held, Missed},
         memory::Fetch,
     },
     infer::{Deadline, EntityKey, WorkerId},
@@ -25,6 +28,7 @@ use crate::{
         flight::{Batch, Flights, Joined, Lead},
         lease::Term,
     },
+    telemetry::handles::lease::LetGo,
 };
 
 /// The fetches of one term.
@@ -81,13 +85,24 @@ impl Caches for Snapshots {
         }
     }
 
-    fn change(&self, change: Change) {
+    fn change(&self, change: Change, written: Option<SystemTime>) {
         for shared in self.all() {
             if let Some(scope) = scope(&shared, &change) {
-                let (store, tasks) = (Store { shared: Arc::clone(&shared) }, shared.tasks.clone());
-                tasks.background(async move { _ = store.invalidate(&scope, Origin::PubSub, None).await });
+                shared.drop_in_background(scope, written);
             }
         }
+    }
+
+    fn missed(&self, missed: Missed) -> LetGo {
+        let snapshots = self.all();
+        // One that is not heard tells nothing, and once it is, its rows are dropped.
+        let is_told = |shared: &&Arc<Shared>| {
+            let tracking = shared.l2.redis().and_then(|redis| redis.tracking());
+            missed == Missed::Rows && tracking.is_some_and(|tracking| tracking.is_up())
+        };
+        let untold: Vec<_> = snapshots.iter().filter(|shared| !is_told(shared)).collect();
+        untold.iter().for_each(|shared| shared.drop_in_background(Scope::All, None));
+        if untold.is_empty() { LetGo::Nothing } else { LetGo::All }
     }
 }
 
@@ -104,6 +119,12 @@ fn scope(shared: &Shared, change: &Change) -> Option<Scope> {
         Change::Prefix(view, prefix) => id(view).map(|view| Scope::Prefix(view, prefix.clone())),
         Change::All => Some(Scope::All),
     }
+}
+
+/// Whether some of it failed, and nothing of it can be carried out any more.
+fn has_failed_for_good(written: &[Result<Written, l2::Error>]) -> bool {
+    let mut errors = written.iter().filter_map(|written| written.as_ref().err()).peekable();
+    errors.peek().is_some() && errors.all(l2::Error::is_over)
 }
 
 impl Shared {
@@ -127,11 +148,17 @@ impl Shared {
         }
     }
 
-    /// Tells the other gateways of rows that have changed; nobody waits for them.
-    pub(super) fn tell_others(&self, batch: &[Put]) {
+    /// Tells the other gateways of rows that have changed at `written`; nobody waits for them.
+    pub(super) fn tell_others(&self, batch: &[Put], written: SystemTime) {
         if let Some(first) = batch.first() {
-            self.leases.tell(&first.ask.view.stored, batch.iter().map(|put| &put.ask.key));
+            self.leases.tell(&first.ask.view.stored, batch.iter().map(|put| &put.ask.key), written);
         }
+    }
+
+    /// Drops what other gateways say, or may have said.
+    fn drop_in_background(self: &Arc<Self>, scope: Scope, written: Option<SystemTime>) {
+        let store = Store { shared: Arc::clone(self) };
+        self.tasks.background(async move { _ = store.invalidate(&scope, Origin::PubSub, written).await });
     }
 }
 
@@ -146,11 +173,14 @@ impl Store {
         let Some(view) = batch.first().map(|put| &put.ask.view) else { return Ok(Vec::new()) };
         self.at_home()?;
         let mut held = self.shared.leases.hold_rows(view, batch.iter().map(|put| &put.ask.key), by).await?;
-        held.writing()?;
         self.at_home()?;
+        held.writing()?;
         let began = Instant::now();
         let writing = self.shared.l2.write(worker, batch, Purpose::Push(self.shared.order));
         let written = timeout_at(by.instant(), writing).await.map_err(|_| PushError::Late)?;
+        if has_failed_for_good(&written) {
+            held.give_up();
+        }
         let written = written.into_iter().collect::<Result<Vec<_>, _>>()?;
         self.at_home()?;
         self.release(held, (batch, &written, began), by).await?;

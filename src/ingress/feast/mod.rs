@@ -70,13 +70,15 @@ pub(crate) fn entity_value(kind: EntityType, json: &[u8], compat: Compat) -> Res
     cell::entity(kind, &Scalar::json(json), compat).map_err(|wrong| wrong.told(kind.name(), cell::entity_cells(kind)))
 }
 
-/// How long a caller that does not say otherwise waits.
+/// How long reading or writing rows may take, where the caller does not say.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API for one config snapshot.
 #[derive(Debug)]
 pub(crate) struct Server {
     catalog: Catalog,
+    /// What a push may wait for other gateways, beside what it takes anyway.
+    lease: Duration,
     /// Shared by all snapshots.
     handles: Arc<FeastHandles>,
 }
@@ -98,12 +100,26 @@ impl Drop for Call<'_> {
 impl Server {
     pub(crate) fn new(config: &Config) -> Self {
         let aliases = if config.metrics_aliases { Aliases::On } else { Aliases::Off };
-        Self { catalog: Catalog::new(config), handles: Arc::new(FeastHandles::new(aliases)) }
+        Self::of(config, Arc::new(FeastHandles::new(aliases)))
     }
 
     /// The same, for what the config has become.
     pub(crate) fn next(&self, config: &Config) -> Self {
-        Self { catalog: Catalog::new(config), handles: Arc::clone(&self.handles) }
+        Self::of(config, Arc::clone(&self.handles))
+    }
+
+    fn of(config: &Config, handles: Arc<FeastHandles>) -> Self {
+        let is_strong = config.features.views.iter().any(|view| view.reads_primary_only());
+        let lease = if is_strong { config.features.lease } else { Duration::ZERO };
+        Self { catalog: Catalog::new(config), lease, handles }
+    }
+
+    /// How long a caller that does not say otherwise waits: a push is not to fail while the lease of a gateway that is gone is waited out.
+    fn timeout(&self, endpoint: Endpoint) -> Duration {
+        match endpoint {
+            Endpoint::Push | Endpoint::WriteToOnlineStore => TIMEOUT + self.lease,
+            _ => TIMEOUT,
+        }
     }
 
     /// Keeps the gauges current, `span` after the last time.
@@ -200,7 +216,7 @@ async fn received(
     if endpoint == Endpoint::Health {
         return Ok(Asked::Health);
     }
-    let by = told.deadline(TIMEOUT, began)?;
+    let by = told.deadline(gateway.feast.timeout(endpoint), began)?;
     let (limit, mut hold) = (gateway.feast.catalog.max_body, gateway.holds.hold());
     let bytes = match receive(body, Extent::Whole, receive::Terms { limit, deadline: by, hold: &mut hold }).await? {
         Received::Whole(bytes) => super::infer::inflated(&mut parts.headers, bytes, limit)?,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::telemetry::names;
+use crate::telemetry::{install::hide, names};
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,19 +61,15 @@ impl KafkaHandles {
         self.gaps.increment(1);
     }
 
-    /// Messages that are still to be read, by partition.
-    pub(crate) fn lags(&mut self, lags: impl Iterator<Item = (i32, u64)>) {
-        let mut others = None;
+    /// Messages that are still to be read, by partition; of those left out that is not known, and nothing is shown.
+    pub(crate) fn lags(&mut self, lags: &[(i32, u64)]) {
+        let mut known = BTreeMap::<i32, u64>::new();
         for (partition, lag) in lags {
-            if partition < MOST {
-                self.lag(partition).set(lag as f64);
-            } else {
-                others = others.max(Some(lag));
-            }
+            let most = known.entry(*partition.min(&MOST)).or_default();
+            *most = (*most).max(*lag);
         }
-        if let Some(lag) = others {
-            self.lag(MOST).set(lag as f64);
-        }
+        self.lags.iter().filter(|(partition, _)| !known.contains_key(partition)).for_each(|(_, gauge)| hide(gauge));
+        known.into_iter().for_each(|(partition, lag)| self.lag(partition).set(lag as f64));
     }
 
     fn lag(&mut self, partition: i32) -> &Gauge {
@@ -82,5 +78,35 @@ impl KafkaHandles {
             let name = if partition < MOST { partition.to_string() } else { "other".to_owned() };
             gauge!(names::KAFKA_LAG, "topic" => topic.clone(), "partition" => name)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::scratch;
+
+    #[test]
+    fn a_lag_that_is_not_known_is_not_shown() {
+        let (mut handles, scrape) = scratch(|| {
+            let mut handles = KafkaHandles::new("t");
+            handles.lags(&[(0, 3), (1, 0), (256, 5), (300, 9), (301, 7)]);
+            handles
+        });
+        let lags = || {
+            let text = scrape.render();
+            let lines =
+                text.lines().filter_map(|line| line.strip_prefix("weir_kafka_lag_messages{topic=\"t\",partition="));
+            let mut lags: Vec<_> = lines.map(str::to_owned).collect();
+            lags.sort();
+            lags
+        };
+        assert_eq!(lags(), ["\"0\"} 3", "\"1\"} 0", "\"other\"} 9"]);
+        handles.lags(&[(1, 4), (300, 1)]);
+        assert_eq!(lags(), ["\"1\"} 4", "\"other\"} 1"]);
+        handles.lags(&[]);
+        assert_eq!(lags(), [""; 0]);
+        handles.lags(&[(0, 1)]);
+        assert_eq!(lags(), ["\"0\"} 1"]);
     }
 }

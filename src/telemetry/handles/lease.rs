@@ -30,6 +30,13 @@ pub(crate) enum Wait {
     Unconfirmed,
 }
 
+/// How much of L1 is let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LetGo {
+    All,
+    Nothing,
+}
+
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
@@ -43,6 +50,7 @@ pub(crate) enum Told {
 
 const FENCES: [&str; 2] = ["disconnected", "revoked"];
 const WAITS: [&str; 5] = ["acknowledged", "lease_ran_out", "table_lost", "failed", "unconfirmed"];
+const LET_GO: [&str; 2] = ["all", "nothing"];
 const TOLD: [&str; 5] = ["hold", "release", "heard", "dropped", "unreadable"];
 
 /// The handles. A gauge of what a gateway does not have is not shown: its 0 would be an outage.
@@ -57,6 +65,7 @@ pub(crate) struct Lease {
     acknowledgement: Histogram,
     heard: [Counter; 5],
     rows_untold: Counter,
+    gaps: [Counter; 2],
     pub(crate) rows_held: Gauge,
 }
 
@@ -71,6 +80,7 @@ impl Lease {
             acknowledgement: histogram!(names::PUSH_ACKNOWLEDGEMENT),
             heard: TOLD.map(|kind| counter!(names::BUS_MESSAGES, "kind" => kind)),
             rows_untold: counter!(names::BUS_ROWS_UNTOLD),
+            gaps: LET_GO.map(|dropped| counter!(names::BUS_GAPS, "dropped" => dropped)),
             rows_held: gauge!(names::PUSH_ROWS_HELD),
         }
     }
@@ -107,6 +117,11 @@ impl Lease {
     /// A message came.
     pub(crate) fn heard(&self, told: Told) {
         self.heard[told as usize].increment(1);
+    }
+
+    /// The other gateways are heard again, and so much of L1 was let go of for what may have been missed.
+    pub(crate) fn missed(&self, dropped: LetGo) {
+        self.gaps[dropped as usize].increment(1);
     }
 
     /// Changed rows that the other gateways were not told of.

@@ -3,8 +3,9 @@
 use super::*;
 use crate::features::{
     invalidate::{Origin, Scope},
-    lease,
+    l2, lease,
     online::{Found, Offer, PushError, Pushed, Terms, Wish},
+    tests::servers::Cluster,
 };
 use crate::resilience::standby::Side;
 
@@ -180,6 +181,46 @@ async fn pushes_that_are_never_answered_do_not_fill_redis() {
 }
 
 #[tokio::test]
+async fn pushes_that_were_not_sent_keep_nobody_from_pushing() {
+    let (server, v) = (Server::start(), strong());
+    let L2Config::Redis(full) = redis(&server, LONG) else { unreachable!("it is") };
+    let full = L2Config::Redis(RedisConfig { max_in_flight: 0, ..full });
+    let store = open(from_ref(&v), full, None).await;
+    eventually("it hears the others", async || store.lease().held).await;
+    for user in 0..1030 {
+        let refused = store.pushes(vec![offer(user, 100, 1)]).await.unwrap_err();
+        assert!(matches!(refused, PushError::Store(l2::Error::Full { .. })), "{refused:?}");
+    }
+    assert_eq!(store.lease().rows_held, 0);
+    let is_free = async || server.ask::<u64>(&[b"HLEN", b"{weir:p}:holds"]) == 0;
+    eventually("no other gateway holds them", is_free).await;
+}
+
+#[tokio::test]
+async fn a_shard_that_is_gone_keeps_nobody_from_pushing_rows_of_others() {
+    // It is not to be given up, with all of the cluster, while the test runs.
+    let (mut cluster, v) = (Cluster::with(NEVER), strong());
+    let urls = cluster.urls().into_iter().map(Secret).collect();
+    let redis = RedisConfig { mode: config::RedisMode::Cluster, timeout: LONG, ..fixture::redis(urls) };
+    let store = open(from_ref(&v), L2Config::Redis(redis), None).await;
+    eventually("a gateway has its lease", async || store.lease().held).await;
+    let of = |user| cluster.holder(&redis_key(&key(user), "p")).port;
+    let meeting = cluster.holder(b"{weir:p}:leases").port;
+    let gone = (0..).find(|user| of(*user) != meeting).unwrap();
+    let well = (0..).find(|user| of(*user) == meeting).unwrap();
+    for user in [gone, well] {
+        store.pushes(vec![offer(user, 100, 1)]).await.unwrap();
+    }
+    let port = of(gone);
+    cluster.masters.iter_mut().find(|master| master.port == port).unwrap().kill();
+    for _ in 0..1100 {
+        let failed = store.pushes(vec![offer(gone, 200, 2)]).await.unwrap_err();
+        assert!(matches!(failed, PushError::Store(_)), "{failed:?}");
+    }
+    store.pushes(vec![offer(well, 200, 2)]).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_comes_while_a_row_is_held_does_not_keep_it() {
     let (server, v) = (Server::start(), strong());
     put(&server, &v, 1, &row(100, [int(1)]));
@@ -215,6 +256,51 @@ async fn without_a_lease_nothing_is_kept_nor_shared() {
     assert_eq!(store.reads(1).await, int(7));
 }
 
+/// A gateway that takes pushes and keeps no row of theirs.
+async fn without_a_lease(server: &Server, v: &Arc<View>) -> Store {
+    let mut features = features("p", from_ref(v), redis(server, LONG), None);
+    (features.l1.capacity, features.lease) = (0, Duration::from_millis(500));
+    let store = Store::open(&crate::features::tests::config(features, Vec::new()), Tasks::default()).await.unwrap();
+    eventually("it hears the others", async || store.lease().connected).await;
+    store
+}
+
+fn is_whole(server: &Server) -> bool {
+    server.ask::<bool>(&[b"HEXISTS", b"{weir:p}:leases", b"era"])
+}
+
+#[tokio::test]
+async fn a_table_is_settled_although_nobody_takes_a_lease_and_no_push_waits_for_one() {
+    let (server, v) = (Server::start(), strong());
+    let store = without_a_lease(&server, &v).await;
+    eventually("the table is found to be whole", async || is_whole(&server)).await;
+
+    server.ask::<()>(&[b"DEL", b"{weir:p}:leases"]);
+    let hurried = async || {
+        let by = Deadline::after(Instant::now(), SHORT);
+        store.push(WorkerId(0), ViewId(0), vec![offer(1, 100, 1)], by).await
+    };
+    let late = hurried().await.unwrap_err();
+    assert!(late.is_late(), "{late:?}");
+    let settled = async || {
+        let _ = hurried().await;
+        is_whole(&server)
+    };
+    eventually("it is whole again, though no push waited for it", settled).await;
+    store.pushes(vec![offer(1, 200, 2)]).await.unwrap();
+    assert_eq!(store.reads(1).await, int(2));
+}
+
+#[tokio::test]
+async fn a_table_of_no_leases_outlives_what_it_is_kept_for_while_there_is_a_gateway() {
+    let (server, v) = (Server::start(), strong());
+    let _store = without_a_lease(&server, &v).await;
+    eventually("the table is found to be whole", async || is_whole(&server)).await;
+    server.ask::<()>(&[b"PEXPIRE", b"{weir:p}:leases", b"60000"]);
+    let is_kept = async || server.ask::<i64>(&[b"PTTL", b"{weir:p}:leases"]) > 60_000;
+    eventually("it is kept on", is_kept).await;
+}
+
 #[tokio::test]
 async fn what_l3_has_does_not_stand_in_for_a_redis_that_does_not_answer() {
     let (mut server, v) = (Server::start(), strong());
@@ -225,6 +311,25 @@ async fn what_l3_has_does_not_stand_in_for_a_redis_that_does_not_answer() {
     eventually("its lease is gone", async || store.lease().left.is_none()).await;
     let reading = store.read(1, &[Wish { view: ViewId(0), columns: &[&column] }], terms()).await;
     assert!(matches!(reading.views[0].found[0], Found::Unavailable(_)), "{:?}", reading.views[0].found[0]);
+}
+
+#[tokio::test]
+async fn a_row_of_l3_is_not_written_back_past_the_lease() {
+    let server = Server::start();
+    let views = [strong(), view("w").id(1).build()];
+    let l3 = Scripted::with(&[(&views[0], 1, 7), (&views[1], 2, 8)]);
+    let store = open(&views, redis(&server, LONG), Some(l3)).await;
+    eventually("a gateway has its lease", async || store.lease().held).await;
+    assert_eq!(store.reads(1).await, int(7));
+    let column = EntityColumn::Same(EntityValue::Int64(2));
+    store.read(1, &[Wish { view: ViewId(1), columns: &[&column] }], terms()).await;
+    let is_written = |user| server.ask::<bool>(&[b"EXISTS", &redis_key(&key(user), "p")]);
+    // The one that is written back is so after the other would have been.
+    eventually("the other view's row is written back", async || is_written(2)).await;
+    assert!(!is_written(1));
+    // A push of an event before L3's is what there is from then on, and nothing comes back over it.
+    store.pushes(vec![offer(1, 50, 5)]).await.unwrap();
+    assert_eq!(store.reads(1).await, int(5));
 }
 
 #[tokio::test]
@@ -305,6 +410,77 @@ async fn other_gateways_hear_of_pushed_rows_that_nobody_waits_for_and_of_what_an
         a.invalidate(scope, Origin::Admin, None).await;
         assert!(a.tell_of(scope));
         eventually("it is dropped", async || b.reads(1).await == int(value)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_redis_that_hung_and_died_did_not_answer_is_told_once_it_is_back() {
+    let (mut server, v) = (Server::start(), view("v").build());
+    let store = gateway(&server, &v).await;
+    server.freeze();
+    store.shared.leases.tell(&v.stored, [key(1)].iter(), SystemTime::now());
+    assert!(store.tell_of(&Scope::View(ViewId(0))), "nothing is known of that yet");
+    eventually("it is found to hang", async || !store.lease().connected).await;
+    // While nobody is connected to, more is to be told.
+    store.shared.leases.tell(&v.stored, [key(2)].iter(), SystemTime::now());
+    assert!(!store.tell_of(&Scope::All));
+    server.restart();
+    let words = async || server.ask::<Option<u64>>(&[b"HGET", b"{weir:p}:leases", b"words"]);
+    eventually("both words are said", async || words().await == Some(2)).await;
+    eventually("and the rows", async || server.calls("publish") >= 3).await;
+}
+
+/// The connection on which a gateway hears the others.
+fn ear(server: &Server) -> Option<String> {
+    let clients: String = server.ask(&[b"CLIENT", b"LIST", b"TYPE", b"pubsub"]);
+    clients.split_whitespace().find_map(|field| field.strip_prefix("id=")).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn what_was_told_while_a_gateway_did_not_hear_is_not_missed() {
+    let (server, v) = (Server::start(), view("v").build());
+    put(&server, &v, 1, &row(100, [int(1)]));
+    let store = gateway(&server, &v).await;
+    assert_eq!(store.reads(1).await, int(1));
+    put(&server, &v, 1, &row(200, [int(2)]));
+    assert_eq!(store.reads(1).await, int(1), "it is kept");
+    server.ask::<u64>(&[b"CLIENT", b"KILL", b"TYPE", b"pubsub"]);
+    eventually("it is read anew", async || store.reads(1).await == int(2)).await;
+}
+
+#[tokio::test]
+async fn where_redis_tells_of_rows_only_what_an_operator_said_is_missed() {
+    let (server, v) = (Server::start(), view("v").build());
+    put(&server, &v, 1, &row(100, [int(1)]));
+    let mut features = features("p", from_ref(&v), redis(&server, LONG), None);
+    features.invalidate.tracking = true;
+    let store = Store::open(&crate::features::tests::config(features, Vec::new()), Tasks::default()).await.unwrap();
+    let current = Arc::new(store.clone());
+    let test = async {
+        store.tracking().unwrap().up().await;
+        eventually("it hears the others", async || store.lease().connected).await;
+        assert_eq!(store.reads(1).await, int(1));
+        let asked = server.calls("hmget");
+        let before = ear(&server);
+        server.ask::<u64>(&[b"CLIENT", b"KILL", b"TYPE", b"pubsub"]);
+        let is_back = async || store.lease().connected && ear(&server).is_some_and(|ear| Some(ear) != before);
+        eventually("it hears them again", is_back).await;
+        assert_eq!((store.reads(1).await, server.calls("hmget")), (int(1), asked), "its row is vouched for");
+
+        // Said, and not heard.
+        let mut said = ::redis::pipe();
+        said.atomic().cmd("HINCRBY").arg("{weir:p}:leases").arg("words").arg(1).ignore();
+        said.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").ignore();
+        said.exec(&mut server.client()).unwrap();
+        let is_read = async || {
+            store.reads(1).await;
+            server.calls("hmget") > asked
+        };
+        eventually("it is read anew", is_read).await;
+    };
+    tokio::select! {
+        () = Store::listen(|| Arc::clone(&current)) => panic!("it listens no longer"),
+        () = test => {}
     }
 }
 

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::*;
+use super::{super::TIMEOUT, *};
+use crate::{config::Consistency, telemetry::handles::feast::Endpoint};
 
 /// What Weir does not do as Feast does: where Feast wrote to the offline store or materialized, Weir says that it did not.
 const REFUSED: [(&str, u16); 3] = [("push_offline_only", 501), ("materialize", 501), ("materialize_async", 501)];
@@ -198,5 +199,21 @@ async fn a_view_without_entities_is_written_to_with_feasts_own_column_and_withou
         assert_eq!((told.status.as_u16(), &*told.body), (200, "null"));
         let ask = json!({"features": ["global_stats:surge"], "entities": {"driver_id": [1]}});
         assert_eq!(weir.online(ask).await.json()["results"][1]["values"], json!([surge]));
+    }
+}
+
+#[test]
+fn a_push_that_may_have_to_wait_for_a_lease_has_the_time_for_it() {
+    let long = std::time::Duration::from_secs(8);
+    let timeouts = |server: &Server| {
+        [Endpoint::Push, Endpoint::WriteToOnlineStore, Endpoint::GetOnlineFeatures].map(|of| server.timeout(of))
+    };
+    let mut config = config(Compat::Truthful);
+    config.features.lease = long;
+    assert_eq!(timeouts(&Server::new(&config)), [TIMEOUT; 3], "no view waits for one");
+    Arc::get_mut(&mut config.features.views[0]).unwrap().consistency = Consistency::WriteThrough;
+    let server = Server::new(&config);
+    for server in [&server, &server.next(&config)] {
+        assert_eq!(timeouts(server), [TIMEOUT + long, TIMEOUT + long, TIMEOUT]);
     }
 }
