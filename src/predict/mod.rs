@@ -453,7 +453,9 @@ impl Run<'_> {
             outgoing.repeatable(self.model.idempotent)?;
         }
         let delay = self.pool.backoff.delay(made - 1, rand::random());
-        let delay = settled.advice().wait(delay).ok_or(RetryDenied::Pushback)?;
+        let want = Want { protocol: outgoing.protocol, last: Some(settled.index), probing: false };
+        let elsewhere = || self.pool.elsewhere(&want, now + delay);
+        let delay = settled.advice().wait(delay, elsewhere).ok_or(RetryDenied::Pushback)?;
         let needed = delay.saturating_add(self.least(outgoing.method, now));
         if needed >= self.plan.model_by.remaining(now) {
             return Err(RetryDenied::Deadline);
