@@ -273,6 +273,7 @@ fn features() -> Features {
         l2: L2::Redis(redis(vec![Secret("redis://:hunter2@redis:6379".into())])),
         l3: Some(L3 { url: "s3://features/lookup".into(), timeout: Duration::from_millis(150) }),
         retry: retry(3),
+        retry_budget: 0.2,
         breaker: breaker(),
         hot_keys: None,
         kafka: None,

@@ -104,7 +104,7 @@ fn spool(config: &Config) -> Json {
         SpoolStore::Embedded { path: Some(path) } => path.display().to_string(),
         SpoolStore::Embedded { path: None } => "memory".into(),
     };
-    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "max_bytes": size(*max_bytes), "retry": self::retry(retry)})
+    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "max_bytes": size(*max_bytes), "retry": self::retry(retry, None)})
 }
 
 /// The tiers, highest first.
@@ -132,8 +132,6 @@ fn pool(config: &Config, pool: &Pool) -> Json {
     let url = |upstream: &Option<Upstream>| upstream.as_ref().map(|upstream| format!("http://{}", upstream.authority));
     let endpoint = |endpoint: &Endpoint| json!({"http": url(&endpoint.http), "grpc": url(&endpoint.grpc), "zone": endpoint.zone.as_deref()});
     let endpoints = pool.endpoints.iter().map(endpoint).chain(pool.discovery.iter().map(discovery));
-    let mut retry = retry(&pool.retry);
-    retry["budget"] = json!(pool.retry_budget);
     json!({
         "name": &*pool.name,
         "endpoints": endpoints.collect::<Json>(),
@@ -148,7 +146,7 @@ fn pool(config: &Config, pool: &Pool) -> Json {
             "timeout": length(pool.health.timeout),
         },
         "breaker": breaker(&pool.breaker),
-        "retry": retry,
+        "retry": retry(&pool.retry, Some(pool.retry_budget)),
         "hedge": pool.hedge.as_ref().map(hedge),
         "attempt_timeout": pool.attempt_timeout.map(length),
         "connect_timeout": length(pool.connect_timeout),
@@ -281,14 +279,18 @@ fn inputs(config: &Config, model: &Model, inputs: &Inputs) -> Json {
     }
 }
 
-fn retry(retry: &Retry) -> Json {
-    json!({
+fn retry(retry: &Retry, budget: Option<f64>) -> Json {
+    let mut json = json!({
         "max_retries": retry.max_retries,
         "initial_delay": length(retry.initial_delay),
         "max_delay": length(retry.max_delay),
         "multiplier": retry.multiplier,
         "jitter": retry.jitter,
-    })
+    });
+    if let Some(budget) = budget {
+        json["budget"] = json!(budget);
+    }
+    json
 }
 
 fn hedge(hedge: &Hedge) -> Json {

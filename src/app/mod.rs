@@ -133,6 +133,8 @@ impl App {
         });
         let predictions = Arc::clone(&gateway.load_full().pipeline.predictions);
         tasks.background(async move { predictions.tend().await });
+        let shown = Arc::clone(&gateway.load_full().pipeline.predictions);
+        scrape.before(move || shown.show(Instant::now()));
         let promotions = follow_promotions(&config, &tasks, &gateway);
         let verdict = registry.map(|registry| registry.follow(&tasks, gateway.clone()));
         let warm = keep_warm(&config, control, &tasks, (&gateway, &readiness));

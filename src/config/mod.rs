@@ -269,6 +269,8 @@ pub(crate) struct Features {
     pub(crate) l2: L2,
     pub(crate) l3: Option<L3>,
     pub(crate) retry: Retry,
+    /// Share of extra load of L2 that retries may cause.
+    pub(crate) retry_budget: f64,
     pub(crate) breaker: Breaker,
     /// `None`: nobody counts which keys are hot.
     pub(crate) hot_keys: Option<HotKeys>,

@@ -113,6 +113,7 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
             multiplier: 2.0,
             jitter: 0.1,
         },
+        retry_budget: 0.2,
         breaker: breaker(),
         hot_keys: None,
         kafka: None,

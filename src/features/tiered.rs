@@ -63,7 +63,7 @@ use crate::{
     app::Tasks,
     config::{self, Compat, Config, L1Mode, View},
     infer::{Error, InferRequest, Kind, Payload, Plan, WorkerId},
-    resilience::{backoff::Retry, breaker::Policy, flight::Flights},
+    resilience::{backoff::Retry, breaker::Policy, budget::Budget, flight::Flights},
     telemetry::handles::features::{Features as Handles, Layer},
 };
 
@@ -105,6 +105,8 @@ struct Shared {
     snapshots: Snapshots,
     /// How L2 is asked again.
     retry: Retry,
+    /// How often, over all lookups. Shared by all snapshots.
+    budget: Arc<Budget>,
     metrics: Handles,
     /// Shared by all snapshots.
     lookups: Arc<Lookups>,
@@ -200,6 +202,7 @@ impl Store {
             leases,
             snapshots,
             retry: Retry::from(&features.retry),
+            budget: Arc::new(Budget::new(features.retry_budget, Instant::now())),
             metrics: Handles::new(&features.views),
             lookups: Arc::new(Lookups::new(config.ladder.feature_p99, Instant::now())),
             notices: Notices::of(&features.views),
@@ -237,6 +240,7 @@ impl Store {
             leases: Arc::clone(&shared.leases),
             snapshots: shared.snapshots.clone(),
             retry: Retry::from(&features.retry),
+            budget: Arc::clone(&shared.budget),
             metrics: shared.metrics.next(&features.views),
             lookups: Arc::clone(&shared.lookups),
             notices: Notices::of(&features.views),

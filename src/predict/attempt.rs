@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, StatusCode, header};
@@ -188,7 +188,7 @@ impl Call<'_> {
                 Held::Longer(_) => None,
             };
             let class = Class::of_answer(self.protocol, status, &headers, trailers);
-            let advice = if class.retryable() { Advice::of(&headers, trailers) } else { Advice::None };
+            let advice = if class.retryable() { Advice::of(&headers, trailers, SystemTime::now) } else { Advice::None };
             Ok(Reply { class, advice, status, headers, body })
         }
     }

@@ -3,7 +3,7 @@
 //! Nothing is allocated and, as long as two drawn at random fit, nothing is gone through: only when they do not, those that fit
 //! are counted. Either way each pair of those that fit is as likely as any other.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -27,7 +27,8 @@ pub(super) struct Crowd<'a> {
 pub(super) struct Group {
     pub(super) place: Place,
     pub(super) state: State,
-    /// Whether the last attempt's endpoint is in it.
+    /// Whether those are in it that an attempt after another is better not made at: the last one's endpoint, and those that asked
+    /// to be left alone.
     pub(super) last: bool,
 }
 
@@ -98,9 +99,22 @@ impl Crowd<'_> {
     fn fits(&self, endpoint: &Endpoint, group: Group) -> bool {
         self.is_able(endpoint)
             && (group.state == State::Any || endpoint.is_healthy())
-            && (group.last || Some(endpoint.number) != self.want.last)
+            && (group.last || self.is_free(endpoint))
             && (group.place == Place::Any || endpoint.is_own == (group.place == Place::Own))
             && endpoint.breaker.would_admit(self.now)
+    }
+
+    /// Where nothing was asked yet, what an endpoint asked for is a matter of its cost.
+    fn is_free(&self, endpoint: &Endpoint) -> bool {
+        self.want.last.is_none_or(|last| endpoint.number != last && endpoint.spared_for(self.now).is_zero())
+    }
+
+    /// How long the first of those other than the last attempt's asked to be left alone; `None`: there is no other.
+    pub(super) fn elsewhere(&self, state: State) -> Option<Duration> {
+        let group = Group { place: Place::Any, state, last: true };
+        let is_other =
+            |endpoint: &&Arc<Endpoint>| Some(endpoint.number) != self.want.last && self.fits(endpoint, group);
+        self.members.iter().filter(is_other).map(|endpoint| endpoint.spared_for(self.now)).min()
     }
 
     fn is_able(&self, endpoint: &Endpoint) -> bool {

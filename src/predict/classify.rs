@@ -1,6 +1,9 @@
 //! What an attempt's outcome means. Decided here once; breaker, retry, load balancing and metrics all read this class.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, Request, StatusCode, header};
 use hyper::client::conn::TrySendError;
@@ -267,7 +270,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
 pub(super) enum Advice {
     /// Nothing.
     None,
-    /// Not sooner than in this time (`retry-after`).
+    /// Not sooner than in this time (`retry-after`); others may be.
     After(Duration),
     /// In this time (gRPC's pushback).
     At(Duration),
@@ -276,15 +279,16 @@ pub(super) enum Advice {
 }
 
 impl Advice {
-    /// **Source:** RFC 9110 §10.2.3, in its form of seconds; gRFC A6, "Pushback": what is no number of milliseconds is a no.
-    pub(super) fn of(headers: &HeaderMap, trailers: Option<&HeaderMap>) -> Self {
+    /// `wall`: the time of day.
+    ///
+    /// **Source:** RFC 9110 §10.2.3; gRFC A6, "Pushback": what is no number of milliseconds is a no.
+    pub(super) fn of(headers: &HeaderMap, trailers: Option<&HeaderMap>, wall: impl FnOnce() -> SystemTime) -> Self {
         let pushback = headers.get(PUSHBACK).or_else(|| trailers?.get(PUSHBACK));
         if let Some(value) = pushback {
             let millis = value.to_str().ok().and_then(|text| text.trim().parse().ok());
             return millis.map_or(Self::Never, |millis| Self::At(Duration::from_millis(millis)));
         }
-        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        seconds.map_or(Self::None, |seconds| Self::After(Duration::from_secs(seconds)))
+        retry_after(headers, wall).map_or(Self::None, Self::After)
     }
 
     /// How long the endpoint wants to be left alone.
@@ -295,15 +299,33 @@ impl Advice {
         }
     }
 
-    /// The wait before the next attempt where it would be `delay`; `None`: there is to be none.
-    pub(super) fn wait(self, delay: Duration) -> Option<Duration> {
+    /// The wait before the next attempt where it would be `delay`; `None`: there is to be none. `elsewhere`: in what time after that
+    /// another endpoint can be asked, which has nothing to do with how long this one is to be left alone.
+    pub(super) fn wait(self, delay: Duration, elsewhere: impl FnOnce() -> Option<Duration>) -> Option<Duration> {
         match self {
             Self::None => Some(delay),
-            Self::After(asked) => Some(delay.max(asked)),
+            Self::After(asked) => Some(match elsewhere() {
+                Some(other) => delay.max(asked.min(delay + other)),
+                None => delay.max(asked),
+            }),
             Self::At(asked) => Some(asked),
             Self::Never => None,
         }
     }
+}
+
+/// What `retry-after` says, in seconds or as a date. A date is one of the endpoint's clock, which `date` tells: whose clock is wrong
+/// means the same.
+fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let asked = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = text(header::DATE).and_then(date).unwrap_or_else(wall);
+    // What is over asks for nothing.
+    Some(date(asked)?.duration_since(now).unwrap_or_default())
 }
 
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -314,11 +336,11 @@ mod tests {
 
     use super::*;
 
-    fn advice(name: &'static str, value: &'static str) -> Advice {
-        Advice::of(
-            &HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))]),
-            None,
-        )
+    fn advice(fields: &[(&'static str, &'static str)]) -> Advice {
+        let fields =
+            fields.iter().map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(784_900_800);
+        Advice::of(&fields.collect(), None, || noon)
     }
 
     #[test]
@@ -346,7 +368,40 @@ mod tests {
             (PUSHBACK, "-1", None),
             (PUSHBACK, "never", None),
         ] {
-            assert_eq!(advice(name, value).wait(ms(100)), expected, "{name}: {value}");
+            assert_eq!(advice(&[(name, value)]).wait(ms(100), || None), expected, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_as_far_off_as_the_endpoints_clock_says() {
+        const NOON: &str = "Tue, 15 Nov 1994 12:00:00 GMT";
+        let after = |seconds| Advice::After(Duration::from_secs(seconds));
+        for (fields, expected) in [
+            (&[("retry-after", "Tue, 15 Nov 1994 12:00:30 GMT")][..], after(30)),
+            (&[("retry-after", "Tuesday, 15-Nov-94 12:02:00 GMT")], after(120)),
+            (&[("retry-after", "Tue, 15 Nov 1994 11:00:00 GMT")], after(0)),
+            (&[("retry-after", "Tue, 15 Nov 1994 15:00:07 GMT"), ("date", "Tue, 15 Nov 1994 15:00:00 GMT")], after(7)),
+            (&[("retry-after", "Tue, 15 Nov 1994 12:00:07 GMT"), ("date", "noon")], after(7)),
+            (&[("retry-after", "5"), ("date", NOON)], after(5)),
+            (&[("retry-after", "tomorrow"), ("date", NOON)], Advice::None),
+        ] {
+            assert_eq!(advice(fields), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_one_endpoint_asks_for_does_not_hold_up_another() {
+        let ms = Duration::from_millis;
+        for (name, value, elsewhere, expected) in [
+            ("retry-after", "30", Some(0), 100),
+            // The other one is to be left alone for a shorter time, or for a longer one.
+            ("retry-after", "30", Some(2_000), 2_100),
+            ("retry-after", "3", Some(9_000), 3_000),
+            ("retry-after", "3", None, 3_000),
+            (PUSHBACK, "3000", Some(0), 3_000),
+        ] {
+            let wait = advice(&[(name, value)]).wait(ms(100), || elsewhere.map(ms));
+            assert_eq!(wait, Some(ms(expected)), "{name}: {value}, another in {elsewhere:?}");
         }
     }
 
@@ -354,6 +409,9 @@ mod tests {
     fn a_pushback_is_found_in_trailers() {
         let trailers =
             HeaderMap::from_iter([(header::HeaderName::from_static(PUSHBACK), HeaderValue::from_static("7"))]);
-        assert_eq!(Advice::of(&HeaderMap::new(), Some(&trailers)), Advice::At(Duration::from_millis(7)));
+        assert_eq!(
+            Advice::of(&HeaderMap::new(), Some(&trailers), || unreachable!()),
+            Advice::At(Duration::from_millis(7))
+        );
     }
 }

@@ -328,6 +328,11 @@ impl Endpoint {
         self.load.load(self.in_flight.load(Ordering::Relaxed), now)
     }
 
+    /// How long it asked yet to be left alone.
+    pub(super) fn spared_for(&self, now: Instant) -> Duration {
+        self.load.spared_for(now)
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) < self.max_in_flight
     }

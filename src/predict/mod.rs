@@ -271,12 +271,12 @@ impl Run<'_> {
         let (mut made, mut asked) = (0, Duration::ZERO);
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
-            let settled = match self.hedge_delay(&outgoing, &attempt) {
-                None => self.make(attempt, &outgoing).await,
+            let (settled, attempts) = match self.beside(&outgoing, &attempt, made) {
+                None => (self.make(attempt, &outgoing).await, 1),
                 // Boxed: who is not hedged does not carry the room for two attempts.
-                Some(delay) => Box::pin(self.race(attempt, &outgoing, delay, made)).await,
+                Some(beside) => Box::pin(self.race(attempt, &outgoing, beside, made)).await,
             };
-            made += 1;
+            made += attempts;
             asked += settled.took();
             let Some(withdrawn) = self.again(made, &settled, &outgoing).await else {
                 return self.conclude(settled, (made, asked), permit);
@@ -372,8 +372,8 @@ impl Run<'_> {
     /// An attempt's share of what is left; an error once nothing is.
     ///
     /// Recomputed for every attempt, with the waits that the ones after it would cost. Where it is not known what answers take, one
-    /// attempt has all that is left: a share could be too short for every answer, and nothing would ever be learned. So is the
-    /// first one made however little is left; extra ones ask [`Self::least`] before.
+    /// attempt has all that is left: a share could be too short for every answer, and nothing would ever be learned. After such a share
+    /// the next attempt is made beside it (`race`). So is the first one made however little is left; extra ones ask [`Self::least`] before.
     fn attempt_timeout(&self, turn: Turn, now: Instant) -> Result<Duration, Error> {
         let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
@@ -453,7 +453,9 @@ impl Run<'_> {
             outgoing.repeatable(self.model.idempotent)?;
         }
         let delay = self.pool.backoff.delay(made - 1, rand::random());
-        let delay = settled.advice().wait(delay).ok_or(RetryDenied::Pushback)?;
+        let want = Want { protocol: outgoing.protocol, last: Some(settled.index), probing: false };
+        let elsewhere = || self.pool.elsewhere(&want, now + delay);
+        let delay = settled.advice().wait(delay, elsewhere).ok_or(RetryDenied::Pushback)?;
         let needed = delay.saturating_add(self.least(outgoing.method, now));
         if needed >= self.plan.model_by.remaining(now) {
             return Err(RetryDenied::Deadline);

@@ -153,9 +153,10 @@ impl Outgoing {
         }
     }
 
-    /// What an attempt with `left` until its deadline says of it.
+    /// What an attempt with `left` until its deadline says of it. Less than a millisecond is one: 0 would be no timeout, and another
+    /// Weir refuses it as its caller's mistake.
     pub(super) fn deadline(&self, left: Duration) -> Numbers {
-        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut numbers = Numbers::new();
         numbers.push((WEIR_TIMEOUT, millis));
         if self.tells_envoy {
@@ -198,9 +199,9 @@ fn lock(slot: &Mutex<Option<RequestBody>>) -> MutexGuard<'_, Option<RequestBody>
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// **Source:** gRPC over HTTP/2, "Timeout": at most eight digits and a unit.
+/// **Source:** gRPC over HTTP/2, "Timeout": a positive number of at most eight digits, and a unit.
 fn grpc_timeout(left: Duration) -> HeaderValue {
-    let micros = left.as_micros();
+    let micros = left.as_micros().max(1);
     let text = match micros {
         0..=99_999_999 => format!("{micros}u"),
         100_000_000..=99_999_999_999 => format!("{}m", micros / 1_000),
@@ -275,9 +276,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_never_told_as_nothing() {
+        let outgoing = Outgoing {
+            protocol: Protocol::V2Json,
+            method: Method::Predict,
+            verb: http::Method::POST,
+            path: PathAndQuery::from_static("/"),
+            headers: Arc::default(),
+            own: Own::new(),
+            tells_envoy: true,
+            body: Replay::Whole(Bytes::new()),
+            fault: Arc::default(),
+        };
+        for (left, millis) in [(Duration::ZERO, 1), (Duration::from_micros(999), 1), (Duration::from_millis(2), 2)] {
+            let told = outgoing.deadline(left);
+            assert_eq!(told.to_vec(), [(WEIR_TIMEOUT, millis), (ENVOY_TIMEOUT, millis)], "{left:?}");
+        }
+    }
+
+    #[test]
     fn timeouts_never_have_more_than_eight_digits() {
         for (left, expected) in [
-            (Duration::ZERO, "0u"),
+            (Duration::ZERO, "1u"),
             (Duration::from_millis(200), "200000u"),
             (Duration::from_secs(100), "100000m"),
             (Duration::from_secs(100_000), "100000S"),

@@ -215,6 +215,15 @@ impl Pool {
         })
     }
 
+    /// In what time after `at` the next attempt could be made at another endpoint than the last one's, as far as those asked to be
+    /// left alone; `None`: it could not.
+    pub(super) fn elsewhere(&self, want: &Want, at: Instant) -> Option<Duration> {
+        let members = self.members();
+        let crowd = Crowd { members: &members, want, now: at };
+        let all = self.panicking.load(Ordering::Relaxed) || crowd.is_ill();
+        crowd.elsewhere(if all { State::Any } else { State::Healthy })
+    }
+
     /// Whether some healthy endpoint can be asked now.
     pub(super) fn may_be_asked(&self, protocol: Protocol, now: Instant) -> bool {
         self.members()

@@ -425,6 +425,7 @@ async fn max_in_flight_is_kept() {
     assert_eq!(server.arrivals(), (0, 0));
 }
 
+mod advice;
 mod grpc;
 mod hedges;
 mod takeovers;

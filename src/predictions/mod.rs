@@ -184,6 +184,13 @@ impl Predictions {
         }
     }
 
+    /// Writes the gauges that mirror a state kept here; to be called before each scrape.
+    pub fn show(&self, now: Instant) {
+        if let Some(shared) = &self.shared {
+            shared.show(now);
+        }
+    }
+
     /// Whether a model's predictions are kept at all.
     pub(crate) fn are_kept(&self, model: ModelId) -> bool {
         self.models[model.index()].is_some()

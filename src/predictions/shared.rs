@@ -54,6 +54,7 @@ pub(super) struct Shared {
     prefix: String,
     timeout: Duration,
     breaker: Arc<Breaker>,
+    handles: Arc<BreakerHandles>,
     reads: Quota,
     writes: Quota,
     /// By model; `None`: nothing is kept of it.
@@ -81,8 +82,9 @@ impl Shared {
     ///
     /// A URL that is none, or authorities that cannot be read.
     pub(super) fn new(config: &config::SharedPredictions, whole: &Config) -> Result<Self, RedisError> {
-        let handles = BreakerHandles::new(TARGET);
-        let breaker = Breaker::new(Policy::from(&config.breaker), move |transition| handles.tell(transition));
+        let handles = Arc::new(BreakerHandles::new(TARGET));
+        let told = Arc::clone(&handles);
+        let breaker = Breaker::new(Policy::from(&config.breaker), move |transition| told.tell(transition));
         let told = |model: &config::Model| {
             model.cache.is_some().then(|| Told { name: model.name.clone(), is_news: AtomicBool::new(false) })
         };
@@ -91,12 +93,18 @@ impl Shared {
             prefix: format!("weir:prediction:{}", config.project),
             timeout: config.redis.timeout,
             breaker,
+            handles,
             reads: Quota::new(u64::from(config.redis.max_in_flight)),
             writes: Quota::new(WRITES),
             models: whole.models.iter().map(told).collect(),
             bell: Notify::new(),
             knows_eras: AtomicBool::new(false),
         })
+    }
+
+    /// Writes what is only known at the moment it is asked for: how long the breaker stays open.
+    pub(super) fn show(&self, now: Instant) {
+        self.handles.time_left(self.breaker.time_left(now));
     }
 
     /// Reads a prediction, by `until` and within the store's timeout.
@@ -243,5 +251,28 @@ impl<'a> Pass<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixture, telemetry::scratch};
+
+    #[tokio::test]
+    async fn an_open_breaker_says_how_long_it_is_at_the_moment_it_is_asked() {
+        let whole = fixture::config();
+        let redis = fixture::redis(vec![config::Secret("redis://127.0.0.1:1".into())]);
+        let config = config::SharedPredictions { redis, breaker: whole.features.breaker.clone(), project: "p".into() };
+        let (shared, scrape) = scratch(|| Shared::new(&config, &whole).unwrap());
+        let now = Instant::now();
+        for _ in 0..config.breaker.failure_threshold {
+            shared.breaker.admit(now).ok().unwrap().record(Outcome::Failure, now);
+        }
+        for (later, left) in [(0, 30), (10, 20), (40, 0)] {
+            shared.show(now + Duration::from_secs(later));
+            let line = format!("weir_breaker_open_seconds{{target=\"l2-predictions\"}} {left}\n");
+            assert!(scrape.render().contains(&line), "{line}{}", scrape.render());
+        }
     }
 }

@@ -26,6 +26,7 @@ const LEAST_PER_SECOND: i64 = 10;
 const UNIT: i64 = 10_000;
 
 /// A pool's budget.
+#[derive(Debug)]
 pub struct Budget<W = AtomicU64> {
     origin: Instant,
     deposit: i32,

@@ -41,6 +41,8 @@ pub struct PeakEwma {
     before: AtomicU64,
     /// Nanoseconds since `origin` until which it is held.
     held_until: AtomicU64,
+    /// Nanoseconds since `origin` until which it asked, failing, to be left alone.
+    asked_until: AtomicU64,
 }
 
 impl PeakEwma {
@@ -61,6 +63,7 @@ impl PeakEwma {
             penalized: AtomicBool::new(false),
             before: AtomicU64::new(0),
             held_until: AtomicU64::new(0),
+            asked_until: AtomicU64::new(0),
         }
     }
 
@@ -85,6 +88,9 @@ impl PeakEwma {
         if !self.penalized.swap(true, Relaxed) {
             self.before.store(before, Relaxed);
         }
+        if let Some(wait) = retry_after {
+            self.asked_until.fetch_max(self.nanos(now + wait.min(LONGEST_HOLD)), Relaxed);
+        }
         self.observe(retry_after.unwrap_or_default().max(PENALTY), now);
     }
 
@@ -99,6 +105,7 @@ impl PeakEwma {
     /// a check that was late, or is faster than any request, says nothing of them. Where nothing was known, `round_trip` is what
     /// is. Without a penalty it changes nothing.
     pub fn lift(&self, round_trip: Duration, now: Instant) {
+        self.asked_until.store(0, Relaxed);
         if self.penalized.swap(false, Relaxed) {
             self.advance(now);
             let before = f64::from_bits(self.before.load(Relaxed));
@@ -126,6 +133,13 @@ impl PeakEwma {
             return expected;
         }
         expected.max(Duration::from_nanos(held_until.saturating_sub(self.nanos(now))).as_secs_f64())
+    }
+
+    /// How long it asked yet to be left alone, be it busy or failing; zero where it did not, or nothing is left of that.
+    #[must_use]
+    pub fn spared_for(&self, now: Instant) -> Duration {
+        let until = self.held_until.load(Relaxed).max(self.asked_until.load(Relaxed));
+        if until == 0 { Duration::ZERO } else { Duration::from_nanos(until.saturating_sub(self.nanos(now))) }
     }
 
     fn expected(&self, now: Instant) -> f64 {
@@ -255,6 +269,25 @@ mod tests {
             assert!((ewma.estimate(end - second / 4) - 0.25).abs() < 1e-9, "{asked:?}");
             assert!(ewma.estimate(end) <= 0.01, "{asked:?}");
         }
+    }
+
+    #[test]
+    fn it_is_spared_until_the_time_it_said_and_a_failure_until_a_check_passes() {
+        let (origin, second) = (Instant::now(), Duration::from_secs(1));
+        let ewma = PeakEwma::new(origin);
+        assert_eq!(ewma.spared_for(origin), Duration::ZERO);
+        ewma.penalize(None, origin);
+        assert_eq!(ewma.spared_for(origin), Duration::ZERO, "it asked for nothing");
+        ewma.penalize(Some(20 * second), origin);
+        assert_eq!(ewma.spared_for(origin + second), 19 * second);
+        ewma.lift(MS, origin + second);
+        assert_eq!(ewma.spared_for(origin + second), Duration::ZERO);
+        ewma.hold(Some(20 * second), origin);
+        ewma.lift(MS, origin + second);
+        assert_eq!(ewma.spared_for(origin + 2 * second), 18 * second);
+        assert_eq!(ewma.spared_for(origin + 21 * second), Duration::ZERO);
+        ewma.penalize(Some(Duration::MAX), origin);
+        assert_eq!(ewma.spared_for(origin), LONGEST_HOLD);
     }
 
     proptest! {

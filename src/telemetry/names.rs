@@ -59,6 +59,7 @@ metrics! {
     HOT_KEY_REFRESHES = "weir_hot_key_refreshes_total", Counter, "Rows of hot keys fetched before they expired in L1, or put there.";
     FEATURE_COALESCED = "weir_feature_coalesced_total", Counter, "Lookups that waited for another request's fetch of the same row.";
     FEATURE_RETRIES = "weir_feature_retries_total", Counter, "Rows asked for again after L2 failed to answer.";
+    FEATURE_RETRIES_DENIED = "weir_feature_retries_denied_total", Counter, "Rows that L2 failed to say and that were not asked for again, the budget of retries being spent.";
     FEATURE_WRITE_BACKS = "weir_feature_write_backs_total", Counter, "Rows written back from L3 to L2, by outcome (written, mended: over one whose event time could not be read, older, error).";
     FEATURE_PUSHES = "weir_feature_pushes_total", Counter, "Rows pushed through the feature server's API, by outcome (written, mended: over one whose event time could not be read, older: a stored one is as new, error: not acknowledged, and may be stored all the same).";
     LEASE_HELD = "weir_lease_held", Gauge, "Whether this gateway holds the lease under which L1 keeps rows of write_through views (1), or not (0); absent where it keeps none: no such view, L1 off or observed, l2.dr, no l2.redis.";
@@ -129,7 +130,7 @@ metrics! {
     LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level.";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
-    SHED = "weir_requests_shed_total", Counter, "Requests refused, by tier and reason: queue_full, queue_timeout, deadline (less of it was left than half of the model's answers take), limit (the pool takes no more).";
+    SHED = "weir_requests_shed_total", Counter, "Requests refused, by tier and reason: queue_full, queue_timeout, deadline (less of it was left than half of the model's answers take), limit (the pool takes no more), no_slot (none is free for one that waited once already).";
     DEMAND = "weir_demand", Gauge, "Work offered to the model, in requests at once: those past the door, waiting ones among them, and as many as those of the last ten seconds that were refused, or that something else than the model answered (level 2 or worse), would have been.";
     POOL_LIMIT = "weir_pool_limit", Gauge, "Requests that a pool with an adaptive limit may have at once.";
     QUEUE_DEPTH = "weir_inference_queue_depth", Gauge, "Requests waiting for a slot, by model.";

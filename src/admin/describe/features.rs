@@ -59,7 +59,7 @@ pub(in crate::admin) fn features(config: &Config) -> Json {
         },
         "l2": l2,
         "l3": features.l3.as_ref().map(|l3| json!({"url": without_credentials(&l3.url), "timeout": length(l3.timeout)})),
-        "retry": retry(&features.retry),
+        "retry": retry(&features.retry, Some(features.retry_budget)),
         "breaker": breaker(&features.breaker),
         "invalidate": {"tracking": features.invalidate.tracking, "kafka": features.kafka.as_ref().map(kafka)},
         "lease": length(features.lease),

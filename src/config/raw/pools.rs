@@ -222,7 +222,7 @@ pub(crate) struct Profile {
 }
 
 macro_rules! retry {
-    ($name:ident, $about:literal, $retries:literal, $initial:literal, $max:literal, $jitter:literal $(, $budget:ident: $share:literal)?) => {
+    ($name:ident, $about:literal, $retries:literal, $initial:literal, $max:literal, $jitter:literal $(, $budget:ident: $share:literal, $whose:literal)?) => {
         #[doc = $about]
         ///
         /// The delay before retry n is `min(max_delay, initial_delay · multiplierⁿ) · (1 ± jitter)`.
@@ -242,7 +242,7 @@ macro_rules! retry {
             /// How far a delay is spread either way.
             pub(crate) jitter: Ratio,
             $(
-                /// Share of extra load that retries and hedges may cause together.
+                #[doc = $whose]
                 pub(crate) $budget: Ratio,
             )?
         }
@@ -275,8 +275,14 @@ macro_rules! retry {
     };
 }
 
-retry!(PoolRetry, "How a failed attempt is made again.", 2, 100, 1000, 0.2, budget: 0.2);
-retry!(FeatureRetry, "How a failed lookup is made again.", 3, 50, 500, 0.1);
+retry!(
+    PoolRetry, "How a failed attempt is made again.", 2, 100, 1000, 0.2,
+    budget: 0.2, "Share of extra load that retries and hedges may cause together."
+);
+retry!(
+    FeatureRetry, "How a failed lookup is made again.", 3, 50, 500, 0.1,
+    budget: 0.2, "Share of extra load of L2 that retries may cause."
+);
 retry!(SpoolRetry, "How a kept request is tried again.", 5, 60_000, 3_600_000, 0.3);
 
 /// A second attempt at slow requests.

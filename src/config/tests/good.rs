@@ -87,7 +87,7 @@ fn the_documented_store_is_read_as_written() {
     assert_eq!((redis.ttl, redis.timeout), (Duration::from_secs(86_400), Duration::from_millis(20)));
     assert_eq!(features.l3.as_ref().unwrap().url, "s3://features/lookup");
     assert_eq!((features.l1.capacity, features.l1.stale_for), (100 << 20, Duration::from_secs(600)));
-    assert_eq!((features.retry.max_retries, features.retry.jitter), (3, 0.1));
+    assert_eq!((features.retry.max_retries, features.retry.jitter, features.retry_budget), (3, 0.1, 0.2));
     let user = &features.views[0];
     assert_eq!(user.entities, [(Arc::from("user_id"), EntityType::Int64)]);
     assert_eq!((user.ttl, user.max_age), (Duration::from_secs(300), Some(Duration::from_secs(86_400))));

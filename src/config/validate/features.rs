@@ -47,6 +47,7 @@ impl Check<'_> {
             l2,
             l3: raw.l3.as_ref().map(|l3| self.l3(&path.key("l3"), l3)),
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
+            retry_budget: raw.retry.budget.0,
             breaker: self.breaker(&path.key("breaker"), &raw.breaker),
             hot_keys: raw.hot_keys.as_ref().map(Self::hot_keys),
             kafka: raw

@@ -1,4 +1,5 @@
-//! Asking L2 again for what it failed to say: after a growing wait, and only inside the time of the request that leads.
+//! Asking L2 again for what it failed to say: after a growing wait, only inside the time of the request that leads, and only within
+//! the budget of all lookups (`features.retry.budget`).
 //!
 //! A retry is made where it may help (nobody answered, or a server that will soon; never a shard whose breaker is open) and
 //! where it fits: the wait, an attempt's whole timeout, and what L3 would take after it, all before `features_by`. With L2's
@@ -6,7 +7,14 @@
 
 use std::time::Duration;
 
-use crate::{features::l2::Error, resilience::backoff::Retry};
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::{
+    features::{Row, l2::Error},
+    infer::Deadline,
+    resilience::backoff::Retry,
+};
 
 /// A lookup's retries.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +28,11 @@ impl Retries {
         Self { profile, made: 0 }
     }
 
+    /// Whether nothing was asked for again yet.
+    pub(super) const fn is_first(&self) -> bool {
+        self.made == 0
+    }
+
     /// The wait before the next attempt, if there may be one: `left` is the time until the lookup must be done, `needed` what
     /// is needed of it from the attempt on, `unit` uniform in 0..1.
     pub(super) fn next(&mut self, left: Duration, needed: Duration, unit: f64) -> Option<Duration> {
@@ -29,6 +42,27 @@ impl Retries {
         let wait = self.profile.delay(self.made, unit);
         self.made += 1;
         (wait + needed <= left).then_some(wait)
+    }
+}
+
+impl Shared {
+    /// The wait before L2 is asked once more, if that may help, fits and is paid for.
+    pub(super) fn once_more(
+        &self,
+        answers: &[Result<Option<Row>, Error>],
+        retries: &mut Retries,
+        (by, now): (Deadline, Instant),
+    ) -> Option<Duration> {
+        let failed = answers.iter().filter(|answer| answer.as_ref().is_err_and(may_help)).count();
+        if failed == 0 {
+            return None;
+        }
+        let wait = retries.next(by.remaining(now), self.one_more_takes(), rand::random())?;
+        if !self.budget.withdraw(now) {
+            self.metrics.retries_denied.increment(failed as u64);
+            return None;
+        }
+        Some(wait)
     }
 }
 

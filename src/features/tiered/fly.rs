@@ -223,13 +223,15 @@ impl Flight {
     async fn fly(self, shared: Arc<Shared>) {
         let began = Instant::now();
         let Self { led, batch, worker, by, mut retries, via } = self;
+        if retries.is_first() {
+            shared.budget.deposit(began);
+        }
         let (leads, asks): (Vec<_>, Vec<_>) = led.into_iter().unzip();
         let Answers { rows: answers, copied } = shared.l2.fetch(worker, &asks, via).await;
         let now = Instant::now();
         let fetch = Fetch { began, took: now - began };
         shared.metrics.took(Layer::L2, fetch.took);
-        let helps = answers.iter().any(|answer| answer.as_ref().is_err_and(may_help));
-        let wait = if helps { retries.next(by.remaining(now), shared.one_more_takes(), rand::random()) } else { None };
+        let wait = shared.once_more(&answers, &mut retries, (by, now));
         shared.count(&answers);
         let (mut ended, mut further, mut again) = (Vec::with_capacity(leads.len()), Vec::new(), Vec::new());
         let mut copied = copied.into_iter().peekable();
@@ -270,7 +272,12 @@ impl Flight {
                 let again = Self { led: again, batch, worker, by, retries, via }.after(wait, Arc::clone(&shared));
                 join(beyond, again).await;
             }
-            _ => beyond.await,
+            // Nobody's breaker lets it by.
+            Some(_) => {
+                shared.budget.give_back(now);
+                beyond.await;
+            }
+            None => beyond.await,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The layers together, on a real Redis; L3 answers as each test says.
 
+mod budget;
 mod hot;
 mod invalidate;
 mod online;

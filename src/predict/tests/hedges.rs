@@ -84,8 +84,11 @@ async fn waits_for_the_other(answer: &'static str, failed: u16) {
             while busy.arrivals().1 == before {
                 tokio::task::yield_now().await;
             }
-            told.notify_waiters();
-            std::future::pending::<()>().await;
+            // Where the busy one took its time, the slow one is the second, and may be asked later still.
+            loop {
+                told.notify_waiters();
+                tokio::task::yield_now().await;
+            }
         };
         let status = tokio::select! { answer = answer => answer.unwrap(), () = telling => unreachable!() };
         if arrivals.load(Ordering::SeqCst) > 0 {
@@ -94,7 +97,9 @@ async fn waits_for_the_other(answer: &'static str, failed: u16) {
         }
         assert_eq!(status, failed, "the busy one was asked first and failed before the moment");
     }
-    assert!(scrape.render().contains("weir_hedges_total{pool=\"p\",outcome=\"lost\"} 1\n"));
+    let ended = |outcome: &str| format!("weir_hedges_total{{pool=\"p\",outcome=\"{outcome}\"}} 1\n");
+    let text = scrape.render();
+    assert!(["lost", "won"].iter().any(|outcome| text.contains(&ended(outcome))), "{text}");
 }
 
 #[tokio::test]
@@ -174,4 +179,81 @@ async fn a_model_that_is_not_idempotent_never_gets_a_second() {
 
 async fn ask_within(predict: &Predict, timeout: Duration) -> Result<Prediction, Error> {
     predict.run(request(), None, &plan(timeout), PoolId(0), Instant::now()).await
+}
+
+/// Nothing is known of what answers take, and no attempt is cut short.
+#[tokio::test]
+async fn where_nothing_is_known_a_silent_endpoint_does_not_have_the_whole_deadline() {
+    let (silent, alive) = (Server::start(&[""]).await, Server::start(&[OK]).await);
+    // So many attempts that their share of a deadline that no machine misses is short.
+    let plan = || Plan { attempts: 1_000, ..plan(Duration::from_secs(20)) };
+    while silent.arrivals().1 == 0 {
+        let (predict, scrape) = scratch(|| predict(pool(&[&silent.authority, &alive.authority])));
+        let answer = predict.run(request(), None, &plan(), PoolId(0), Instant::now()).await.unwrap();
+        assert_eq!(answer.status.as_u16(), 200);
+        if silent.arrivals().1 > 0 {
+            let text = scrape.render();
+            for line in [
+                "weir_retries_total{pool=\"p\"} 1\n",
+                "weir_attempts_total{pool=\"p\",outcome=\"success\"} 1\n",
+                "weir_attempts_total{pool=\"p\",outcome=\"cancelled\"} 1\n",
+                "weir_attempts_total{pool=\"p\",outcome=\"timeout\"} 0\n",
+                "weir_hedges_total{pool=\"p\",outcome=\"won\"} 0\n",
+            ] {
+                assert!(text.contains(line), "{line}{text}");
+            }
+            assert_eq!(predict.timeouts(ModelId(0), Instant::now()), Excess::None);
+        }
+    }
+}
+
+/// It is only slow: the second attempt says nothing, and the first goes on.
+#[tokio::test]
+async fn where_nothing_is_known_a_slow_answer_is_waited_for() {
+    let told = Arc::new(Notify::new());
+    let (slow, arrivals) = held(told.clone()).await;
+    let silent = Server::start(&[""]).await;
+    let predict = predict(pool(&[&slow, &silent.authority]));
+    let plan = Plan { attempts: 1_000, ..plan(Duration::from_secs(20)) };
+    let both = async {
+        // Each of them was asked, in whatever order.
+        while arrivals.load(Ordering::SeqCst) == 0 || silent.arrivals().1 == 0 {
+            tokio::task::yield_now().await;
+        }
+        told.notify_one();
+        std::future::pending::<()>().await;
+    };
+    let answer = predict.run(request(), None, &plan, PoolId(0), Instant::now());
+    let answer = tokio::select! { answer = answer => answer.unwrap(), () = both => unreachable!() };
+    assert_eq!(answer.status.as_u16(), 200);
+    assert_eq!((arrivals.load(Ordering::SeqCst), silent.arrivals().1), (1, 1));
+}
+
+#[tokio::test]
+async fn nobody_is_asked_beside_another_without_need() {
+    let silent = [Server::start(&[""]).await, Server::start(&[""]).await];
+    let authorities = [&*silent[0].authority, &*silent[1].authority];
+    let arrivals = || silent[0].arrivals().1 + silent[1].arrivals().1;
+    let short = || plan(Duration::from_millis(300));
+    let ask = async |predict: &Predict, plan: Plan| {
+        let before = arrivals();
+        let error = predict.run(request(), None, &plan, PoolId(0), Instant::now()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+        arrivals() - before
+    };
+    let alone = predict(pool(&authorities[..1]));
+    assert_eq!(ask(&alone, short()).await, 1, "no other endpoint");
+    let once = asking(pool(&authorities), |model| model.idempotent = false);
+    assert_eq!(ask(&once, short()).await, 1, "not idempotent");
+    let single = predict(pool(&authorities));
+    assert_eq!(ask(&single, Plan { attempts: 1, ..short() }).await, 1, "no retries");
+    let known = predict(pool(&authorities));
+    known.models[0].answered(Duration::from_millis(200), Instant::now());
+    assert_eq!(ask(&known, short()).await, 1, "what answers take is known");
+    let (poor, scrape) = scratch(|| predict(config::Pool { retry_budget: 0.0, ..pool(&authorities) }));
+    while poor.pools[0].budget.withdraw(Instant::now()) {}
+    assert_eq!(ask(&poor, short()).await, 1, "nothing is left to pay for it");
+    assert!(scrape.render().contains("weir_retries_denied_total{pool=\"p\",reason=\"budget\"} 1\n"));
+    let two = predict(pool(&authorities));
+    assert_eq!(ask(&two, Plan { attempts: 2, ..short() }).await, 2, "it is one of the attempts");
 }

@@ -235,6 +235,7 @@ fn grpc_told(fault: &str) -> Option<Script> {
             vec![grpc_head(at.stream), Send(last_head(at.stream, &fields))]
         })
     };
+    let after = |code: &'static str| steps(move |at: Arrived| told(at.stream, code, &[("retry-after", "30")]));
     let http = |status: &'static str| {
         steps(move |at: Arrived| {
             let fields = [(":status", status), ("content-type", "text/html")];
@@ -248,6 +249,8 @@ fn grpc_told(fault: &str) -> Option<Script> {
         "504" => code("4"),
         "429" => code("8"),
         "429, not before 30 s" => later("8"),
+        "429, here not before 30 s" => after("8"),
+        "503, here not before 30 s" => after("14"),
         "400" => code("3"),
         "404" => code("5"),
         "501" => code("12"),

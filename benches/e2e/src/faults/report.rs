@@ -26,6 +26,9 @@ pub(super) const WEIR: &str = "Weir";
 /// The least share of requests that must be answered in time under churn, and the most extra load.
 const CHURN_SHARE: f64 = 0.999;
 const CHURN_LOAD: f64 = 1.2;
+/// In how long what failed has its share back. It is to be so from the closing of its breaker on, and is counted from its return,
+/// which comes before that.
+const BACK: Duration = Duration::from_secs(5);
 /// How much more than the control's the high tier's p99 may change under a flood.
 const FLOOD_CHANGE: f64 = 1.2;
 
@@ -201,6 +204,7 @@ fn flooded([through, straight]: &[Flood; 2]) -> String {
 fn aims(results: &Results) -> String {
     let mut rows = vec![beside_envoy(&results.struck, Fault::BrownOut), beside_envoy(&results.struck, Fault::Crash)];
     rows.extend(under_churn(results.churn.as_ref()));
+    rows.push(back(&results.failovers));
     rows.push(under_flood(results.flood.as_ref()));
     aims_table(&rows)
 }
@@ -234,6 +238,15 @@ fn under_churn(seen: Option<&Churn>) -> [Aim; 3] {
         (format!("churn: answered in time ≥ {} %", CHURN_SHARE * 100.0), share),
         (format!("churn: arrivals ≤ {CHURN_LOAD} × requests"), load),
     ]
+}
+
+fn back(failovers: &[Failover]) -> Aim {
+    let latest = failovers.iter().map(|seen| seen.returned.unwrap_or(Duration::MAX)).max();
+    let seen = latest.map(|latest| {
+        let told = Some(latest).filter(|latest| *latest < Duration::MAX);
+        (format!("{} after its return", seconds(told, "8 s")), latest <= BACK)
+    });
+    (format!("share back within {} s of its breaker's closing, an endpoint and a feature server", BACK.as_secs()), seen)
 }
 
 fn under_flood(floods: Option<&[Flood; 2]>) -> Aim {
@@ -283,6 +296,27 @@ mod tests {
         };
         assert_eq!([(2, 1010), (1, 1000), (3, 1000), (0, 1020)].map(verdict), [true, true, false, false]);
         assert!(beside_envoy(&[struck_by(WEIR, 0, 1000)], Fault::Crash).1.is_none());
+    }
+
+    #[test]
+    fn the_last_that_comes_back_decides() {
+        let seen = |returned| Failover {
+            kind: Kind::Endpoint,
+            loss: Loss::Killed,
+            detected: None,
+            recovered: Duration::ZERO,
+            lost: (0, 1),
+            returned,
+            share: 1.0,
+        };
+        let verdict = |all: &[Option<u64>]| {
+            let all: Vec<_> = all.iter().map(|millis| seen(millis.map(Duration::from_millis))).collect();
+            back(&all).1
+        };
+        assert_eq!(verdict(&[]), None, "it was not measured");
+        assert_eq!(verdict(&[Some(500), Some(1320)]), Some(("1.32 s after its return".to_owned(), true)));
+        assert_eq!(verdict(&[Some(500), Some(5010)]), Some(("5.01 s after its return".to_owned(), false)));
+        assert_eq!(verdict(&[None, Some(500)]), Some(("not within 8 s after its return".to_owned(), false)));
     }
 
     #[test]
