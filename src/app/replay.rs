@@ -257,7 +257,7 @@ fn well(gateway: &Gateway, turn: u64) -> (Vec<Arc<str>>, Duration) {
     let is_well = |id: &u32| {
         let pool = config.model(ModelId(*id)).pool;
         let stands = pipeline.ladder.state(ModelId(*id), now);
-        let is_full = stands.level == Level::Full || !stands.acts;
+        let is_full = (stands.level == Level::Full && stands.readmitted.is_none()) || !stands.acts;
         is_full
             && [Protocol::V2Json, Protocol::Grpc]
                 .into_iter()

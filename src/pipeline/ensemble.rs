@@ -129,20 +129,20 @@ impl Pipeline {
         let outcome = match plan.members {
             // Boxed: who has no members does not carry the room for them.
             Members::All => Box::pin(self.together(request, plan, ensemble, began)).await,
-            Members::First => Box::pin(self.first(request, plan, ensemble, began)).await,
+            Members::One(place) => Box::pin(self.one(request, plan, (ensemble, place), began)).await,
         };
         Walked { outcome, features: None }
     }
 
-    /// The first member's answer in place of all of them.
-    async fn first(
+    /// One member's answer in place of all of them.
+    async fn one(
         &self,
         request: Box<InferRequest>,
         plan: &Plan,
-        ensemble: &Ensemble,
+        (ensemble, place): (&Ensemble, u32),
         began: Instant,
     ) -> Result<Answer, Error> {
-        let member = &ensemble.members[0];
+        let member = &ensemble.members[place as usize];
         let alone = self.ladder.alone(plan, member.id, began);
         let (request, _) = self.readable(request)?;
         let protocol = request.protocol;
