@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 mod drills;
@@ -415,12 +415,14 @@ const FAULTS: [&str; 12] = [
     "one of three: 503",
 ];
 
-/// What the breakers and the ladder of the table take, and what the promise adds to both.
+/// What the breakers and the ladder of the table take, and what the promise adds to both: level 0 within `open_for` + `exit_after` + 2 s.
+/// Held here by the gateway's own clock, as far as that tells: no breaker is open for longer than `open_for` once a fault is lifted, and no
+/// model stands lower for longer than all three, and what a machine that runs all tests at once adds. Most of these faults move no model:
+/// what its answers need is level 3. How soon the first is full again after that is a matter of when this machine gets to it; that it
+/// is within the bound is an aim of `make bench`, on a machine that does nothing else.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 const EXIT_AFTER: Duration = Duration::from_secs(1);
 const PROMISED: Duration = Duration::from_secs(2);
-/// What a machine that runs all tests at once may add to it. How soon an answer is full again is measured by `make bench`, on a machine
-/// that does nothing else; here it is the gateway's own count of the time that a model stood lower.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// A model with a fault and a protocol, and how it is asked while it recovers.
@@ -525,9 +527,11 @@ fn recover(weir: &Weir, patient: &Patient) {
     let stood = lowered(weir, name);
     let _arrived = patient.recovers();
     let lifted = Instant::now();
+    let left = endpoints(weir, name).iter().map(open_seconds).fold(0.0, f64::max);
+    assert!(left <= OPEN_FOR.as_secs_f64(), "{name}: a breaker is open for another {left} s");
     if !asked {
         await_standing(weir, name, 0, &[]);
-        await_breakers(weir, name);
+        await_endpoints(weir, name);
         // Nobody asked in between, and the first that does has the full answer.
         let told = ask(weir, protocol, name, &[(1, 1.0)]);
         assert!(full(&told), "{name}: {told:?}");
@@ -542,15 +546,22 @@ fn recover(weir: &Weir, patient: &Patient) {
     *slowest = slowest.max(took);
 }
 
+/// A pool's endpoints, as the admin port shows them.
+#[track_caller]
+fn endpoints(weir: &Weir, pool: &str) -> Vec<Value> {
+    let pools = http1::get(weir.admin(), "/admin/v1/pools").expect(200).json();
+    pools["state"][pool]["endpoints"].as_array().expect("it is a pool").clone()
+}
+
+/// How long an endpoint's breaker keeps requests out yet, by the gateway's clock.
+fn open_seconds(endpoint: &Value) -> f64 {
+    endpoint["breaker"]["open_seconds"].as_f64().unwrap_or(0.0)
+}
+
 /// Waits until no breaker of a pool keeps an endpoint out, nor its health check.
 #[track_caller]
-fn await_breakers(weir: &Weir, pool: &str) {
+fn await_endpoints(weir: &Weir, pool: &str) {
     wait_until(&format!("the endpoints of {pool}"), PATIENCE, || {
-        let text = weir.metrics().text().to_owned();
-        let of = |line: &&str| line.contains(&format!("target=\"{pool}/"));
-        let ill = |line: &str| line.contains(&format!("pool=\"{pool}\"")) && !line.ends_with(" 1");
-        let mut open = text.lines().filter(|line| line.starts_with("weir_breaker_open_seconds{")).filter(of);
-        let mut healthy = text.lines().filter(|line| line.starts_with("weir_endpoint_healthy{"));
-        open.all(|line| line.ends_with(" 0")) && !healthy.any(ill)
+        endpoints(weir, pool).iter().all(|one| open_seconds(one) <= 0.0 && one["health"] == "passing")
     });
 }
