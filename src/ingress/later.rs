@@ -4,7 +4,7 @@
 //!   infer ─► known under its key? ──► its result, or 202
 //!     │ no
 //!     ▼
-//!   the path ──► nothing but a failure, and the caller would come back, or the model says so ──► put ──► 202, `location: /v1/async/{id}`
+//!   the path ──► a failure, and the caller would come back, or the model says so ──► put ──► 202, `location: /v1/async/{id}`
 //!          └───► an answer, or a word about the request: as it is
 //! ```
 //!

@@ -1,12 +1,12 @@
 //! Moves models between levels 0 and 2, and holds them where a drill says.
 //!
-//! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops
-//! after `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more
-//! than once. Two facts depend on a level's own effect, and neither keeps or undoes itself by it. Of timeouts some requests keep
-//! telling (`standing`). Those are few: as long as the trigger is in force, what they say counts however few they are. Without any it
-//! ends like the others. GPUs that are empty because their low-priority work went elsewhere get it back bit by bit (`readmission`), no
-//! further than they stay below the threshold; the model stands at level 0 meanwhile, and only who does not come back yet is answered lower. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all
-//! the same.
+//! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops after
+//! `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more than once. Two
+//! facts depend on a level's own effect, and neither keeps or undoes itself by it. Of timeouts some requests keep telling (`standing`).
+//! Those are few: as long as the trigger is in force, what they say counts however few they are. Without any it ends like the others. GPUs
+//! that are empty because their low-priority work went elsewhere get it back bit by bit (`readmission`), no further than they stay below
+//! the threshold; the model stands at level 0 meanwhile, and only who does not come back yet is answered lower. With `ladder.mode: observe`
+//! all of this is told and nothing is lowered; drills act all the same.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,9 +1,9 @@
 //! Where models stand: written by the controller and by drills, loaded by the path.
 //!
-//! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change.
-//! What was kept from GPUs that were full comes back bit by bit once that trigger is over: one bit more, and no level of its own; a
-//! request that does not come back yet is answered at the level that it needs. The worst counts, and of equals the first: a drill, then the triggers in the order of their bits. Triggers move a model between
-//! levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
+//! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change. What was
+//! kept from GPUs that were full comes back bit by bit once that trigger is over: one bit more, and no level of its own; a request that
+//! does not come back yet is answered at the level that it needs. The worst counts, and of equals the first: a drill, then the triggers in
+//! the order of their bits. Triggers move a model between levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},

@@ -7,8 +7,9 @@
 //!
 //! In Redis (`redis`: a stream with a consumer group a model, shared by all gateways of a project) or in a database of this process
 //! (`embedded`). Both keep one contract: a request reaches its model at least once while tries are left (at most once where the model must
-//! not be asked twice), and a key has exactly one result, the first; what fails again and again is parked; never are more than `max_entries` kept, results among them; everything
-//! is forgotten after `keep_for`. Who replays, and when, is the composition root's business.
+//! not be asked twice), and a key has exactly one result, the first; what fails again and again is parked; never are more than
+//! `max_entries` kept, results among them; everything is forgotten after `keep_for`. Who replays, and when, is the composition root's
+//! business.
 
 pub(crate) mod desk;
 mod embedded;
