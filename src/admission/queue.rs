@@ -130,6 +130,10 @@ impl Gate {
         self.bulkhead.in_use(tier)
     }
 
+    pub(super) fn room(&self, tier: usize) -> u32 {
+        self.bulkhead.room(tier)
+    }
+
     pub(super) fn borrowed(&self, tier: usize) -> u32 {
         self.bulkhead.borrowed(tier)
     }

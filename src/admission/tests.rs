@@ -68,6 +68,16 @@ async fn slots_are_the_tiers_own_and_the_shared_ones() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn room_is_what_a_tier_could_take_now_and_not_what_others_borrowed() {
+    let (door, _) = door();
+    let room = |door: &Door| door.tiers().map(|tier| tier.room).collect::<Vec<_>>();
+    assert_eq!(room(&door), [6, 6]);
+    let high = fill(&door, HIGH);
+    assert_eq!((high.len(), room(&door)), (6, vec![0, 4]), "two of the three shared ones are lent");
+    assert_eq!(fill(&door, STANDARD).len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_is_refused_at_the_door_with_words() {
     let (door, scrape) = door();
     let _held = fill(&door, HIGH);

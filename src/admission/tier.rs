@@ -40,6 +40,8 @@ pub struct TierState<'a> {
     pub in_use: u32,
     /// Those of them that are of the shared part.
     pub borrowed: u32,
+    /// Slots that it could have beside those: not those of the shared part that other tiers hold.
+    pub room: u32,
     /// Requests that wait for one.
     pub waiting: u32,
     /// How long those waited who left the queue in the last second; `None`: nobody did.
@@ -66,6 +68,7 @@ impl Tier {
             reserved: self.share.reserved,
             in_use: gate.in_use(position),
             borrowed: gate.borrowed(position),
+            room: gate.room(position),
             waiting: gate.waiting(tier),
             mean_wait: gate.mean_wait(tier, now),
         }

@@ -58,12 +58,14 @@ pub(super) fn drill(pipeline: &Pipeline, model: &str, level: Level, time: Durati
 }
 
 fn shown(pipeline: &Pipeline, model: &str, now: Instant) -> Option<Value> {
-    let State { level, causes, drill_left, acts } = pipeline.ladder.state(pipeline.config.model_id(model)?, now);
+    let State { level, causes, drill_left, readmitted, acts } =
+        pipeline.ladder.state(pipeline.config.model_id(model)?, now);
     Some(json!({
         "level": level as u8,
         "name": level.name(),
         "reasons": causes,
         "drill_seconds_left": drill_left.map(|left| left.as_secs_f64()),
+        "readmitted": readmitted,
         "acts": acts,
     }))
 }

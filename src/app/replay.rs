@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Requests are asked under the lowest tier, the longest due first, and never more than [`MOST`] at once: live traffic comes first.
-//! On a drain nothing more is claimed, what is being asked may end within `drain.deadline`, and the rest is given back.
+//! On a drain nothing more is claimed, what is being asked may end within `drain.deadline`, and the rest is given back, or parked where
+//! the model must not be asked twice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -135,10 +136,19 @@ impl Replayer {
 
     async fn replay(&self, gateway: Arc<Gateway>, claimed: Claimed, until: Instant) {
         let came = match &claimed.request {
-            Ok(request) => self.give_up.run_until_cancelled(replay::infer(&gateway, request, self.worker)).await,
-            Err(unreadable) => Some(Came::ToNoUse(unreadable.to_string())),
+            Ok(request) => {
+                let once = claimed.once || is_asked_once(&gateway, &request.model);
+                let came = self.give_up.run_until_cancelled(replay::infer(&gateway, request, self.worker)).await;
+                match came {
+                    Some(came) if once => came.asked_once(),
+                    Some(came) => came,
+                    None if once => Came::broken_off().asked_once(),
+                    None => Came::NoFurther(Duration::ZERO),
+                }
+            }
+            Err(unreadable) => Came::ToNoUse(unreadable.to_string()),
         };
-        let outcome = self.store(&claimed, came.unwrap_or(Came::NoFurther(Duration::ZERO)), until).await;
+        let outcome = self.store(&claimed, came, until).await;
         self.spool.replayed(outcome);
     }
 
@@ -146,7 +156,7 @@ impl Replayer {
     async fn store(&self, claimed: &Claimed, came: Came, until: Instant) -> Outcome {
         match came {
             Came::To(reply) => self.finish(claimed, &reply, until).await,
-            Came::ToNothing(why) => {
+            Came::ToNothing { why, .. } => {
                 tracing::debug!(id = %claimed.id, attempts = claimed.attempts, why, "a kept request has no result yet");
                 let retry = &self.spool.terms().retry;
                 let failed = Failed::after(claimed.attempts, retry, (spool::now(), rand::random()), &why);
@@ -228,10 +238,16 @@ async fn beside<F: Future<Output = ()>, T>(running: &mut FuturesUnordered<F>, wo
     }
 }
 
-/// Slots of the lowest tier that nobody uses or waits for.
+/// Whether a model says so now, whatever it said when the request was kept.
+fn is_asked_once(gateway: &Gateway, model: &str) -> bool {
+    let config = &gateway.pipeline.config;
+    config.model_id(model).is_some_and(|id| !config.model(id).idempotent)
+}
+
+/// Slots that the lowest tier could have now, where nobody waits for one.
 fn spare(gateway: &Gateway) -> usize {
     let lowest = gateway.pipeline.admission.tiers().last();
-    lowest.map_or(0, |tier| if tier.waiting > 0 { 0 } else { tier.slots.saturating_sub(tier.in_use) as usize })
+    lowest.map_or(0, |tier| if tier.waiting > 0 { 0 } else { tier.room as usize })
 }
 
 /// The models that would answer in full, from the one whose turn it is on, and their longest timeout.
@@ -241,7 +257,7 @@ fn well(gateway: &Gateway, turn: u64) -> (Vec<Arc<str>>, Duration) {
     let is_well = |id: &u32| {
         let pool = config.model(ModelId(*id)).pool;
         let stands = pipeline.ladder.state(ModelId(*id), now);
-        let is_full = stands.level == Level::Full || !stands.acts;
+        let is_full = (stands.level == Level::Full && stands.readmitted.is_none()) || !stands.acts;
         is_full
             && [Protocol::V2Json, Protocol::Grpc]
                 .into_iter()

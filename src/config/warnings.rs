@@ -67,7 +67,7 @@ fn is_used(config: &Config, pool: PoolId) -> bool {
 
 fn hedge_that_never_runs(config: &Config, model: &Model) -> Option<String> {
     let pool = config.pool(model.pool);
-    let never = pool.hedge.is_some() && !model.idempotent;
+    let never = pool.hedge.is_some() && !model.idempotent && model.ensemble.is_none();
     never.then(|| {
         format!(
             "models.{}.idempotent: false, and pools.{}.hedge is set; its requests are never hedged, since that asks twice; set idempotent: true \
@@ -212,6 +212,10 @@ mod tests {
             ("mlflow: {secret: s}\npools: {p: {endpoints: [http://h:1]}}\nmodels: {m: {cache: {}}}", &[]),
             (
                 "pools: {p: {endpoints: [http://h:1], hedge: {}}}\nmodels: {m: {idempotent: false}, n: }",
+                &["models.m.idempotent"],
+            ),
+            (
+                "pools: {p: {endpoints: [http://h:1], hedge: {}}}\nmodels: {m: {idempotent: false}, n: , e: {ensemble: {members: [n, m]}}}",
                 &["models.m.idempotent"],
             ),
             (

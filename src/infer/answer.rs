@@ -30,6 +30,12 @@ pub struct Answer {
     pub timings: Timings,
 }
 
+/// Whether a model may have acted on a request that ended so: one that answered has been asked, whatever it said.
+#[must_use]
+pub fn may_have_acted(outcome: &Result<Answer, Error>) -> bool {
+    outcome.as_ref().map_or_else(Error::may_have_acted, |_| true)
+}
+
 /// An answer's body.
 pub enum AnswerBody {
     /// Held whole.

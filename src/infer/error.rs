@@ -52,6 +52,8 @@ pub struct Error {
     message: String,
     retry_after: Option<Duration>,
     waited: Option<Duration>,
+    /// Whether a model may have acted on the request, where the kind does not tell.
+    acted: Option<bool>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -59,7 +61,7 @@ pub struct Error {
 impl Error {
     /// A failure of `kind`, told as `message` (lower case, no full stop).
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, waited: None, source: None }
+        Self { kind, message: message.into(), retry_after: None, waited: None, acted: None, source: None }
     }
 
     /// The request is malformed.
@@ -88,6 +90,13 @@ impl Error {
         self
     }
 
+    /// Adds whether a model may have been given the request: by its kind alone, any but one that was turned away may.
+    #[must_use]
+    pub const fn with_acted(mut self, acted: bool) -> Self {
+        self.acted = Some(acted);
+        self
+    }
+
     /// The kind, which decides everything but the text.
     #[must_use]
     pub const fn kind(&self) -> Kind {
@@ -104,5 +113,29 @@ impl Error {
     #[must_use]
     pub const fn waited(&self) -> Option<Duration> {
         self.waited
+    }
+
+    /// Whether a model may have been given the request, and may have acted on it. Where that is not known it may.
+    #[must_use]
+    pub fn may_have_acted(&self) -> bool {
+        self.acted.unwrap_or(!matches!(self.kind, Kind::Shed | Kind::Unavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_may_have_acted_unless_it_is_known_that_nothing_was_sent() {
+        let by_kind = |kind| Error::new(kind, "").may_have_acted();
+        assert!(!by_kind(Kind::Shed) && !by_kind(Kind::Unavailable));
+        assert!(by_kind(Kind::BackendFailed) && by_kind(Kind::DeadlineExceeded) && by_kind(Kind::Internal));
+        assert!(!Error::new(Kind::BackendFailed, "no connection").with_acted(false).may_have_acted());
+        assert!(
+            Error::new(Kind::Unavailable, "no endpoint, but another member was asked")
+                .with_acted(true)
+                .may_have_acted()
+        );
     }
 }

@@ -19,6 +19,7 @@ pub mod value;
 
 pub use answer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Cause, Degradation, Reason, Timings, Verdict,
+    may_have_acted,
 };
 pub use deadline::Deadline;
 pub use decoded::{Decoded, EntityColumn};

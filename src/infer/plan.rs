@@ -102,8 +102,8 @@ pub enum Optional {
 pub enum Members {
     /// All, at once.
     All,
-    /// The first.
-    First,
+    /// The one at that place, alone.
+    One(u32),
 }
 
 /// Whether a request may wait for a slot.

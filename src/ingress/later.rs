@@ -4,8 +4,8 @@
 //!   infer ─► known under its key? ──► its result, or 202
 //!     │ no
 //!     ▼
-//!   the path ──► level 4, and the caller would come back, or the model says so ──► put ──► 202, `location: /v1/async/{id}`
-//!          └───► an answer, or another refusal: as it is
+//!   the path ──► a failure, and the caller would come back, or the model says so ──► put ──► 202, `location: /v1/async/{id}`
+//!          └───► an answer, or a word about the request: as it is
 //! ```
 //!
 //! A request that nobody wants queued passes through without a copy. One that may be queued is read whole before it is on its path, so
@@ -27,7 +27,9 @@ use super::{
 };
 use crate::{
     config::{Config, Model},
-    infer::{Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict},
+    infer::{
+        Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict, may_have_acted,
+    },
     pipeline::Log,
     spool::{self, Entry, Kept, Millis, New, Put, Spool, Standing, State, Why},
 };
@@ -104,23 +106,38 @@ async fn queueable(gateway: &Gateway, request: Box<InferRequest>, wish: Wish) ->
     {
         return Ok(answer);
     }
-    match gateway.pipeline.infer(request).await {
-        Err(error) if may_wait(&error, gateway.pipeline.config.model(model)) => {
-            let id = spool::new_id();
-            let new = New { key: key.unwrap_or_else(|| Arc::clone(&id)), id, why: Why::Queued, request: kept };
-            queue(gateway, &new, (error, patience()), protocol).await
-        }
-        outcome => outcome,
+    let outcome = gateway.pipeline.infer(request).await;
+    let model = gateway.pipeline.config.model(model);
+    if !may_wait(&outcome, model) {
+        return outcome;
     }
+    let failure = outcome.map_or_else(|error| error, |answer| failure(&answer, protocol));
+    let id = spool::new_id();
+    let key = key.unwrap_or_else(|| Arc::clone(&id));
+    let new = New { key, id, why: Why::Queued, once: !model.idempotent, request: kept };
+    queue(gateway, &new, (failure, patience()), protocol).await
 }
 
 /// Whether a request that ended so may be answered later. One that may have reached a model which must not be asked twice stays
 /// unanswered: only its caller knows what to do about that.
-fn may_wait(error: &Error, model: &Model) -> bool {
-    match error.kind() {
-        Kind::Unavailable | Kind::Shed => true,
-        Kind::BackendFailed | Kind::DeadlineExceeded => model.idempotent,
-        _ => false,
+fn may_wait(outcome: &Result<Answer, Error>, model: &Model) -> bool {
+    let failed = match outcome {
+        Ok(answer) => answer.verdict == Verdict::Failed,
+        Err(error) => {
+            matches!(error.kind(), Kind::Unavailable | Kind::Shed | Kind::BackendFailed | Kind::DeadlineExceeded)
+        }
+    };
+    failed && (model.idempotent || !may_have_acted(outcome))
+}
+
+/// What a model's server told of its own failure, for a caller who is told why a request was to be kept.
+fn failure(answer: &Answer, protocol: Protocol) -> Error {
+    let error =
+        Error::new(Kind::BackendFailed, format!("the model's server answered {}", encode::status_of(answer, protocol)));
+    let told = answer.headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());
+    match told.and_then(|seconds| seconds.trim().parse().ok()) {
+        Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
+        None => error,
     }
 }
 
@@ -170,6 +187,7 @@ fn queued(new: &New, gateway: &Gateway, now: Millis) -> Entry {
         key: Arc::clone(&new.key),
         model: new.request.model.as_str().into(),
         why: new.why,
+        once: new.once,
         digest: 0,
         received: now,
         expires: now.saturating_add(spool::millis(gateway.spool.terms().keep_for)),
@@ -203,9 +221,10 @@ fn refused(error: spool::Error, instead: Option<Error>) -> Error {
 pub(crate) fn logging(spool: &Arc<Spool>) -> Log {
     let spool = Arc::clone(spool);
     Box::new(move |config, request| {
+        let once = !config.model(request.model).idempotent;
         if let Some(request) = kept(config, request) {
             let id = spool::new_id();
-            spool.log(New { key: Arc::clone(&id), id, why: Why::Logged, request });
+            spool.log(New { key: Arc::clone(&id), id, why: Why::Logged, once, request });
         }
     })
 }
@@ -364,6 +383,7 @@ mod tests {
             key: "k".into(),
             model: "fraud".into(),
             why: Why::Queued,
+            once: false,
             digest: 0,
             received: 1000,
             expires: 9000,
@@ -412,9 +432,40 @@ mod tests {
         ] {
             for (idempotent, expected) in [(false, once), (true, twice)] {
                 model.idempotent = idempotent;
-                assert_eq!(may_wait(&Error::new(kind, ""), &model), expected, "{kind:?}, {idempotent}");
+                assert_eq!(may_wait(&Err(Error::new(kind, "")), &model), expected, "{kind:?}, {idempotent}");
             }
         }
+        model.idempotent = false;
+        let unsent = || Error::new(Kind::BackendFailed, "no connection").with_acted(false);
+        assert!(may_wait(&Err(unsent()), &model), "nothing was sent");
+        assert!(!may_wait(&Err(Error::new(Kind::Unavailable, "").with_acted(true)), &model), "a member was asked");
+    }
+
+    #[test]
+    fn a_failure_that_the_models_server_told_itself_is_queued_too_and_a_word_about_the_request_is_not() {
+        let mut model = crate::fixture::config().models.remove(1);
+        let answer = |status: u16, verdict| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("7"))]);
+            Ok(Answer {
+                status,
+                verdict,
+                ..plain(status, headers, (AnswerBody::Whole(Bytes::new()), None), Level::Full)
+            })
+        };
+        for (idempotent, status, verdict, waits) in [
+            (true, 503, Verdict::Failed, true),
+            (true, 429, Verdict::Failed, true),
+            (true, 400, Verdict::Good, false),
+            (true, 200, Verdict::Good, false),
+            (false, 503, Verdict::Failed, false),
+        ] {
+            model.idempotent = idempotent;
+            assert_eq!(may_wait(&answer(status, verdict), &model), waits, "{idempotent} {status}");
+        }
+        let told = failure(&answer(503, Verdict::Failed).unwrap(), Protocol::V1);
+        assert_eq!(told.to_string(), "the model's server answered 503 Service Unavailable");
+        assert_eq!(told.retry_after(), Some(Duration::from_secs(7)));
     }
 
     #[test]

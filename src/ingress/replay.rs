@@ -26,11 +26,36 @@ pub(crate) enum Came {
     /// Its result.
     To(Box<Reply>),
     /// None, but another try may bring one.
-    ToNothing(String),
+    ToNothing {
+        why: String,
+        /// Whether the model may have acted on it.
+        acted: bool,
+    },
     /// None, nor will another try.
     ToNoUse(String),
     /// It did not reach the model; the same may hold for that long.
     NoFurther(Duration),
+}
+
+impl Came {
+    fn to_nothing(why: impl Into<String>) -> Self {
+        Self::ToNothing { why: why.into(), acted: true }
+    }
+
+    /// The replay was broken off: it may have reached its model.
+    pub(crate) fn broken_off() -> Self {
+        Self::to_nothing("the gateway stopped while the model was asked")
+    }
+
+    /// What it is where the model must not be asked twice: no other try, once it may have acted.
+    pub(crate) fn asked_once(self) -> Self {
+        match self {
+            Self::ToNothing { why, acted: true } => Self::ToNoUse(format!(
+                "{why}; the model may have acted on it, and must not be asked twice (idempotent: false)"
+            )),
+            came => came,
+        }
+    }
 }
 
 /// How long a request is left alone that did not reach its model, where nothing says when it may.
@@ -49,10 +74,10 @@ pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -
     };
     match outcome {
         Ok(answer) if answer.level != Level::Full => {
-            Came::ToNothing(format!("answered at level {} only", answer.level.digit()))
+            Came::to_nothing(format!("answered at level {} only", answer.level.digit()))
         }
         Ok(answer) if is_passing(encode::status_of(&answer, kept.protocol)) => {
-            Came::ToNothing(format!("the model's server answered {}", encode::status_of(&answer, kept.protocol)))
+            Came::to_nothing(format!("the model's server answered {}", encode::status_of(&answer, kept.protocol)))
         }
         Ok(answer) => match reply(answer, limit).await {
             Ok(reply) => Came::To(Box::new(reply)),
@@ -70,9 +95,11 @@ fn is_passing(status: StatusCode) -> bool {
 
 fn failed(error: &Error, protocol: Protocol) -> Came {
     match error.kind() {
+        // Members of an ensemble that could be asked were.
+        Kind::Shed | Kind::Unavailable if error.may_have_acted() => Came::to_nothing(error.to_string()),
         Kind::Shed | Kind::Unavailable | Kind::Cancelled => Came::NoFurther(error.retry_after().unwrap_or(LEFT_ALONE)),
         Kind::DeadlineExceeded | Kind::BackendFailed | Kind::Internal | Kind::RequestTimeout | Kind::SpoolFull => {
-            Came::ToNothing(error.to_string())
+            Came::ToNothing { why: error.to_string(), acted: error.may_have_acted() }
         }
         Kind::InvalidRequest
         | Kind::TooLarge
@@ -107,7 +134,7 @@ async fn reply(answer: Answer, limit: u64) -> Result<Reply, Came> {
     };
     let (mut body, mut trailers) = (BytesMut::new(), trailers);
     while let Some(frame) = stream.frame().await {
-        match frame.map_err(|error| Came::ToNothing(error.to_string()))?.into_data() {
+        match frame.map_err(|error| Came::to_nothing(error.to_string()))?.into_data() {
             Ok(data) => body.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().ok().or(trailers),
         }
@@ -205,7 +232,15 @@ mod tests {
             assert!(matches!(came(kind), Came::NoFurther(_)), "{kind:?}");
         }
         for kind in [Kind::BackendFailed, Kind::DeadlineExceeded, Kind::Internal] {
-            assert!(matches!(came(kind), Came::ToNothing(_)), "{kind:?}");
+            assert!(matches!(came(kind), Came::ToNothing { acted: true, .. }), "{kind:?}");
+            assert!(
+                matches!(came(kind).asked_once(), Came::ToNoUse(why) if why.starts_with("so; the model may have acted"))
+            );
+        }
+        for (acted, kind) in [(false, Kind::BackendFailed), (true, Kind::Unavailable)] {
+            let came = failed(&Error::new(kind, "so").with_acted(acted), Protocol::V2Json);
+            assert!(matches!(&came, Came::ToNothing { acted: told, .. } if *told == acted), "{kind:?}");
+            assert_eq!(matches!(came.asked_once(), Came::ToNoUse(_)), acted, "{kind:?}: where nothing was sent, again");
         }
         for (kind, status) in [(Kind::InvalidRequest, 400), (Kind::NotFound, 404), (Kind::Unimplemented, 501)] {
             let Came::To(reply) = came(kind) else { panic!("{kind:?} is a result") };

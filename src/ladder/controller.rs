@@ -1,12 +1,12 @@
 //! Moves models between levels 0 and 2, and holds them where a drill says.
 //!
-//! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops
-//! after `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more
-//! than once. Two facts depend on a level's own effect, and neither keeps or undoes itself by it. Of timeouts some requests keep
-//! telling (`standing`). Those are few: as long as the trigger is in force, what they say counts however few they are. Without any it
-//! ends like the others. GPUs that are empty because their low-priority work went elsewhere get it back bit by bit (`readmission`), no
-//! further than they stay below the threshold. With `ladder.mode: observe` all of this is told and nothing is lowered; drills act all
-//! the same.
+//! Looked at a few times a second with what the stages report ([`Facts`]). A trigger acts after it lasted `enter_after` and stops after
+//! `exit_after` of quiet (`resilience::hysteresis`), so that a signal that flaps around its threshold moves nothing more than once. Two
+//! facts depend on a level's own effect, and neither keeps or undoes itself by it. Of timeouts some requests keep telling (`standing`).
+//! Those are few: as long as the trigger is in force, what they say counts however few they are. Without any it ends like the others. GPUs
+//! that are empty because their low-priority work went elsewhere get it back bit by bit (`readmission`), no further than they stay below
+//! the threshold; the model stands at level 0 meanwhile, and only who does not come back yet is answered lower. With `ladder.mode: observe`
+//! all of this is told and nothing is lowered; drills act all the same.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -55,6 +55,8 @@ pub struct State {
     pub causes: Vec<&'static str>,
     /// How long a drill has left.
     pub drill_left: Option<Duration>,
+    /// The share of its requests that may ask GPUs that are full or were, below 1; `None`: all of them, or it acts on nothing.
+    pub readmitted: Option<f64>,
     /// Whether it acts.
     pub acts: bool,
 }
@@ -77,6 +79,8 @@ struct Model {
 
 struct Machine {
     triggers: [Hysteresis; Trigger::ALL.len()],
+    /// Whether its pool's GPUs are full, which is a trigger of low priority only.
+    gpus: Hysteresis,
     /// Of what was kept from full GPUs.
     readmission: Readmission,
     drill: Option<(Level, Instant)>,
@@ -109,7 +113,7 @@ impl Standings {
                     of_model.timeouts == Excess::Proven || (in_force && of_model.timeouts == Excess::OfFew)
                 }
             };
-            model.look(is_active, now);
+            model.look(is_active, full, now);
             model.settle(self.mode, now);
         }
     }
@@ -129,10 +133,12 @@ impl Standings {
         let in_force = Trigger::ALL.into_iter().filter(|trigger| machine.standing.has(*trigger));
         let mut causes: Vec<_> = in_force.map(|trigger| trigger.cause().token()).collect();
         causes.extend(machine.drill.map(|_| crate::infer::Cause::Drill.token()));
+        let returns = self.mode == LadderMode::Act && !machine.readmission.is_over();
         State {
             level: machine.standing.level(),
             causes,
             drill_left: machine.drill.map(|(_, until)| until.saturating_duration_since(now)),
+            readmitted: returns.then(|| machine.readmission.part()),
             acts: self.mode == LadderMode::Act || machine.drill.is_some(),
         }
     }
@@ -148,6 +154,7 @@ impl Model {
             shown: Shown::new(now),
             machine: Mutex::new(Machine {
                 triggers: std::array::from_fn(|_| hysteresis.clone()),
+                gpus: hysteresis,
                 readmission: Readmission::new(ladder.exit_after),
                 drill: None,
                 standing: Standing::default(),
@@ -157,8 +164,8 @@ impl Model {
         }
     }
 
-    /// `is_active`: of a trigger, which is in force or not.
-    fn look(&self, is_active: impl Fn(Trigger, bool) -> bool, now: Instant) {
+    /// `is_active`: of a trigger, which is in force or not; `full`: of the pool's GPUs.
+    fn look(&self, is_active: impl Fn(Trigger, bool) -> bool, full: bool, now: Instant) {
         let mut machine = self.lock();
         for (trigger, state) in Trigger::ALL.into_iter().zip(&mut machine.triggers) {
             state.look(is_active(trigger, state.in_force()), now);
@@ -166,6 +173,8 @@ impl Model {
         let in_force = machine.triggers[Trigger::GpuMemory as usize].in_force();
         machine.readmission.look(in_force, is_active(Trigger::GpuMemory, in_force), now);
         self.shown.admit(machine.readmission.share());
+        machine.gpus.look(full, now);
+        self.shown.fill_gpus(machine.gpus.in_force());
     }
 
     /// Shows what the machine has come to.
@@ -173,9 +182,8 @@ impl Model {
         let mut machine = self.lock();
         machine.drill = machine.drill.filter(|(_, until)| *until > now);
         let drill = machine.drill.map(|(level, _)| level);
-        let all = || Trigger::ALL.into_iter().zip(&machine.triggers);
-        let readmits = |trigger| trigger == Trigger::GpuMemory && !machine.readmission.is_over();
-        let in_force = all().filter(|(trigger, state)| state.in_force() || readmits(*trigger));
+        let all = Trigger::ALL.into_iter().zip(&machine.triggers);
+        let in_force = all.filter(|(_, state)| state.in_force());
         let standing = Standing::new(in_force.map(|(trigger, _)| trigger), drill);
         self.handles.stood(machine.standing.level(), now.saturating_duration_since(machine.looked));
         machine.looked = now;
@@ -183,7 +191,9 @@ impl Model {
         if let Some((_, until)) = machine.drill {
             self.shown.drill_until(until);
         }
+        self.handles.readmitted(if mode == LadderMode::Act { machine.readmission.part() } else { 1.0 });
         self.shown.store(match mode {
+            LadderMode::Act if !machine.readmission.is_over() => standing.returning(),
             LadderMode::Act => standing,
             LadderMode::Observe => Standing::new([], drill),
         });

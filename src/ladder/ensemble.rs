@@ -23,7 +23,7 @@ impl Ladder {
     /// What is no prediction is asked of an ensemble's first member.
     pub(super) fn in_person(&self, plan: Plan, method: Method) -> Result<Plan, Error> {
         let route = self.route(plan.named);
-        match (route.first, method) {
+        match (route.members.first().copied(), method) {
             (None, _) | (Some(_), Method::Predict | Method::Explain) => Ok(plan),
             (Some(first), Method::Other) => Ok(Plan { model: first, ..plan }),
             (Some(_), Method::Stream) => {
@@ -54,7 +54,7 @@ impl Ladder {
         if standing.drill() >= Level::SimplifiedModel {
             return Err(Cause::Drill);
         }
-        if standing.has(Trigger::GpuMemory) && !self.standings.shown(member).admits() {
+        if standing.makes_room() && !self.standings.shown(member).admits() {
             return Err(Cause::GpuMemory);
         }
         let (drilled, slow) = (standing.drill() > Level::Full, standing.has(Trigger::FeaturesSlow));
@@ -65,6 +65,20 @@ impl Ladder {
             next.optional = Optional::Skipped;
         }
         Ok(next)
+    }
+
+    /// The place of the first member that may be asked alone, as it stands itself. Where that is to make room on GPUs, one at the
+    /// ensemble's own pool is not: those are the ones that are full, or were and take its requests back bit by bit.
+    pub(super) fn alone_at(&self, ensemble: ModelId, cause: Cause) -> Option<u32> {
+        let route = self.route(ensemble);
+        let may = |member: &ModelId| {
+            let (shown, pool) = (self.standings.shown(*member), self.route(*member).predict);
+            let standing = shown.load();
+            let is_full = cause == Cause::GpuMemory && (pool == route.predict || shown.gpus_are_full());
+            let makes_room = standing.makes_room() && !shown.admits();
+            standing.drill() < Level::SimplifiedModel && !is_full && !makes_room
+        };
+        route.members.iter().position(may).and_then(|place| u32::try_from(place).ok())
     }
 
     /// The plan for the only member that is asked.
@@ -197,10 +211,90 @@ mod tests {
         let plans: Vec<_> = (0..3).map(|_| plan(&ladder, now)).collect();
         assert_eq!(
             plans.iter().map(|plan| plan.members).collect::<Vec<_>>(),
-            [Members::All, Members::First, Members::First]
+            [Members::All, Members::One(0), Members::One(0)]
         );
         let (first, alone) = (&plans[1], ladder.alone(&plans[1], ModelId(1), now));
         assert_eq!((first.level, first.cause), (Level::SimplifiedModel, Some(Cause::Timeouts)));
         assert_eq!((alone.model, alone.pool, alone.model_by), (ModelId(1), PoolId(0), first.model_by));
+    }
+    /// Pools, and an ensemble of one model at each of the first three, which makes room where the first one's are full.
+    fn spread(more: &str) -> Ladder {
+        let text = format!(
+            "pools: {{p: {{endpoints: [http://h:1]}}, q: {{endpoints: [http://h:2]}}, r: {{endpoints: [http://h:3]}}}}\n\
+             models:\n  all: {{low_priority: true, ensemble: {{members: [one, two, three]}}{more}}}\n  one: {{pool: p}}\n  \
+             two: {{pool: q}}\n  three: {{pool: r}}\n  lite: {{pool: r}}\n"
+        );
+        Ladder::new(&Config::parse(&text, "t").unwrap())
+    }
+
+    /// Of the three pools, those that are full; the ensemble's is the first, and the simpler model's the last.
+    fn full(pools: [bool; 3]) -> Facts {
+        let at = |pool: usize| ModelFacts {
+            gpu_memory: Some(if pools[pool] { 0.99 } else { 0.5 }),
+            ..ModelFacts::default()
+        };
+        Facts { models: vec![at(0), at(0), at(1), at(2), at(2)], ..Facts::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_gpus_are_full_the_first_member_elsewhere_answers_alone() {
+        for (pools, place) in [([true, false, false], 1), ([true, true, false], 2)] {
+            let ladder = spread("");
+            let now = long(&ladder, &full(pools));
+            let first = plan(&ladder, now);
+            assert_eq!((first.members, first.level), (Members::One(place), Level::SimplifiedModel), "{pools:?}");
+            assert_eq!(first.cause, Some(Cause::GpuMemory));
+        }
+        // Another pool's GPUs are no reason to ask fewer members.
+        let ladder = spread("");
+        let now = long(&ladder, &full([false, true, true]));
+        assert_eq!((plan(&ladder, now).members, plan(&ladder, now).level), (Members::All, Level::Full));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_gpus_are_full_the_ensembles_fallback_answers_or_nobody() {
+        let all = [true; 3];
+        let ladder = spread(", fallback: {model: lite}");
+        let now = long(&ladder, &full(all));
+        assert_eq!(plan(&ladder, now).model, ModelId(4));
+        let rule =
+            ", fallback: {rule: '0.5', default: {outputs: [{name: y, datatype: FP32, shape: [1], data: [0.5]}]}}";
+        let ladder = spread(rule);
+        let now = long(&ladder, &full(all));
+        assert_eq!(
+            (plan(&ladder, now).source, plan(&ladder, now).level),
+            (crate::infer::Source::Rule, Level::SimplifiedModel)
+        );
+        let ladder = spread("");
+        let now = long(&ladder, &full(all));
+        let refused = ladder.plan(&request(Method::Predict), now).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Unavailable);
+        let told = "model \"all\" has no member on other GPUs, no simpler model and no rule at level 2 (simplified_model: gpu_memory)";
+        assert_eq!(refused.to_string(), told);
+    }
+
+    /// While requests come back to GPUs that were full, those that do not yet are not sent there by another name.
+    #[tokio::test(start_paused = true)]
+    async fn a_member_where_requests_come_back_bit_by_bit_does_not_answer_alone() {
+        let ladder = spread("");
+        let begin = long(&ladder, &full([true, false, false]));
+        // Quiet for `exit_after`, and half of as much again.
+        (0..150).for_each(|at| ladder.look(&full([false; 3]), begin + 100 * MS * at));
+        let now = begin + 15_000 * MS;
+        assert_eq!(ladder.state(ALL, now).level, Level::Full);
+        let plans: Vec<_> = (0..20).map(|_| plan(&ladder, now).members).collect();
+        let (all, alone): (Vec<_>, Vec<_>) = plans.into_iter().partition(|members| *members == Members::All);
+        assert!((8..=11).contains(&all.len()), "{} came back", all.len());
+        assert!(alone.iter().all(|members| *members == Members::One(1)), "{alone:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_held_down_does_not_answer_alone() {
+        let (ladder, now) = (spread(""), Instant::now());
+        for member in [1, 2] {
+            ladder.drill(ModelId(member), Level::SimplifiedModel, 1000 * MS, now);
+        }
+        ladder.drill(ALL, Level::SimplifiedModel, 1000 * MS, now);
+        assert_eq!(plan(&ladder, now).members, Members::One(2));
     }
 }

@@ -148,11 +148,10 @@ impl Ladder {
 
     /// What the model's standing leaves of a plan.
     fn lowered(&self, plan: Plan, standing: Standing, (method, now): (Method, Instant)) -> Result<Plan, Error> {
-        if method == Method::Explain && standing.level() >= Level::SimplifiedModel {
-            return Err(self.refused(&plan, (standing, None), "is not explained", now));
-        }
-        if method != Method::Predict {
-            return Ok(plan);
+        match method {
+            Method::Predict => {}
+            Method::Explain => return self.explained(plan, standing, now),
+            Method::Other | Method::Stream => return Ok(plan),
         }
         let (drill, slow) = (standing.drill(), standing.has(Trigger::FeaturesSlow));
         let spares_features = slow || standing.has(Trigger::FeaturesUnavailable) || drill > Level::Full;
@@ -175,22 +174,39 @@ impl Ladder {
             Level::SimplifiedModel => return Ok(self.simpler(&plan, Cause::Drill, now).unwrap_or(plan)),
             Level::Full | Level::ReducedFeatures => {}
         }
-        if standing.has(Trigger::GpuMemory) && !self.standings.shown(plan.named).admits() {
+        if standing.makes_room() && !self.standings.shown(plan.named).admits() {
             let next = self.simpler(&plan, Cause::GpuMemory, now);
             let refused = (standing, Some(Cause::GpuMemory));
-            return next.ok_or_else(|| self.refused(&plan, refused, "has neither a simpler model nor a rule", now));
+            let what = if self.route(plan.named).is_ensemble() {
+                "has no member on other GPUs, no simpler model and no rule"
+            } else {
+                "has neither a simpler model nor a rule"
+            };
+            return next.ok_or_else(|| self.refused(&plan, refused, what, now));
         }
         let times_out = standing.has(Trigger::Timeouts) && !self.standings.shown(plan.named).probes(now);
         let next = times_out.then(|| self.simpler(&plan, Cause::Timeouts, now)).flatten();
         Ok(next.unwrap_or(plan))
     }
 
+    /// Explanations are the first to go, and come back as predictions do.
+    fn explained(&self, plan: Plan, standing: Standing, now: Instant) -> Result<Plan, Error> {
+        let cause = if standing.level() >= Level::SimplifiedModel {
+            None
+        } else if standing.makes_room() && !self.standings.shown(plan.named).admits() {
+            Some(Cause::GpuMemory)
+        } else {
+            return Ok(plan);
+        };
+        Err(self.refused(&plan, (standing, cause), "is not explained", now))
+    }
+
     /// A plan at level 2 with less of a model, or with the rule.
     fn simpler(&self, plan: &Plan, cause: Cause, now: Instant) -> Option<Plan> {
         let route = self.route(plan.named);
         let plan = Plan { cause: Some(cause), ..plan.clone() };
-        if route.is_ensemble() {
-            return Some(Plan { members: Members::First, level: Level::SimplifiedModel, ..plan });
+        if let Some(place) = self.alone_at(plan.named, cause) {
+            return Some(Plan { members: Members::One(place), level: Level::SimplifiedModel, ..plan });
         }
         // One that stands lower for the same reason at the same place is asked as little: its load is the same load.
         let is_along = |model: &ModelId| {
@@ -217,7 +233,11 @@ impl Ladder {
         let name = &self.route(plan.named).name;
         let (level, worst) = standing.worst().unwrap_or((Level::Full, Cause::Drill));
         let cause = cause.unwrap_or(worst);
-        let message = format!("model {name:?} {what} at level {} ({level}: {})", level.digit(), cause.token());
+        let makes_room = cause == Cause::GpuMemory;
+        let level = if makes_room { level.max(Level::SimplifiedModel) } else { level };
+        let returns = makes_room && !standing.has(Trigger::GpuMemory);
+        let returns = if returns { "; its requests come back bit by bit" } else { "" };
+        let message = format!("model {name:?} {what} at level {} ({level}: {}){returns}", level.digit(), cause.token());
         let drill = (cause == Cause::Drill).then(|| self.standings.shown(plan.named).drill_left(now));
         let lasts = drill.map_or(self.lasts, |left| left.max(route::LEAST_RETRY_AFTER));
         Error::new(Kind::Unavailable, message).with_retry_after(lasts)

@@ -43,6 +43,11 @@ impl Readmission {
         self.share
     }
 
+    /// The same, of 1.
+    pub(super) fn part(&self) -> f64 {
+        f64::from(self.share) / f64::from(PARTS)
+    }
+
     /// Whether all is.
     pub(super) const fn is_over(&self) -> bool {
         self.share == PARTS

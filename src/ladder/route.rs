@@ -25,8 +25,8 @@ pub(super) struct Route {
     simpler: Box<[ModelId]>,
     /// What answers without a model, best first.
     pub(super) ways: SmallVec<[Source; 3]>,
-    /// The first of the models that answer together for it, where there are any.
-    pub(super) first: Option<ModelId>,
+    /// The models that answer together for it, where it is several.
+    pub(super) members: Box<[ModelId]>,
     /// Share of the time left that is kept for a simpler model.
     pub(super) reserve: f64,
 }
@@ -42,13 +42,13 @@ impl Route {
             burst: config.burst(model),
             simpler: simpler(model, config),
             ways: ways(model),
-            first: model.members().first().copied(),
+            members: model.members().into(),
             reserve: fallback.map_or(0.0, |fallback| fallback.reserve),
         }
     }
 
     pub(super) const fn is_ensemble(&self) -> bool {
-        self.first.is_some()
+        !self.members.is_empty()
     }
 
     /// Whether something else can answer for the model.

@@ -1,11 +1,12 @@
 //! Where models stand: written by the controller and by drills, loaded by the path.
 //!
-//! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change.
-//! The worst counts, and of equals the first: a drill, then the triggers in the order of their bits. Triggers move a model between
-//! levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
+//! A trigger that is in force is a bit, a drill's level a number beside them, all in one byte: a plan never sees half of a change. What was
+//! kept from GPUs that were full comes back bit by bit once that trigger is over: one bit more, and no level of its own; a request that
+//! does not come back yet is answered at the level that it needs. The worst counts, and of equals the first: a drill, then the triggers in
+//! the order of their bits. Triggers move a model between levels 0 and 2; levels 3 and 4 are reached by single answers, or by a drill.
 
 use std::{
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -69,15 +70,28 @@ impl Trigger {
 pub(super) struct Standing(u8);
 
 impl Standing {
-    /// Where the drill's level begins.
+    /// Where the drill's level begins, and how wide it is.
     const DRILL: u32 = 4;
+    const DRILLS: u8 = 0b111;
+    /// Requests come back to GPUs that were full.
+    const RETURNS: u8 = 1 << 7;
 
     pub(super) fn new(triggers: impl IntoIterator<Item = Trigger>, drill: Option<Level>) -> Self {
         let bits = triggers.into_iter().fold(0, |bits, trigger| bits | trigger.bit());
         Self(bits | drill.map_or(0, |level| (level as u8) << Self::DRILL))
     }
 
-    /// Whether nothing lowers it.
+    /// The same, with GPUs that were full a while ago.
+    pub(super) const fn returning(self) -> Self {
+        Self(self.0 | Self::RETURNS)
+    }
+
+    /// Whether GPUs are full, or were and take requests back bit by bit.
+    pub(super) const fn makes_room(self) -> bool {
+        self.0 & (Trigger::GpuMemory.bit() | Self::RETURNS) != 0
+    }
+
+    /// Whether nothing lowers it, nor any request.
     pub(super) const fn is_full(self) -> bool {
         self.0 == 0
     }
@@ -86,14 +100,15 @@ impl Standing {
         self.0 & trigger.bit() != 0
     }
 
-    /// Whether a trigger of that cause lowers it.
+    /// Whether a trigger of that cause lowers it, or some of its requests yet.
     pub(super) fn has_cause(self, cause: Cause) -> bool {
-        Trigger::ALL.into_iter().any(|trigger| trigger.cause() == cause && self.has(trigger))
+        (cause == Cause::GpuMemory && self.makes_room())
+            || Trigger::ALL.into_iter().any(|trigger| trigger.cause() == cause && self.has(trigger))
     }
 
     /// The level it is held at by a drill.
     pub(super) fn drill(self) -> Level {
-        Level::ALL[usize::from(self.0 >> Self::DRILL).min(Level::ALL.len() - 1)]
+        Level::ALL[usize::from(self.0 >> Self::DRILL & Self::DRILLS).min(Level::ALL.len() - 1)]
     }
 
     /// The worst of all that lowers it, and what that is; `None`: nothing does.
@@ -115,6 +130,8 @@ pub(super) struct Shown {
     standing: AtomicU8,
     asked: AtomicU32,
     probing: Seldom,
+    /// Whether its pool's GPUs are full, be it of low priority or not.
+    gpus_full: AtomicBool,
     /// Of [`readmission::PARTS`], how many are asked in full though GPUs were full, and how many came since they are.
     admitted: AtomicU32,
     returning: AtomicU32,
@@ -129,6 +146,7 @@ impl Shown {
             standing: AtomicU8::new(0),
             asked: AtomicU32::new(0),
             probing: Seldom::each(PROBE_AFTER, now),
+            gpus_full: AtomicBool::new(false),
             admitted: AtomicU32::new(0),
             returning: AtomicU32::new(0),
             origin: now,
@@ -154,6 +172,14 @@ impl Shown {
 
     pub(super) fn store(&self, standing: Standing) {
         self.standing.store(standing.0, Relaxed);
+    }
+
+    pub(super) fn fill_gpus(&self, full: bool) {
+        self.gpus_full.store(full, Relaxed);
+    }
+
+    pub(super) fn gpus_are_full(&self) -> bool {
+        self.gpus_full.load(Relaxed)
     }
 
     /// Lets so many of [`readmission::PARTS`] requests ask GPUs that were full.
@@ -197,6 +223,14 @@ mod tests {
             assert_eq!(standing.worst(), worst, "{triggers:?} {drill:?}");
             assert_eq!(standing.is_full(), worst.is_none());
             assert!(triggers.iter().all(|trigger| standing.has(*trigger)));
+            let returning = standing.returning();
+            assert_eq!(
+                (returning.worst(), returning.drill()),
+                (standing.worst(), standing.drill()),
+                "no level of its own"
+            );
+            assert!(!returning.is_full() && returning.makes_room());
+            assert_eq!(standing.makes_room(), standing.has(GpuMemory));
         }
     }
 

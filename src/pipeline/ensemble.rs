@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config},
     infer::{
         Answer, AnswerBody, CacheEvent, CacheOutcome, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level,
-        Members, ModelId, Output, Payload, Plan, Protocol, Timings,
+        Members, ModelId, Output, Payload, Plan, Protocol, Timings, may_have_acted,
         outputs::{self, Ballot, Combine, Combined},
     },
     ladder::cause_of,
@@ -129,20 +129,20 @@ impl Pipeline {
         let outcome = match plan.members {
             // Boxed: who has no members does not carry the room for them.
             Members::All => Box::pin(self.together(request, plan, ensemble, began)).await,
-            Members::First => Box::pin(self.first(request, plan, ensemble, began)).await,
+            Members::One(place) => Box::pin(self.one(request, plan, (ensemble, place), began)).await,
         };
         Walked { outcome, features: None }
     }
 
-    /// The first member's answer in place of all of them.
-    async fn first(
+    /// One member's answer in place of all of them.
+    async fn one(
         &self,
         request: Box<InferRequest>,
         plan: &Plan,
-        ensemble: &Ensemble,
+        (ensemble, place): (&Ensemble, u32),
         began: Instant,
     ) -> Result<Answer, Error> {
-        let member = &ensemble.members[0];
+        let member = &ensemble.members[place as usize];
         let alone = self.ladder.alone(plan, member.id, began);
         let (request, _) = self.readable(request)?;
         let protocol = request.protocol;
@@ -224,11 +224,12 @@ impl Pipeline {
     ) -> Result<Answer, Error> {
         let mut sorted = Sorted::new(ensemble, heard);
         let outputs = sorted.common(ensemble, request.protocol)?;
-        let Sorted { parts, mut members, failure } = sorted;
+        let Sorted { parts, mut members, failure, acted } = sorted;
         if let Some(failure) = failure
             && (parts.is_empty() || !self.ladder.lowers())
         {
-            return failure;
+            // It speaks for all of them.
+            return failure.map_err(|error| error.with_acted(acted || !parts.is_empty()));
         }
         let mut answer = self.written((request, decoded), &outputs, plan)?;
         parts.into_iter().for_each(|(_, part)| part.add_to(&mut answer));
@@ -272,11 +273,14 @@ struct Sorted {
     members: Vec<Degradation>,
     /// The first member's that failed.
     failure: Option<Result<Answer, Error>>,
+    /// Whether any member that is left out may have acted on the request.
+    acted: bool,
 }
 
 impl Sorted {
     fn new(ensemble: &Ensemble, heard: Vec<Option<Heard>>) -> Self {
-        let mut sorted = Self { parts: Vec::with_capacity(heard.len()), members: Vec::new(), failure: None };
+        let mut sorted =
+            Self { parts: Vec::with_capacity(heard.len()), members: Vec::new(), failure: None, acted: false };
         for (index, heard) in heard.into_iter().enumerate() {
             match heard {
                 Some(Heard::Part(part)) => sorted.parts.push((index, part)),
@@ -290,6 +294,7 @@ impl Sorted {
 
     fn leave_out(&mut self, ensemble: &Ensemble, index: usize, (why, outcome): (LeftOut, Result<Answer, Error>)) {
         self.members.push(ensemble.leave_out(index, why, &outcome));
+        self.acted |= may_have_acted(&outcome);
         self.failure.get_or_insert(outcome);
     }
 

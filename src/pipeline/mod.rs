@@ -15,7 +15,7 @@ use crate::{
     features,
     infer::{
         Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan,
-        PoolId, Protocol, Source, Timings, Verdict, headers::JSON_LENGTH,
+        PoolId, Protocol, Source, Timings, Verdict, headers::JSON_LENGTH, may_have_acted,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -32,7 +32,8 @@ use ensemble::Ensembles;
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
 
-/// What is told of a request that was answered at level 3, so that it can be asked again when its model is well.
+/// What is told of a request that was answered at level 3, so that it can be asked again when its model is well. Of a model that must
+/// not act twice only of those on which it cannot have acted.
 pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
 
 /// When to come back to a gateway that holds as many bytes as it may.
@@ -170,7 +171,7 @@ impl Pipeline {
         mut last: Option<Walked>,
         mut now: Instant,
     ) -> Result<Answer, Error> {
-        let (mut found, mut first) = (None, None);
+        let (mut found, mut first, mut acted) = (None, None, false);
         loop {
             let walked = match (last.take(), plan.source) {
                 (Some(walked), _) => walked,
@@ -180,10 +181,13 @@ impl Pipeline {
                 }
             };
             now = Instant::now();
+            acted |= plan.source == Source::Model && plan.model == plan.named && may_have_acted(&walked.outcome);
             let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, &mut first, now) {
                 Settled::Answer(answer) => {
-                    if answer.level == Level::DefaultResponse {
+                    // A model that may have acted is not asked by us to act again.
+                    if answer.level == Level::DefaultResponse && (self.config.model(request.model).idempotent || !acted)
+                    {
                         (self.log)(&self.config, &request);
                     }
                     return Ok(answer);

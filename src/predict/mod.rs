@@ -268,7 +268,7 @@ struct Turn {
 impl Run<'_> {
     async fn attempts(&self, outgoing: Outgoing, permit: Option<Permit>) -> Result<Prediction, Error> {
         self.pool.deposit(self.started);
-        let (mut made, mut asked) = (0, Duration::ZERO);
+        let (mut made, mut asked, mut sent) = (0, Duration::ZERO, false);
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
             let (settled, attempts) = match self.beside(&outgoing, &attempt, made) {
@@ -278,8 +278,9 @@ impl Run<'_> {
             };
             made += attempts;
             asked += settled.took();
+            sent |= !settled.is_unsent();
             let Some(withdrawn) = self.again(made, &settled, &outgoing).await else {
-                return self.conclude(settled, (made, asked), permit);
+                return self.conclude(settled, (made, asked, sent), permit);
             };
             let now = Instant::now();
             match self.begin(&outgoing, (made, Some(settled.index)), now) {
@@ -288,7 +289,7 @@ impl Run<'_> {
                 Err(_) => {
                     self.pool.budget.give_back(withdrawn);
                     self.pool.metrics.denied(RetryDenied::NoEndpoint);
-                    return self.conclude(settled, (made, asked), permit);
+                    return self.conclude(settled, (made, asked, sent), permit);
                 }
             }
             self.pool.metrics.retry();
@@ -378,7 +379,7 @@ impl Run<'_> {
         let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
             let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
-            return Err(Error::new(Kind::DeadlineExceeded, message));
+            return Err(Error::new(Kind::DeadlineExceeded, message).with_acted(false));
         }
         let share = || match turn.needs {
             Some(needs) => self.pool.backoff.share(left, (turn.made, turn.left), needs),
@@ -466,11 +467,11 @@ impl Run<'_> {
         if self.pool.budget.withdraw(now) { Ok(delay) } else { Err(RetryDenied::Budget) }
     }
 
-    /// The outcome as the caller is told it, after `made` attempts that took `asked` together.
+    /// The outcome as the caller is told it, after `made` attempts that took `asked` together, of which one was `sent` or none.
     fn conclude(
         &self,
         settled: Settled,
-        (made, asked): (u32, Duration),
+        (made, asked, sent): (u32, Duration, bool),
         permit: Option<Permit>,
     ) -> Result<Prediction, Error> {
         let (took, class) = (settled.took(), settled.class);
@@ -481,7 +482,7 @@ impl Run<'_> {
                 Ok(Prediction { took, answered_in, ..reply.into_prediction(permit, self.plan.deadline) })
             }
             Err(failure) => {
-                let error = failure.into_error(&self.model.name, settled.endpoint.name(), made);
+                let error = failure.into_error(&self.model.name, settled.endpoint.name(), made).with_acted(sent);
                 Err(if class == Class::TimedOut { error.with_waited(asked) } else { error })
             }
         }

@@ -387,6 +387,27 @@ async fn a_silent_server_is_told_as_the_deadline() {
     let error =
         predict.run(request(), None, &plan(Duration::from_millis(300)), PoolId(0), Instant::now()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::DeadlineExceeded);
+    assert!(error.may_have_acted(), "it has the request");
+}
+
+/// Once an attempt was sent that is told, whatever became of the ones after it.
+#[tokio::test]
+async fn it_is_told_whether_any_attempt_was_sent() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let refused = ask(&predict(pool(&[&silent]))).await.err().unwrap();
+    assert_eq!((refused.kind(), refused.may_have_acted()), (Kind::BackendFailed, false), "{refused}");
+    let late = predict(pool(&[&silent]));
+    let late = late.run(request(), None, &plan(Duration::ZERO), PoolId(0), Instant::now()).await.err().unwrap();
+    assert_eq!((late.kind(), late.may_have_acted()), (Kind::DeadlineExceeded, false), "{late}");
+    let breaks = Server::start(&["garbage\r\n\r\n!"]).await;
+    let mut settings = pool(&[&breaks.authority, &silent]);
+    settings.retry.max_retries = 1;
+    let predict = predict(settings);
+    for _ in 0..2 {
+        let before = breaks.arrivals().1;
+        let error = ask(&predict).await.err().unwrap();
+        assert_eq!(error.may_have_acted(), breaks.arrivals().1 > before, "{error}");
+    }
 }
 
 #[tokio::test]

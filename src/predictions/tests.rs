@@ -434,7 +434,7 @@ async fn streams_and_parts_of_ensembles_are_not_asked_about() {
     assert!(question(|_, _| {}));
     assert!(!question(|request, _| request.method = Method::Stream));
     assert!(!question(|request, _| request.method = Method::Explain));
-    assert!(!question(|_, plan| plan.members = Members::First));
+    assert!(!question(|_, plan| plan.members = Members::One(0)));
     assert!(!Predictions::new(&fixture::config(), Tasks::default(), Instant::now()).unwrap().are_kept(LITE));
 }
 

@@ -188,6 +188,17 @@ impl<W: Word> Bulkhead<W> {
         self.fields[tier].share.reserved
     }
 
+    /// How many slots `tier` could have now, beside those that it has: of its own, and of the shared part what nobody borrowed.
+    #[must_use]
+    pub fn room(&self, tier: usize) -> u32 {
+        let word = self.used.load();
+        let (field, count) = (self.fields[tier], self.fields[tier].count(word));
+        let borrowed: u64 = self.fields.iter().map(|field| field.borrowed(word)).sum();
+        let shared = u64::from(self.shared).saturating_sub(borrowed).min(u64::from(u32::MAX)) as u32;
+        let own = field.share.reserved.saturating_sub(count);
+        own.saturating_add(shared).min(field.share.max.saturating_sub(count))
+    }
+
     /// How many tiers share it.
     #[must_use]
     pub fn tiers(&self) -> usize {
@@ -236,6 +247,29 @@ mod tests {
         bulkhead.release(2);
         assert!(bulkhead.has_room(2) && bulkhead.acquire(0), "a freed shared slot may go to any tier");
         assert!(!bulkhead.has_room(2));
+    }
+
+    #[test]
+    fn room_is_what_a_tier_could_take_and_not_what_others_borrowed() {
+        let bulkhead = bulkhead(&TIERS, 40);
+        assert_eq!([0, 1, 2].map(|tier| bulkhead.room(tier)), [100, 80, 60]);
+        assert_eq!(fill(&bulkhead, 0), 100, "its own, and 20 of the shared");
+        assert_eq!([0, 1, 2].map(|tier| bulkhead.room(tier)), [0, 80, 40]);
+        assert_eq!(fill(&bulkhead, 1), 80, "its own, and the other 20");
+        assert_eq!([0, 1, 2].map(|tier| bulkhead.room(tier)), [0, 0, 20], "its own");
+        assert_eq!((fill(&bulkhead, 2), bulkhead.room(2)), (20, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn room_is_what_can_be_taken(taken in prop::collection::vec(0..3usize, 0..250), tier in 0..3usize) {
+            let bulkhead = bulkhead(&TIERS, 40);
+            taken.into_iter().for_each(|tier| {
+                let _ = bulkhead.acquire(tier);
+            });
+            let room = bulkhead.room(tier);
+            prop_assert_eq!(fill(&bulkhead, tier), room as usize);
+        }
     }
 
     #[test]

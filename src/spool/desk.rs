@@ -84,6 +84,9 @@ fn entry(entry: &Entry) -> Value {
     if entry.key != entry.id {
         told["idempotency_key"] = (*entry.key).into();
     }
+    if entry.once {
+        told["idempotent"] = false.into();
+    }
     match &entry.state {
         State::Waiting { due } => told["due"] = time(*due),
         State::Running { by, until } => {

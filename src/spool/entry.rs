@@ -9,6 +9,9 @@
 //!      └── replay (attempts = 0) ◄── parked ◄── fail, or overdue: no tries left
 //! ```
 //!
+//! Where the model must not be asked twice, the first try is the last that may have reached it: nobody knows how one that is overdue
+//! went, hence it has no tries left.
+//!
 //! A claim has a number, and who was given another one since can no longer change the entry, but for one thing: a result. The
 //! first one stays, whoever brings it, so that a key has exactly one. The Redis store does the same in a script; the conformance
 //! tests hold both to a model of it.
@@ -123,6 +126,8 @@ pub(crate) struct Entry {
     pub(crate) key: Arc<str>,
     pub(crate) model: Arc<str>,
     pub(crate) why: Why,
+    /// Whether a try that may have reached the model is the last (`idempotent: false`).
+    pub(crate) once: bool,
     /// Of what was asked, to tell a repeated request from another one under the same key.
     pub(crate) digest: u128,
     pub(crate) received: Millis,
@@ -230,7 +235,7 @@ impl Entry {
 
     /// Nobody said in time how a try went.
     pub(crate) fn overdue(&mut self, now: Millis, max_retries: u32) {
-        self.state = if self.attempts > max_retries {
+        self.state = if self.once || self.attempts > max_retries {
             State::Parked { at: now, reason: ABANDONED.into() }
         } else {
             State::Waiting { due: now }
@@ -277,6 +282,7 @@ mod tests {
             key: "key".into(),
             model: "m".into(),
             why: Why::Queued,
+            once: false,
             digest: 1,
             received: 1000,
             expires: 9000,
@@ -322,6 +328,17 @@ mod tests {
             entry.overdue(2000, LONG.max_retries);
         }
         assert_eq!(entry.state, State::Parked { at: 2000, reason: ABANDONED.into() });
+    }
+
+    #[test]
+    fn nobody_knows_how_an_overdue_try_went_and_one_that_must_be_the_only_one_was() {
+        let mut entry = Entry { once: true, ..entry() };
+        entry.claim("a".into(), 2000);
+        assert_eq!(entry.give_back(entry.claims, 1500), Held::Yes, "known not to have been made");
+        entry.claim("b".into(), 3000);
+        entry.overdue(3000, LONG.max_retries);
+        assert_eq!(entry.state, State::Parked { at: 3000, reason: ABANDONED.into() });
+        assert_eq!((entry.replay(3100), entry.attempts), (Replayed::Due, 0), "an operator may know better");
     }
 
     #[test]

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! In Redis (`redis`: a stream with a consumer group a model, shared by all gateways of a project) or in a database of this process
-//! (`embedded`). Both keep one contract: a request reaches its model at least once while tries are left, and a key has exactly one
-//! result, the first; what fails again and again is parked; never are more than `max_entries` kept, results among them; everything
-//! is forgotten after `keep_for`. Who replays, and when, is the composition root's business.
+//! (`embedded`). Both keep one contract: a request reaches its model at least once while tries are left (at most once where the model must
+//! not be asked twice), and a key has exactly one result, the first; what fails again and again is parked; never are more than
+//! `max_entries` kept, results among them; everything is forgotten after `keep_for`. Who replays, and when, is the composition root's
+//! business.
 
 pub(crate) mod desk;
 mod embedded;
@@ -78,6 +79,8 @@ pub(crate) struct New {
     /// The caller's `idempotency-key`, or the id.
     pub(crate) key: Arc<str>,
     pub(crate) why: Why,
+    /// Whether the model must not be asked again once it may have been (`idempotent: false`).
+    pub(crate) once: bool,
     pub(crate) request: Request,
 }
 
@@ -106,6 +109,8 @@ pub(crate) struct Claimed {
     pub(crate) claim: u64,
     /// This try among them.
     pub(crate) attempts: u32,
+    /// Whether this is the only one, if it may reach the model.
+    pub(crate) once: bool,
     /// A gateway of another version may have written something else.
     pub(crate) request: Result<Request, Unreadable>,
 }

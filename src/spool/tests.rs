@@ -102,7 +102,7 @@ fn request(model: &str, body: &str) -> Request {
 }
 
 fn new(model: &str, key: &str, body: &str) -> New {
-    New { id: new_id(), key: key.into(), why: Why::Queued, request: request(model, body) }
+    New { id: new_id(), key: key.into(), why: Why::Queued, once: false, request: request(model, body) }
 }
 
 fn reply(body: &str) -> Reply {
@@ -243,6 +243,24 @@ async fn one_whose_gateway_went_away_goes_to_another_and_in_the_end_is_parked() 
 }
 
 #[tokio::test]
+async fn one_that_must_not_be_tried_twice_is_parked_where_nobody_says_how_its_try_went() {
+    for (kind, spool) in all(terms()) {
+        let new = New { once: true, ..new("m", "k", "") };
+        spool.put(&new, 0).await.unwrap();
+        let claimed = claim(&spool, "m", 1, 0).await.remove(0);
+        assert!(claimed.once, "{kind}");
+        assert_eq!(spool.give_back(&claimed, 10, 10).await.unwrap(), Held::Yes, "{kind}: it was not made");
+        assert_eq!(claim(&spool, "m", 1, 10).await[0].attempts, 1, "{kind}");
+        assert!(claim(&spool, "m", 1, 110).await.is_empty(), "{kind}: overdue");
+        let parked = &spool.list(None, 9).await.unwrap()[0];
+        let state = State::Parked { at: 110, reason: ABANDONED.into() };
+        assert_eq!((&parked.state, parked.once, parked.attempts), (&state, true, 1), "{kind}");
+        assert_eq!(spool.replay(&new.id, 120).await.unwrap(), Replayed::Due, "{kind}: an operator may know better");
+        assert!(claim(&spool, "m", 1, 120).await[0].once, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn many_at_once_share_the_entries_and_none_is_tried_twice() {
     let terms = Terms { max_entries: 1000, ..terms() };
     for (kind, spool) in all(terms) {
@@ -342,7 +360,7 @@ async fn sentinels_and_encrypted_servers_are_spoken_to() {
 /// A step of a history, its numbers chosen modulo what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u8, body: u8 },
+    Put { key: u8, body: u8, once: bool },
     Claim,
     Finish(u8),
     Again(u8, u8),
@@ -355,7 +373,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0..8u8, 0..2u8).prop_map(|(key, body)| Step::Put { key, body }),
+        4 => (0..8u8, 0..2u8, any::<bool>()).prop_map(|(key, body, once)| Step::Put { key, body, once }),
         4 => Just(Step::Claim),
         2 => any::<u8>().prop_map(Step::Finish),
         3 => (any::<u8>(), any::<u8>()).prop_map(|(which, delay)| Step::Again(which, delay)),
@@ -393,6 +411,7 @@ impl Model {
             key,
             model: "m".into(),
             why,
+            once: new.once,
             digest,
             received,
             expires,
@@ -403,7 +422,7 @@ impl Model {
         Ok(Put::Kept)
     }
 
-    fn claim(&mut self, now: Millis) -> HashSet<(Arc<str>, u64, u32)> {
+    fn claim(&mut self, now: Millis) -> HashSet<(Arc<str>, u64, u32, bool)> {
         self.0.retain(|entry| now < entry.expires);
         for entry in &mut self.0 {
             if matches!(entry.state, State::Running { until, .. } if until <= now) {
@@ -413,7 +432,7 @@ impl Model {
         let due = self.0.iter_mut().filter(|entry| matches!(entry.state, State::Waiting { due } if due <= now));
         let claim = |entry: &mut Entry| {
             entry.claim(gateway(), now + 100);
-            (entry.id.clone(), entry.claims, entry.attempts)
+            (entry.id.clone(), entry.claims, entry.attempts, entry.once)
         };
         due.map(claim).collect()
     }
@@ -426,8 +445,8 @@ async fn live(spool: &Spool, steps: &[Step]) {
     for step in steps {
         let pick = |which: u8, count: usize| usize::from(which) % count.max(1);
         match *step {
-            Step::Put { key, body } => {
-                let new = new("m", &key.to_string(), &body.to_string());
+            Step::Put { key, body, once } => {
+                let new = New { once, ..new("m", &key.to_string(), &body.to_string()) };
                 let said = spool.put(&new, now).await.map_err(|error| match error {
                     Error::Full(_) => "full",
                     Error::OtherRequest(_) => "other",
@@ -438,7 +457,7 @@ async fn live(spool: &Spool, steps: &[Step]) {
             }
             Step::Claim => {
                 let claimed = spool.claim((&["m".into()], 100), &gateway(), (now, now + 100)).await.unwrap();
-                let said: HashSet<_> = claimed.iter().map(|c| (c.id.clone(), c.claim, c.attempts)).collect();
+                let said: HashSet<_> = claimed.iter().map(|c| (c.id.clone(), c.claim, c.attempts, c.once)).collect();
                 assert_eq!(said, model.claim(now));
                 claims.extend(claimed);
             }

@@ -125,9 +125,10 @@ metrics! {
     DISCOVERY_REFRESHES = "weir_discovery_refreshes_total", Counter, "Looks for a pool's endpoints in DNS and files, by pool and outcome: unchanged, changed, failed (what was found last is kept).";
     LADDER_LEVEL = "weir_ladder_level", Gauge, "The level that the model stands at, 0 to 4; answers may need a lower one.";
     LADDER_OBSERVED_LEVEL = "weir_ladder_observed_level", Gauge, "The level that triggers and drills say, also where ladder.mode is observe and triggers lower nothing.";
-    LADDER_TRANSITIONS = "weir_ladder_transitions_total", Counter, "Moves of the model's standing level, by model and the level moved to.";
+    LADDER_READMITTED = "weir_ladder_readmitted_ratio", Gauge, "The share of a low_priority model's requests that may ask its pool: 0 while its GPUs are full, then growing to 1 while the model stands at level 0 again.";
+    LADDER_TRANSITIONS = "weir_ladder_transitions_total", Counter, "Moves of the model's standing level, by model and the level moved to; where ladder.mode is observe, those that it would have made (of weir_ladder_observed_level).";
     MEMBERS_LEFT_OUT = "weir_ensemble_members_left_out_total", Counter, "Answers of an ensemble that a member is not in, by ensemble, member and reason: timeout, failed (an error of its own), unreadable (its answer is), differs (its outputs are not the others'), unavailable, shed, gpu_memory, drill.";
-    LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level.";
+    LADDER_SECONDS = "weir_ladder_level_seconds_total", Counter, "Time that the model stood at each level, by model and level; where ladder.mode is observe, that it would have stood there (weir_ladder_observed_level).";
     TIER_SLOTS = "weir_tier_slots", Gauge, "Slots a tier may use at most.";
     TIER_SLOTS_IN_USE = "weir_tier_slots_in_use", Gauge, "Slots a tier uses now.";
     SHED = "weir_requests_shed_total", Counter, "Requests refused, by tier and reason: queue_full, queue_timeout, deadline (less of it was left than half of the model's answers take), limit (the pool takes no more), no_slot (none is free for one that waited once already).";

@@ -9,18 +9,22 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 mod drills;
-mod scene;
+mod explainers;
+pub(crate) mod scene;
 mod ways;
 
 use self::scene::{
-    Exporter, Moody, PATIENCE, PROTOCOLS, SlowLine, Told, ask, await_standing, burst, each, moves, pool, standing, tag,
+    Absent, Exporter, Moody, PATIENCE, PROTOCOLS, SlowLine, Told, ask, await_standing, burst, each, moves, pool,
+    standing, tag,
 };
 use crate::support::{
-    Redis, Weir, http1,
+    Redis, Weir,
+    faulty_model::FaultyModel,
+    http1,
     metrics::await_metric,
     process::{await_some, wait_until},
 };
@@ -195,24 +199,28 @@ fn full_gpus_are_level_2_for_whoever_makes_room() {
             "  {name}: {{pool: {name}, timeout: 20s, low_priority: true, fallback: {{model: {name}-lite}}}}\n  {name}-lite: {{pool: {name}-lite}}\n  \
              {name}-ruled: {{pool: {name}, timeout: 20s, low_priority: true, fallback: {{rule: '0.125', default: {{outputs: [{{name: score, datatype: \
              FP32, shape: [1], data: [0.5]}}]}}}}}}\n  \
-             {name}-bare: {{pool: {name}, timeout: 20s, low_priority: true}}\n  {name}-first: {{pool: {name}, timeout: 20s}}\n"
+             {name}-bare: {{pool: {name}, timeout: 20s, low_priority: true}}\n  {name}-first: {{pool: {name}, timeout: 20s}}\n  \
+             {name}-both: {{timeout: 20s, low_priority: true, ensemble: {{members: [{name}-first, {name}-lite]}}}}\n"
         );
     }
     let mut weir =
         Weir::start(&format!("pools:\n{pools}models:\n{entries}ladder: {{enter_after: 100ms, exit_after: 500ms}}\n"));
     await_metric(weir.admin(), "weir_gpu_memory_ratio", &[("pool", "v1")], |share| share == 0.5);
-    let suffixes = ["", "-ruled", "-bare", "-first"];
+    let suffixes = ["", "-ruled", "-bare", "-first", "-both"];
     each(|protocol| suffixes.iter().for_each(|suffix| await_full(&weir, protocol, &(tag(protocol) + suffix))));
     exporter.fill(95);
     each(|protocol| {
         let name = tag(protocol);
-        let suffixes = ["", "-ruled", "-bare"];
+        let suffixes = ["", "-ruled", "-bare", "-both"];
         suffixes.iter().for_each(|suffix| await_standing(&weir, &(name.clone() + suffix), 2, &["gpu_memory"]));
         let position = PROTOCOLS.iter().position(|each| *each == protocol).expect("it is one");
-        let asked = models[position].arrivals();
-        let told = ask(&weir, protocol, &name, &[(1, 1.0)]);
-        assert_eq!((told.status, &*told.level), (200, "2"), "{told:?}");
-        assert_eq!(told.degraded, format!("model;used={name}-lite;reason=gpu_memory"));
+        let (asked, spared) = (models[position].arrivals(), lites[position].arrivals());
+        // An ensemble answers by the member that is elsewhere.
+        for lower in [name.clone(), format!("{name}-both")] {
+            let told = ask(&weir, protocol, &lower, &[(1, 1.0)]);
+            assert_eq!((told.status, &*told.level), (200, "2"), "{told:?}");
+            assert_eq!(told.degraded, format!("model;used={name}-lite;reason=gpu_memory"));
+        }
         let told = ask(&weir, protocol, &format!("{name}-ruled"), &[(1, 1.0), (2, 2.0)]);
         assert_eq!((told.status, &*told.level, &*told.degraded), (200, "2", "rule;reason=gpu_memory"));
         assert_eq!(told.scores, [0.125, 0.125]);
@@ -228,13 +236,21 @@ fn full_gpus_are_level_2_for_whoever_makes_room() {
         assert!(full(&told), "{told:?}");
         assert_eq!(
             (lites[position].arrivals(), standing(&weir, &format!("{name}-first"))["level"].as_u64()),
-            (1, Some(0))
+            (spared + 2, Some(0))
         );
     });
     exporter.fill(50);
     each(|protocol| {
         let name = tag(protocol);
         suffixes.iter().for_each(|suffix| await_standing(&weir, &(name.clone() + suffix), 0, &[]));
+        // Level 0 is shown at once; requests come back bit by bit, and each says at which level it was answered.
+        wait_until("all requests to come back", PATIENCE, || {
+            let told = ask(&weir, protocol, &name, &[(1, 1.0)]);
+            let lower = format!("model;used={name}-lite;reason=gpu_memory");
+            assert!(full(&told) || (&*told.level, &*told.degraded) == ("2", &*lower), "{told:?}");
+            standing(&weir, &name)["readmitted"].is_null()
+        });
+        assert_eq!(weir.metrics().sum("weir_ladder_readmitted_ratio", &[("model", &name)]), Some(1.0));
         assert!(full(&ask(&weir, protocol, &name, &[(1, 1.0)])));
     });
     for protocol in PROTOCOLS {
@@ -384,22 +400,81 @@ fn a_signal_that_flaps_moves_a_model_once_or_not_at_all() {
 }
 
 /// What is wrong with a model in the table below, in words of the table of faults.
-const FAULTS: [&str; 7] = ["hang", "503", "500", "429", "reset before the head", "truncated", "garbage in the body"];
+const FAULTS: [&str; 12] = [
+    "hang",
+    "503",
+    "500",
+    "429",
+    "reset before the head",
+    "truncated",
+    "garbage in the body",
+    "trickled body",
+    "refused",
+    "blackhole",
+    "flapping",
+    "one of three: 503",
+];
+
+/// What the breakers and the ladder of the table take, and what the promise adds to both: level 0 within `open_for` + `exit_after` + 2 s.
+/// Held here by the gateway's own clock, as far as that tells: no breaker is open for longer than `open_for` once a fault is lifted, and no
+/// model stands lower for longer than all three, and what a machine that runs all tests at once adds. Most of these faults move no model:
+/// what its answers need is level 3. How soon the first is full again after that is a matter of when this machine gets to it; that it
+/// is within the bound is an aim of `make bench`, on a machine that does nothing else.
+const OPEN_FOR: Duration = Duration::from_secs(1);
+const EXIT_AFTER: Duration = Duration::from_secs(1);
+const PROMISED: Duration = Duration::from_secs(2);
+const BUSY: Duration = Duration::from_secs(10);
 
 /// A model with a fault and a protocol, and how it is asked while it recovers.
 struct Patient {
     name: String,
     fault: &'static str,
     protocol: &'static str,
-    server: Moody,
+    /// Those that have the fault, and others beside them.
+    ill: Vec<Moody>,
+    well: Vec<Moody>,
+    /// One that is not there, and who answers its health checks over gRPC.
+    absent: Mutex<Option<Absent>>,
+    health: Moody,
     asked: bool,
 }
 
 impl Patient {
     fn new(fault: &'static str, protocol: &'static str, asked: bool) -> Self {
         let how = if asked { "asked" } else { "left-alone" };
-        let name = format!("{}-{}-{how}", tag(fault), tag(protocol));
-        Self { name, fault, protocol, server: Moody::new(protocol), asked }
+        let name = format!("{}-{}-{how}", tag(&fault.replace(':', "")), tag(protocol));
+        let absent = Absent::with(fault);
+        let (rest, fault) = fault.split_once(": ").map_or((0, fault), |(_, fault)| (2, fault));
+        let servers = |count| (0..count).map(|_| Moody::new(protocol)).collect();
+        let (ill, well) = (servers(usize::from(absent.is_none())), servers(rest));
+        Self { name, fault, protocol, ill, well, absent: Mutex::new(absent), health: Moody::new("v1"), asked }
+    }
+
+    fn pool(&self) -> String {
+        let absent = self.absent.lock().expect("no holder panics");
+        let absent = absent.iter().map(|absent| absent.endpoint(self.protocol, self.health.server()));
+        let endpoints: Vec<_> = self.ill.iter().chain(&self.well).map(Moody::endpoint).chain(absent).collect();
+        let more = format!(
+            ", attempt_timeout: 1s, connect_timeout: 300ms, health: {{interval: 200ms}}, breaker: {{failure_threshold: 20, open_for: {}s}}",
+            OPEN_FOR.as_secs()
+        );
+        pool(&self.name, &endpoints, &more)
+    }
+
+    fn falls_ill(&self) {
+        self.ill.iter().for_each(|server| server.turn(self.fault));
+    }
+
+    /// What arrived only now must stay until the test ends.
+    fn recovers(&self) -> Option<FaultyModel> {
+        self.ill.iter().for_each(|server| server.turn("none"));
+        let absent = self.absent.lock().expect("no holder panics").take();
+        absent.map(|absent| absent.arrives(self.protocol))
+    }
+
+    /// Whether some of its answers are full all the while.
+    fn is_partly_well(&self) -> bool {
+        self.fault == "flapping" || !self.well.is_empty()
     }
 }
 
@@ -415,15 +490,15 @@ fn no_level_keeps_itself() {
     }
     let (mut pools, mut entries) = (String::new(), String::new());
     for patient in &patients {
-        let Patient { name, server, .. } = patient;
-        pools += &server.pool(
-            name,
-            ", attempt_timeout: 1s, health: {interval: 200ms}, breaker: {failure_threshold: 20, open_for: 1s}",
-        );
-        entries += &format!("  {name}: {{pool: {name}, {DEFAULT}}}\n");
+        pools += &patient.pool();
+        entries += &format!("  {0}: {{pool: {0}, {DEFAULT}}}\n", patient.name);
     }
-    let weir =
-        Weir::start(&format!("pools:\n{pools}models:\n{entries}ladder: {{enter_after: 100ms, exit_after: 1s}}\n"));
+    // A start would wait for those that are not there.
+    let config = format!(
+        "pools:\n{pools}models:\n{entries}ladder: {{enter_after: 100ms, exit_after: {}s}}\n",
+        EXIT_AFTER.as_secs()
+    );
+    let weir = Weir::unready(&config, &[]);
     thread::scope(|scope| {
         let running: Vec<_> =
             patients.chunks(8).map(|some| scope.spawn(|| some.iter().for_each(|one| recover(&weir, one)))).collect();
@@ -435,36 +510,58 @@ fn no_level_keeps_itself() {
     );
 }
 
+/// Seconds that a model stood lower, by the gateway's clock.
+fn lowered(weir: &Weir, model: &str) -> f64 {
+    let metrics = weir.metrics();
+    let seconds = |level| metrics.count("weir_ladder_level_seconds_total", &[("model", model), ("level", level)]);
+    seconds("reduced_features") + seconds("simplified_model")
+}
+
 fn recover(weir: &Weir, patient: &Patient) {
-    let Patient { name, fault, protocol, server, asked } = patient;
-    server.turn(fault);
+    let Patient { name, protocol, asked, .. } = patient;
+    patient.falls_ill();
     let told = burst(weir, protocol, name, 25);
-    let level = |told: &Told| (told.status, told.level.clone());
-    assert!(told.iter().all(|told| level(told) == (200, "3".into())), "{name}: {told:?}");
-    server.turn("none");
+    let is_partly_well = patient.is_partly_well();
+    let expected = |told: &Told| told.status == 200 && (told.level == "3" || (is_partly_well && told.level == "0"));
+    assert!(told.iter().all(expected), "{name}: {told:?}");
+    let stood = lowered(weir, name);
+    let _arrived = patient.recovers();
     let lifted = Instant::now();
+    let left = endpoints(weir, name).iter().map(open_seconds).fold(0.0, f64::max);
+    assert!(left <= OPEN_FOR.as_secs_f64(), "{name}: a breaker is open for another {left} s");
     if !asked {
         await_standing(weir, name, 0, &[]);
-        await_metric(weir.admin(), "weir_breaker_open_seconds", &[("target", &target(weir, name))], |left| left == 0.0);
+        await_endpoints(weir, name);
         // Nobody asked in between, and the first that does has the full answer.
         let told = ask(weir, protocol, name, &[(1, 1.0)]);
         assert!(full(&told), "{name}: {told:?}");
     }
     await_full(weir, protocol, name);
     await_standing(weir, name, 0, &[]);
-    let took = lifted.elapsed();
-    eprintln!("{name}: level 0 after {took:?}");
+    let (took, stood) = (lifted.elapsed(), lowered(weir, name) - stood);
+    eprintln!("{name}: level 0 after {took:?}, of which it stood lower for {stood} s");
+    let most = OPEN_FOR + EXIT_AFTER + PROMISED + BUSY;
+    assert!(stood <= most.as_secs_f64(), "{name} stood lower for {stood} s after its fault was lifted");
     let mut slowest = SLOWEST.lock().expect("no holder panics");
     *slowest = slowest.max(took);
 }
 
-/// The breaker of a pool's only endpoint.
-fn target(weir: &Weir, pool: &str) -> String {
-    let text = weir.metrics().text().to_owned();
-    let prefix = format!("target=\"{pool}/");
-    let found = text.lines().find_map(|line| {
-        let rest = &line[line.find(&prefix)? + "target=\"".len()..];
-        Some(rest[..rest.find('"')?].to_owned())
+/// A pool's endpoints, as the admin port shows them.
+#[track_caller]
+fn endpoints(weir: &Weir, pool: &str) -> Vec<Value> {
+    let pools = http1::get(weir.admin(), "/admin/v1/pools").expect(200).json();
+    pools["state"][pool]["endpoints"].as_array().expect("it is a pool").clone()
+}
+
+/// How long an endpoint's breaker keeps requests out yet, by the gateway's clock.
+fn open_seconds(endpoint: &Value) -> f64 {
+    endpoint["breaker"]["open_seconds"].as_f64().unwrap_or(0.0)
+}
+
+/// Waits until no breaker of a pool keeps an endpoint out, nor its health check.
+#[track_caller]
+fn await_endpoints(weir: &Weir, pool: &str) {
+    wait_until(&format!("the endpoints of {pool}"), PATIENCE, || {
+        endpoints(weir, pool).iter().all(|one| open_seconds(one) <= 0.0 && one["health"] == "passing")
     });
-    found.unwrap_or_else(|| panic!("no breaker of {pool}"))
 }

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
+    ladder::scene::{Moody, PROTOCOLS, Told, ask, each, pool, tag},
     support::{
         KServe, Redis, RedisCluster, Weir,
         faulty_model::{FaultyModel, Speaks, Step},
         grpc::{Grpc, raw_input},
         hand::{Counting, Hand},
         http1::{self, Http1, Response},
-        process::{START, wait_until},
+        process::{START, await_some, wait_until},
         vectors,
     },
     world::{TRITON, first_number, near, score},
@@ -353,4 +354,49 @@ fn a_kept_prediction_stands_in_where_the_model_fails() {
     assert!(predict(&weir, &v1(8, 1)).status >= 500, "nothing is kept of it");
     let stand_ins = |of| weir.metrics().count("weir_prediction_stand_ins_total", &[("of", of)]);
     assert!(stand_ins("request") >= 2.0 && stand_ins("entity") == 1.0);
+}
+
+/// All replicas failing, in every protocol: the request's own prediction, else the entity's, else nothing.
+#[test]
+fn kept_predictions_stand_in_in_every_protocol() {
+    let replicas = PROTOCOLS.map(|protocol| [(); 2].map(|()| Moody::new(protocol)));
+    let (mut pools, mut entries) = (String::new(), String::new());
+    for (name, servers) in PROTOCOLS.map(tag).into_iter().zip(&replicas) {
+        pools += &pool(&name, &servers.each_ref().map(Moody::endpoint), "");
+        let cache = "cache: {ttl: 1ms, keep_for: 1h, entity: user_id}";
+        entries += &format!("  {name}: {{pool: {name}, timeout: 20s, {cache}}}\n");
+    }
+    let weir = Weir::start(&format!("pools:\n{pools}models:\n{entries}"));
+    each(|protocol| {
+        let name = tag(protocol);
+        let ask = |row| ask(&weir, protocol, &name, &[row]);
+        let first = ask((7, 1.0));
+        assert_eq!((first.status, &*first.level, &*first.degraded), (200, "0", ""), "{first:?}");
+        let at = PROTOCOLS.iter().position(|each| *each == protocol).expect("it is one");
+        replicas[at].iter().for_each(|server| server.turn("reset before the head"));
+        // One that is fresh is no stand-in.
+        let kept = await_some("a prediction that is kept", START, || {
+            let told = ask((7, 1.0));
+            assert_eq!((told.status, &told.scores), (200, &first.scores), "{told:?}");
+            (told.level == "3").then_some(told)
+        });
+        let is_cached = |told: &Told| told.degraded.starts_with("cached;age=");
+        assert!(is_cached(&kept) && kept.degraded.contains(";reason="), "{kept:?}");
+        assert!(!kept.degraded.contains("of=entity") && kept.caches.contains("weir-prediction; hit"), "{kept:?}");
+        assert_eq!(kept.text, first.text);
+        let of_entity = ask((7, 2.0));
+        assert_eq!(
+            (of_entity.status, &*of_entity.level, &of_entity.scores),
+            (200, "3", &first.scores),
+            "{of_entity:?}"
+        );
+        assert!(is_cached(&of_entity) && of_entity.degraded.contains(";of=entity;"), "{of_entity:?}");
+        let nothing = ask((8, 1.0));
+        assert!(nothing.status >= 500 && nothing.degraded.is_empty(), "nothing is kept of it: {nothing:?}");
+        let stand_ins = |of| weir.metrics().count("weir_prediction_stand_ins_total", &[("model", &name), ("of", of)]);
+        assert!(stand_ins("request") >= 1.0 && stand_ins("entity") == 1.0);
+        replicas[at].iter().for_each(|server| server.turn("none"));
+        let well = ask((8, 1.0));
+        assert_eq!((well.status, &*well.level), (200, "0"), "{well:?}");
+    });
 }

@@ -25,6 +25,9 @@ use crate::support::{
     weir::command,
 };
 
+mod failures;
+mod once;
+
 /// How long the machine may take, busy as it is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -137,7 +140,7 @@ fn config(ledger: &Ledger, features: &str, spool: &str) -> String {
         "drain: {{delay: 0s, deadline: 20s}}\n\
          pools:\n  p: {{endpoints: [\"http://{}\"], health: {{interval: 100ms}}, retry: {{max_retries: 0}}, \
          breaker: {{failure_threshold: 1, open_for: 200ms, success_threshold: 1}}}}\n\
-         models:\n  m: {{pool: p, timeout: 5s}}\n  eager: {{pool: p, timeout: 5s, upstream_model: m, queue_on_reject: true}}\n\
+         models:\n  m: {{pool: p, timeout: 5s}}\n  once: {{pool: p, timeout: 5s, upstream_model: m, idempotent: false}}\n  eager: {{pool: p, timeout: 5s, upstream_model: m, queue_on_reject: true}}\n\
          {features}\nspool: {spool}\n",
         ledger.address
     )
@@ -154,8 +157,12 @@ fn drill(weir: &Weir, model: &str, level: u8) {
 }
 
 fn ask_later(connection: &mut Http1, key: &str, body: &str) -> Response {
+    ask_model_later(connection, "m", key, body)
+}
+
+fn ask_model_later(connection: &mut Http1, model: &str, key: &str, body: &str) -> Response {
     let headers = [("content-type", "application/json"), ("prefer", "respond-async"), ("idempotency-key", key)];
-    connection.request("POST", PATH, &headers, body.as_bytes())
+    connection.request("POST", &format!("/v2/models/{model}/infer"), &headers, body.as_bytes())
 }
 
 fn depth(weir: &Weir) -> Value {

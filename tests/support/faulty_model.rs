@@ -97,7 +97,11 @@ impl FaultyModel {
 
     /// The same, at an address.
     pub(crate) fn at(address: SocketAddr, speaks: Speaks, greeting: Vec<Step>, script: Script) -> Self {
-        let listener = TcpListener::bind(address).expect("the port is free");
+        Self::on(TcpListener::bind(address).expect("the port is free"), speaks, greeting, script)
+    }
+
+    /// The same, on a listener.
+    pub(crate) fn on(listener: TcpListener, speaks: Speaks, greeting: Vec<Step>, script: Script) -> Self {
         let address = listener.local_addr().expect("it is bound");
         let (connections, requests) = Default::default();
         let shared = Arc::new(Shared { speaks, greeting, script, connections, requests });
@@ -231,6 +235,34 @@ fn play(stream: &mut TcpStream, steps: &[Step]) -> io::Result<Then> {
     Ok(Then::GoOn)
 }
 
+/// An address that refuses every connection, and that nobody else gets: a socket that is bound and does not listen.
+pub(crate) struct Refusing {
+    socket: tokio::net::TcpSocket,
+}
+
+impl Refusing {
+    /// Binds a port.
+    pub(crate) fn bind() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has ports");
+        Self { socket }
+    }
+
+    /// Where nobody is let in.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("it is bound")
+    }
+
+    /// Lets those who come from now on in.
+    pub(crate) fn into_listener(self) -> TcpListener {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        let _guard = runtime.enter();
+        let listener = self.socket.listen(1024).and_then(tokio::net::TcpListener::into_std).expect("it is bound");
+        listener.set_nonblocking(false).expect("a socket");
+        listener
+    }
+}
+
 /// An address that takes no more connections and says nothing to who tries: a listener whose queue is full.
 pub(crate) struct Blackhole {
     listener: TcpListener,
@@ -251,6 +283,12 @@ impl Blackhole {
         let queued: Vec<_> = std::iter::from_fn(connect).take(64).collect();
         assert!(queued.len() < 64, "the queue of {address} never fills");
         Self { listener, _queued: queued }
+    }
+
+    /// Lets those who come from now on, and who still try, through.
+    pub(crate) fn into_listener(self) -> TcpListener {
+        self.listener.set_nonblocking(false).expect("a socket");
+        self.listener
     }
 
     /// Where nobody gets through.

@@ -23,7 +23,8 @@ pub(crate) struct Model {
     pub(crate) registered_model: Option<String>,
     /// The deadline where the caller gives none, and the longest a caller may ask for.
     pub(crate) timeout: Span,
-    /// Whether asking twice changes nothing. `false`: only what never reached an endpoint is asked again, and nothing is hedged.
+    /// Whether asking twice changes nothing. `false`: only what never reached an endpoint is asked again, at once or from the spool, and nothing
+    /// is hedged.
     pub(crate) idempotent: bool,
     /// What is joined to its requests: a list of views, or a feature service of the registry. Without any, requests are forwarded
     /// byte for byte.

@@ -153,6 +153,12 @@ fn an_ensemble_needs_no_pool() {
     assert_eq!(model("e").pool, model("b").pool, "what is no prediction is asked of the first member");
     assert_eq!((combined("e"), combined("v")), ((Combine::Mean, vec![2.0, 0.5]), (Combine::Vote, vec![1.0; 2])));
     assert!(model("e").is_decoded() && model("e").is_held_whole() && !model("a").is_decoded());
+    assert!(model("e").idempotent);
+    let config = good(
+        "pools: {p: {endpoints: [http://h:1], hedge: {}}}\nmodels:\n  e: {ensemble: {members: [a, b]}}\n  a: {pool: p}\n  \
+         b: {pool: p, idempotent: false}\n",
+    );
+    assert!(!config.model(config.model_id("e").unwrap()).idempotent, "one of its members is not");
 }
 
 #[test]

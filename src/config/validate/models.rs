@@ -13,9 +13,13 @@ impl Check<'_> {
         let mut models: Vec<Model> =
             raw.models.iter().map(|(name, model)| self.model(name, model, tiers, features)).collect();
         for index in 0..models.len() {
-            // What is no prediction is asked there. Validated: it is no ensemble itself.
-            if let Some(first) = models[index].members().first() {
+            // Validated: they are no ensembles themselves.
+            let members = models[index].members();
+            let twice = members.iter().all(|member| models[member.index()].idempotent);
+            if let Some(first) = members.first() {
+                // What is no prediction is asked there.
                 models[index].pool = models[first.index()].pool;
+                models[index].idempotent = twice;
             }
         }
         models

@@ -1,7 +1,13 @@
 //! Where models stand: when triggers and drills begin and end, and what they change in a plan.
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::{config::Config, resilience::ratio::Excess};
+use crate::{
+    config::{self, Config},
+    resilience::ratio::Excess,
+    telemetry::{Scrape, scratch},
+};
 
 const STEP: Duration = Duration::from_millis(100);
 
@@ -75,8 +81,7 @@ fn each_trigger_enters_after_a_second_and_leaves_after_ten() {
     for (facts, level, cause, leaves) in [
         (slow(), Level::ReducedFeatures, "features_slow", 10),
         (unavailable(), Level::SimplifiedModel, "features_unavailable", 10),
-        // Then its requests come back bit by bit.
-        (full_gpus(), Level::SimplifiedModel, "gpu_memory", 19),
+        (full_gpus(), Level::SimplifiedModel, "gpu_memory", 10),
         (timeouts(Excess::Proven), Level::SimplifiedModel, "timeouts", 10),
     ] {
         let mut looked = Looked::new(&config());
@@ -85,6 +90,47 @@ fn each_trigger_enters_after_a_second_and_leaves_after_ten() {
         assert_eq!(looked.for_secs(leaves, &quiet()).at(FRAUD), (level, vec![cause]), "not yet");
         assert_eq!(looked.for_secs(2, &quiet()).at(FRAUD), FULL, "{cause}");
     }
+}
+
+/// The level is over with its trigger; each request is told what it gets.
+#[test]
+fn requests_come_back_to_gpus_that_were_full_bit_by_bit_at_level_0() {
+    let mut config = config();
+    config.models[FRAUD as usize].fallback =
+        Some(config::Fallback { model: Some(ModelId(LITE)), rule: None, reserve: 0.3, default: Vec::new() });
+    config.models[LITE as usize].low_priority = false;
+    let mut looked = Looked::new(&config);
+    let readmitted = |looked: &Looked| looked.ladder.state(ModelId(FRAUD), looked.now).readmitted;
+    assert_eq!(readmitted(&looked), None);
+    looked.for_secs(2, &full_gpus());
+    assert_eq!(readmitted(&looked), Some(0.0));
+    looked.for_secs(11, &quiet());
+    assert_eq!((looked.at(FRAUD), readmitted(&looked)), (FULL, Some(0.1)));
+    looked.for_secs(5, &quiet());
+    let share = readmitted(&looked).unwrap();
+    assert!((0.4..0.7).contains(&share), "{share}");
+    // Of explanations as many as of predictions.
+    let (mut full, mut lower, mut explained) = (0, 0, 0);
+    for _ in 0..40 {
+        let plan = looked.plan(Method::Predict).unwrap();
+        match (plan.model, plan.level, plan.cause) {
+            (ModelId(FRAUD), Level::Full, None) => full += 1,
+            (ModelId(LITE), Level::SimplifiedModel, Some(Cause::GpuMemory)) => lower += 1,
+            plan => panic!("{plan:?}"),
+        }
+        match looked.plan(Method::Explain) {
+            Ok(_) => explained += 1,
+            Err(refused) => assert_eq!(
+                refused.to_string(),
+                "model \"fraud\" is not explained at level 2 (simplified_model: gpu_memory); its requests come back bit by bit"
+            ),
+        }
+    }
+    assert_eq!(full + lower, 40);
+    assert!((12..=28).contains(&full) && (12..=28).contains(&explained), "{full} {explained} of 40");
+    looked.for_secs(10, &quiet());
+    assert_eq!((looked.at(FRAUD), readmitted(&looked)), (FULL, None));
+    assert_eq!(looked.plan(Method::Predict).unwrap().model, ModelId(FRAUD));
 }
 
 #[test]
@@ -115,7 +161,7 @@ fn the_worst_counts_and_the_others_go_on() {
     let mut looked = Looked::new(&config());
     looked.for_secs(2, &Facts { features_slow: true, ..full_gpus() });
     assert_eq!(looked.at(FRAUD), (Level::SimplifiedModel, vec!["features_slow", "gpu_memory"]));
-    looked.for_secs(22, &slow());
+    looked.for_secs(12, &slow());
     assert_eq!(looked.at(FRAUD), (Level::ReducedFeatures, vec!["features_slow"]));
 }
 
@@ -185,4 +231,67 @@ fn the_next_snapshot_stands_where_this_one_does() {
     looked.for_secs(2, &slow());
     looked.ladder = looked.ladder.next(&config);
     assert_eq!(looked.at(FRAUD), (Level::ReducedFeatures, vec!["features_slow"]));
+}
+
+/// The four signals, each alone.
+fn signals() -> [(&'static str, Facts); 4] {
+    [
+        ("features_slow", slow()),
+        ("features_unavailable", unavailable()),
+        ("gpu_memory", full_gpus()),
+        ("timeouts", timeouts(Excess::Proven)),
+    ]
+}
+
+/// How often the model moved, to whatever level.
+fn transitions(scrape: &Scrape) -> u32 {
+    let text = scrape.render();
+    let of_model = text.lines().filter(|line| line.starts_with("weir_ladder_transitions_total{model=\"fraud\""));
+    of_model.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum()
+}
+
+/// Looks at spells of a signal, active and quiet in turn, in tenths of seconds; the transitions, and the level at the end.
+fn after(facts: &Facts, spells: &[(u32, u32)]) -> (u32, Level) {
+    let (mut looked, scrape) = scratch(|| Looked::new(&config()));
+    for (active, quiet_for) in spells {
+        for (spell, facts) in [(active, facts), (quiet_for, &quiet())] {
+            (0..*spell).for_each(|_| {
+                looked.now += STEP;
+                looked.ladder.look(facts, looked.now);
+            });
+        }
+    }
+    (transitions(&scrape), looked.at(FRAUD).0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// At the default times, 1 s and 10 s.
+    #[test]
+    fn a_signal_of_short_spells_moves_nobody(spells in prop::collection::vec((1..=10u32, 1..200u32), 1..60)) {
+        for (name, facts) in signals() {
+            prop_assert_eq!(after(&facts, &spells), (0, Level::Full), "{}", name);
+        }
+    }
+
+    #[test]
+    fn a_signal_that_is_never_quiet_for_long_moves_a_model_once(spells in prop::collection::vec((1..40u32, 1..=100u32), 1..60)) {
+        for (name, facts) in signals() {
+            let (moves, level) = after(&facts, &spells);
+            let entered = spells.iter().any(|(active, _)| *active > 10);
+            prop_assert_eq!((moves, level > Level::Full), (u32::from(entered), entered), "{}", name);
+        }
+    }
+
+    /// However it flaps: a move down takes a second of the signal, one up ten of its absence.
+    #[test]
+    fn no_signal_moves_a_model_more_often_than_its_times_allow(spells in prop::collection::vec((1..60u32, 1..300u32), 1..60)) {
+        for (name, facts) in signals() {
+            let (moves, level) = after(&facts, &spells);
+            let tenths: u32 = spells.iter().map(|(active, quiet)| active + quiet).sum();
+            prop_assert!(moves <= 2 * (tenths / 110 + 1), "{} moves in {} s of {}", moves, tenths / 10, name);
+            prop_assert_eq!(moves % 2 == 1, level > Level::Full, "{}", name);
+        }
+    }
 }

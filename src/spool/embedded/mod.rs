@@ -2,7 +2,8 @@
 //!
 //! The database has everything, a book in memory says where each entry stands. A change is made to a copy, written, and only then
 //! entered in the book, all under one lock: what a caller was told is on disk. A claim alone is not flushed: a process that starts
-//! lets all entries that were being tried wait again, since the one that tried them is gone.
+//! lets all entries that were being tried wait again, since the one that tried them is gone. One of a model that must not be asked
+//! twice is flushed, and parked then.
 
 mod book;
 mod record;
@@ -204,6 +205,7 @@ impl Inner {
             key: Arc::clone(&new.key),
             model: new.request.model.as_str().into(),
             why: new.why,
+            once: new.once,
             digest,
             received: now,
             expires: now.saturating_add(millis(self.terms.keep_for)),
@@ -238,7 +240,9 @@ impl Inner {
             return Ok(Vec::new());
         }
         let mut writing = self.database.begin_write().map_err(failed)?;
-        writing.set_durability(Durability::None).map_err(failed)?;
+        if !due.iter().any(|id| book.get(id).is_some_and(|entry| entry.once)) {
+            writing.set_durability(Durability::None).map_err(failed)?;
+        }
         let mut entries = Vec::with_capacity(due.len());
         for id in due {
             let Some((mark, mut entry)) = book.mark(&id).zip(book.get(&id).cloned()) else { continue };
@@ -252,8 +256,8 @@ impl Inner {
             let request = self.read(REQUESTS, &entry.id)?;
             let request =
                 request.ok_or_else(|| super::Unreadable::because("it is not there")).and_then(Request::decode);
-            let (id, claim, attempts) = (Arc::clone(&entry.id), entry.claims, entry.attempts);
-            claimed.push(Claimed { id, claim, attempts, request });
+            let Entry { claims: claim, attempts, once, .. } = entry;
+            claimed.push(Claimed { id: Arc::clone(&entry.id), claim, attempts, once, request });
             book.set(mark, entry);
         }
         Ok(claimed)

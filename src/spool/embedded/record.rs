@@ -35,6 +35,8 @@ struct Record {
     word: String,
     #[prost(uint64, tag = "15")]
     bytes: u64,
+    #[prost(bool, tag = "16")]
+    once: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -63,6 +65,7 @@ pub(super) fn encode(mark: Mark, entry: &Entry) -> Vec<u8> {
         key: (*entry.key).into(),
         model: (*entry.model).into(),
         why: entry.why.name().into(),
+        once: entry.once,
         digest: Bytes::copy_from_slice(&entry.digest.to_le_bytes()),
         received: entry.received,
         expires: entry.expires,
@@ -89,6 +92,7 @@ pub(super) fn decode(id: &str, bytes: &[u8]) -> Result<(Mark, Entry), Unreadable
         key: record.key.into(),
         model: record.model.into(),
         why: Why::named(&record.why).ok_or_else(|| Unreadable::because("why it is kept"))?,
+        once: record.once,
         digest: u128::from_le_bytes(digest),
         received: record.received,
         expires: record.expires,

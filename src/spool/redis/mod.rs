@@ -60,7 +60,7 @@ impl Shared {
         step.arg(&*new.id).arg(&*new.key).arg(&*new.request.model).arg(new.why.name());
         step.arg(format!("{:032x}", new.request.digest())).arg(now.saturating_add(millis(self.terms.keep_for)));
         let request = new.request.encode();
-        step.arg(self.terms.max_entries).arg(self.terms.max_bytes).arg(&request);
+        step.arg(self.terms.max_entries).arg(self.terms.max_bytes).arg(&request).arg(u8::from(new.once));
         let said: Vec<String> = self.call(&step).await?;
         match said.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["known", id] if *id == *new.id => Ok(Put::Kept),
@@ -86,11 +86,12 @@ impl Shared {
         models.iter().for_each(|model| {
             step.arg(&**model);
         });
-        let claimed: Vec<(String, u64, u32, Vec<u8>)> = self.call(&step).await?;
-        let claimed = claimed.into_iter().map(|(id, claim, attempts, request)| Claimed {
+        let claimed: Vec<(String, u64, u32, Vec<u8>, u8)> = self.call(&step).await?;
+        let claimed = claimed.into_iter().map(|(id, claim, attempts, request, once)| Claimed {
             id: id.into(),
             claim,
             attempts,
+            once: once != 0,
             request: Request::decode(request.into()),
         });
         Ok(claimed.collect())

@@ -7,9 +7,9 @@ use ::redis::{FromRedisValue, Value};
 use super::super::{Entry, Error, Standing, State, Why};
 
 /// What a listing asks for, in the script's order.
-const META: [&str; 14] = [
+const META: [&str; 15] = [
     "key", "model", "why", "digest", "received", "expires", "attempts", "claims", "state", "due", "by", "until", "at",
-    "reason",
+    "reason", "once",
 ];
 
 /// A hash's fields.
@@ -61,6 +61,7 @@ impl Fields {
             key: self.text("key")?,
             model: self.text("model")?,
             why: Why::named(&why).ok_or_else(|| damaged("why", why))?,
+            once: self.take("once").is_ok_and(|once| once == b"1"),
             digest: u128::from_str_radix(&digest, 16).map_err(|error| damaged("digest", error))?,
             received: self.number("received")?,
             expires: self.number("expires")?,

@@ -16,7 +16,7 @@ local GROUP = 'gateways'
 local SWEEP = 100
 
 local META = {'key', 'model', 'why', 'digest', 'received', 'expires', 'attempts', 'claims', 'state', 'due', 'by', 'until',
-  'at', 'reason'}
+  'at', 'reason', 'once'}
 
 local function entry(id) return P .. ':entry:' .. id end
 local function stream(model) return P .. ':stream:' .. model end
@@ -110,8 +110,8 @@ end
 
 local steps = {}
 
--- id, key, model, why, digest, expires, most, most bytes, request
-function steps.put(id, key, model, why, digest, expires, most, most_bytes, request)
+-- id, key, model, why, digest, expires, most, most bytes, request, whether it is tried once only
+function steps.put(id, key, model, why, digest, expires, most, most_bytes, request, once)
   sweep()
   local by_key = P .. ':key:' .. model .. ':' .. key
   local known = redis.call('GET', by_key)
@@ -124,7 +124,7 @@ function steps.put(id, key, model, why, digest, expires, most, most_bytes, reque
   if tonumber(bytes) + #request > tonumber(most_bytes) then return {'no room', bytes} end
   grow(id, #request)
   redis.call('HSET', entry(id), 'key', key, 'model', model, 'why', why, 'digest', digest, 'received', now, 'attempts', 0,
-    'claims', 0, 'request', request)
+    'claims', 0, 'request', request, 'once', once)
   redis.call('SET', by_key, id)
   keep_until(id, model, key, expires)
   wait(id, model, now)
@@ -135,12 +135,13 @@ end
 function steps.claim(by, till, max_retries, abandoned, most, ...)
   sweep()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':running', '-inf', now, 'LIMIT', 0, SWEEP)) do
-    local of = redis.call('HMGET', entry(id), 'model', 'attempts')
+    local of = redis.call('HMGET', entry(id), 'model', 'attempts', 'once')
     if not of[1] then
       forget(id)
     else
       unqueue(id, of[1])
-      if tonumber(of[2]) > tonumber(max_retries) then park(id, abandoned) else wait(id, of[1], now) end
+      local ends = of[3] == '1' or tonumber(of[2]) > tonumber(max_retries)
+      if ends then park(id, abandoned) else wait(id, of[1], now) end
     end
   end
   local claimed, left = {}, tonumber(most)
@@ -161,7 +162,8 @@ function steps.claim(by, till, max_retries, abandoned, most, ...)
         enter(id, 'running', till)
         redis.call('HSET', entry(id), 'by', by, 'until', till)
         left = left - 1
-        claimed[#claimed + 1] = {id, claims, attempts, redis.call('HGET', entry(id), 'request') or ''}
+        local has = redis.call('HMGET', entry(id), 'request', 'once')
+        claimed[#claimed + 1] = {id, claims, attempts, has[1] or '', tonumber(has[2] or '0')}
       else
         redis.call('XACK', stream(model), GROUP, message[1])
         redis.call('XDEL', stream(model), message[1])

@@ -1,4 +1,5 @@
-//! A model's standing level: where it is, how often it moved, how long it was where.
+//! A model's standing level: where it is, how often it moved, how long it was where. Moves and times are those of the level that
+//! triggers and drills say, where `ladder.mode` is `observe` as well: that is what one observes for.
 
 use std::{sync::Mutex, sync::PoisonError, time::Duration};
 
@@ -10,6 +11,7 @@ use crate::{infer::Level, telemetry::names};
 pub struct LadderHandles {
     level: Gauge,
     would_be: Gauge,
+    readmitted: Gauge,
     moves: [Counter; Level::ALL.len()],
     seconds: [Counter; Level::ALL.len()],
     /// What was not counted yet, of less than a second.
@@ -24,6 +26,7 @@ impl LadderHandles {
         let handles = Self {
             level: gauge!(names::LADDER_LEVEL, "model" => name.clone()),
             would_be: gauge!(names::LADDER_OBSERVED_LEVEL, "model" => name.clone()),
+            readmitted: gauge!(names::LADDER_READMITTED, "model" => name.clone()),
             moves: Level::ALL
                 .map(|level| counter!(names::LADDER_TRANSITIONS, "model" => name.clone(), "level" => level.name())),
             seconds: Level::ALL
@@ -32,6 +35,7 @@ impl LadderHandles {
         };
         handles.level(Level::Full);
         handles.would_be(Level::Full);
+        handles.readmitted(1.0);
         handles
     }
 
@@ -43,6 +47,11 @@ impl LadderHandles {
     /// Shows the level that the triggers say, whether it is acted upon or not.
     pub fn would_be(&self, level: Level) {
         self.would_be.set(level as u32);
+    }
+
+    /// Shows which share of its requests may ask GPUs that are full or were.
+    pub fn readmitted(&self, share: f64) {
+        self.readmitted.set(share);
     }
 
     /// Counts a move to `level`.

@@ -1,6 +1,6 @@
 //! What a faulty model does, fault by fault: the same story over HTTP/1.1 and, with its own means, over HTTP/2.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use crate::support::{
     faulty_model::{
@@ -49,6 +49,13 @@ pub(crate) fn script(fault: &str, protocol: &str) -> Option<Script> {
 /// A model that is well.
 pub(crate) fn good(protocol: &str) -> FaultyModel {
     model("none", protocol).expect("every protocol can be spoken well")
+}
+
+/// The same, on a listener that was not served before.
+pub(crate) fn good_on(listener: TcpListener, protocol: &str) -> FaultyModel {
+    let (speaks, script) = (speaks(protocol), script("none", protocol).expect("every protocol can be spoken well"));
+    let greeting = if speaks == Speaks::Http2 { vec![Send(greeting())] } else { Vec::new() };
+    FaultyModel::on(listener, speaks, greeting, script)
 }
 
 fn steps(script: impl Fn(Arrived) -> Vec<Step> + std::marker::Send + Sync + 'static) -> Script {

@@ -19,7 +19,7 @@ use crate::{
     faults::answers,
     support::{
         Weir,
-        faulty_model::FaultyModel,
+        faulty_model::{Blackhole, FaultyModel, Refusing},
         grpc::{SERVICE, raw_input},
         hand::read_request,
         http1,
@@ -27,18 +27,18 @@ use crate::{
     },
 };
 
-pub(super) const PROTOCOLS: [&str; 4] = ["v1", "v2 json", "v2 binary", "grpc"];
+pub(crate) const PROTOCOLS: [&str; 4] = ["v1", "v2 json", "v2 binary", "grpc"];
 
 /// How long a busy machine may take to come to what it must come to.
-pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A protocol as part of a name.
-pub(super) fn tag(protocol: &str) -> String {
+pub(crate) fn tag(protocol: &str) -> String {
     protocol.replace(' ', "-")
 }
 
 /// A model server of one protocol that does what its mood says: a fault of the fault table, or `none`.
-pub(super) struct Moody {
+pub(crate) struct Moody {
     protocol: &'static str,
     model: FaultyModel,
     health: FaultyModel,
@@ -47,7 +47,7 @@ pub(super) struct Moody {
 
 impl Moody {
     /// One that is well.
-    pub(super) fn new(protocol: &'static str) -> Self {
+    pub(crate) fn new(protocol: &'static str) -> Self {
         let mood = Arc::new(Mutex::new("none"));
         let current = mood.clone();
         let script = move |arrived| {
@@ -60,15 +60,15 @@ impl Moody {
     }
 
     /// One for each protocol.
-    pub(super) fn all() -> [Self; 4] {
+    pub(crate) fn all() -> [Self; 4] {
         PROTOCOLS.map(Self::new)
     }
 
-    pub(super) fn turn(&self, mood: &'static str) {
+    pub(crate) fn turn(&self, mood: &'static str) {
         *self.mood.lock().expect("no holder panics") = mood;
     }
 
-    pub(super) fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         let address = self.model.address();
         match self.protocol {
             "grpc" => format!("{{http: \"http://{}\", grpc: \"http://{address}\"}}", self.health.address()),
@@ -76,54 +76,95 @@ impl Moody {
         }
     }
 
-    pub(super) fn arrivals(&self) -> usize {
+    pub(crate) fn server(&self) -> &FaultyModel {
+        &self.model
+    }
+
+    pub(crate) fn arrivals(&self) -> usize {
         self.model.requests()
     }
 
     /// A pool of it, whose breaker counts no failures; no retries.
-    pub(super) fn pool(&self, name: &str, more: &str) -> String {
+    pub(crate) fn pool(&self, name: &str, more: &str) -> String {
         pool(name, &[self.endpoint()], more)
     }
 }
 
 /// A pool whose breakers count no failures; no retries.
-pub(super) fn pool(name: &str, endpoints: &[String], more: &str) -> String {
+pub(crate) fn pool(name: &str, endpoints: &[String], more: &str) -> String {
     let breaker = if more.contains("breaker:") { "" } else { ", breaker: {failure_threshold: 100000}" };
     format!("  {name}: {{endpoints: [{}], retry: {{max_retries: 0}}{breaker}{more}}}\n", endpoints.join(", "))
 }
 
+/// A server that is not there yet: connections are refused, or lost.
+pub(crate) enum Absent {
+    Refused(Refusing),
+    Blackhole(Blackhole),
+}
+
+impl Absent {
+    /// What cannot be reached in that way; `None`: the fault is another one's.
+    pub(crate) fn with(fault: &str) -> Option<Self> {
+        match fault {
+            "refused" => Some(Self::Refused(Refusing::bind())),
+            "blackhole" => Some(Self::Blackhole(Blackhole::open())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn endpoint(&self, protocol: &str, health: &FaultyModel) -> String {
+        let address = match self {
+            Self::Refused(refusing) => refusing.address(),
+            Self::Blackhole(hole) => hole.address(),
+        };
+        match protocol {
+            "grpc" => format!("{{http: \"http://{}\", grpc: \"http://{address}\"}}", health.address()),
+            _ => format!("\"http://{address}\""),
+        }
+    }
+
+    /// From now on it is there, and well.
+    pub(crate) fn arrives(self, protocol: &str) -> FaultyModel {
+        let listener = match self {
+            Self::Refused(refusing) => refusing.into_listener(),
+            Self::Blackhole(hole) => hole.into_listener(),
+        };
+        answers::good_on(listener, protocol)
+    }
+}
+
 /// One row of a request.
-pub(super) type Row = (i64, f64);
+pub(crate) type Row = (i64, f64);
 
 /// What a caller was told.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// The HTTP status, which a gRPC code stands for.
-    pub(super) status: u16,
-    pub(super) level: String,
-    pub(super) degraded: String,
-    pub(super) caches: String,
-    pub(super) retry_after: Option<u64>,
+    pub(crate) status: u16,
+    pub(crate) level: String,
+    pub(crate) degraded: String,
+    pub(crate) caches: String,
+    pub(crate) retry_after: Option<u64>,
     /// The first output, a row each; of an error nothing.
-    pub(super) scores: Vec<f64>,
+    pub(crate) scores: Vec<f64>,
     /// All of the answer that is text.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// Sends these rows to a model.
 #[track_caller]
-pub(super) fn ask(weir: &Weir, protocol: &str, model: &str, rows: &[Row]) -> Told {
+pub(crate) fn ask(weir: &Weir, protocol: &str, model: &str, rows: &[Row]) -> Told {
     ask_with(weir, protocol, (model, &[]), rows)
 }
 
 /// The same, with headers.
 #[track_caller]
-pub(super) fn ask_with(weir: &Weir, protocol: &str, (model, headers): (&str, &[(&str, &str)]), rows: &[Row]) -> Told {
+pub(crate) fn ask_with(weir: &Weir, protocol: &str, (model, headers): (&str, &[(&str, &str)]), rows: &[Row]) -> Told {
     if protocol == "grpc" { call(weir, model, headers, rows) } else { post(weir, protocol, (model, headers), rows) }
 }
 
 /// The same requests at once, one connection each.
-pub(super) fn burst(weir: &Weir, protocol: &str, model: &str, count: usize) -> Vec<Told> {
+pub(crate) fn burst(weir: &Weir, protocol: &str, model: &str, count: usize) -> Vec<Told> {
     thread::scope(|scope| {
         let asked: Vec<_> = (0..count).map(|_| scope.spawn(|| ask(weir, protocol, model, &[(1, 1.0)]))).collect();
         asked.into_iter().map(|asked| asked.join().expect("it is answered")).collect()
@@ -131,7 +172,7 @@ pub(super) fn burst(weir: &Weir, protocol: &str, model: &str, count: usize) -> V
 }
 
 /// Does something for each protocol at once.
-pub(super) fn each(of: impl Fn(&'static str) + Sync) {
+pub(crate) fn each(of: impl Fn(&'static str) + Sync) {
     thread::scope(|scope| {
         let (of, mut running) = (&of, Vec::new());
         for protocol in PROTOCOLS {
@@ -261,13 +302,13 @@ fn status_of(code: u32) -> u16 {
 
 /// Where a model stands, as the admin API shows it.
 #[track_caller]
-pub(super) fn standing(weir: &Weir, model: &str) -> Value {
+pub(crate) fn standing(weir: &Weir, model: &str) -> Value {
     http1::get(weir.admin(), "/admin/v1/levels").expect(200).json()[model].take()
 }
 
 /// Waits until a model stands there, for this reason.
 #[track_caller]
-pub(super) fn await_standing(weir: &Weir, model: &str, level: u64, reasons: &[&str]) {
+pub(crate) fn await_standing(weir: &Weir, model: &str, level: u64, reasons: &[&str]) {
     await_some(&format!("{model} at level {level} because of {reasons:?}"), PATIENCE, || {
         let state = standing(weir, model);
         (state["level"] == level && state["reasons"] == json!(reasons)).then_some(())
@@ -275,20 +316,20 @@ pub(super) fn await_standing(weir: &Weir, model: &str, level: u64, reasons: &[&s
 }
 
 /// What the log says of a model's moves to this level, a line each.
-pub(super) fn moves(log: &str, what: &str, model: &str, reason: &str) -> usize {
+pub(crate) fn moves(log: &str, what: &str, model: &str, reason: &str) -> usize {
     let (model, reason) = (format!("model={model} "), format!("reason=\"{reason}\""));
     log.lines().filter(|line| line.contains(what) && line.contains(&model) && line.contains(&reason)).count()
 }
 
 /// A line to a server that lets what the server says wait, as long as a test wants.
-pub(super) struct SlowLine {
+pub(crate) struct SlowLine {
     address: SocketAddr,
     millis: Arc<AtomicU64>,
 }
 
 impl SlowLine {
     /// One that is not slow yet.
-    pub(super) fn to(server: SocketAddr) -> Self {
+    pub(crate) fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("it is bound");
         let millis = Arc::new(AtomicU64::new(0));
@@ -307,11 +348,11 @@ impl SlowLine {
         Self { address, millis }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    pub(super) fn slow(&self, millis: u64) {
+    pub(crate) fn slow(&self, millis: u64) {
         self.millis.store(millis, SeqCst);
     }
 }
@@ -328,7 +369,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, waits: Option<&AtomicU64>) {
 }
 
 /// The page of an exporter of GPU memory, of which a test says how full it is.
-pub(super) struct Exporter {
+pub(crate) struct Exporter {
     address: SocketAddr,
     shared: Arc<Page>,
 }
@@ -340,7 +381,7 @@ struct Page {
 }
 
 impl Exporter {
-    pub(super) fn at(percents: &[u64]) -> Self {
+    pub(crate) fn at(percents: &[u64]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("it is bound");
         let page = Page { percents: Mutex::new(percents.to_vec()), scrapes: AtomicUsize::new(0) };
@@ -364,16 +405,16 @@ impl Exporter {
     }
 
     /// From now on.
-    pub(super) fn fill(&self, percent: u64) {
+    pub(crate) fn fill(&self, percent: u64) {
         *self.shared.percents.lock().expect("no holder panics") = vec![percent];
     }
 
-    pub(super) fn scrapes(&self) -> usize {
+    pub(crate) fn scrapes(&self) -> usize {
         self.shared.scrapes.load(SeqCst)
     }
 
     /// The key of a pool.
-    pub(super) fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!(", gpu: {{metrics: \"http://{}/metrics\", interval: 50ms}}", self.address)
     }
 }

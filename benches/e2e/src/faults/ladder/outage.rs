@@ -1,4 +1,5 @@
-//! A minute in which the model's pool fails in one way after another, and for parts of it Redis, the simpler model, and both.
+//! A minute in which the model's pool fails in one way after another, and for parts of it Redis, the simpler model, and both; and
+//! another in which all three fail from its first second to its last, with all times as they are by default.
 //!
 //! Two models are asked alike. Beside it, the same load on the same Weir while nothing fails.
 
@@ -13,7 +14,7 @@ use super::{
         trial::{WARM_UP, sleep_until, while_called},
     },
     Bench,
-    world::{self, DEADLINE, Pool, State, Store},
+    world::{self, DEADLINE, Pool, State, Store, Times},
 };
 use crate::{caller::Caller, peers::Weir};
 
@@ -64,6 +65,9 @@ pub(super) const PHASES: [Phase; 10] = {
     ]
 };
 
+/// The other minute: nobody answers, and nobody says so. As long as all phases together.
+pub(super) const TOTAL: Phase = Phase::new(State::Hangs, State::Stopped, State::Hangs);
+
 /// What a phase's requests came to.
 pub(super) struct Answers {
     pub(super) tally: Tally,
@@ -77,6 +81,8 @@ pub(super) struct Outage {
     pub(super) phase: Duration,
     /// By phase.
     pub(super) answers: Vec<Answers>,
+    /// Of the minute of [`TOTAL`].
+    pub(super) total: Answers,
     pub(super) control: Answers,
 }
 
@@ -132,10 +138,10 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn start(bench: Bench<'a>) -> Result<Self> {
+    fn start(bench: Bench<'a>, times: Times) -> Result<Self> {
         let [primary, simpler] = ENDPOINTS.map(|count| Pool::start(bench.place, count));
         let (pools, store) = ([primary?, simpler?], Store::start(bench)?);
-        let weir = world::weir(bench, "weir-outage", [&pools[0], &pools[1]], store.address)?;
+        let weir = world::weir(bench, ("weir-outage", times), [&pools[0], &pools[1]], store.address)?;
         is_well(&weir)?;
         Ok(Self { pools, store, weir })
     }
@@ -160,13 +166,14 @@ impl<'a> World<'a> {
     }
 }
 
-/// Runs the minute, and the control.
+/// Runs the minutes, and the control.
 pub(super) fn run(bench: Bench<'_>, phase: Duration) -> Result<Outage> {
     let control = phase * CONTROL;
-    let (calls, from) = World::start(bench)?.asked(control, |_, _| Ok(()))?;
+    let (calls, from) = World::start(bench, Times::Short)?.asked(control, |_, _| Ok(()))?;
     let control = Answers::of(&calls, Window { from, to: from + control });
     let starts = |from: Instant| (0..).map(move |index| from + phase * index);
-    let (calls, from) = World::start(bench)?.asked(phase * PHASES.len() as u32, |world, from| {
+    let minute = phase * PHASES.len() as u32;
+    let (calls, from) = World::start(bench, Times::Short)?.asked(minute, |world, from| {
         PHASES.iter().zip(starts(from)).try_for_each(|(phase, start)| {
             sleep_until(start);
             eprintln!("outage: {phase:?}");
@@ -174,7 +181,18 @@ pub(super) fn run(bench: Bench<'_>, phase: Duration) -> Result<Outage> {
         })
     })?;
     let windows = starts(from).map(|from| Window { from, to: from + phase }).take(PHASES.len());
-    Ok(Outage { phase, answers: windows.map(|window| Answers::of(&calls, window)).collect(), control })
+    let answers = windows.map(|window| Answers::of(&calls, window)).collect();
+    Ok(Outage { phase, answers, total: total(bench, minute)?, control })
+}
+
+/// All of it fails at once and stays so.
+fn total(bench: Bench<'_>, length: Duration) -> Result<Answers> {
+    let (calls, from) = World::start(bench, Times::Default)?.asked(length, |world, from| {
+        sleep_until(from);
+        eprintln!("outage, {length:?}: {TOTAL:?}");
+        world.become_so(TOTAL)
+    })?;
+    Ok(Answers::of(&calls, Window { from, to: from + length }))
 }
 
 /// Both models must be answered in full before anything happens.
@@ -221,5 +239,6 @@ mod tests {
         assert!(PHASES.iter().all(|phase| phase.pool != State::Up));
         assert!(PHASES.iter().any(|phase| phase.store != State::Up && phase.simpler != State::Up));
         assert_eq!(PHASES.iter().filter(|phase| phase.spares_the_rest()).count(), 4);
+        assert!([TOTAL.pool, TOTAL.store, TOTAL.simpler].iter().all(|state| *state != State::Up));
     }
 }

@@ -18,7 +18,7 @@ use super::{
     },
     Bench,
     outage::is_well,
-    world::{self, EXIT_AFTER, OPEN_FOR, Pool, State, Store},
+    world::{self, EXIT_AFTER, OPEN_FOR, Pool, State, Store, Times},
 };
 use crate::{caller::Caller, peers::Weir};
 
@@ -100,7 +100,7 @@ impl<'a> Patient<'a> {
         let (pool, simpler) = (Pool::start(bench.place, 1)?, Pool::start(bench.place, 1)?);
         let store = Store::start(bench)?;
         let name = format!("weir-recovery-{}", store.address.port());
-        let weir = world::weir(bench, &name, [&pool, &simpler], store.address)?;
+        let weir = world::weir(bench, (&name, Times::Short), [&pool, &simpler], store.address)?;
         is_well(&weir)?;
         let lifted = Instant::now();
         Ok(Self { fault, traffic, pool, store, _simpler: simpler, weir, lifted, seen: Seen::default() })

@@ -175,12 +175,40 @@ impl Drop for Store<'_> {
     }
 }
 
+/// How long breakers stay open, levels outlive their reasons, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Times {
+    /// So short that a bench sees them end: [`OPEN_FOR`], [`EXIT_AFTER`].
+    Short,
+    /// As they are where a file says nothing.
+    Default,
+}
+
+impl Times {
+    /// Keys of a pool or of the features, of a pool, and of the file.
+    fn keys(self) -> [String; 3] {
+        match self {
+            Self::Short => [
+                format!("breaker: {{open_for: {OPEN_FOR:?}}}"),
+                ", health: {interval: 1s}".to_owned(),
+                format!("ladder: {{enter_after: 1s, exit_after: {EXIT_AFTER:?}}}\n"),
+            ],
+            Self::Default => ["breaker: {}".to_owned(), String::new(), String::new()],
+        }
+    }
+}
+
 /// Starts Weir in front of a pool, the simpler model's pool and the store.
-pub(super) fn weir(bench: Bench<'_>, name: &str, pools: [&Pool<'_>; 2], store: SocketAddr) -> Result<Weir> {
-    let breaker = format!("breaker: {{open_for: {OPEN_FOR:?}}}");
+pub(super) fn weir(
+    bench: Bench<'_>,
+    (name, times): (&str, Times),
+    pools: [&Pool<'_>; 2],
+    store: SocketAddr,
+) -> Result<Weir> {
+    let [breaker, health, ladder] = times.keys();
     let pool = |name: &str, pool: &Pool<'_>| {
         let endpoints: Vec<String> = pool.fleet.iter().map(|it| format!("\"http://{}\"", it.address)).collect();
-        format!("  {name}: {{endpoints: [{}], {breaker}, health: {{interval: 1s}}}}\n", endpoints.join(", "))
+        format!("  {name}: {{endpoints: [{}], {breaker}{health}}}\n", endpoints.join(", "))
     };
     let default = "default: {outputs: [{name: score, datatype: FP32, shape: [1], data: [0.5]}]}";
     let deadline = DEADLINE.as_millis();
@@ -193,8 +221,7 @@ pools:
   m: {{tier: high, timeout: {deadline}ms, {joins}, fallback: {{model: lite, rule: \"f0 > 1000.0 ? 0.9 : 0.1\", {default}}}}}
   n: {{tier: high, timeout: {deadline}ms, {joins}, fallback: {{model: lite, {default}}}}}
   lite: {{tier: standard, {joins}}}
-ladder: {{enter_after: 1s, exit_after: {EXIT_AFTER:?}}}
-features:
+{ladder}features:
   project: {project}
   l1: {{capacity: 0B}}
   l2: {{redis: [\"redis://{store}\"]}}
@@ -278,6 +305,12 @@ mod tests {
             pass_on(&mut patient, before, state).expect("a patient takes everything");
             assert_eq!(patient.0, done, "{before:?} {state:?}");
         }
+    }
+
+    #[test]
+    fn default_times_are_not_written_down() {
+        assert!(Times::Short.keys()[0].contains("open_for") && Times::Short.keys()[2].contains("exit_after"));
+        assert!(Times::Default.keys().iter().all(|keys| !keys.contains("open_for") && !keys.contains("_after")));
     }
 
     #[test]
