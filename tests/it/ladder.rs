@@ -20,7 +20,7 @@ use self::scene::{
     Exporter, Moody, PATIENCE, PROTOCOLS, SlowLine, Told, ask, await_standing, burst, each, moves, pool, standing, tag,
 };
 use crate::support::{
-    Redis, Weir, http1,
+    Redis, Weir, http1, measured,
     metrics::await_metric,
     process::{await_some, wait_until},
 };
@@ -429,10 +429,10 @@ fn no_level_keeps_itself() {
             patients.chunks(8).map(|some| scope.spawn(|| some.iter().for_each(|one| recover(&weir, one)))).collect();
         running.into_iter().for_each(|run| assert!(run.join().is_ok(), "see above"));
     });
-    println!(
-        "no_level_keeps_itself: the slowest took {:?} (open_for 1 s + exit_after 1 s)",
+    measured(format_args!(
+        "the slowest took {:?} (open_for 1 s + exit_after 1 s)",
         SLOWEST.lock().expect("no holder panics")
-    );
+    ));
 }
 
 fn recover(weir: &Weir, patient: &Patient) {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::support::{
     Redis, RedisCluster, Weir,
     http1::Http1,
+    measured,
     process::{START, wait_until},
     vectors,
 };
@@ -127,7 +128,7 @@ fn rows_are_read_from_replicas_and_masters_say_what_is_not_there() {
     let before = (calls(masters), outcomes(&weir));
     assert_eq!(ask(&mut connection, "driver_stats", &[9001]), [Json::Null]);
     assert_eq!(calls(masters) - before.0, 1, "an absence is a master's to say");
-    println!("{:?}", outcomes(&weir));
+    measured(format_args!("rows by outcome: {:?}", outcomes(&weir)));
 
     let before = (calls(masters), calls(replicas));
     assert_eq!(ask(&mut connection, "strict", &[1, 2, 3]), vec![Json::Null; 3]);
@@ -188,7 +189,7 @@ fn no_answer_is_older_than_max_lag_allows_and_who_has_caught_up_is_read_again() 
         old += u32::from(is_old);
         held += u32::from(asked >= written + MAX_LAG);
     }
-    println!("{old} answers within {MAX_LAG:?} of the write had old rows, none of {held} later ones");
+    measured(format_args!("{old} answers within {MAX_LAG:?} of the write had old rows, none of {held} later ones"));
     // The others' links were cut for a moment only.
     let address = replica.address().to_string();
     wait_until("the others to be read", START, || read(&weir).len() == 2 && !read(&weir).contains(&address));
@@ -232,11 +233,11 @@ fn a_replica_that_hangs_or_dies_costs_no_answer() {
     let [hangs, dies] = [&cluster.nodes()[3], &cluster.nodes()[4]];
     hangs.freeze();
     ask_on(20);
-    println!("while one hung: {:?}", outcomes(&weir));
+    measured(format_args!("while one hung: {:?}", outcomes(&weir)));
     hangs.thaw();
     dies.kill();
     ask_on(20);
-    println!("after another died: {:?}", outcomes(&weir));
+    measured(format_args!("after another died: {:?}", outcomes(&weir)));
     wait_until("those that are left to be read", START, || read(&weir).len() == 2);
 }
 
@@ -261,7 +262,10 @@ fn reads_go_on_when_a_replica_that_is_read_takes_over() {
         whole += u32::from(is_whole);
         is_whole && cluster.nodes()[3..].iter().any(|node| info(node).contains("role:master")) && read(&weir).len() == 2
     });
-    println!("{whole} of {asked} answers whole until another was master, {:?} after the kill", killed.elapsed());
+    measured(format_args!(
+        "{whole} of {asked} answers whole until another was master, {:?} after the kill",
+        killed.elapsed()
+    ));
 }
 
 #[test]

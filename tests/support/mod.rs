@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod faulty;
 pub(crate) mod faulty_model;
 pub(crate) mod feast;
+pub(crate) mod figures;
 pub(crate) mod grpc;
 pub(crate) mod hand;
 pub(crate) mod http1;
@@ -26,6 +27,7 @@ pub(crate) mod vectors;
 pub(crate) mod weir;
 
 pub(crate) use feast::{Feast, FeastServer};
+pub(crate) use figures::measured;
 pub(crate) use kserve::KServe;
 pub(crate) use redis::{Redis, RedisCluster};
 pub(crate) use seaweed::SeaweedFs;
