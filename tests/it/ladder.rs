@@ -17,10 +17,10 @@ mod scene;
 mod ways;
 
 use self::scene::{
-    Exporter, Moody, PATIENCE, PROTOCOLS, SlowLine, Told, ask, await_standing, burst, each, moves, pool, standing, tag,
+    Exporter, Moody, PATIENCE, PROTOCOLS, Told, ask, await_standing, burst, each, moves, pool, standing, tag,
 };
 use crate::support::{
-    Redis, Weir, http1, measured,
+    Redis, SlowLine, Weir, http1, measured,
     metrics::await_metric,
     process::{await_some, wait_until},
 };

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use crate::support::{
-    Redis, RedisCluster, Weir,
+    Redis, RedisCluster, SlowLine, Weir,
     http1::Http1,
     measured,
     process::{START, wait_until},
@@ -284,4 +284,46 @@ fn the_nearest_copies_are_those_of_the_own_zone() {
     let before = (calls(masters), calls(replicas));
     assert_eq!(ask_all(&mut weir.connect()), vec![json!(1.0); 60]);
     assert_eq!((calls(masters) - before.0, calls(replicas) - before.1), (0, 60));
+}
+
+/// Has the cluster tell of a server at another port.
+fn announce(cluster: &RedisCluster, node: &Redis, line: &SlowLine) {
+    let port = line.address().port().to_string();
+    node.ask::<()>(&["CONFIG", "SET", "cluster-announce-port", &port]);
+    let address = line.address().to_string();
+    wait_until("every server to know it by that port", START, || {
+        cluster.nodes().iter().all(|node| node.ask::<String>(&["CLUSTER", "NODES"]).contains(&address))
+    });
+}
+
+#[test]
+fn the_nearest_copies_are_those_that_answer_soonest_where_zones_say_nothing() {
+    let cluster = cluster();
+    let (masters, replicas) = cluster.nodes().split_at(3);
+    // Two of three replicas are far away.
+    let lines: Vec<_> = replicas[..2].iter().map(|replica| SlowLine::to(replica.address())).collect();
+    replicas.iter().zip(&lines).for_each(|(replica, line)| announce(&cluster, replica, line));
+    lines.iter().for_each(|line| line.slow(50));
+    let weir = weir(&cluster, "read_from: nearest, max_lag: 10s");
+    wait_until("replicas to be known to be near enough in time", START, || {
+        weir.metrics().lines_of("weir_redis_replica_lag_seconds").lines().count() == 3
+    });
+    let mut connection = weir.connect();
+    wait_until("the replica that is near to be read", START, || {
+        assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60]);
+        replicas[2].calls("hmget") > 0
+    });
+    // Whatever was known of them in the beginning, it is known by now.
+    let before = [calls(masters), calls(&replicas[..2]), calls(&replicas[2..])];
+    for _ in 0..30 {
+        assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60]);
+    }
+    let after = [calls(masters), calls(&replicas[..2]), calls(&replicas[2..])];
+    assert_eq!(after[1], before[1], "those far away are read by nobody");
+    assert!(after[0] > before[0], "{before:?} {after:?}");
+    // The one that is near takes turns with its master.
+    wait_until("it to be read again", START, || {
+        ask_all(&mut connection);
+        calls(&replicas[2..]) > before[2]
+    });
 }

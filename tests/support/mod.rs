@@ -20,6 +20,7 @@ pub(crate) mod parts;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod seaweed;
+pub(crate) mod slow_line;
 #[cfg(feature = "kafka")]
 pub(crate) mod tansu;
 pub(crate) mod triton;
@@ -31,5 +32,6 @@ pub(crate) use figures::measured;
 pub(crate) use kserve::KServe;
 pub(crate) use redis::{Redis, RedisCluster};
 pub(crate) use seaweed::SeaweedFs;
+pub(crate) use slow_line::SlowLine;
 pub(crate) use triton::Triton;
 pub(crate) use weir::Weir;
