@@ -171,7 +171,7 @@ impl Client {
     /// Reads any rows of the other view; now and then pushes one that nobody else pushes.
     fn stand_by(&mut self, progress: &Progress) -> bool {
         let turn = progress.bystanders.load(Ordering::Relaxed);
-        if turn.is_multiple_of(8) {
+        if turn.is_multiple_of(32) {
             self.push_to("lately", KEYS + rand::random_range(0..KEYS), turn + 1);
         }
         let first = rand::random_range(0..2 * KEYS);
