@@ -240,6 +240,12 @@ fn what_l1_had_of_the_dr_is_not_served_once_the_primary_has_the_rows_again() {
     wait_until("the row at the DR", START, || dr.ask::<u64>(&["DBSIZE"]) > 0);
     primary.freeze();
     [&one, &other].into_iter().for_each(|weir| await_active(weir, "dr"));
+    // What L1 had is dropped right after.
+    let dropped = |times: f64| {
+        let labels = [("origin", "dr"), ("scope", "all")];
+        await_metric(other.admin(), "weir_invalidations_total", &labels, |count| count >= times)
+    };
+    dropped(1.0);
     dr.promote();
     wait_until("a push to be taken", START, || push(&mut pusher, 1, 6).status == 200);
     wait_until("the row at the other gateway", START, || speed(&mut reader, 1) == Some(6.0));
@@ -265,6 +271,7 @@ fn what_l1_had_of_the_dr_is_not_served_once_the_primary_has_the_rows_again() {
         assert!(found.is_none_or(|found| found >= f64::from(last)), "{found:?} where {last} was acknowledged");
         [&one, &other].into_iter().all(|weir| active(weir)["active"] == json!("primary"))
     });
+    dropped(2.0);
     assert_eq!([speed(&mut pusher, 1), speed(&mut reader, 1)], [Some(f64::from(last)); 2]);
 }
 

@@ -5,6 +5,7 @@
 use std::{env, fmt::Display, fs::OpenOptions, io::Write, thread};
 
 /// Tells a line, or several, under the name of the test whose thread this is.
+#[expect(clippy::print_stdout, reason = "it is a test's")]
 pub(crate) fn measured(what: impl Display) {
     let here = thread::current();
     let text = format!("{}: {what}", here.name().unwrap_or("a test"));
