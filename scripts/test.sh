@@ -2,7 +2,8 @@
 # Everything that a change has to pass; `make test` and CI run exactly this. `quick` leaves out what needs real servers.
 #
 # Every step runs whatever became of those before it, so that one run tells all. The last line counts the tests of every
-# binary, `N passed, N failed` (and `, N skipped` where a test is ignored); the exit status is 0 only if every step was.
+# binary, `N passed, N failed` (and `, N skipped` where a test is ignored); the exit status is 0 only if every step was. Before it stands
+# what passing tests measured, which cargo does not show.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mode="${1:-all}"
@@ -13,6 +14,10 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 target="${CARGO_TARGET_DIR:-$PWD/target}"
 # Incremental artifacts are of no use to a run from scratch and cost time and disk.
 [ -n "${CI:-}" ] && export CARGO_INCREMENTAL=0
+
+# What tests measured.
+figures="$target/figures.txt"
+case "$figures" in /*) ;; *) figures="$PWD/$figures" ;; esac
 
 passed=0 failed=0 skipped=0 failed_steps=()
 
@@ -47,7 +52,8 @@ integration() {
     name="${path#tests/}" name="${name%/main.rs}" name="${name%.rs}"
     [ -e "$path" ] && [ "$name" != layering ] && targets+=(--test "$name")
   done
-  cargo test --no-fail-fast "${targets[@]}"
+  rm -f "$figures"
+  WEIR_FIGURES="$figures" cargo test --no-fail-fast "${targets[@]}"
 }
 
 # What the background job said and how it ended.
@@ -63,6 +69,7 @@ bench_package() { cargo test --manifest-path benches/e2e/Cargo.toml --target-dir
 fuzz_targets() { CARGO_TARGET_DIR="$target" cargo check --manifest-path fuzz/Cargo.toml; }
 
 finish() {
+  [ "$mode" = quick ] || [ ! -e "$figures" ] || { printf '\n==> measured (%s)\n' "$figures"; cat "$figures"; }
   printf '\n'
   [ ${#failed_steps[@]} = 0 ] || { printf 'failed:'; printf ' %s;' "${failed_steps[@]}"; printf '\n'; }
   local line="$passed passed, $failed failed"

@@ -25,6 +25,7 @@ use crate::support::{
     Weir,
     faulty_model::{Blackhole, FaultyModel},
     grpc::{SERVICE, framed, raw_input},
+    measured,
     metrics::Metrics,
     process::{free_port, loopback, wait_until},
 };
@@ -378,19 +379,26 @@ fn every_fault_over_every_protocol() {
     let weir = Weir::unready(&config(&cells), &[]);
     let seen = run(&cells, &weir);
     let metrics = weir.metrics();
-    let (mut text, mut wrong) = (String::new(), String::new());
+    let (mut same, mut wrong) = (Vec::<(String, Vec<&str>)>::new(), String::new());
     for (index, (cell, seen)) in cells.iter().zip(&seen).enumerate() {
         let attempts = attempts(&metrics, &format!("p{index}"));
         let (found, is_right) = cell.compare(seen, attempts);
         let Row { fault, protocol, answer, level, attempts, arrivals, .. } = &cell.row;
-        let line = format!("{fault} | {protocol} | {found}");
-        writeln!(text, "{line}").expect("a string takes anything");
+        match same.last_mut().filter(|(seen, _)| *seen == format!("{fault} | {found}")) {
+            Some((_, protocols)) => protocols.push(protocol),
+            None => same.push((format!("{fault} | {found}"), vec![protocol])),
+        }
         if !is_right {
-            writeln!(wrong, "{line}\n    expected {answer} | {level} | {attempts} | {arrivals}")
-                .expect("a string takes anything");
+            writeln!(
+                wrong,
+                "{fault} | {protocol} | {found}\n    expected {answer} | {level} | {attempts} | {arrivals}"
+            )
+            .expect("a string takes anything");
         }
     }
-    println!("faults: {} cells run: fault | protocol | answer | level | attempts | arrivals\n{text}", cells.len());
+    let lines = same.into_iter().map(|(seen, protocols)| format!("\n  {seen} | {}", protocols.join(", ")));
+    let lines: String = lines.collect();
+    measured(format_args!("{} cells: fault | answer | level | attempts | arrivals | protocols{lines}", cells.len()));
     assert!(wrong.is_empty(), "fault | protocol | answer | level | attempts | arrivals\n{wrong}");
     assert_eq!(metrics.count("weir_breaker_transitions_total", &[]), 0.0, "no cell is about breakers");
 }

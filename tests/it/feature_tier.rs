@@ -23,7 +23,7 @@ use crate::{
         FeastServer, Redis, Weir,
         hand::Echo,
         http1::{Http1, Response},
-        lookup,
+        lookup, measured,
         process::{Folder, START, free_port, wait_until},
         vectors::{self, DUMP, StoredHash},
     },
@@ -96,7 +96,7 @@ fn rows_of_every_type_are_those_that_redis_holds() {
         assert_eq!(online(&sidecar, &features, &entities), direct, "{view}");
         compared += direct.len();
     }
-    println!("{compared} columns of {} views are the same", recorded_views().len());
+    measured(format_args!("{compared} columns of {} views are the same", recorded_views().len()));
     assert!(compared >= 50, "{compared}");
     let both: f64 = servers.iter().map(|server| answered(&sidecar, &format!("feature_server/{}", server.http()))).sum();
     assert!(both >= 10.0, "one request a view: {both}");
@@ -374,7 +374,7 @@ fn a_server_that_is_killed_under_load_costs_nobody_a_row() {
     let revived = server(&redis, ports[0]);
     breaker_is(&sidecar, &targets[0], "closed");
     has_even_share(&sidecar, &targets);
-    println!("{} answers, none without a row", load.end());
+    measured(format_args!("{} answers, none without a row", load.end()));
     let log = sidecar.process().log();
     let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&*targets[0])).count();
     assert!(
@@ -408,7 +408,7 @@ fn a_server_that_hangs_costs_time_and_no_row() {
     hung.process().signal("CONT");
     breaker_is(&sidecar, &targets[0], "closed");
     has_even_share(&sidecar, &targets);
-    println!("{} answers, none without a row", load.end());
+    measured(format_args!("{} answers, none without a row", load.end()));
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -19,7 +19,7 @@ use ::weir::{
 use serde_json::json;
 
 use crate::support::{
-    Redis, RedisCluster, Weir, http1,
+    Redis, RedisCluster, Weir, http1, measured,
     metrics::await_metric,
     process::{START, await_some, wait_until},
     vectors::{self, StoredHash},
@@ -144,12 +144,12 @@ fn hottest_to_mean(shares: &[f64]) -> f64 {
 }
 
 fn table(title: &str, before: &[f64], after: &[f64]) {
-    eprintln!("{title}: share of reads, by master");
-    for (row, shares) in [("one key", before), ("copies", after)] {
-        let shares: Vec<_> = shares.iter().map(|share| format!("{:5.1} %", share * 100.0)).collect();
-        let ratio = hottest_to_mean(if row == "copies" { after } else { before });
-        eprintln!("  {row:8} {}   hottest {ratio:.2} x mean", shares.join("  "));
-    }
+    let line = |(row, shares): (&str, &[f64])| {
+        let each: Vec<_> = shares.iter().map(|share| format!("{:5.1} %", share * 100.0)).collect();
+        format!("\n  {row:8} {}   hottest {:.2} x mean", each.join("  "), hottest_to_mean(shares))
+    };
+    let lines: String = [("one key", before), ("copies", after)].map(line).concat();
+    measured(format_args!("{title}: share of reads, by master{lines}"));
 }
 
 /// The products that a master has, of so many.
@@ -257,31 +257,33 @@ fn no_read_finds_an_old_row_in_a_copy_and_cold_keys_have_none() {
 
     // Pushed through either, a row is new for everybody who asks from then on, while copies come and go.
     let product = &hot[0];
-    let newest = Arc::new(Mutex::new(1_u32));
+    let newest = Arc::new([AtomicU32::new(1), AtomicU32::new(1)]);
     let stop = Arc::new(AtomicBool::new(false));
-    let readers: Vec<JoinHandle<u64>> = [&weir, &other, &weir, &other]
-        .map(|gateway| {
+    let readers: Vec<JoinHandle<u64>> = [0, 1, 0, 1]
+        .map(|at| {
             let (mut connection, newest, stop, product) =
-                (gateway.connect(), newest.clone(), stop.clone(), product.clone());
+                ([&weir, &other][at].connect(), newest.clone(), stop.clone(), product.clone());
             thread::spawn(move || {
                 let mut reads = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    let least = *newest.lock().expect("no reader panics with it");
-                    let mut price = ask(&mut connection, &product);
-                    if price < f64::from(least) {
-                        // It may have joined a fetch that the other gateway had begun before; what it asks now cannot.
-                        price = ask(&mut connection, &product);
+                    let [here, there] = [at, 1 - at].map(|at| newest[at].load(Ordering::SeqCst));
+                    let price = ask(&mut connection, &product);
+                    assert!(price >= f64::from(here), "{price} where {here} was acknowledged by the same gateway");
+                    if price < f64::from(there) {
+                        // It may have joined a fetch that began before the other gateway was told; what it asks now cannot.
+                        let price = ask(&mut connection, &product);
+                        assert!(price >= f64::from(there), "{price} after {there} was acknowledged by the other one");
                     }
-                    assert!(price >= f64::from(least), "{price} after {least} was acknowledged");
                     reads += 1;
                 }
                 reads
             })
         })
         .into();
+    let acknowledged = |version: u32| newest[version as usize % 2].store(version, Ordering::SeqCst);
     for version in 2..=20 {
         push(if version % 2 == 0 { &weir } else { &other }, product, version);
-        *newest.lock().expect("no reader panics with it") = version;
+        acknowledged(version);
         // As often with copies that are there as without.
         if version % 3 == 0 {
             await_hot(&weir, &hot[..1], 2);
@@ -300,7 +302,7 @@ fn no_read_finds_an_old_row_in_a_copy_and_cold_keys_have_none() {
         };
         let admin = if version % 2 == 0 { weir.admin() } else { other.admin() };
         http1::post(admin, "/admin/v1/invalidate", scope.to_string()).expect(200);
-        *newest.lock().expect("no reader panics with it") = version;
+        acknowledged(version);
     }
     stop.store(true, Ordering::Relaxed);
     let reads: u64 = readers.into_iter().map(|reader| reader.join().expect("every row was new")).sum();
@@ -332,7 +334,7 @@ fn a_hot_row_stays_in_l1_and_its_reads_never_reach_redis() {
     let refreshes = || weir.metrics().count("weir_hot_key_refreshes_total", &[]);
     let before = refreshes();
     let (_, each) = shares(&cluster, &load);
-    eprintln!("50/20/10/20 with L1: {:.1} % of requests reach Redis", each * 100.0);
+    measured(format_args!("50/20/10/20 with L1: {:.1} % of requests reach Redis", each * 100.0));
     assert!(each <= 0.5, "{each} reads a request");
     await_metric(weir.admin(), "weir_hot_key_refreshes_total", &[], |count| count >= before + 3.0);
     load.end();

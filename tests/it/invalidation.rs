@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::support::{
     Redis, RedisCluster, Weir,
     http1::Http1,
+    measured,
     metrics::await_metric,
     process::{START, wait_until},
     vectors,
@@ -102,7 +103,7 @@ fn what_feast_writes_is_seen_at_once_and_other_projects_keys_cost_nothing() {
 
     write(&mut feast, 1, 2.0);
     let took = await_values(&mut client, &[1], &[json!(2.0)]);
-    println!("a write was seen {took:?} after it was made");
+    measured(format_args!("a write was seen {took:?} after it was made"));
     write(&mut feast, 2, 3.0);
     await_values(&mut client, &[2], &[json!(3.0)]);
 
@@ -229,7 +230,7 @@ fn a_cluster_is_heard_whoever_is_master() {
     let killed = Instant::now();
     await_metric(weir.admin(), UP, &[TRACKING], |up| up == 0.0);
     await_metric(weir.admin(), UP, &[TRACKING], |up| up == 1.0);
-    println!("heard again {:?} after a master was killed", killed.elapsed());
+    measured(format_args!("heard again {:?} after a master was killed", killed.elapsed()));
     assert!(slots(&weir) > before);
     let all_dropped = [("origin", "tracking"), ("scope", "all")];
     assert_eq!(weir.metrics().count("weir_invalidations_total", &all_dropped), 0.0, "other shards' rows stay");

@@ -18,13 +18,12 @@ pub(crate) mod scene;
 mod ways;
 
 use self::scene::{
-    Absent, Exporter, Moody, PATIENCE, PROTOCOLS, SlowLine, Told, ask, await_standing, burst, each, moves, pool,
-    standing, tag,
+    Absent, Exporter, Moody, PATIENCE, PROTOCOLS, Told, ask, await_standing, burst, each, moves, pool, standing, tag,
 };
 use crate::support::{
-    Redis, Weir,
+    Redis, SlowLine, Weir,
     faulty_model::FaultyModel,
-    http1,
+    http1, measured,
     metrics::await_metric,
     process::{await_some, wait_until},
 };
@@ -504,10 +503,10 @@ fn no_level_keeps_itself() {
             patients.chunks(8).map(|some| scope.spawn(|| some.iter().for_each(|one| recover(&weir, one)))).collect();
         running.into_iter().for_each(|run| assert!(run.join().is_ok(), "see above"));
     });
-    println!(
-        "no_level_keeps_itself: the slowest took {:?} (open_for 1 s + exit_after 1 s)",
+    measured(format_args!(
+        "the slowest took {:?} (open_for 1 s + exit_after 1 s)",
         SLOWEST.lock().expect("no holder panics")
-    );
+    ));
 }
 
 /// Seconds that a model stood lower, by the gateway's clock.

@@ -1,11 +1,15 @@
 //! A promotion in MLflow ends what is kept of a model's predictions: its webhook tells, and where it does not, a look finds it.
 
+use std::time::SystemTime;
+
+use aws_lc_rs::hmac;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::support::{
     Weir,
     hand::Counting,
-    http1::Http1,
+    http1::{Http1, Response},
     metrics::await_metric,
     mlflow::Mlflow,
     process::{START, wait_until},
@@ -87,4 +91,53 @@ fn a_promotion_that_nobody_told_of_is_found_and_a_registry_that_is_away_costs_no
     drop(mlflow);
     looked("failed", 1.0);
     assert!(is_hit(&weir, "m"));
+}
+
+/// Sends a delivery, signed as MLflow would with that secret, and then with another body if there is one.
+fn deliver(weir: &Weir, id: &str, (secret, body): (&str, &str), instead: Option<&str>) -> Response {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970").as_secs();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = STANDARD.encode(hmac::sign(&key, format!("{id}.{now}.{body}").as_bytes()));
+    let (now, signature) = (now.to_string(), format!("v1,{signature}"));
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-mlflow-delivery-id", id),
+        ("x-mlflow-timestamp", &now),
+        ("x-mlflow-signature", &signature),
+    ];
+    let body = instead.unwrap_or(body).as_bytes();
+    Http1::connect(weir.admin()).request("POST", "/admin/v1/webhooks/mlflow", &headers, body)
+}
+
+#[test]
+fn a_delivery_of_nobodys_changes_nothing_and_one_that_comes_twice_counts_once() {
+    let model = Counting::listen(ANSWER);
+    let weir = weir(&model, &format!("secret: {SECRET}"));
+    let body = |alias: &str| {
+        json!({
+            "entity": "model_version_alias", "action": "created", "timestamp": "2026-11-23T06:59:55.356219+00:00",
+            "data": {"name": "fraud", "alias": alias, "version": "2"}
+        })
+        .to_string()
+    };
+    let promotion = body("champion");
+    assert!(!is_hit(&weir, "m") && is_hit(&weir, "m"));
+    let other_secret = deliver(&weir, "one", ("another-secret", &promotion), None);
+    let other_body = deliver(&weir, "one", (SECRET, &body("shadow")), Some(&promotion));
+    let unsigned = Http1::connect(weir.admin()).post("/admin/v1/webhooks/mlflow", &promotion);
+    for refused in [other_secret, other_body, unsigned] {
+        assert!(refused.expect(401).error().contains("not signed with mlflow.secret"));
+    }
+    assert!(is_hit(&weir, "m"), "and nobody's delivery took the id away from MLflow's");
+
+    let told = deliver(&weir, "one", (SECRET, &promotion), None).expect(200).json();
+    assert_eq!(told["predictions"]["dropped"], json!(["m"]), "{told}");
+    assert!(!is_hit(&weir, "m") && is_hit(&weir, "m"));
+    let again = deliver(&weir, "one", (SECRET, &promotion), None).expect(200).json();
+    assert_eq!(again, json!({"ignored": "this delivery came before"}));
+    assert!(is_hit(&weir, "m"), "what was kept since stays");
+    deliver(&weir, "two", (SECRET, &promotion), None).expect(200);
+    assert!(!is_hit(&weir, "m"), "another delivery of the same is one");
+    let count = |outcome| weir.metrics().count("weir_mlflow_deliveries_total", &[("outcome", outcome)]);
+    assert_eq!([count("unsigned"), count("dropped"), count("duplicate")], [3.0, 2.0, 1.0]);
 }

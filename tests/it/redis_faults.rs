@@ -22,6 +22,7 @@ use crate::support::{
     Redis, RedisCluster, Weir,
     hand::Echo,
     http1::Http1,
+    measured,
     metrics::await_metric,
     process::{START, wait_until},
     vectors::{self, StoredHash},
@@ -173,7 +174,11 @@ fn a_shard_that_hangs_costs_the_other_shards_keys_nothing() {
     let mut connection = weir.connect();
     let asked = Instant::now();
     assert_eq!(missing(&ask_all(&mut connection)), on_hung);
-    println!("all rows but {} of the shard that hangs in {:?}; L2's timeout is 2 s", on_hung.len(), asked.elapsed());
+    measured(format_args!(
+        "all rows but {} of the shard that hangs in {:?}; L2's timeout is 2 s",
+        on_hung.len(),
+        asked.elapsed()
+    ));
     load.go_on(20);
 
     hung.thaw();
@@ -200,9 +205,13 @@ fn rows_come_back_when_a_replica_takes_over_from_a_killed_master() {
     let killed = Instant::now();
     // No other holds its slots yet, so that the first answer with all rows is from after the failover.
     wait_until("every row again", START, || missing(&ask_all(&mut connection)).is_empty());
-    println!("all rows, {} of them of the killed master, {:?} after it was killed", lost.len(), killed.elapsed());
+    measured(format_args!(
+        "all rows, {} of them of the killed master, {:?} after it was killed",
+        lost.len(),
+        killed.elapsed()
+    ));
     load.go_on(20);
-    println!("{} answers under load, none with a wrong row", load.end());
+    measured(format_args!("{} answers under load, none with a wrong row", load.end()));
 }
 
 #[test]
@@ -218,7 +227,7 @@ fn slots_that_move_under_load_cost_no_answer() {
     cluster.reshard(from, to, 5461);
     load.go_on(20);
     assert_eq!(held_by(to), before.union(&at_target).copied().collect());
-    println!("{} answers while {} rows moved, none of them without a row", load.end(), before.len());
+    measured(format_args!("{} answers while {} rows moved, none of them without a row", load.end(), before.len()));
 }
 
 /// One Redis, no L1 and no L3: what it does not say, nobody does.

@@ -19,8 +19,9 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use crate::support::{
-    Redis, RedisCluster, Weir,
+    Redis, RedisCluster, SlowLine, Weir,
     http1::Http1,
+    measured,
     process::{START, wait_until},
     vectors,
 };
@@ -146,7 +147,7 @@ fn rows_are_read_from_replicas_and_masters_say_what_is_not_there() {
     let before = (calls(masters), outcomes(&weir));
     assert_eq!(ask(&mut connection, "driver_stats", &[9001]), [Json::Null]);
     assert_eq!(calls(masters) - before.0, 1, "an absence is a master's to say");
-    println!("{:?}", outcomes(&weir));
+    measured(format_args!("rows by outcome: {:?}", outcomes(&weir)));
 
     let before = (calls(masters), calls(replicas));
     assert_eq!(ask(&mut connection, "strict", &[1, 2, 3]), vec![Json::Null; 3]);
@@ -207,7 +208,7 @@ fn no_answer_is_older_than_max_lag_allows_and_who_has_caught_up_is_read_again() 
         old += u32::from(is_old);
         held += u32::from(asked >= written + MAX_LAG);
     }
-    println!("{old} answers within {MAX_LAG:?} of the write had old rows, none of {held} later ones");
+    measured(format_args!("{old} answers within {MAX_LAG:?} of the write had old rows, none of {held} later ones"));
     // The others' links were cut for a moment only.
     let address = replica.address().to_string();
     wait_until("the others to be read", START, || read(&weir).len() == 2 && !read(&weir).contains(&address));
@@ -251,11 +252,11 @@ fn a_replica_that_hangs_or_dies_costs_no_answer() {
     let [hangs, dies] = [&cluster.nodes()[3], &cluster.nodes()[4]];
     hangs.freeze();
     ask_on(20);
-    println!("while one hung: {:?}", outcomes(&weir));
+    measured(format_args!("while one hung: {:?}", outcomes(&weir)));
     hangs.thaw();
     dies.kill();
     ask_on(20);
-    println!("after another died: {:?}", outcomes(&weir));
+    measured(format_args!("after another died: {:?}", outcomes(&weir)));
     wait_until("those that are left to be read", START, || read(&weir).len() == 2);
 }
 
@@ -280,7 +281,10 @@ fn reads_go_on_when_a_replica_that_is_read_takes_over() {
         whole += u32::from(is_whole);
         is_whole && cluster.nodes()[3..].iter().any(|node| info(node).contains("role:master")) && read(&weir).len() == 2
     });
-    println!("{whole} of {asked} answers whole until another was master, {:?} after the kill", killed.elapsed());
+    measured(format_args!(
+        "{whole} of {asked} answers whole until another was master, {:?} after the kill",
+        killed.elapsed()
+    ));
 }
 
 /// The drivers whose rows a node has.
@@ -346,4 +350,46 @@ fn the_nearest_copies_are_those_of_the_own_zone() {
     let before = (calls(masters), calls(replicas));
     assert_eq!(ask_all(&mut weir.connect()), vec![json!(1.0); 60]);
     assert_eq!((calls(masters) - before.0, calls(replicas) - before.1), (0, 60));
+}
+
+/// Has the cluster tell of a server at another port.
+fn announce(cluster: &RedisCluster, node: &Redis, line: &SlowLine) {
+    let port = line.address().port().to_string();
+    node.ask::<()>(&["CONFIG", "SET", "cluster-announce-port", &port]);
+    let address = line.address().to_string();
+    wait_until("every server to know it by that port", START, || {
+        cluster.nodes().iter().all(|node| node.ask::<String>(&["CLUSTER", "NODES"]).contains(&address))
+    });
+}
+
+#[test]
+fn the_nearest_copies_are_those_that_answer_soonest_where_zones_say_nothing() {
+    let cluster = cluster();
+    let (masters, replicas) = cluster.nodes().split_at(3);
+    // Two of three replicas are far away.
+    let lines: Vec<_> = replicas[..2].iter().map(|replica| SlowLine::to(replica.address())).collect();
+    replicas.iter().zip(&lines).for_each(|(replica, line)| announce(&cluster, replica, line));
+    lines.iter().for_each(|line| line.slow(50));
+    let weir = weir(&cluster, "read_from: nearest, max_lag: 10s");
+    wait_until("replicas to be known to be near enough in time", START, || {
+        weir.metrics().lines_of("weir_redis_replica_lag_seconds").lines().count() == 3
+    });
+    let mut connection = weir.connect();
+    wait_until("the replica that is near to be read", START, || {
+        assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60]);
+        replicas[2].calls("hmget") > 0
+    });
+    // Whatever was known of them in the beginning, it is known by now.
+    let before = [calls(masters), calls(&replicas[..2]), calls(&replicas[2..])];
+    for _ in 0..30 {
+        assert_eq!(ask_all(&mut connection), vec![json!(1.0); 60]);
+    }
+    let after = [calls(masters), calls(&replicas[..2]), calls(&replicas[2..])];
+    assert_eq!(after[1], before[1], "those far away are read by nobody");
+    assert!(after[0] > before[0], "{before:?} {after:?}");
+    // The one that is near takes turns with its master.
+    wait_until("it to be read again", START, || {
+        ask_all(&mut connection);
+        calls(&replicas[2..]) > before[2]
+    });
 }

@@ -14,7 +14,7 @@ use crate::{
     support::{
         Redis, RedisCluster, Weir,
         hand::Echo,
-        lookup,
+        lookup, measured,
         process::{START, free_port, wait_until},
     },
 };
@@ -100,7 +100,7 @@ fn redis_connections_grow_with_the_feature_servers_and_a_killed_one_costs_no_req
     assert_eq!(on_each_master(&cluster, &mut [&mut first, &mut second]), before, "thrice the load, no connection more");
     let none = vec![vec![0; SIDECARS]; MASTERS];
     assert_eq!(on_each_master(&cluster, &mut sidecars.iter_mut().collect::<Vec<_>>()), none);
-    println!("connections on each master, by feature server: {before:?}");
+    measured(format_args!("connections on each master, by feature server: {before:?}"));
     for sidecar in &mut sidecars {
         assert!(targets.iter().all(|target| answered(sidecar, target) > 0.0), "both are asked");
         // Four callers, and the checks of its health.
@@ -121,7 +121,7 @@ fn redis_connections_grow_with_the_feature_servers_and_a_killed_one_costs_no_req
         on_each_master(&cluster, &mut [&mut first, &mut second]) == before
     });
     let answers: u64 = loads.into_iter().map(Load::end).sum();
-    println!("{answers} answers through {SIDECARS} sidecars, none without a row");
+    measured(format_args!("{answers} answers through {SIDECARS} sidecars, none without a row"));
     assert_eq!(on_each_master(&cluster, &mut sidecars.iter_mut().collect::<Vec<_>>()), none);
 }
 

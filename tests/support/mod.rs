@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod faulty;
 pub(crate) mod faulty_model;
 pub(crate) mod feast;
+pub(crate) mod figures;
 pub(crate) mod grpc;
 pub(crate) mod hand;
 pub(crate) mod http1;
@@ -19,6 +20,7 @@ pub(crate) mod parts;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod seaweed;
+pub(crate) mod slow_line;
 #[cfg(feature = "kafka")]
 pub(crate) mod tansu;
 pub(crate) mod triton;
@@ -26,8 +28,10 @@ pub(crate) mod vectors;
 pub(crate) mod weir;
 
 pub(crate) use feast::{Feast, FeastServer};
+pub(crate) use figures::measured;
 pub(crate) use kserve::KServe;
 pub(crate) use redis::{Redis, RedisCluster};
 pub(crate) use seaweed::SeaweedFs;
+pub(crate) use slow_line::SlowLine;
 pub(crate) use triton::Triton;
 pub(crate) use weir::Weir;

@@ -1,11 +1,11 @@
 //! What the ladder's tests stand on: a model server whose mood a test turns, and one request in every protocol.
 
 use std::{
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::Write,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
@@ -319,53 +319,6 @@ pub(crate) fn await_standing(weir: &Weir, model: &str, level: u64, reasons: &[&s
 pub(crate) fn moves(log: &str, what: &str, model: &str, reason: &str) -> usize {
     let (model, reason) = (format!("model={model} "), format!("reason=\"{reason}\""));
     log.lines().filter(|line| line.contains(what) && line.contains(&model) && line.contains(&reason)).count()
-}
-
-/// A line to a server that lets what the server says wait, as long as a test wants.
-pub(crate) struct SlowLine {
-    address: SocketAddr,
-    millis: Arc<AtomicU64>,
-}
-
-impl SlowLine {
-    /// One that is not slow yet.
-    pub(crate) fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
-        let millis = Arc::new(AtomicU64::new(0));
-        let waits = millis.clone();
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let far = TcpStream::connect(server).expect("the server runs");
-                let ends = [(&near, &far, false), (&far, &near, true)];
-                for (from, to, waits_here) in ends {
-                    let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-                    let waits = waits.clone();
-                    thread::spawn(move || pass(from, to, waits_here.then_some(&*waits)));
-                }
-            }
-        });
-        Self { address, millis }
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("redis://{}", self.address)
-    }
-
-    pub(crate) fn slow(&self, millis: u64) {
-        self.millis.store(millis, SeqCst);
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, waits: Option<&AtomicU64>) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        thread::sleep(Duration::from_millis(waits.map_or(0, |millis| millis.load(SeqCst))));
-        if to.write_all(&buffer[..read]).is_err() {
-            break;
-        }
-    }
-    drop(to.shutdown(Shutdown::Both));
 }
 
 /// The page of an exporter of GPU memory, of which a test says how full it is.

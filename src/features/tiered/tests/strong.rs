@@ -239,6 +239,28 @@ async fn who_comes_while_a_row_is_held_does_not_keep_it() {
 }
 
 #[tokio::test]
+async fn what_was_asked_for_while_a_row_was_held_is_not_kept_however_late_it_lands() {
+    let (server, v) = (Server::start(), strong());
+    let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[]).gated())).await;
+    eventually("it holds its lease", async || store.lease().held).await;
+    let held = store.shared.leases.hold_rows(&v, [&key(1)].into_iter(), terms().by).await.unwrap();
+    let first = Box::pin(store.reads(1));
+    let until_asked = eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1);
+    let futures_util::future::Either::Right(((), first)) =
+        futures_util::future::select(first, Box::pin(until_asked)).await
+    else {
+        panic!("the gate is shut")
+    };
+    // The push writes, and is over before that read is.
+    put(&server, &v, 1, &row(100, [int(7)]));
+    drop(held);
+    eventually("it is released", async || store.lease().rows_held == 0).await;
+    store.l3().gate.as_ref().unwrap().add_permits(1);
+    assert_eq!(first.await, None);
+    assert_eq!(store.reads(1).await, int(7));
+}
+
+#[tokio::test]
 async fn without_a_lease_nothing_is_kept_nor_shared() {
     let (server, v) = (Server::start(), strong());
     let mut features = features("p", from_ref(&v), redis(&server, LONG), None);
