@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use redis::Commands as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
