@@ -39,6 +39,7 @@ use crate::{
     app::Tasks,
     config::{self, View},
     infer::WorkerId,
+    resilience::budget::Budget,
 };
 
 /// Questions under way for one lookup; more wait their turn.
@@ -71,7 +72,7 @@ impl Served {
 
     /// One that learns from requests alone.
     fn unwatched(config: &config::FeatureServers, features: &config::Features, workers: usize) -> Self {
-        Self { fleet: Arc::new(Fleet::new(config, &features.breaker, workers)), forms: forms(features) }
+        Self { fleet: Arc::new(Fleet::new(config, features, workers)), forms: forms(features) }
     }
 
     /// The same servers, over the same connections, for what the views have become.
@@ -107,7 +108,7 @@ impl Served {
             let rows = answer::rows(form.features(), told.body(), count)?;
             Ok((rows, answer::stale(told.headers(), &view.name)))
         };
-        match self.fleet.ask(worker, (form.body(question).into(), by), read).await {
+        match self.fleet.ask(worker, (form.body(question).into(), count, by), read).await {
             Ok((rows, stale)) => rows.into_iter().map(|row| truth(row, stale, view)).collect(),
             Err(error) => vec![error; count].into_iter().map(Err).collect(),
         }
@@ -116,6 +117,11 @@ impl Served {
     /// Longest wait for one round trip.
     pub(crate) fn timeout(&self) -> Duration {
         self.fleet.timeout()
+    }
+
+    /// What may be asked again; for lookups to pay in.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        self.fleet.budget()
     }
 
     /// Whether a server would be asked now, as far as breakers go.

@@ -175,6 +175,10 @@ impl Store {
                 L2::Embedded(Embedded::open(path.as_deref(), *ttl, features).map_err(failed)?)
             }
         };
+        let budget = match &l2 {
+            L2::Served(served) => Arc::clone(served.budget()),
+            _ => Arc::new(Budget::new(features.retry_budget, Instant::now())),
+        };
         let snapshots = Snapshots::default();
         let leases = Arc::new(leases(&l2, config, &snapshots));
         leases.tend(&tasks);
@@ -202,7 +206,7 @@ impl Store {
             leases,
             snapshots,
             retry: Retry::from(&features.retry),
-            budget: Arc::new(Budget::new(features.retry_budget, Instant::now())),
+            budget,
             metrics: Handles::new(&features.views),
             lookups: Arc::new(Lookups::new(config.ladder.feature_p99, Instant::now())),
             notices: Notices::of(&features.views),

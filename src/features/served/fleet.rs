@@ -6,7 +6,7 @@
 //!   └──────────────────────────── the others, once ◄───────────────────────┘
 //! ```
 //!
-//! Invariants: a question goes out twice at most, and to one server only where its connection broke and there is no other; a
+//! Invariants: a question goes out twice at most, the second time out of the budget of all lookups' retries, and to one server only where its connection broke and there is no other; a
 //! server whose breaker is open is not asked. An answer that does not come in time leaves no time for another server: that is for
 //! the lookup's retries, which a penalty keeps off the server that failed. What a server says of the request (4xx) is no failure
 //! of its.
@@ -23,7 +23,13 @@ use super::{
     client::Client,
     server::{Call, Server},
 };
-use crate::{config, features::l2::Error, infer::WorkerId, resilience::breaker::Policy};
+use crate::{
+    config,
+    features::l2::Error,
+    infer::WorkerId,
+    resilience::{breaker::Policy, budget::Budget},
+    telemetry::handles::feature_server::RetriesDenied,
+};
 
 /// How often a server that failed is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,28 +42,38 @@ pub(super) struct Fleet {
     clients: Box<[Client]>,
     /// Longest wait for one round trip.
     timeout: Duration,
+    /// What lookups may ask again for. They pay it in.
+    budget: Arc<Budget>,
+    denied: RetriesDenied,
 }
 
 impl Fleet {
-    pub(super) fn new(config: &config::FeatureServers, breaker: &config::Breaker, workers: usize) -> Self {
-        let (policy, now) = (Policy::from(breaker), Instant::now());
+    pub(super) fn new(config: &config::FeatureServers, features: &config::Features, workers: usize) -> Self {
+        let (policy, now) = (Policy::from(&features.breaker), Instant::now());
         let server = |server| Arc::new(Server::new(server, (policy, config.max_in_flight), config.timeout, now));
         Self {
             servers: config.servers.iter().map(server).collect(),
             clients: (0..=workers).map(|_| Client::new(config.timeout)).collect(),
             timeout: config.timeout,
+            budget: Arc::new(Budget::new(features.retry_budget, now)),
+            denied: RetriesDenied::new(),
         }
+    }
+
+    pub(super) const fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     pub(super) const fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// What a server answers to a body, by a point in time, as `read` has it; another's answer if the first fails at once.
+    /// What a server answers to a body about so many rows, by a point in time, as `read` has it; another's answer if the first fails
+    /// at once.
     pub(super) async fn ask<T>(
         &self,
         worker: WorkerId,
-        (body, by): (Bytes, Instant),
+        (body, rows, by): (Bytes, usize, Instant),
         read: impl Fn(&Response<Bytes>) -> Result<T, &'static str>,
     ) -> Result<T, Error> {
         let client = self.client(worker);
@@ -65,7 +81,11 @@ impl Fleet {
         let first = call.address();
         match call.make(client, (body.clone(), by), &read).await {
             Err(error) => match self.pick_after(&error, &first) {
-                Some(call) => call.make(client, (body, by), &read).await,
+                Some(call) if self.budget.withdraw(Instant::now()) => call.make(client, (body, by), &read).await,
+                Some(_) => {
+                    self.denied.count(rows);
+                    Err(error)
+                }
                 None => Err(error),
             },
             answer => answer,

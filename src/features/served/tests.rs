@@ -331,6 +331,28 @@ async fn another_server_is_asked_where_one_fails_at_once() {
 }
 
 #[tokio::test]
+async fn no_other_server_is_asked_beyond_the_budget() {
+    let [broken, well] = &listen().await;
+    let (served, scrape) = scratch(|| asking(&[broken, well], TIMEOUT));
+    while served.budget().withdraw(Instant::now()) {}
+    let (refusals, answers) = (Cell::new(0), Cell::new(0));
+    let asks = async {
+        let mut asked = 1;
+        while read(&served).await.is_ok() {
+            asked += 1;
+        }
+        asked
+    };
+    let asked = tokio::select! {
+        asked = asks => asked,
+        () = serve(broken, (503, "\"no\""), &refusals) => unreachable!(),
+        () = serve(well, (200, SEVEN), &answers) => unreachable!(),
+    };
+    assert_eq!((refusals.get(), answers.get()), (1, asked - 1), "each question went out once");
+    assert!(scrape.render().contains("weir_feature_retries_denied_total 1\n"));
+}
+
+#[tokio::test]
 async fn a_server_that_keeps_failing_is_not_asked() {
     let ([broken], served) = fleet::<1>(TIMEOUT).await;
     let count = Cell::new(0);

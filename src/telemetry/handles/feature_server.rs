@@ -4,6 +4,21 @@ use metrics::{Counter, counter};
 
 use crate::telemetry::names;
 
+/// Rows that no other server was asked for, the budget of retries being spent; they count with those of lookups.
+#[derive(Debug)]
+pub(crate) struct RetriesDenied(Counter);
+
+impl RetriesDenied {
+    pub(crate) fn new() -> Self {
+        Self(counter!(names::FEATURE_RETRIES_DENIED))
+    }
+
+    /// Counts so many rows.
+    pub(crate) fn count(&self, rows: usize) {
+        self.0.increment(rows as u64);
+    }
+}
+
 /// What came of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
