@@ -5,10 +5,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     admin::{Invalidation, Refusal, Which},
     config::View,
-    features::{
-        Standing, Store, Tracking,
-        invalidate::{Dropped, KeyCopies, Origin, Scope, entity},
-    },
+    features::invalidate::{Dropped, KeyCopies, Origin, Scope, entity},
     pipeline::Pipeline,
 };
 

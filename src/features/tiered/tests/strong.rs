@@ -186,7 +186,7 @@ async fn pushes_that_were_not_sent_keep_nobody_from_pushing() {
     let L2Config::Redis(full) = redis(&server, LONG) else { unreachable!("it is") };
     let full = L2Config::Redis(RedisConfig { max_in_flight: 0, ..full });
     let store = open(from_ref(&v), full, None).await;
-    eventually("it hears the others", async || store.lease().held).await;
+    eventually("it hears the others", async || store.lease().left.is_some()).await;
     for user in 0..1030 {
         let refused = store.pushes(vec![offer(user, 100, 1)]).await.unwrap_err();
         assert!(matches!(refused, PushError::Store(l2::Error::Full { .. })), "{refused:?}");
@@ -203,7 +203,7 @@ async fn a_shard_that_is_gone_keeps_nobody_from_pushing_rows_of_others() {
     let urls = cluster.urls().into_iter().map(Secret).collect();
     let redis = RedisConfig { mode: config::RedisMode::Cluster, timeout: LONG, ..fixture::redis(urls) };
     let store = open(from_ref(&v), L2Config::Redis(redis), None).await;
-    eventually("a gateway has its lease", async || store.lease().held).await;
+    eventually("a gateway has its lease", async || store.lease().left.is_some()).await;
     let of = |user| cluster.holder(&redis_key(&key(user), "p")).port;
     let meeting = cluster.holder(b"{weir:p}:leases").port;
     let gone = (0..).find(|user| of(*user) != meeting).unwrap();
@@ -242,7 +242,7 @@ async fn who_comes_while_a_row_is_held_does_not_keep_it() {
 async fn what_was_asked_for_while_a_row_was_held_is_not_kept_however_late_it_lands() {
     let (server, v) = (Server::start(), strong());
     let store = open(from_ref(&v), redis(&server, LONG), Some(Scripted::with(&[]).gated())).await;
-    eventually("it holds its lease", async || store.lease().held).await;
+    eventually("it holds its lease", async || store.lease().left.is_some()).await;
     let held = store.shared.leases.hold_rows(&v, [&key(1)].into_iter(), terms().by).await.unwrap();
     let first = Box::pin(store.reads(1));
     let until_asked = eventually("L3 is asked", async || store.l3().asked.load(Ordering::Relaxed) == 1);
@@ -341,7 +341,7 @@ async fn a_row_of_l3_is_not_written_back_past_the_lease() {
     let views = [strong(), view("w").id(1).build()];
     let l3 = Scripted::with(&[(&views[0], 1, 7), (&views[1], 2, 8)]);
     let store = open(&views, redis(&server, LONG), Some(l3)).await;
-    eventually("a gateway has its lease", async || store.lease().held).await;
+    eventually("a gateway has its lease", async || store.lease().left.is_some()).await;
     assert_eq!(store.reads(1).await, int(7));
     let column = EntityColumn::Same(EntityValue::Int64(2));
     store.read(1, &[Wish { view: ViewId(1), columns: &[&column] }], terms()).await;
