@@ -294,8 +294,9 @@ fn copy(from: &RedisCluster, to: &RedisCluster) {
 #[test]
 fn a_cluster_takes_over_and_the_first_has_the_rows_back_on_an_operators_word() {
     let (primary, dr) = (RedisCluster::of_masters(), RedisCluster::of_masters());
-    let weir = Weir::start(&config("cluster", &[primary.urls(), dr.urls()], NO_L1));
-    let mut connection = weir.connect();
+    let text = config("cluster", &[primary.urls(), dr.urls()], NO_L1);
+    let [weir, other] = [(); 2].map(|()| Weir::start(&text));
+    let (mut connection, mut reader) = (weir.connect(), other.connect());
     // On every master of either.
     let drivers = 1..=30;
     for driver in drivers.clone() {
@@ -306,32 +307,36 @@ fn a_cluster_takes_over_and_the_first_has_the_rows_back_on_an_operators_word() {
 
     // One master of three is enough.
     primary.nodes()[0].freeze();
-    await_active(&weir, "dr");
-    assert_eq!(all(&mut connection), [Some(5.0); 30]);
+    [&weir, &other].into_iter().for_each(|weir| await_active(weir, "dr"));
+    assert_eq!(all(&mut reader), [Some(5.0); 30]);
     for driver in drivers.clone() {
         push(&mut connection, driver, 6).expect(200);
     }
     primary.nodes()[0].thaw();
-    await_reason(&weir, "primary_lacks_writes");
-    assert_eq!(all(&mut connection), [Some(6.0); 30], "and not what the primary has");
+    [&weir, &other].into_iter().for_each(|weir| await_reason(weir, "primary_lacks_writes"));
+    assert_eq!(all(&mut reader), [Some(6.0); 30], "and not what the primary has");
 
     // Even one that has every row, and the count of them: of several streams no count proves that.
     copy(&dr, &primary);
     push(&mut connection, 1, 7).expect(200);
     copy(&dr, &primary);
+    // Nor does one that starts now believe it.
+    let late = Weir::start(&text);
+    await_reason(&late, "primary_lacks_writes");
+    assert_eq!(speed(&mut late.connect(), 1), Some(7.0));
     assert_eq!((&active(&weir)["active"], &active(&weir)["reason"]), (&json!("dr"), &json!("primary_lacks_writes")));
     let acknowledged: u64 =
         redis::cmd("HGET").arg(&[MARKS, "acknowledged"]).query(&mut dr.connection()).expect("a count");
     assert_eq!(acknowledged, 31);
     let vouched = acknowledged.to_string();
     redis::cmd("HSET").arg(&[MARKS, "vouched", &vouched]).exec(&mut primary.connection()).expect("it is set");
-    await_active(&weir, "primary");
-    let back = all(&mut connection);
+    [&weir, &other, &late].into_iter().for_each(|weir| await_active(weir, "primary"));
+    let back = all(&mut reader);
     assert_eq!((back[0], &back[1..]), (Some(7.0), &[Some(6.0); 29][..]));
     for driver in drivers.clone() {
         push(&mut connection, driver, 8).expect(200);
     }
-    assert_eq!(all(&mut connection), [Some(8.0); 30]);
+    assert_eq!(all(&mut reader), [Some(8.0); 30]);
     let moves = |to| weir.metrics().count("weir_l2_moves_total", &[("to", to)]);
     assert_eq!((moves("dr"), moves("primary")), (1.0, 1.0));
 }

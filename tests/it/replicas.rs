@@ -331,7 +331,11 @@ fn slots_that_move_cost_no_read_of_a_replica_its_row_and_are_read_at_their_new_m
     });
     stop.store(true, Ordering::Relaxed);
     let answers: u32 = readers.into_iter().map(|reader| reader.join().expect("no row was missed")).sum();
-    println!("{answers} answers while {} rows moved, none of them without a row: {:?}", moved.len(), outcomes(&weir));
+    measured(format_args!(
+        "{answers} answers while {} rows moved, none of them without a row: {:?}",
+        moved.len(),
+        outcomes(&weir)
+    ));
 }
 
 #[test]
