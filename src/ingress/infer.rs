@@ -43,7 +43,7 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
     let outcome = match arrive(gateway, arrival, (&ask, &wish), began).await {
         Ok(arrived) => {
             call.runs_under(arrived.tier);
-            match told_before(gateway, &arrived, (&ask, &wish)) {
+            match told_before(gateway, &arrived, (&ask, &wish), began) {
                 ControlFlow::Break(answer) => Ok(answer),
                 ControlFlow::Continue(as_came) => {
                     let (request, _held) = arrived.request(&ask, id.clone(), as_came);
@@ -148,6 +148,7 @@ fn told_before(
     gateway: &Gateway,
     arrived: &Arrived<'_>,
     (ask, wish): (&Ask<'_>, &Wish),
+    began: Instant,
 ) -> ControlFlow<Answer, Option<AsCame>> {
     let Payload::Retained(body) = &arrived.payload else { return ControlFlow::Continue(None) };
     // Under a key of its caller's a request is told what that one was told.
@@ -163,7 +164,7 @@ fn told_before(
         body,
     });
     let Some(came) = came else { return ControlFlow::Continue(None) };
-    match gateway.pipeline.told_before(arrived.model, &came) {
+    match gateway.pipeline.told_before(arrived.model, &came, began) {
         Some(answer) => ControlFlow::Break(answer),
         None => ControlFlow::Continue(Some(came.kept())),
     }

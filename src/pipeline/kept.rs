@@ -27,8 +27,11 @@ enum Recalled {
 
 impl Pipeline {
     /// The answer to a request that came before byte for byte, where its model answers in full; `None`: it has to walk.
-    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim) -> Option<Answer> {
-        let told = if self.ladder.stands_in_full(model) { self.predictions.told_before(model, came) } else { None }?;
+    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim, began: Instant) -> Option<Answer> {
+        if !self.ladder.stands_in_full(model) {
+            return None;
+        }
+        let told = self.predictions.told_before(model, came, began)?;
         Some(recalled(told, HIT, &mut FeatureSet::default(), Timings::default()))
     }
 

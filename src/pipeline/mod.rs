@@ -261,7 +261,8 @@ impl Pipeline {
             self.handles.stage(Stage::Enrich, enriched_at - fetched);
         }
         let question = if cached.is_some() { self.predictions.question(&reach.enriched, plan) } else { None };
-        let Some(question) = question else { return self.reach(reach, features, plan).await };
+        // Boxed: what asks a model is most of a request's room, and whoever is answered without one does not move it about.
+        let Some(question) = question else { return Box::pin(self.reach(reach, features, plan)).await };
         if let Some(told) = self.predictions.at_hand(&question) {
             return Ok(kept::recalled(told, HIT, features, timings));
         }

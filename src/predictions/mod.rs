@@ -202,9 +202,9 @@ impl Predictions {
         Verbatim::of(parts, &model.scheme)
     }
 
-    /// What was told to one that came before, byte for byte.
-    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim) -> Option<Told> {
-        let told = self.front.get(came, self.eras.now(model).number, Instant::now())?;
+    /// What was told to one that came before, byte for byte; of a request that came at `now`.
+    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim, now: Instant) -> Option<Told> {
+        let told = self.front.get(came, self.eras.now(model).number, now)?;
         self.handles.looked_up(model, Layer::L1, Outcome::Hit);
         Some(told)
     }

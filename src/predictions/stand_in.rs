@@ -36,9 +36,9 @@ pub(crate) struct StandIn {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OtherKeys {
     /// Of the request as it came, whatever its features were.
-    as_it_came: Option<Key>,
+    pub(super) as_it_came: Option<Key>,
     /// Of the entities that it is about.
-    entities: Option<Key>,
+    pub(super) entities: Option<Key>,
 }
 
 impl OtherKeys {

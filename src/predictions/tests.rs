@@ -525,29 +525,42 @@ async fn the_last_prediction_about_the_same_entities_stands_in() {
 #[tokio::test]
 async fn a_request_whose_features_cannot_be_read_is_known_as_it_came() {
     let bench = Bench::new();
-    let body = |id: &str, x: i64| {
-        format!(r#"{{"id":"{id}","inputs":[{{"name":"x","datatype":"INT64","shape":[1],"data":[{x}]}}]}}"#)
+    let asked = |id: &str, user: i64| {
+        let request = json(
+            FRAUD,
+            &format!(
+                r#"{{"id":"{id}","inputs":[{{"name":"user_id","shape":[1],"datatype":"INT64","data":[{user}]}},{{"name":"amount","shape":[1],"datatype":"FP64","data":[1.5]}}]}}"#
+            ),
+        );
+        let decoded = decoded(&request);
+        InferRequest { payload: Payload::Decoded(Arc::new(decoded)), ..request }
     };
-    let asked = json(FRAUD, &body("a", 1));
-    let keys = bench.other_keys(&asked);
-    assert!(keys.iter().count() == 1, "its user is said nowhere: {keys:?}");
-    let question = bench.question(json(FRAUD, &body("a", 1)), Some(7));
+    let read = |request: &InferRequest| match &request.payload {
+        Payload::Decoded(decoded) => Arc::clone(decoded),
+        _ => panic!("it was read"),
+    };
+    let first = asked("a", 7);
+    let keys = bench.predictions.other_keys(FRAUD, &first, &read(&first));
+    assert!(keys.as_it_came.is_some() && keys.entities.is_some());
+    let keys = OtherKeys { entities: None, ..keys };
+    let question = bench.question(first, Some(7));
     bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a","y":1}"#)), &keys);
-    let unread = [Degradation::Default { view: "user".into(), reason: Reason::Unavailable }];
-    let kept = async |body: String, feature: Option<i64>, degraded: &[Degradation]| {
-        let request = json(FRAUD, &body);
-        let enriched = bench.enriched(json(FRAUD, &body), feature);
-        let bodies = (Some(&enriched), Some(&decoded(&request)));
+
+    let kept = async |user: i64, feature: Option<i64>, degraded: &[Degradation]| {
+        let request = asked("b", user);
+        let enriched = bench.enriched(asked("b", user), feature);
+        let bodies = (Some(&enriched), Some(&*read(&request)));
         bench.predictions.kept(&request, bodies, degraded, &bench.plan(FRAUD)).await
     };
-    let stand_in = kept(body("b", 1), None, &unread).await.unwrap();
+    let of = |reason| [Degradation::Default { view: "user_stats".into(), reason }];
+    let unread = of(Reason::Unavailable);
+    let stand_in = kept(7, None, &unread).await.unwrap();
     assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b","y":1}"#[..], CachedOf::Request));
-    assert!(kept(body("b", 2), None, &unread).await.is_none(), "another request");
-    assert!(kept(body("b", 1), Some(8), &[]).await.is_none(), "the store says something else now");
-    let absent = [Degradation::Default { view: "user".into(), reason: Reason::NotFound }];
-    assert!(kept(body("b", 1), None, &absent).await.is_none(), "the store says there is none");
+    assert!(kept(8, None, &unread).await.is_none(), "another request");
+    assert!(kept(7, Some(8), &[]).await.is_none(), "the store says something else now");
+    assert!(kept(7, None, &of(Reason::NotFound)).await.is_none(), "the store says that there is none");
     bench.predictions.drop_model(FRAUD);
-    assert!(kept(body("b", 1), None, &unread).await.is_none(), "of the model before");
+    assert!(kept(7, None, &unread).await.is_none(), "of the model before");
 }
 
 #[tokio::test]
@@ -601,7 +614,7 @@ async fn told_twice(bench: &Bench) -> Verbatim {
     let came = came(bench, LITE, REQUEST).unwrap();
     let asked = || bench.question(InferRequest { as_came: Some(came.kept()), ..json(LITE, REQUEST.1) }, None);
     bench.keep(&asked(), answer(r#"{"id":"a","y":1}"#));
-    assert!(bench.predictions.told_before(LITE, &came).is_none(), "what was asked once takes no room");
+    assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_none(), "what was asked once takes no room");
     assert_eq!(bench.look(&asked()).unwrap(), r#"{"id":"a","y":1}"#);
     came
 }
@@ -610,7 +623,7 @@ async fn told_twice(bench: &Bench) -> Verbatim {
 async fn the_same_bytes_get_the_same_answer_at_once_and_others_never() {
     let bench = Bench::new();
     let same = told_twice(&bench).await;
-    assert_eq!(bench.predictions.told_before(LITE, &same).unwrap().body, r#"{"id":"a","y":1}"#);
+    assert_eq!(bench.predictions.told_before(LITE, &same, Instant::now()).unwrap().body, r#"{"id":"a","y":1}"#);
     let (path, body, _, _) = REQUEST;
     let auth = ("authorization", "x");
     for other in [
@@ -625,7 +638,7 @@ async fn the_same_bytes_get_the_same_answer_at_once_and_others_never() {
         (path, body, &[], Some(16)),
     ] {
         let other_came = came(&bench, LITE, other).unwrap();
-        assert!(bench.predictions.told_before(LITE, &other_came).is_none(), "{other:?}");
+        assert!(bench.predictions.told_before(LITE, &other_came, Instant::now()).is_none(), "{other:?}");
     }
     // Nor what says less of who asks.
     let named = came(&bench, LITE, (path, body, &[("connection", "authorization"), auth], None)).unwrap();
@@ -639,12 +652,12 @@ async fn what_is_known_by_its_bytes_lasts_no_longer_than_its_prediction() {
     let bench = Bench::new();
     let came = told_twice(&bench).await;
     bench.predictions.drop_model(LITE);
-    assert!(bench.predictions.told_before(LITE, &came).is_none(), "a promotion ends it");
+    assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_none(), "a promotion ends it");
     let came = told_twice(&bench).await;
     advance(Duration::from_secs(29)).await;
-    assert!(bench.predictions.told_before(LITE, &came).is_some());
+    assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_some());
     advance(Duration::from_secs(1)).await;
-    assert!(bench.predictions.told_before(LITE, &came).is_none(), "its ttl does");
+    assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_none(), "its ttl does");
     advance(Duration::from_secs(60)).await;
     bench.predictions.maintain(Instant::now());
     assert_eq!(bench.predictions.front.bytes(), 0, "and it leaves");

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
@@ -24,9 +23,12 @@ use crate::infer::{AsCame, ModelId, Protocol};
 /// The longest request that is remembered: of a longer one it is no longer the hash that takes its time.
 const LONGEST: usize = 16 << 10;
 
+/// Room for what of a head is kept.
+const HEAD: usize = 512;
+
 /// A request as it came: whatever of it an answer may depend on, end to end, each part behind its length.
 #[derive(Debug)]
-pub(crate) struct Verbatim(SmallVec<[u8; 1024]>);
+pub(crate) struct Verbatim(Vec<u8>);
 
 /// A request's parts as they came.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,8 @@ impl Verbatim {
         if body.len() > LONGEST {
             return None;
         }
-        let mut came = Self(SmallVec::new());
+        // Most heads fit beside it; one that does not has it grow.
+        let mut came = Self(Vec::with_capacity(HEAD + body.len()));
         came.0.extend_from_slice(&model.0.to_le_bytes());
         came.0.push(protocol as u8);
         came.0.extend_from_slice(&json_length.map_or(u64::MAX, |length| length as u64).to_le_bytes());
