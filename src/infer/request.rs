@@ -158,6 +158,20 @@ pub struct InferRequest {
     pub(crate) as_came: Option<AsCame>,
 }
 
+/// What came of a request that is on no path yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came<'a> {
+    pub(crate) model: ModelId,
+    pub(crate) protocol: Protocol,
+    /// With version and query.
+    pub(crate) path: &'a str,
+    /// Also those that end here: they say which others do.
+    pub(crate) headers: &'a HeaderMap,
+    /// For the binary extension: how long the JSON at the front of the body is.
+    pub(crate) json_length: Option<usize>,
+    pub(crate) body: &'a [u8],
+}
+
 /// A request's own bytes, those of its head that matter and its body's, to be known again by.
 #[derive(Clone, Debug)]
 pub(crate) struct AsCame(pub(crate) Arc<[u8]>);

@@ -16,12 +16,9 @@ use super::{
     receive::{Extent, Received, Terms, receive},
     service::{Arrival, Gateway},
 };
-use crate::{
-    infer::{
-        Answer, AsCame, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId,
-        TierId, WorkerId, decoded::shown,
-    },
-    predictions::Parts,
+use crate::infer::{
+    Answer, AsCame, Caching, Came, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId,
+    TierId, WorkerId, decoded::shown,
 };
 
 /// What a path asked for.
@@ -47,7 +44,8 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
                 ControlFlow::Break(answer) => Ok(answer),
                 ControlFlow::Continue(as_came) => {
                     let (request, _held) = arrived.request(&ask, id.clone(), as_came);
-                    later::infer(gateway, request, wish).await
+                    // Boxed: the path is most of the room that a request takes, and one that walks none does not carry it.
+                    Box::pin(later::infer(gateway, request, wish)).await
                 }
             }
         }
@@ -155,19 +153,15 @@ fn told_before(
     if ask.method != Method::Predict || arrived.caching == Caching::Bypassed || !wish.is_none() {
         return ControlFlow::Continue(None);
     }
-    let came = gateway.pipeline.predictions.verbatim(&Parts {
+    let came = Came {
         model: arrived.model,
         protocol: ask.protocol,
         path: arrived.parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
         headers: &arrived.parts.headers,
         json_length: arrived.json_length,
         body,
-    });
-    let Some(came) = came else { return ControlFlow::Continue(None) };
-    match gateway.pipeline.told_before(arrived.model, &came, began) {
-        Some(answer) => ControlFlow::Break(answer),
-        None => ControlFlow::Continue(Some(came.kept())),
-    }
+    };
+    gateway.pipeline.told_before(&came, began)
 }
 
 impl<'a> Arrived<'a> {

@@ -1,5 +1,7 @@
 //! Stage 4 on the path: a request of a model whose predictions are kept, and what stands in for one at level 3.
 
+use std::ops::ControlFlow;
+
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -8,10 +10,10 @@ use crate::{
     enrich::Enriched,
     features::FeatureSet,
     infer::{
-        Answer, AnswerBody, CacheEvent, Cause, Degradation, Error, InferRequest, Kind, Level, ModelId, Payload, Plan,
-        Timings, Verdict,
+        Answer, AnswerBody, AsCame, CacheEvent, Came, Cause, Degradation, Error, InferRequest, Kind, Level, Payload,
+        Plan, Timings, Verdict,
     },
-    predictions::{COLLAPSED, HIT, Lead, Look, OtherKeys, Question, StandIn, Told, Verbatim, Waited},
+    predictions::{COLLAPSED, HIT, Lead, Look, OtherKeys, Question, StandIn, Told, Waited},
 };
 
 /// The body as it came, where a prediction is found by that too.
@@ -26,13 +28,15 @@ enum Recalled {
 }
 
 impl Pipeline {
-    /// The answer to a request that came before byte for byte, where its model answers in full; `None`: it has to walk.
-    pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim, began: Instant) -> Option<Answer> {
-        if !self.ladder.stands_in_full(model) {
-            return None;
+    /// The answer to a request that came before byte for byte, where its model answers in full; else what this one can be known by later.
+    pub(crate) fn told_before(&self, came: &Came<'_>, began: Instant) -> ControlFlow<Answer, Option<AsCame>> {
+        let Some(verbatim) = self.predictions.verbatim(came) else { return ControlFlow::Continue(None) };
+        let is_full = self.ladder.stands_in_full(came.model);
+        let told = if is_full { self.predictions.told_before(came.model, &verbatim, began) } else { None };
+        match told {
+            Some(told) => ControlFlow::Break(recalled(told, HIT, &mut FeatureSet::default(), Timings::default())),
+            None => ControlFlow::Continue(Some(verbatim.kept())),
         }
-        let told = self.predictions.told_before(model, came, began)?;
-        Some(recalled(told, HIT, &mut FeatureSet::default(), Timings::default()))
     }
 
     pub(super) fn original(&self, request: &InferRequest, plan: &Plan) -> Original {

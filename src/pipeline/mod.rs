@@ -261,8 +261,7 @@ impl Pipeline {
             self.handles.stage(Stage::Enrich, enriched_at - fetched);
         }
         let question = if cached.is_some() { self.predictions.question(&reach.enriched, plan) } else { None };
-        // Boxed: what asks a model is most of a request's room, and whoever is answered without one does not move it about.
-        let Some(question) = question else { return Box::pin(self.reach(reach, features, plan)).await };
+        let Some(question) = question else { return self.reach(reach, features, plan).await };
         if let Some(told) = self.predictions.at_hand(&question) {
             return Ok(kept::recalled(told, HIT, features, timings));
         }

@@ -45,14 +45,15 @@ use self::{
 pub(crate) use self::{
     kept::Told,
     stand_in::{OtherKeys, StandIn},
-    verbatim::{Parts, Verbatim},
+    verbatim::Verbatim,
 };
 use crate::{
     app::Tasks,
     config::{self, Config},
     enrich::{Body, Enriched},
     infer::{
-        Answer, AsCame, CacheEvent, CacheOutcome, Caching, Error, Members, Method, ModelId, Plan, Protocol, TierId,
+        Answer, AsCame, CacheEvent, CacheOutcome, Caching, Came, Error, Members, Method, ModelId, Plan, Protocol,
+        TierId,
     },
     resilience::flight::{self, Batch, Flights, Joined},
     telemetry::handles::predictions::{Keeping, Layer, Outcome, PredictionsHandles},
@@ -197,9 +198,9 @@ impl Predictions {
     }
 
     /// A request as it came, where the same may be known by that; before it is on its path.
-    pub(crate) fn verbatim(&self, parts: &Parts<'_>) -> Option<Verbatim> {
-        let model = self.models[parts.model.index()].as_ref().filter(|model| model.sent_as_came)?;
-        Verbatim::of(parts, &model.scheme)
+    pub(crate) fn verbatim(&self, came: &Came<'_>) -> Option<Verbatim> {
+        let model = self.models[came.model.index()].as_ref().filter(|model| model.sent_as_came)?;
+        Verbatim::of(came, &model.scheme)
     }
 
     /// What was told to one that came before, byte for byte; of a request that came at `now`.

@@ -18,36 +18,22 @@ use super::{
     key::Scheme,
     memory::{Memory, Weigh},
 };
-use crate::infer::{AsCame, ModelId, Protocol};
+use crate::infer::{AsCame, Came};
 
 /// The longest request that is remembered: of a longer one it is no longer the hash that takes its time.
 const LONGEST: usize = 16 << 10;
 
 /// Room for what of a head is kept.
-const HEAD: usize = 512;
+const HEAD: usize = 160;
 
 /// A request as it came: whatever of it an answer may depend on, end to end, each part behind its length.
 #[derive(Debug)]
 pub(crate) struct Verbatim(Vec<u8>);
 
-/// A request's parts as they came.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts<'a> {
-    pub(crate) model: ModelId,
-    pub(crate) protocol: Protocol,
-    /// With version and query.
-    pub(crate) path: &'a str,
-    /// Also those that end here: they say which others do.
-    pub(crate) headers: &'a HeaderMap,
-    /// For the binary extension: how long the JSON at the front of the body is.
-    pub(crate) json_length: Option<usize>,
-    pub(crate) body: &'a [u8],
-}
-
 impl Verbatim {
     /// `None`: too long to be remembered.
-    pub(super) fn of(parts: &Parts<'_>, scheme: &Scheme) -> Option<Self> {
-        let &Parts { model, protocol, path, headers, json_length, body } = parts;
+    pub(super) fn of(came: &Came<'_>, scheme: &Scheme) -> Option<Self> {
+        let &Came { model, protocol, path, headers, json_length, body } = came;
         if body.len() > LONGEST {
             return None;
         }
