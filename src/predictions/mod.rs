@@ -28,7 +28,13 @@ mod stored;
 mod tests;
 mod verbatim;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -40,7 +46,7 @@ use self::{
     key::{Head, Key, Scheme},
     memory::Memory,
     shared::Shared,
-    verbatim::Front,
+    verbatim::{Age, Front},
 };
 pub(crate) use self::{
     kept::Told,
@@ -89,6 +95,8 @@ struct Model {
     scheme: Scheme,
     /// Whether it is sent what comes: it joins nothing.
     sent_as_came: bool,
+    /// How often a prediction was replaced that still answered, as `no-cache` has it: what the front has of those before is told no more.
+    renewals: AtomicU32,
 }
 
 /// Who shares a flight.
@@ -161,7 +169,8 @@ impl Predictions {
             let config_of = model.cache.clone()?;
             let id = ModelId(u32::try_from(index).unwrap_or(u32::MAX));
             let scheme = Scheme::new(config, id, &config_of.headers);
-            Some(Model { scheme, config: config_of, sent_as_came: model.joins.is_empty() })
+            let sent_as_came = model.joins.is_empty();
+            Some(Model { scheme, config: config_of, sent_as_came, renewals: AtomicU32::new(0) })
         };
         let models: Box<[Option<Model>]> = config.models.iter().enumerate().map(kept).collect();
         let has_front = models.iter().flatten().any(|model| model.sent_as_came);
@@ -205,7 +214,9 @@ impl Predictions {
 
     /// What was told to one that came before, byte for byte; of a request that came at `now`.
     pub(crate) fn told_before(&self, model: ModelId, came: &Verbatim, now: Instant) -> Option<Told> {
-        let told = self.front.get(came, self.eras.now(model).number, now)?;
+        let of = self.models[model.index()].as_ref()?;
+        let age = Age { era: self.eras.now(model).number, renewals: of.renewals.load(Ordering::Acquire) };
+        let told = self.front.get(came, age, now)?;
         self.handles.looked_up(model, Layer::L1, Outcome::Hit);
         Some(told)
     }
@@ -267,19 +278,29 @@ impl Predictions {
     }
 
     fn in_memory(&self, question: &Question) -> Option<Told> {
-        let now = Instant::now();
+        let (model, now) = (self.models[question.model.index()].as_ref()?, Instant::now());
+        // Before the look: what is replaced after it counts as another.
+        let age = Age { era: question.key.era, renewals: model.renewals.load(Ordering::Acquire) };
         let kept = self.memory.get(&question.key, now)?;
-        let until = kept.fresh_until(self.models[question.model.index()].as_ref()?.config.ttl);
+        let until = kept.fresh_until(model.config.ttl);
         let told = (now < until).then(|| kept.told(question.id.as_ref()))?;
         if let Some(came) = &question.as_came {
-            self.front.put(came, &told, (question.key.era, until));
+            self.front.put(came, &told, (age, until));
         }
         Some(told)
     }
 
-    /// Keeps it in L1 for that long, in place of an older one.
-    fn put(&self, key: Key, kept: &Arc<Kept>, keep_for: Duration) {
-        self.memory.put(key, Arc::clone(kept), kept.asked + keep_for, |held| held.asked <= kept.asked);
+    /// Keeps it in L1 in place of an older one, as what the same request is told from now on.
+    fn renew(&self, key: Key, kept: &Arc<Kept>, of: &Model) {
+        let (now, renews) = (Instant::now(), Cell::new(false));
+        self.memory.put(key, Arc::clone(kept), kept.asked + of.config.keep_for, |held| {
+            let is_older = held.asked <= kept.asked;
+            renews.set(is_older && held.is_fresh(of.config.ttl, now));
+            is_older
+        });
+        if renews.get() {
+            of.renewals.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Looks in L2, which takes a part of what is left for the model at most.
@@ -305,7 +326,7 @@ impl Predictions {
             return Err(lead);
         };
         let kept = Arc::new(kept);
-        self.put(question.key, &kept, model.config.keep_for);
+        self.renew(question.key, &kept, model);
         if !kept.is_fresh(model.config.ttl, Instant::now()) {
             self.handles.looked_up(question.model, Layer::L2, Outcome::Miss);
             return Err(lead);
@@ -343,7 +364,11 @@ impl Predictions {
         if let Some((model, kept)) = &kept {
             let keep_for = model.config.keep_for;
             let keys: Vec<_> = std::iter::once(question.key).chain(others.iter()).collect();
-            keys.iter().for_each(|key| self.put(*key, kept, keep_for));
+            self.renew(question.key, kept, model);
+            let until = kept.asked + keep_for;
+            others
+                .iter()
+                .for_each(|key| self.memory.put(key, Arc::clone(kept), until, |held| held.asked <= kept.asked));
             if let Some(shared) = self.shared.clone() {
                 let kept = Arc::clone(kept);
                 self.tasks.spawn(async move { shared.set(keys, kept, keep_for).await });

@@ -543,7 +543,8 @@ async fn a_request_whose_features_cannot_be_read_is_known_as_it_came() {
     let keys = bench.predictions.other_keys(FRAUD, &first, &read(&first));
     assert!(keys.as_it_came.is_some() && keys.entities.is_some());
     let keys = OtherKeys { entities: None, ..keys };
-    let question = bench.question(first, Some(7));
+    // Not its default, which is what the model sees where it cannot be read.
+    let question = bench.question(first, Some(9));
     bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a","y":1}"#)), &keys);
 
     let kept = async |user: i64, feature: Option<i64>, degraded: &[Degradation]| {
@@ -645,6 +646,19 @@ async fn the_same_bytes_get_the_same_answer_at_once_and_others_never() {
     assert_ne!(format!("{named:?}"), format!("{:?}", came(&bench, LITE, (path, body, &[auth], None)).unwrap()));
     assert!(came(&bench, LITE, (path, &"x".repeat(20_000), &[], None)).is_none(), "too long");
     assert!(came(&bench, FRAUD, REQUEST).is_none(), "what it is sent depends on features");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_cache_renewed_is_told_to_the_same_bytes_too() {
+    let bench = Bench::new();
+    let came = told_twice(&bench).await;
+    advance(Duration::from_secs(1)).await;
+    let bypass = InferRequest { caching: Caching::Bypassed, ..json(LITE, REQUEST.1) };
+    bench.keep(&bench.question(bypass, None), answer(r#"{"id":"a","y":2}"#));
+    assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_none());
+    let again = bench.question(InferRequest { as_came: Some(came.kept()), ..json(LITE, REQUEST.1) }, None);
+    assert_eq!(bench.look(&again).unwrap(), r#"{"id":"a","y":2}"#);
+    assert_eq!(bench.predictions.told_before(LITE, &came, Instant::now()).unwrap().body, r#"{"id":"a","y":2}"#);
 }
 
 #[tokio::test(start_paused = true)]

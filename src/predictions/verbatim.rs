@@ -67,8 +67,15 @@ impl Verbatim {
 struct Answered {
     headers: HeaderMap,
     body: Bytes,
-    /// Of the model's predictions.
-    era: u32,
+    age: Age,
+}
+
+/// Of which of the model's predictions an answer was made. What was made of others is told no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Age {
+    pub(super) era: u32,
+    /// How many of the era's were replaced before their time.
+    pub(super) renewals: u32,
 }
 
 impl Weigh for Arc<[u8]> {
@@ -93,24 +100,24 @@ impl Front {
         Self(Memory::new(capacity, now))
     }
 
-    /// The answer to a request that came before in this era of the model's predictions.
-    pub(super) fn get(&self, came: &Verbatim, era: u32, now: Instant) -> Option<Told> {
-        let Answered { headers, body, .. } = self.0.get(&came.0[..], now).filter(|answered| answered.era == era)?;
+    /// The answer to a request that came before in this age of the model's predictions.
+    pub(super) fn get(&self, came: &Verbatim, age: Age, now: Instant) -> Option<Told> {
+        let Answered { headers, body, .. } = self.0.get(&came.0[..], now).filter(|answered| answered.age == age)?;
         Some(Told { headers, body, trailers: None })
     }
 
     /// Remembers what a request was told, until that is no answer any more.
-    pub(super) fn put(&self, came: &AsCame, told: &Told, (era, until): (u32, Instant)) {
+    pub(super) fn put(&self, came: &AsCame, told: &Told, (age, until): (Age, Instant)) {
         // Trailers are of gRPC, which takes another way.
         if told.trailers.is_none() {
-            let answered = Answered { headers: told.headers.clone(), body: told.body.clone(), era };
+            let answered = Answered { headers: told.headers.clone(), body: told.body.clone(), age };
             self.0.put(Arc::clone(&came.0), answered, until, |_| true);
         }
     }
 
     /// Drops what is of no use at `now`; `dead` says it of an era.
     pub(super) fn sweep(&self, now: Instant, dead: impl Fn(u32) -> bool) {
-        self.0.sweep(now, |_, answered| dead(answered.era));
+        self.0.sweep(now, |_, answered| dead(answered.age.era));
     }
 
     pub(super) fn bytes(&self) -> u64 {
