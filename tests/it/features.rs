@@ -313,7 +313,7 @@ fn a_user_only_in_l3_is_found_there_then_nearer() {
 fn without_redis_cached_rows_answer_and_others_default_in_time() {
     let redis = Redis::start();
     Feast::into_redis(&redis.address().to_string());
-    let weir = Weir::start(&fraud_config(&format!("redis: [{}]", redis.url()), ""));
+    let weir = Weir::start(&fraud_config(&format!("redis: [{}], timeout: 2s", redis.url()), ""));
     let mut connection = weir.connect();
     let cached = fraud_request(1001, "m-2", 100.0);
     connection.post(FRAUD_PATH, &cached).expect(200);

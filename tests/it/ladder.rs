@@ -531,9 +531,12 @@ fn recover(weir: &Weir, patient: &Patient) {
     if !asked {
         await_standing(weir, name, 0, &[]);
         await_endpoints(weir, name);
-        // Nobody asked in between, and the first that does has the full answer.
-        let told = ask(weir, protocol, name, &[(1, 1.0)]);
-        assert!(full(&told), "{name}: {told:?}");
+        // Nobody asked in between, and the first that does has the full answer: but where a health check from before the fault was lifted
+        // may end late, and after one that passed.
+        if !["hang", "trickled body", "blackhole"].contains(&patient.fault) {
+            let told = ask(weir, protocol, name, &[(1, 1.0)]);
+            assert!(full(&told), "{name}: {told:?}");
+        }
     }
     await_full(weir, protocol, name);
     await_standing(weir, name, 0, &[]);
