@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     feast,
-    process::{Process, free_address},
+    process::{Process, free_address, steady_address},
 };
 
 /// The programs to run; one that is `None` is left out.
@@ -235,7 +235,7 @@ pub(crate) struct Weir {
 
 /// Weir with one worker, and with what `config` says beside where it listens.
 pub(crate) fn weir_with(place: Place<'_>, (name, program): (&str, &Path), config: &str) -> Result<Weir> {
-    let (http, grpc, admin) = (free_address()?, free_address()?, free_address()?);
+    let (http, grpc, admin) = (steady_address()?, steady_address()?, steady_address()?);
     let config = format!(
         "listen: {{http: \"{http}\", grpc: \"{grpc}\", admin: \"{admin}\"}}
 workers: 1
