@@ -299,9 +299,7 @@ impl Reader {
         let is_told = brokers.any(|broker| broker.nodeid == of.leader && is_connected(&broker.state));
         if is_told { self.places.lag(of.partition, of.hi_offset) } else { None }
     }
-}
 
-impl Reader {
     /// Keeps how it stands, for operators.
     fn note(&self, is_up: bool, error: Option<String>, lag: impl Fn(i32) -> Option<u64>) {
         let waiting = self.places.waiting().map(|(id, _)| Partition { id, next: None, lag: None });

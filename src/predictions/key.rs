@@ -190,10 +190,9 @@ impl Scheme {
     }
 
     /// The values of the keyed headers as they came, and of the one that may keep some of them from the model.
-    pub(super) fn as_came<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = (u8, &'h HeaderValue)> {
-        let connection = headers.get_all(header::CONNECTION).into_iter().map(|value| (u8::MAX, value));
-        let keyed = self.keyed(headers).into_iter();
-        connection.chain(keyed.map(|(place, value)| (u8::try_from(place).unwrap_or(u8::MAX - 1), value)))
+    pub(super) fn as_came<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = (u64, &'h HeaderValue)> {
+        let connection = headers.get_all(header::CONNECTION).into_iter().map(|value| (u64::MAX, value));
+        connection.chain(self.keyed(headers).into_iter().map(|(place, value)| (place as u64, value)))
     }
 
     /// The values of the keyed headers in the order of the names, those of one name as they came. A request has fewer headers than

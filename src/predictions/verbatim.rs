@@ -45,7 +45,7 @@ impl Verbatim {
         came.put(path.as_bytes());
         came.put(body);
         for (place, value) in scheme.as_came(headers) {
-            came.0.push(place);
+            came.0.extend_from_slice(&place.to_le_bytes());
             came.put(value.as_bytes());
         }
         Some(came)
