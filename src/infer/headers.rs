@@ -10,6 +10,10 @@ pub(crate) const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-ex
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The request's id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The level that answered.
+pub(crate) const LEVEL: HeaderName = HeaderName::from_static("weir-level");
+/// What each cache did.
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// In the binary tensor extension: how long the JSON at the front of the body is.
 pub(crate) const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 

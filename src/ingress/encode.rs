@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{
-    LEVEL,
     body::ResponseBody,
     context,
     hops::{self, Hop},
@@ -15,11 +14,10 @@ use super::{
 };
 use crate::infer::{
     Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId, Timings,
-    headers::REQUEST_ID,
+    headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
 };
 
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -28,7 +26,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const ADDED: usize = 4;
 
 /// An answer as it goes out.
-pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> Response<ResponseBody> {
+pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: RequestId) -> Response<ResponseBody> {
     hops::strip(&mut answer.headers, Hop::Answer);
     answer.headers.reserve(ADDED);
     if protocol == Protocol::Grpc {
@@ -43,7 +41,7 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: &RequestId) -> 
         },
     );
     headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
-    headers.insert(REQUEST_ID, id.0.clone());
+    headers.insert(REQUEST_ID, id.0);
     if !degraded.is_empty() {
         headers.insert(DEGRADED, header_value(degraded_text(&degraded)));
     }
@@ -354,7 +352,7 @@ mod tests {
         for (status, code) in
             [(200, "2"), (400, "13"), (401, "16"), (403, "7"), (404, "12"), (429, "14"), (500, "2"), (503, "14")]
         {
-            let response = answer(upstream(status, None), Protocol::Grpc, &id);
+            let response = answer(upstream(status, None), Protocol::Grpc, id.clone());
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["grpc-status"], code, "{status}");
             assert!(!response.headers()["grpc-message"].is_empty() && response.headers().contains_key("weir-level"));
@@ -362,10 +360,10 @@ mod tests {
         }
         let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
         assert_eq!(status_of(&upstream(200, Some(trailers.clone())), Protocol::Grpc), 200);
-        let response = answer(upstream(200, Some(trailers)), Protocol::Grpc, &id);
+        let response = answer(upstream(200, Some(trailers)), Protocol::Grpc, id.clone());
         assert!(!response.headers().contains_key("grpc-status"));
         assert!(matches!(response.body(), ResponseBody::Whole(Some(_), Some(_))));
-        assert_eq!(answer(upstream(404, None), Protocol::V2Json, &id).status(), 404);
+        assert_eq!(answer(upstream(404, None), Protocol::V2Json, id).status(), 404);
         let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("5"))]);
         assert_eq!(status_of(&upstream(200, Some(trailers)), Protocol::Grpc), 404);
         assert_eq!(status_of(&upstream(200, None), Protocol::Grpc), 500);

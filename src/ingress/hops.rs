@@ -19,6 +19,10 @@ pub(super) enum Hop {
 ///
 /// **Source:** RFC 9110 §7.6.1.
 pub(super) fn strip(headers: &mut HeaderMap, hop: Hop) {
+    // Most answers have none, and a list is longer than what they have.
+    if !headers.keys().any(|name| ends_here(name, hop)) {
+        return;
+    }
     let mut gone: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| ends_here(name, hop)).cloned().collect();
     if gone.contains(&header::CONNECTION) {
         let named = headers.get_all(header::CONNECTION).iter();

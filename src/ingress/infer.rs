@@ -52,7 +52,7 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
         Err(error) => Err(error),
     };
     call.end(&id, outcome.as_ref());
-    finish(outcome, protocol, &id)
+    finish(outcome, protocol, id)
 }
 
 /// Forwards what is no inference to the model's pool.
@@ -68,16 +68,16 @@ pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'
         }
         Err(error) => Err(error),
     };
-    finish(outcome, protocol, &id)
+    finish(outcome, protocol, id)
 }
 
 /// Encodes an outcome.
-pub(super) fn finish(outcome: Result<Answer, Error>, protocol: Protocol, id: &RequestId) -> Response<ResponseBody> {
+pub(super) fn finish(outcome: Result<Answer, Error>, protocol: Protocol, id: RequestId) -> Response<ResponseBody> {
     match outcome {
         Ok(answer) => encode::answer(answer, protocol, id),
         Err(error) => {
             tracing::debug!(%id, kind = ?error.kind(), %error, source = ?std::error::Error::source(&error), "refused");
-            encode::error(&error, protocol, Some(id))
+            encode::error(&error, protocol, Some(&id))
         }
     }
 }

@@ -267,7 +267,7 @@ pub(super) async fn result(gateway: &Gateway, arrival: &Arrival, id: &str) -> Re
         Err(error) => Err(refused(error, None)),
     };
     match found {
-        Ok(answer) => encode::answer(answer, Protocol::V2Json, &request_id),
+        Ok(answer) => encode::answer(answer, Protocol::V2Json, request_id),
         Err(error) => encode::error(&error, Protocol::V2Json, Some(&request_id)),
     }
 }

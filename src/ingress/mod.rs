@@ -6,8 +6,6 @@
 //! [`InferRequest`]: crate::infer::InferRequest
 //! [`Answer`]: crate::infer::Answer
 
-use http::HeaderName;
-
 mod body;
 mod context;
 mod encode;
@@ -33,5 +31,3 @@ pub mod decode;
 pub mod grpc;
 pub mod v1;
 pub mod v2;
-
-const LEVEL: HeaderName = HeaderName::from_static("weir-level");

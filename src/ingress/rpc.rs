@@ -123,7 +123,7 @@ async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Respo
         Err(error) => Err(error),
     };
     call.end(&id, outcome.as_ref());
-    infer_http::finish(outcome, Protocol::Grpc, &id)
+    infer_http::finish(outcome, Protocol::Grpc, id)
 }
 
 /// Forwards a call that names a model in its first field: readiness, metadata, configuration, statistics, streams.
@@ -140,7 +140,7 @@ async fn about_model(
         Ok((request, _held)) => gateway.pipeline.forward(request).await,
         Err(error) => Err(error),
     };
-    infer_http::finish(outcome, Protocol::Grpc, &id)
+    infer_http::finish(outcome, Protocol::Grpc, id)
 }
 
 /// What a call is about and where its message names the model.

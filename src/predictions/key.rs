@@ -75,6 +75,8 @@ impl Key {
 pub(super) struct Scheme {
     start: [u8; 32],
     headers: Box<[HeaderName]>,
+    /// A bit for each length that their names have: most headers are none of them, and that tells of most.
+    lengths: u64,
 }
 
 /// What of the predictions' past tells them apart: see `eras`.
@@ -115,7 +117,8 @@ impl Scheme {
         let start = start.digest();
         let mut headers = KEYED.to_vec();
         headers.extend(also.iter().filter(|name| !KEYED.contains(name)).cloned());
-        Self { start, headers: headers.into() }
+        let lengths = headers.iter().map(length_bit).fold(0, std::ops::BitOr::bitor);
+        Self { start, headers: headers.into(), lengths }
     }
 
     /// Whether answers that vary by this request header are told apart.
@@ -191,18 +194,31 @@ impl Scheme {
 
     /// The values of the keyed headers as they came, and of the one that may keep some of them from the model.
     pub(super) fn as_came<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = (u64, &'h HeaderValue)> {
-        let connection = headers.get_all(header::CONNECTION).into_iter().map(|value| (u64::MAX, value));
-        connection.chain(self.keyed(headers).into_iter().map(|(place, value)| (place as u64, value)))
+        headers.iter().filter_map(|(name, value)| {
+            let place = if *name == header::CONNECTION { u64::MAX } else { self.place(name)? as u64 };
+            Some((place, value))
+        })
     }
 
     /// The values of the keyed headers in the order of the names, those of one name as they came. A request has fewer headers than
     /// there are names to look up.
     fn keyed<'h>(&self, headers: &'h HeaderMap) -> SmallVec<[(usize, &'h HeaderValue); 8]> {
-        let place = |name: &HeaderName| self.headers.iter().position(|keyed| keyed == name);
-        let mut keyed: SmallVec<_> = headers.iter().filter_map(|(name, value)| Some((place(name)?, value))).collect();
+        let mut keyed: SmallVec<_> =
+            headers.iter().filter_map(|(name, value)| Some((self.place(name)?, value))).collect();
         keyed.sort_by_key(|(place, _)| *place);
         keyed
     }
+
+    fn place(&self, name: &HeaderName) -> Option<usize> {
+        if self.lengths & length_bit(name) == 0 {
+            return None;
+        }
+        self.headers.iter().position(|keyed| keyed == name)
+    }
+}
+
+fn length_bit(name: &HeaderName) -> u64 {
+    1 << name.as_str().len().min(63)
 }
 
 /// Each row's value of what the request carries as `source`, in the form of its own protocol; `None` where a row has none.

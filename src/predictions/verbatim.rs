@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::{
@@ -18,10 +18,16 @@ use super::{
     key::Scheme,
     memory::{Memory, Weigh},
 };
-use crate::infer::{AsCame, Came};
+use crate::infer::{
+    AsCame, Came,
+    headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
+};
 
 /// The longest request that is remembered: of a longer one it is no longer the hash that takes its time.
 const LONGEST: usize = 16 << 10;
+
+/// Headers that an answer is given room for on its way out, at most.
+const ROOM: usize = 4;
 
 /// Room for what of a head is kept.
 const HEAD: usize = 160;
@@ -110,7 +116,7 @@ impl Front {
     pub(super) fn put(&self, came: &AsCame, told: &Told, (age, until): (Age, Instant)) {
         // Trailers are of gRPC, which takes another way.
         if told.trailers.is_none() {
-            let answered = Answered { headers: told.headers.clone(), body: told.body.clone(), age };
+            let answered = Answered { headers: with_places(&told.headers), body: told.body.clone(), age };
             self.0.put(Arc::clone(&came.0), answered, until, |_| true);
         }
     }
@@ -123,4 +129,16 @@ impl Front {
     pub(super) fn bytes(&self) -> u64 {
         self.0.bytes()
     }
+}
+
+/// The same headers with places for those that every such answer gets on its way out, where it is said what they say: a clone has no room
+/// to spare, and each would have to grow for them, which hashes every name anew.
+fn with_places(told: &HeaderMap) -> HeaderMap {
+    let mut headers = told.clone();
+    for name in [LEVEL, REQUEST_ID, CACHE_STATUS] {
+        headers.insert(name, HeaderValue::from_static(""));
+    }
+    // The index is cloned as long as it is: long enough for who makes room for as many more.
+    headers.reserve(ROOM);
+    headers
 }

@@ -229,7 +229,7 @@ fn dressed(body: Vec<u8>, reading: Reading, took: Duration, id: &RequestId) -> R
         caches: reading.caches,
         timings: Timings { features: took, ..Timings::default() },
     };
-    encode::answer(answer, Protocol::V2Json, id)
+    encode::answer(answer, Protocol::V2Json, id.clone())
 }
 
 /// Weir does not materialize; a request that Feast would refuse is refused as Feast does.

@@ -11,8 +11,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::value;
 use crate::{
     config::Compat,
-    infer::Error,
-    ingress::{LEVEL, body::ResponseBody, encode, status},
+    infer::{Error, headers::LEVEL},
+    ingress::{body::ResponseBody, encode, status},
 };
 
 /// A refusal.

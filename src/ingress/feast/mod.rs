@@ -39,7 +39,6 @@ use self::{
     request::{Keep, Online, Push},
 };
 use super::{
-    LEVEL,
     body::ResponseBody,
     encode,
     hold::Hold,
@@ -51,7 +50,7 @@ use super::{
 use crate::{
     config::{Compat, Config},
     features::online::Terms,
-    infer::{EntityType, EntityValue, Error, Kind, RequestId, decoded::scalar::Scalar},
+    infer::{EntityType, EntityValue, Error, Kind, RequestId, decoded::scalar::Scalar, headers::LEVEL},
     telemetry::{
         access,
         handles::{
