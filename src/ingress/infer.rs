@@ -30,7 +30,7 @@ pub(super) struct Ask<'a> {
 }
 
 /// Answers an inference request.
-pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>) -> Response<ResponseBody> {
+pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Box<Arrival>, ask: Ask<'_>) -> Response<ResponseBody> {
     let began = Instant::now();
     let id = arrival.told.request_id();
     let protocol = ask.protocol;
@@ -56,7 +56,7 @@ pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>
 }
 
 /// Forwards what is no inference to the model's pool.
-pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Arrival, ask: Ask<'_>) -> Response<ResponseBody> {
+pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Box<Arrival>, ask: Ask<'_>) -> Response<ResponseBody> {
     let id = arrival.told.request_id();
     let protocol = ask.protocol;
     // Nothing that is no inference is kept for later.
@@ -101,11 +101,11 @@ struct Arrived<'a> {
 /// Judges the head, and reads the body.
 async fn arrive<'a>(
     gateway: &'a Gateway,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
 ) -> Result<Arrived<'a>, Error> {
-    let Arrival { worker, request, told } = arrival;
+    let Arrival { worker, request, told } = *arrival;
     let (mut parts, body) = request.into_parts();
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;

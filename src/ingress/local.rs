@@ -83,7 +83,7 @@ pub(super) async fn v1_model(gateway: &Gateway, arrival: &Arrival, name: &str) -
 /// The model server's own word, given a body where it says 200 with none.
 pub(super) async fn model_ready(
     gateway: &Arc<Gateway>,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     model: Cow<'_, str>,
 ) -> Response<ResponseBody> {
     let verb = arrival.request.method();

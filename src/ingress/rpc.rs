@@ -38,7 +38,7 @@ const LONGEST_STREAM: std::time::Duration = std::time::Duration::from_secs(24 * 
 /// Answers one call.
 pub(super) async fn serve(
     gateway: &Arc<Gateway>,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     service: &str,
     method: &str,
 ) -> Response<ResponseBody> {
@@ -105,7 +105,7 @@ async fn other_service(gateway: &Gateway, request: Request<Incoming>) -> Respons
     response.map(ResponseBody::Tonic)
 }
 
-async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Response<ResponseBody> {
+async fn infer(gateway: &Arc<Gateway>, arrival: Box<Arrival>, id: RequestId) -> Response<ResponseBody> {
     let began = Instant::now();
     let addressed = address(gateway, arrival, Asks::PREDICT, began).await;
     let model = addressed.as_ref().ok().map(|addressed| addressed.model);
@@ -129,7 +129,7 @@ async fn infer(gateway: &Arc<Gateway>, arrival: Arrival, id: RequestId) -> Respo
 /// Forwards a call that names a model in its first field: readiness, metadata, configuration, statistics, streams.
 async fn about_model(
     gateway: &Arc<Gateway>,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     (id, asks): (RequestId, Asks),
 ) -> Response<ResponseBody> {
     let prepared = match address(gateway, arrival, asks, Instant::now()).await {
@@ -191,8 +191,13 @@ struct Addressed<'a> {
 }
 
 /// Reads as much of the call as it takes to know its model.
-async fn address<'a>(gateway: &'a Gateway, arrival: Arrival, asks: Asks, now: Instant) -> Result<Addressed<'a>, Error> {
-    let Arrival { worker, request, told } = arrival;
+async fn address<'a>(
+    gateway: &'a Gateway,
+    arrival: Box<Arrival>,
+    asks: Asks,
+    now: Instant,
+) -> Result<Addressed<'a>, Error> {
+    let Arrival { worker, request, told } = *arrival;
     let (head, body) = request.into_parts();
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = told.deadline(UNTIL_MODEL_IS_KNOWN, now)?;

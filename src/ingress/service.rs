@@ -36,7 +36,8 @@ pub(crate) struct Gateway {
     pub(crate) readiness: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// A request as it arrived.
+/// A request as it arrived. It goes boxed from hand to hand: each future it passes through would have room of its own for it, and all of
+/// that is moved with the outermost.
 pub(super) struct Arrival {
     /// The worker that serves its connection.
     pub(super) worker: WorkerId,
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     let told = Told::by(request.headers());
     let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
     let id = told.id.clone();
-    let arrival = Arrival { worker, request, told };
+    let arrival = Box::new(Arrival { worker, request, told });
     let answered = AssertUnwindSafe(dispatch(&gateway, arrival)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         // The panic hook has logged where.
@@ -68,7 +69,7 @@ pub(super) async fn serve(
     Ok(response)
 }
 
-async fn dispatch(gateway: &Arc<Gateway>, arrival: Arrival) -> Response<ResponseBody> {
+async fn dispatch(gateway: &Arc<Gateway>, arrival: Box<Arrival>) -> Response<ResponseBody> {
     // The head's path is cheap to clone; routes borrow from it while the request is consumed.
     let path = arrival.request.uri().clone();
     // Boxed: what is not inference over HTTP, so that its future is no longer than it must be.

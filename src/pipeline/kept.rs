@@ -132,7 +132,8 @@ impl Pipeline {
 
 /// An answer made of a kept one, and of what is true of this request's features.
 pub(super) fn recalled(told: Told, event: CacheEvent, features: &mut FeatureSet, timings: Timings) -> Answer {
-    let mut caches = features.caches().to_vec();
+    let mut caches = Vec::with_capacity(features.caches().len() + 1);
+    caches.extend_from_slice(features.caches());
     caches.push(event);
     Answer {
         status: StatusCode::OK,

@@ -138,7 +138,7 @@ impl Server {
 }
 
 /// Answers a request of the API.
-pub(super) async fn serve(gateway: &Arc<Gateway>, arrival: Arrival, endpoint: Endpoint) -> Response<ResponseBody> {
+pub(super) async fn serve(gateway: &Arc<Gateway>, arrival: Box<Arrival>, endpoint: Endpoint) -> Response<ResponseBody> {
     let server = &gateway.feast;
     let began = Instant::now();
     let mut call = Call { handles: &server.handles, endpoint, began, status: status::CLIENT_CLOSED_REQUEST };
@@ -206,10 +206,10 @@ enum Asked<'a> {
 
 async fn received(
     gateway: &Gateway,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     (endpoint, began): (Endpoint, Instant),
 ) -> Result<Asked<'_>, Refusal> {
-    let Arrival { worker, request, told } = arrival;
+    let Arrival { worker, request, told } = *arrival;
     let (mut parts, body) = request.into_parts();
     allowed(&parts.method, endpoint)?;
     if endpoint == Endpoint::Health {
