@@ -15,6 +15,7 @@ use crate::{
     config::{Redis, RedisMode, Secret},
     features::tests::servers::{Certificates, Cluster, Sentinels, Server},
     infer::{Method, Protocol},
+    telemetry::scratch,
 };
 
 const KEEP: Millis = 10_000;
@@ -311,6 +312,26 @@ async fn what_is_logged_is_kept_and_at_the_end_all_of_it() {
         spool.log_all(end).await;
         assert_eq!(spool.depth().await.unwrap().entries, [LOGGED as u64, 0, 0, 0], "{kind}");
         assert_eq!(spool.list(None, 1).await.unwrap()[0].why, Why::Logged, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_to_be_logged_and_is_not_taken_at_the_end_is_counted() {
+    let terms = Terms { max_entries: 2, ..terms() };
+    let store = embedded::Embedded::open(None, terms).unwrap();
+    let (spool, scrape) = scratch(|| Spool::over(Store::Embedded(store), terms));
+    spool.put(&new("m", "queued", ""), now()).await.unwrap();
+    for key in 0..5 {
+        spool.log(New { why: Why::Logged, ..new("m", &key.to_string(), "") });
+    }
+    let end = CancellationToken::new();
+    end.cancel();
+    spool.log_all(end).await;
+    spool.log(new("m", "late", ""));
+    let text = scrape.render();
+    for (outcome, count) in [("queued", 1), ("logged", 1), ("full", 1), ("dropped", 4)] {
+        let line = format!("weir_spool_requests_total{{outcome=\"{outcome}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
     }
 }
 
