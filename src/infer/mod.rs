@@ -14,6 +14,7 @@ pub mod outputs;
 pub mod plan;
 pub mod request;
 pub mod rule;
+pub(crate) mod said;
 pub mod tensor;
 pub mod value;
 
@@ -34,5 +35,6 @@ pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };
 pub use rule::Rule;
+pub(crate) use said::Said;
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};
