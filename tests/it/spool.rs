@@ -18,7 +18,7 @@ use weir::proto::inference as pb;
 
 use crate::support::{
     Redis, Weir,
-    hand::{READY, read_request},
+    hand::{Counting, READY, read_request},
     http1::{self, Http1, Response},
     metrics::await_metric,
     process::{Folder, await_some, wait_until},
@@ -409,6 +409,24 @@ fn who_asks_while_the_spool_hangs_is_told_where_a_result_would_be_and_no_model_i
     let result =
         await_some("what was kept", PATIENCE, || Some(http1::get(weir.http(), &place)).filter(|it| it.status == 200));
     assert_eq!(result.json()["id"], "q1", "it was queued, and its caller knows where");
+}
+
+#[test]
+fn an_explanation_longer_than_is_held_is_queued_too() {
+    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let (redis, busy) = (Redis::start(), Counting::listen(BUSY));
+    let config = format!(
+        "pools: {{p: {{endpoints: [\"{}\"], retry: {{max_retries: 0}}}}}}\nmodels:\n  m: {{pool: p, explainer: {{pool: p}}, \
+         queue_on_reject: true}}\n{}\nspool: {{retry: {{initial_delay: 1h, max_delay: 1h}}}}\n",
+        busy.endpoint(),
+        in_redis(&redis)
+    );
+    let weir = Weir::start(&config);
+    let body = json!({"instances": ["x".repeat(100_000)]}).to_string();
+    let queued = http1::post(weir.http(), "/v1/models/m:explain", body.as_str()).expect(202);
+    let id = queued.json()["id"].as_str().expect("an id").to_owned();
+    let shown = http1::get(weir.admin(), &format!("/admin/v1/spool/{id}")).expect(200).json();
+    assert_eq!(shown["request"]["path"], "/v1/models/m:explain", "{}", shown["request"]);
 }
 
 #[test]
