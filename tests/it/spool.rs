@@ -26,6 +26,7 @@ use crate::support::{
 };
 
 mod failures;
+mod features;
 mod once;
 
 /// How long the machine may take, busy as it is.
