@@ -1,6 +1,8 @@
 //! Names of headers that more than one stage reads or writes. One that a single module knows stays there.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The time until the caller's deadline, in milliseconds.
 pub(crate) const WEIR_TIMEOUT: HeaderName = HeaderName::from_static("weir-timeout-ms");
@@ -27,6 +29,22 @@ pub(crate) fn find<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
         return headers.get(name);
     }
     headers.iter().find_map(|(other, value)| (other == name).then_some(value))
+}
+
+/// What `retry-after` says, in seconds or as a date. A date is one of the endpoint's clock, which `date` tells: whose clock is wrong
+/// means the same. `wall`: the time of day, where it does not.
+///
+/// **Source:** RFC 9110 §10.2.3.
+pub(crate) fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let asked = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = text(header::DATE).and_then(date).unwrap_or_else(wall);
+    // What is over asks for nothing.
+    Some(date(asked)?.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod outputs;
 pub mod plan;
 pub mod request;
 pub mod rule;
+pub(crate) mod said;
 pub mod tensor;
 pub mod value;
 
@@ -28,11 +29,12 @@ pub(crate) use entity::{EntityKeys, Parts};
 pub use error::{Error, Kind};
 pub use level::Level;
 pub use outputs::Output;
-pub use plan::{Members, Optional, Plan, Queue, Source, Stale};
+pub use plan::{Members, Optional, Plan, Queue, Reduced, Source, Stale};
 pub(crate) use request::{AsCame, Came};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };
 pub use rule::Rule;
+pub(crate) use said::Said;
 pub use tensor::{Datatype, Shape};
 pub use value::{FeatureType, Value};

@@ -31,6 +31,8 @@ pub struct Plan {
     pub stale: Stale,
     /// Whether optional views are joined.
     pub optional: Optional,
+    /// Whether the model is asked where its features are stale or made up.
+    pub reduced: Reduced,
     /// Which members of an ensemble are asked.
     pub members: Members,
     /// Whether it may wait for a slot.
@@ -58,6 +60,7 @@ impl Plan {
             model_by: deadline,
             stale: Stale::Refused,
             optional: Optional::Joined,
+            reduced: Reduced::Allowed,
             members: Members::All,
             queue: Queue::Waits,
             attempts: 1,
@@ -95,6 +98,15 @@ pub enum Optional {
     Joined,
     /// Defaults stand in for them.
     Skipped,
+}
+
+/// Whether a model is asked with features that took the lookup below level 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduced {
+    /// It is not: such an answer would be thrown away, and the model would have acted for nothing.
+    Refused,
+    /// It is, and the answer says so.
+    Allowed,
 }
 
 /// Which members of an ensemble are asked.

@@ -138,7 +138,7 @@ impl Survey {
                 if !is_known(&call.func_name) {
                     let (name, known) = (&call.func_name, FUNCTIONS.join(", "));
                     return Err(format!(
-                        "there is no function {name:?}; allowed: {known}, has, all, exists, exists_one, map, filter"
+                        "there is no function {name:?}; allowed: {known}, all, exists, exists_one, map, filter"
                     ));
                 }
                 call.target
@@ -337,6 +337,11 @@ mod tests {
 
     #[test]
     fn bad_rules_are_told_with_their_place() {
+        let unknown = Rule::compile("maximum(a, b)").unwrap_err();
+        assert!(
+            !unknown.contains("has") && unknown.ends_with("uint, all, exists, exists_one, map, filter"),
+            "{unknown}"
+        );
         let place = Rule::compile("amount >").unwrap_err();
         assert!(place.starts_with("line 1 column 9: "), "{place}");
         for (text, told) in [

@@ -123,7 +123,8 @@ async fn arrive<'a>(
     };
     let extent = match ask.method {
         _ if joins => Extent::Whole,
-        Method::Predict if wish.may_queue(model) || model.ensemble.is_some() => Extent::Whole,
+        Method::Predict | Method::Explain if wish.may_queue(model) => Extent::Whole,
+        Method::Predict if model.ensemble.is_some() => Extent::Whole,
         Method::Predict if model.is_held_whole() => Extent::WholeIfRoom,
         _ => Extent::Beginning(config.listen.hold_body),
     };

@@ -12,7 +12,10 @@
 //! that it can be kept as it came. gRPC has no 202: its caller gets UNAVAILABLE with `location` and `idempotency-key` as metadata, and
 //! the result for the same call under that key.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, StatusCode, header};
@@ -28,7 +31,8 @@ use super::{
 use crate::{
     config::{Config, Model},
     infer::{
-        Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict, may_have_acted,
+        Answer, AnswerBody, Error, InferRequest, Kind, Level, Payload, Protocol, Timings, Verdict,
+        headers::retry_after, may_have_acted,
     },
     pipeline::Log,
     spool::{self, Entry, Kept, Millis, New, Put, Spool, Standing, State, Why},
@@ -99,15 +103,15 @@ pub(super) async fn infer(gateway: &Gateway, request: Box<InferRequest>, wish: W
 async fn queueable(gateway: &Gateway, request: Box<InferRequest>, wish: Wish) -> Result<Answer, Error> {
     let key = wish.key()?;
     let Some(kept) = kept(&gateway.pipeline.config, &request) else { return gateway.pipeline.infer(request).await };
-    let (protocol, deadline, model) = (request.protocol, request.deadline, request.model);
+    let (protocol, deadline, model) =
+        (request.protocol, request.deadline, gateway.pipeline.config.model(request.model));
     let patience = || deadline.remaining(Instant::now()).max(LEAST_PATIENCE);
     if let Some(key) = &key
-        && let Some(answer) = known(gateway, (key, &kept), patience() / 4).await?
+        && let Some(answer) = known(gateway, (key, &kept), model, patience() / 4).await?
     {
         return Ok(answer);
     }
     let outcome = gateway.pipeline.infer(request).await;
-    let model = gateway.pipeline.config.model(model);
     if !may_wait(&outcome, model) {
         return outcome;
     }
@@ -134,31 +138,48 @@ fn may_wait(outcome: &Result<Answer, Error>, model: &Model) -> bool {
 fn failure(answer: &Answer, protocol: Protocol) -> Error {
     let error =
         Error::new(Kind::BackendFailed, format!("the model's server answered {}", encode::status_of(answer, protocol)));
-    let told = answer.headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());
-    match told.and_then(|seconds| seconds.trim().parse().ok()) {
-        Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
+    match retry_after(&answer.headers, SystemTime::now) {
+        Some(after) => error.with_retry_after(after),
         None => error,
     }
 }
 
-/// What is kept under the caller's key: its result, or that it waits for one. `None`: nothing, or the spool cannot say.
+/// What is kept under the caller's key: its result, or that it waits for one. `None`: nothing, or the spool cannot say and asking the
+/// model twice changes nothing.
+///
+/// # Errors
+///
+/// The key is another request's; or the spool cannot say, and the model, which may have been asked, must not be asked twice.
 async fn known(
     gateway: &Gateway,
     (key, request): (&Arc<str>, &spool::Request),
+    model: &Model,
     patience: Duration,
 ) -> Result<Option<Answer>, Error> {
     let now = spool::now();
     let found = timeout(patience, gateway.spool.under(&request.model, key, now)).await;
-    match found {
-        Ok(Ok(Some(kept))) if kept.entry.digest == request.digest() => Ok(Some(shown(kept, request.protocol, now))),
-        Ok(Ok(Some(_))) => Err(refused(spool::Error::OtherRequest(Arc::clone(key)), None)),
-        Ok(Ok(None)) => Ok(None),
-        Ok(Err(error)) => {
+    match found.unwrap_or_else(|_| Err(no_answer())) {
+        Ok(Some(kept)) if kept.entry.digest == request.digest() => Ok(Some(shown(kept, request.protocol, now))),
+        Ok(Some(_)) => Err(refused(spool::Error::OtherRequest(Arc::clone(key)), None)),
+        Ok(None) => Ok(None),
+        Err(error) if model.idempotent => {
             tracing::debug!(%error, "what is kept under a key is not known");
             Ok(None)
         }
-        Err(_) => Ok(None),
+        Err(error) => {
+            let text = format!(
+                "whether a request is kept under idempotency-key {key:?} is not known, and model {:?} must not be asked twice \
+                 (idempotent: false): {error}",
+                model.name
+            );
+            Err(Error::new(Kind::Unavailable, text).with_source(error).with_retry_after(COME_BACK))
+        }
     }
+}
+
+/// What a spool is to its caller that takes longer than he has.
+fn no_answer() -> spool::Error {
+    spool::Error::Unreachable("no answer in time".into())
 }
 
 async fn queue(
@@ -168,16 +189,44 @@ async fn queue(
     protocol: Protocol,
 ) -> Result<Answer, Error> {
     let now = spool::now();
-    match timeout(patience, gateway.spool.put(new, now)).await {
-        Ok(Ok(Put::Kept)) => Ok(accepted(&queued(new, gateway, now), protocol, now)),
+    let put = timeout(patience, gateway.spool.put(new, now)).await;
+    match put.unwrap_or_else(|_| Err(no_answer())) {
+        Ok(Put::Kept) => Ok(accepted(&queued(new, gateway, now), protocol, now)),
         // The same request came at the same time.
-        Ok(Ok(Put::Known(id))) => {
+        Ok(Put::Known(id)) => {
             let entry = Entry { id, ..queued(new, gateway, now) };
             Ok(accepted(&entry, protocol, now))
         }
-        Ok(Err(refusal)) => Err(refused(refusal, Some(error))),
-        Err(_) => Err(refused(spool::Error::Unreachable("no answer in time".into()), Some(error))),
+        Err(failed @ spool::Error::Unreachable(_)) => Ok(unsure(new, (&error, &failed), protocol)),
+        Err(refusal) => Err(refused(refusal, Some(error))),
     }
+}
+
+/// That a request could not be answered, and that nobody knows whether it is kept: its caller finds out where its result would be, or
+/// asks again under its key, and what was kept is not queued a second time.
+fn unsure(new: &New, (instead, why): (&Error, &spool::Error), protocol: Protocol) -> Answer {
+    let location = format!("{PLACE}{}", new.id);
+    let text = format!(
+        "{instead}; and it may have been queued, or not: {why}; a result would be at {location}, and is the answer to the same \
+         request with this idempotency-key"
+    );
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::LOCATION, visible(&location));
+    headers.insert(IDEMPOTENCY_KEY, visible(&new.key));
+    headers.insert(header::RETRY_AFTER, encode::retry_after(instead.retry_after().unwrap_or(COME_BACK)));
+    if protocol == Protocol::Grpc {
+        return unavailable(headers, &text);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = AnswerBody::Whole(json!({ "error": text }).to_string().into());
+    plain(StatusCode::SERVICE_UNAVAILABLE, headers, (body, None), Level::Reject)
+}
+
+/// gRPC's UNAVAILABLE, of a call that its library is not to repeat by itself.
+fn unavailable(mut headers: HeaderMap, text: &str) -> Answer {
+    headers.extend(encode::grpc_status(14, text));
+    headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
+    plain(StatusCode::OK, headers, (AnswerBody::Whole(Bytes::new()), None), Level::Reject)
 }
 
 /// The entry that was just made.
@@ -331,9 +380,7 @@ fn accepted(entry: &Entry, protocol: Protocol, now: Millis) -> Answer {
                 "queued: the result will be at {location}, and is the answer to the same call with the same idempotency-key"
             ),
         };
-        headers.extend(encode::grpc_status(14, &text));
-        headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
-        return plain(StatusCode::OK, headers, (AnswerBody::Whole(Bytes::new()), None), Level::Reject);
+        return unavailable(headers, &text);
     }
     headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -466,6 +513,57 @@ mod tests {
         let told = failure(&answer(503, Verdict::Failed).unwrap(), Protocol::V1);
         assert_eq!(told.to_string(), "the model's server answered 503 Service Unavailable");
         assert_eq!(told.retry_after(), Some(Duration::from_secs(7)));
+        let mut dated = answer(503, Verdict::Failed).unwrap();
+        for (name, value) in
+            [("retry-after", "Tue, 15 Nov 1994 12:00:30 GMT"), ("date", "Tue, 15 Nov 1994 12:00:00 GMT")]
+        {
+            dated.headers.insert(name, HeaderValue::from_static(value));
+        }
+        let full = refused(spool::Error::Full(9), Some(failure(&dated, Protocol::V1)));
+        assert_eq!(full.retry_after(), Some(Duration::from_secs(30)), "a date is understood as where it is retried");
+    }
+
+    #[test]
+    fn who_may_have_been_queued_is_told_where_that_would_be() {
+        let path = http::uri::PathAndQuery::from_static("/v2/models/fraud/infer");
+        let request = spool::Request {
+            model: "fraud".into(),
+            version: None,
+            protocol: Protocol::V2Json,
+            method: crate::infer::Method::Predict,
+            verb: Verb::POST,
+            path,
+            tier: "high".into(),
+            headers: HeaderMap::new(),
+            json_length: None,
+            body: Bytes::new(),
+        };
+        let new = New { id: "0a".into(), key: "k".into(), why: Why::Queued, once: false, request };
+        for (after, told) in [(None, "1"), (Some(Duration::from_secs(7)), "7")] {
+            let failure = Error::new(Kind::Unavailable, "no endpoint");
+            let failure = after
+                .map_or_else(|| Error::new(Kind::Unavailable, "no endpoint"), |after| failure.with_retry_after(after));
+            let answer = unsure(&new, (&failure, &no_answer()), Protocol::V1);
+            assert_eq!((answer.status, answer.level), (StatusCode::SERVICE_UNAVAILABLE, Level::Reject));
+            assert_eq!(
+                (header(&answer, "location"), header(&answer, "idempotency-key")),
+                (Some("/v1/async/0a"), Some("k"))
+            );
+            assert_eq!((header(&answer, "retry-after"), header(&answer, "weir-async")), (Some(told), None));
+            let AnswerBody::Whole(body) = answer.body else { panic!("a stream") };
+            let body = String::from_utf8_lossy(&body);
+            assert!(
+                body.starts_with("{\"error\":\"no endpoint; and it may have been queued, or not: the spool cannot"),
+                "{body}"
+            );
+        }
+        let failure = Error::new(Kind::Unavailable, "no endpoint");
+        let answer = unsure(&new, (&failure, &no_answer()), Protocol::Grpc);
+        assert_eq!((answer.status, header(&answer, "grpc-status")), (StatusCode::OK, Some("14")));
+        assert_eq!(
+            (header(&answer, "location"), header(&answer, PUSHBACK.as_str())),
+            (Some("/v1/async/0a"), Some("-1"))
+        );
     }
 
     #[test]

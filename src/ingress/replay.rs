@@ -76,21 +76,25 @@ pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -
         Ok(answer) if answer.level != Level::Full => {
             Came::to_nothing(format!("answered at level {} only", answer.level.digit()))
         }
-        Ok(answer) if is_passing(encode::status_of(&answer, kept.protocol)) => {
-            Came::to_nothing(format!("the model's server answered {}", encode::status_of(&answer, kept.protocol)))
-        }
-        Ok(answer) => match reply(answer, limit).await {
-            Ok(reply) => Came::To(Box::new(reply)),
+        Ok(answer) => match whole(answer, limit).await {
+            Ok(answer) => told(answer, kept.protocol),
             Err(came) => came,
         },
         Err(error) => failed(&error, kept.protocol),
     }
 }
 
-/// Whether the same request may fare better another time.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+/// An answer is the result, unless the same request may fare better another time.
+fn told(answer: Answer, protocol: Protocol) -> Came {
+    if answer.said(protocol).is_passing() {
+        return Came::to_nothing(format!("the model's server answered {}", encode::status_of(&answer, protocol)));
+    }
+    let Answer { status, headers, body, trailers, .. } = answer;
+    let body = match body {
+        AnswerBody::Whole(body) => body,
+        AnswerBody::Stream(_) => Bytes::new(),
+    };
+    Came::To(Box::new(Reply { status, headers, body, trailers }))
 }
 
 fn failed(error: &Error, protocol: Protocol) -> Came {
@@ -125,14 +129,10 @@ fn refusal(error: &Error, protocol: Protocol) -> Reply {
     Reply { status: row.http, headers: HeaderMap::from_iter([content_type]), body, trailers: None }
 }
 
-/// An answer, whole.
-async fn reply(answer: Answer, limit: u64) -> Result<Reply, Came> {
-    let Answer { status, headers, body, trailers, .. } = answer;
-    let mut stream = match body {
-        AnswerBody::Whole(body) => return Ok(Reply { status, headers, body, trailers }),
-        AnswerBody::Stream(stream) => stream,
-    };
-    let (mut body, mut trailers) = (BytesMut::new(), trailers);
+/// An answer, whole: one that came in pieces may say at its end only how it went.
+async fn whole(answer: Answer, limit: u64) -> Result<Answer, Came> {
+    let Answer { body: AnswerBody::Stream(mut stream), mut trailers, .. } = answer else { return Ok(answer) };
+    let mut body = BytesMut::new();
     while let Some(frame) = stream.frame().await {
         match frame.map_err(|error| Came::to_nothing(error.to_string()))?.into_data() {
             Ok(data) => body.extend_from_slice(&data),
@@ -142,7 +142,7 @@ async fn reply(answer: Answer, limit: u64) -> Result<Reply, Came> {
             return Err(Came::ToNoUse(format!("its answer is longer than the {limit} bytes of listen.max_body")));
         }
     }
-    Ok(Reply { status, headers, body: body.freeze(), trailers })
+    Ok(Answer { body: AnswerBody::Whole(body.freeze()), trailers, ..answer })
 }
 
 /// The request as it came, but under the lowest tier and due after its model's timeout.
@@ -248,35 +248,62 @@ mod tests {
         }
         let Came::To(reply) = failed(&Error::invalid("so"), Protocol::Grpc) else { panic!("a result") };
         assert_eq!(reply.headers["grpc-status"], "3");
-        for (status, passes) in
-            [(200, false), (400, false), (404, false), (501, false), (429, true), (408, true), (500, true), (503, true)]
-        {
-            assert_eq!(is_passing(StatusCode::from_u16(status).unwrap()), passes, "{status}");
-        }
     }
 
     #[tokio::test]
     async fn a_streamed_answer_is_kept_whole_up_to_a_limit() {
-        let answer = || {
+        let answer = |code: &'static str| {
             let frames =
                 ["one ", "two"].map(|part| Ok::<_, Error>(http_body::Frame::data(Bytes::from_static(part.as_bytes()))));
-            let trailers =
-                http_body::Frame::trailers(HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static("t"))]));
+            let status = (header::HeaderName::from_static("grpc-status"), HeaderValue::from_static(code));
+            let trailers = http_body::Frame::trailers(HeaderMap::from_iter([status]));
             let frames = futures_util::stream::iter(frames.into_iter().chain([Ok(trailers)]));
-            Answer {
-                status: StatusCode::OK,
-                headers: HeaderMap::new(),
-                body: AnswerBody::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()),
-                trailers: None,
-                verdict: Verdict::Good,
-                level: Level::Full,
-                degraded: Vec::new(),
-                caches: Vec::new(),
-                timings: Timings::default(),
-            }
+            answered(AnswerBody::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()))
         };
-        let whole = reply(answer(), 7).await.unwrap();
-        assert_eq!((&*whole.body, whole.trailers.unwrap().len()), (&b"one two"[..], 1));
-        assert!(matches!(reply(answer(), 6).await, Err(Came::ToNoUse(why)) if why.contains("longer than the 6 bytes")));
+        let Came::To(reply) = told(whole(answer("0"), 7).await.unwrap(), Protocol::Grpc) else { panic!("a result") };
+        assert_eq!((&*reply.body, reply.trailers.unwrap().len()), (&b"one two"[..], 1));
+        let longer = whole(answer("0"), 6).await;
+        assert!(matches!(longer, Err(Came::ToNoUse(why)) if why.contains("longer than the 6 bytes")));
+        // A stream says at its end that it failed.
+        for (code, status) in [("1", "499"), ("10", "409"), ("14", "503")] {
+            let came = told(whole(answer(code), 7).await.unwrap(), Protocol::Grpc);
+            assert!(matches!(&came, Came::ToNothing { why, .. } if why.contains(status)), "{code}: {came:?}");
+        }
+        assert!(matches!(told(whole(answer("3"), 7).await.unwrap(), Protocol::Grpc), Came::To(_)));
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_of_the_request_is_no_result() {
+        for (status, passes) in [
+            (200, false),
+            (302, false),
+            (400, false),
+            (404, false),
+            (501, false),
+            (408, true),
+            (425, true),
+            (429, true),
+            (500, true),
+            (503, true),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let came = told(Answer { status, ..answered(AnswerBody::Whole(Bytes::new())) }, Protocol::V1);
+            assert_eq!(matches!(came, Came::ToNothing { acted: true, .. }), passes, "{status}");
+            assert_eq!(matches!(came, Came::To(_)), !passes, "{status}");
+        }
+    }
+
+    fn answered(body: AnswerBody) -> Answer {
+        Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body,
+            trailers: None,
+            verdict: Verdict::Good,
+            level: Level::Full,
+            degraded: Vec::new(),
+            caches: Vec::new(),
+            timings: Timings::default(),
+        }
     }
 }

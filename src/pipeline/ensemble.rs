@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
-use http::{StatusCode, header};
+use http::header;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config},
     infer::{
         Answer, AnswerBody, CacheEvent, CacheOutcome, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level,
-        Members, ModelId, Output, Payload, Plan, Protocol, Timings, may_have_acted,
+        Members, ModelId, Output, Payload, Plan, Protocol, Said, Timings, may_have_acted,
         outputs::{self, Ballot, Combine, Combined},
     },
     ladder::cause_of,
@@ -207,10 +207,10 @@ impl Pipeline {
             Ok(answer) => answer,
             Err(error) => return Heard::failed(error),
         };
-        match worth(protocol, &answer) {
-            Worth::Outputs => Heard::read(protocol, answer),
-            Worth::Request => Heard::Last(Ok(answer)),
-            Worth::Nothing(why) => Heard::LeftOut(why, Ok(answer)),
+        match answer.said(protocol) {
+            Said::Outputs => Heard::read(protocol, answer),
+            Said::Malformed => Heard::Last(Ok(answer)),
+            said => Heard::LeftOut(left_out(said), Ok(answer)),
         }
     }
 
@@ -366,39 +366,13 @@ impl Part {
     }
 }
 
-/// What an answer is to its ensemble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Worth {
-    /// A prediction.
-    Outputs,
-    /// A word about the request.
-    Request,
-    /// Neither.
-    Nothing(LeftOut),
-}
-
-/// **Source:** RFC 9110 §15; gRPC status codes. Not every 4xx is about the request: a member that is not loaded, or wants other
-/// credentials, is the only one to say so.
-fn worth(protocol: Protocol, answer: &Answer) -> Worth {
-    if protocol == Protocol::Grpc && answer.status == StatusCode::OK {
-        let told = answer.headers.get("grpc-status").or_else(|| answer.trailers.as_ref()?.get("grpc-status"));
-        return match told.map(http::HeaderValue::as_bytes) {
-            Some(b"0") => Worth::Outputs,
-            Some(b"3" | b"11") => Worth::Request,
-            Some(b"4") => Worth::Nothing(LeftOut::Timeout),
-            Some(b"8") => Worth::Nothing(LeftOut::Shed),
-            Some(b"14") => Worth::Nothing(LeftOut::Unavailable),
-            _ => Worth::Nothing(LeftOut::Failed),
-        };
-    }
-    match (protocol, answer.status.as_u16()) {
-        (Protocol::Grpc, _) => Worth::Nothing(LeftOut::Failed),
-        (_, 200..=299) => Worth::Outputs,
-        (_, 400 | 413 | 415 | 422) => Worth::Request,
-        (_, 429) => Worth::Nothing(LeftOut::Shed),
-        (_, 503) => Worth::Nothing(LeftOut::Unavailable),
-        (_, 504) => Worth::Nothing(LeftOut::Timeout),
-        _ => Worth::Nothing(LeftOut::Failed),
+/// Why a member's answer that is neither a prediction nor a word about the request is left out.
+const fn left_out(said: Said) -> LeftOut {
+    match said {
+        Said::Late => LeftOut::Timeout,
+        Said::Busy => LeftOut::Shed,
+        Said::Unavailable => LeftOut::Unavailable,
+        _ => LeftOut::Failed,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     features,
     infer::{
         Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan,
-        PoolId, Protocol, Source, Timings, Verdict, headers::JSON_LENGTH, may_have_acted,
+        PoolId, Protocol, Reduced, Source, Timings, Verdict, headers::JSON_LENGTH, may_have_acted,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -38,6 +38,8 @@ pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
 
 /// When to come back to a gateway that holds as many bytes as it may.
 const NO_ROOM: Duration = Duration::from_secs(1);
+/// The same for who wants an answer from all features or none, while they cannot be read.
+const NO_FEATURES: Duration = Duration::from_secs(5);
 
 /// How a walk went, and what it found on the way.
 struct Walked {
@@ -144,18 +146,18 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Answers an inference request in full or not at all: nothing stands in for its model.
+    /// Answers an inference request in full or not at all: nothing stands in for its model, nor for its features.
     ///
     /// # Errors
     ///
-    /// What the caller is told; `Unavailable` where its model stands lower.
+    /// What the caller is told; `Unavailable` where its model stands lower or its features cannot be read: neither has asked the model.
     ///
     /// # Cancel safety
     ///
     /// As [`Pipeline::infer`].
     pub(crate) async fn infer_in_full(&self, request: Box<InferRequest>) -> Result<Answer, Error> {
         let now = Instant::now();
-        let plan = self.ladder.plan(&request, now)?;
+        let plan = Plan { reduced: Reduced::Refused, ..self.ladder.plan(&request, now)? };
         if plan.level > Level::Full || plan.source != Source::Model || plan.model != plan.named {
             return Err(Error::new(Kind::Unavailable, "the model stands at a lower level"));
         }
@@ -247,6 +249,9 @@ impl Pipeline {
         (ticket, plan): (Option<Ticket>, &Plan),
         began: Instant,
     ) -> Result<Answer, Error> {
+        if plan.reduced == Reduced::Refused && features.level() > Level::Full {
+            return Err(lacking(features));
+        }
         // Where nothing is joined, no time passed.
         let joined = features.rows().is_some();
         let now = || if joined { Instant::now() } else { began };
@@ -376,6 +381,14 @@ impl Pipeline {
         let model = self.config.model(plan.model);
         rename(protocol, (&mut prediction.headers, &mut prediction.body), (&model.upstream, &model.name));
     }
+}
+
+/// That a model which is asked in full or not at all is not asked.
+fn lacking(features: &features::FeatureSet) -> Error {
+    let level = features.level();
+    let message =
+        format!("its features are there at level {} ({level}) only, and it is asked with all of them", level.digit());
+    Error::new(Kind::Unavailable, message).with_retry_after(NO_FEATURES)
 }
 
 /// Gives an answer that is held another model's name.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::client::conn::TrySendError;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     outgoing::Outgoing,
 };
 use crate::{
-    infer::{Error, Kind, Protocol, Verdict},
+    infer::{Error, Kind, Protocol, Said, Verdict, headers::retry_after},
     resilience::{breaker::Outcome, ratio::Event},
     telemetry::handles::predict::AttemptOutcome,
 };
@@ -115,7 +115,7 @@ pub(crate) enum Class {
     Answered,
     /// A 4xx or its gRPC counterpart: the endpoint works, the blame is the caller's.
     Refused,
-    /// 408, 425, or gRPC's CANCELLED or ABORTED: no failure, but nothing is said of the request; another may answer it.
+    /// No failure, but nothing is said of the request; another may answer it.
     Unjudged,
     /// 429 or its gRPC counterpart: busy, not broken.
     Overloaded,
@@ -181,30 +181,14 @@ impl Class {
         head: &HeaderMap,
         trailers: Option<&HeaderMap>,
     ) -> Self {
-        if protocol == Protocol::Grpc && status == StatusCode::OK {
-            return Self::of_grpc(grpc_status(head).or_else(|| trailers.and_then(grpc_status)));
-        }
-        match status.as_u16() {
-            429 => Self::Overloaded,
-            500 => Self::ModelError,
-            408 | 425 => Self::Unjudged,
-            501 | 400..=499 => Self::Refused,
-            502.. => Self::ServerError,
-            _ => Self::Answered,
-        }
-    }
-
-    /// **Source:** gRPC status codes, <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
-    const fn of_grpc(code: Option<u8>) -> Self {
-        match code {
-            Some(8) => Self::Overloaded,
-            // The endpoint's own time ran out, or its server's: as 504 is over HTTP.
-            Some(4 | 14) => Self::ServerError,
-            Some(2 | 13 | 15) => Self::ModelError,
-            Some(1 | 10) => Self::Unjudged,
-            Some(3 | 5..=7 | 9 | 11..=12 | 16) => Self::Refused,
+        match Said::of(protocol, status, head, trailers) {
             // A missing status on a stream that goes on is not a failure.
-            _ => Self::Answered,
+            Said::Outputs | Said::Elsewhere | Said::Unsaid => Self::Answered,
+            Said::Malformed | Said::Refused => Self::Refused,
+            Said::Unjudged => Self::Unjudged,
+            Said::Busy => Self::Overloaded,
+            Said::Unavailable | Said::Late | Said::ServerError => Self::ServerError,
+            Said::ModelError => Self::ModelError,
         }
     }
 
@@ -261,10 +245,6 @@ impl Class {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
 /// What an endpoint that failed or was busy said of asking it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advice {
@@ -314,25 +294,11 @@ impl Advice {
     }
 }
 
-/// What `retry-after` says, in seconds or as a date. A date is one of the endpoint's clock, which `date` tells: whose clock is wrong
-/// means the same.
-fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let date = |text| httpdate::parse_http_date(text).ok();
-    let asked = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = asked.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let now = text(header::DATE).and_then(date).unwrap_or_else(wall);
-    // What is over asks for nothing.
-    Some(date(asked)?.duration_since(now).unwrap_or_default())
-}
-
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, header};
 
     use super::*;
 

@@ -5,7 +5,8 @@
 //!
 //!   question(enriched) ─► look ──► L1 has it ─────────────────────────────► told, with the asker's id
 //!                          │   └─► somebody asks already ─► wait ──► kept ─► told
-//!                          │                                  └────► no ───► ask alone
+//!                          │                                  ├────► unfit ► ask alone
+//!                          │                                  └────► failed ► look again: one of them leads
 //!                          └─► Lead ─► fetch: L2 has it ───────────────────► told
 //!                                 └──► the model ─► keep: L1, L2, the waiters
 //! ```
@@ -109,7 +110,7 @@ enum Word {
     Asks,
     /// There it is.
     Kept(Arc<Kept>),
-    /// There is none that could be another's.
+    /// What the model said cannot be another's.
     Nothing,
 }
 
@@ -147,7 +148,7 @@ pub(crate) struct Asked(flight::Watch<Word>);
 pub(crate) enum Waited {
     /// The answer.
     Told(Told),
-    /// Who asked went away: look again.
+    /// Who asked went away, or failed: look again.
     Gone,
     /// The model is to be asked, for this request alone.
     Alone(Lead),
@@ -358,7 +359,7 @@ impl Predictions {
     }
 
     /// Keeps what came of asking the model, where it may be kept, under the request's key and under the others that stand-ins are found by;
-    /// tells who waits for it.
+    /// tells who waits for it. Where nothing came of it, one of those who wait leads next.
     pub(crate) fn keep(&self, lead: Lead, question: &Question, outcome: &Result<Answer, Error>, others: &OtherKeys) {
         let kept = outcome.as_ref().ok().and_then(|answer| self.kept_of(question, answer));
         if let Some((model, kept)) = &kept {
@@ -374,7 +375,8 @@ impl Predictions {
                 self.tasks.spawn(async move { shared.set(keys, kept, keep_for).await });
             }
         }
-        if let Lead(Some(lead)) = lead {
+        // A failure may be the leader's own: a deadline shorter than others', no slot. Its lead is dropped, and the next one asks.
+        if let (Lead(Some(lead)), Ok(_)) = (lead, outcome) {
             lead.end(kept.map_or(Word::Nothing, |(_, kept)| Word::Kept(kept)));
         }
     }

@@ -477,6 +477,10 @@ async fn who_waits_is_failed_by_no_leader() {
     assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Gone)));
     let (leads, waits) = (lead(), waiter());
     bench.predictions.keep(leads, &ask(), &failed(), &OtherKeys::default());
+    assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Gone)));
+    let (leads, waits) = (lead(), waiter());
+    let unfit = Answer { level: Level::ReducedFeatures, ..answer("{}") };
+    bench.predictions.keep(leads, &ask(), &Ok(unfit), &OtherKeys::default());
     assert!(matches!(bench.predictions.wait(waits, &ask(), until).await, Some(Waited::Alone(_))));
     let (_leads, waits) = (lead(), waiter());
     assert!(bench.predictions.wait(waits, &ask(), until).await.is_none(), "its own deadline");

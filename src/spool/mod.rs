@@ -236,6 +236,7 @@ impl Spool {
     }
 
     /// Puts what [`Spool::log`] was given, one after the other, until `end`; then what is still there, as long as the store takes it.
+    /// What it does not take then is dropped, and counted.
     pub(crate) async fn log_all(&self, end: CancellationToken) {
         let logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut logged) = logged else { return };
@@ -243,10 +244,14 @@ impl Spool {
             // A full spool, or one that is away, is counted; what was to be logged was answered.
             let _ = self.put(&new, now()).await;
         }
-        while let Ok(new) = logged.try_recv() {
-            if self.put(&new, now()).await.is_err() {
-                return;
-            }
+        let mut takes = true;
+        while takes && let Ok(new) = logged.try_recv() {
+            takes = self.put(&new, now()).await.is_ok();
+        }
+        // Whoever comes from here on counts it.
+        logged.close();
+        while logged.try_recv().is_ok() {
+            self.handles.kept(Outcome::Dropped);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
     config::{Redis, RedisMode, Secret},
     features::tests::servers::{Certificates, Cluster, Sentinels, Server},
     infer::{Method, Protocol},
+    telemetry::scratch,
 };
 
 const KEEP: Millis = 10_000;
@@ -315,6 +316,26 @@ async fn what_is_logged_is_kept_and_at_the_end_all_of_it() {
 }
 
 #[tokio::test]
+async fn what_was_to_be_logged_and_is_not_taken_at_the_end_is_counted() {
+    let terms = Terms { max_entries: 2, ..terms() };
+    let store = embedded::Embedded::open(None, terms).unwrap();
+    let (spool, scrape) = scratch(|| Spool::over(Store::Embedded(store), terms));
+    spool.put(&new("m", "queued", ""), now()).await.unwrap();
+    for key in 0..5 {
+        spool.log(New { why: Why::Logged, ..new("m", &key.to_string(), "") });
+    }
+    let end = CancellationToken::new();
+    end.cancel();
+    spool.log_all(end).await;
+    spool.log(new("m", "late", ""));
+    let text = scrape.render();
+    for (outcome, count) in [("queued", 1), ("logged", 1), ("full", 1), ("dropped", 4)] {
+        let line = format!("weir_spool_requests_total{{outcome=\"{outcome}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_killed_connection_is_made_again() {
     let spool = shared(&single(), terms());
     spool.put(&new("m", "1", ""), 0).await.unwrap();
@@ -337,6 +358,35 @@ async fn a_consumer_group_that_somebody_destroyed_is_made_again() {
     store.tidy(&["m".into(), "none".into()]).await.unwrap();
     servers().single.ask::<i64>(&[b"DEL", stream.as_bytes()]);
     assert_eq!(claim(&spool, "m", 9, 200).await.len(), 1, "overdue");
+}
+
+#[tokio::test]
+async fn every_key_in_redis_goes_by_itself_after_the_last_entry_that_it_is_of() {
+    const HOUR: i64 = 3_600_000;
+    let (project, server) = (new_id(), single());
+    let open = |keep_for| {
+        let terms = Terms { keep_for, ..terms() };
+        Spool::over(Store::Redis(Box::new(redis::Shared::open(&server, &project, terms).unwrap())), terms)
+    };
+    let spool = open(Duration::from_secs(10 * 3600));
+    for key in 0..5 {
+        spool.put(&new("gone", &key.to_string(), ""), 5).await.unwrap();
+    }
+    let [done, again, parked, _running] = claim(&spool, "gone", 4, 5).await.try_into().unwrap();
+    spool.finish(&done.id, &reply(""), 6).await.unwrap();
+    spool.fail(&again, Failed::Again(1000), 6).await.unwrap();
+    spool.fail(&parked, Failed::Park("so".into()), 6).await.unwrap();
+    let lives = || {
+        let names: Vec<String> = servers().single.ask(&[b"KEYS", format!("weir:spool:{{{project}}}*").as_bytes()]);
+        let life = |name: &String| servers().single.ask::<i64>(&[b"PTTL", name.as_bytes()]);
+        names.iter().map(|name| (name.clone(), life(name))).collect::<Vec<_>>()
+    };
+    assert_eq!(lives().len(), 5 + 5 + 9, "entries and keys, and what they share: {:?}", lives());
+    lives().iter().for_each(|(name, life)| assert!(*life > 10 * HOUR, "{name}: {life} ms"));
+    // What is kept for a shorter time takes nothing from what was kept before.
+    open(Duration::from_millis(1)).put(&new("gone", "5", ""), 7).await.unwrap();
+    let shorter = lives().iter().filter(|(_, life)| *life < 10 * HOUR).count();
+    assert_eq!(shorter, 2, "the new entry and its key: {:?}", lives());
 }
 
 #[tokio::test]

@@ -139,7 +139,7 @@ metrics! {
     SPOOL_DEPTH = "weir_spool_depth", Gauge, "Requests kept for later, by state: waiting, running, done (their results are kept), parked. In Redis all gateways of a project share them and each shows all.";
     SPOOL_BYTES = "weir_spool_bytes", Gauge, "Bytes of the requests kept for later and of their results; shared as weir_spool_depth is.";
     SPOOL_OLDEST = "weir_spool_oldest_waiting_seconds", Gauge, "How long ago the oldest kept request that waits was received; 0 where none waits.";
-    SPOOL_KEPT = "weir_spool_requests_total", Counter, "Requests that were to be kept for later, by outcome: queued, logged (answered at level 3), known (kept already under its idempotency key), other_request (its key is another's), full (spool.max_entries), error (the store failed), dropped (too many were being logged).";
+    SPOOL_KEPT = "weir_spool_requests_total", Counter, "Requests that were to be kept for later, by outcome: queued, logged (answered at level 3), known (kept already under its idempotency key), other_request (its key is another's), full (spool.max_entries), error (the store failed), dropped (too many were being logged, or the process ended).";
     SPOOL_REPLAYS = "weir_spool_replays_total", Counter, "Replays of kept requests by outcome: done, already (there was a result), retried, parked, given_back (it did not reach the model), lost (its entry is gone or another gateway's), unstored (the store failed).";
     ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";
     CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";

@@ -222,7 +222,7 @@ pub(crate) fn stored(driver: i64) -> StoredHash {
 }
 
 /// A feature server at a port that outlives it.
-fn server(redis: &Redis, port: u16) -> Weir {
+pub(crate) fn server(redis: &Redis, port: u16) -> Weir {
     server_on(&format!("redis: [{}]", redis.url()), port)
 }
 

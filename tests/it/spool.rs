@@ -18,7 +18,7 @@ use weir::proto::inference as pb;
 
 use crate::support::{
     Redis, Weir,
-    hand::{READY, read_request},
+    hand::{Counting, READY, read_request},
     http1::{self, Http1, Response},
     metrics::await_metric,
     process::{Folder, await_some, wait_until},
@@ -26,6 +26,7 @@ use crate::support::{
 };
 
 mod failures;
+mod features;
 mod once;
 
 /// How long the machine may take, busy as it is.
@@ -378,7 +379,55 @@ fn a_full_spool_refuses_in_words() {
     assert!(refused.contains("the spool is full: it keeps 2 entries (spool.max_entries)"), "{refused}");
     redis.kill();
     let refused = ask_later(&mut connection, "k3", &question(3)).expect(503).error();
-    assert!(refused.contains("and it cannot be queued: the spool cannot be reached"), "{refused}");
+    assert!(refused.contains("and it may have been queued, or not: the spool cannot be reached"), "{refused}");
+}
+
+#[test]
+fn who_asks_while_the_spool_hangs_is_told_where_a_result_would_be_and_no_model_is_asked_twice() {
+    let (redis, ledger) = (Redis::start(), Ledger::listen());
+    let config = config(&ledger, &in_redis(&redis), "{}");
+    let weir = Weir::start(&config);
+    let mut connection = weir.connect();
+    ["m", "once"].iter().for_each(|model| drill(&weir, model, 4));
+    ask_later(&mut connection, "before", &question(0)).expect(202);
+    redis.freeze();
+    let unsure = ask_later(&mut connection, "k", &question(1)).expect(503);
+    let told = unsure.error();
+    assert!(
+        told.contains("and it may have been queued, or not: the spool cannot be reached: no answer in time"),
+        "{told}"
+    );
+    let place = unsure.header("location").expect("where its result would be");
+    assert!(told.contains(&place) && unsure.header("retry-after").is_some(), "{told}");
+    assert_eq!(unsure.header("idempotency-key").as_deref(), Some("k"));
+    // One that may have reached its model before is not sent on as if it had no key.
+    drill(&weir, "once", 0);
+    let refused = ask_model_later(&mut connection, "once", "o", &question(2)).expect(503).error();
+    assert!(refused.starts_with("whether a request is kept under idempotency-key \"o\" is not known"), "{refused}");
+    assert_eq!(ledger.asked().len(), 0);
+    redis.thaw();
+    drill(&weir, "m", 0);
+    let result =
+        await_some("what was kept", PATIENCE, || Some(http1::get(weir.http(), &place)).filter(|it| it.status == 200));
+    assert_eq!(result.json()["id"], "q1", "it was queued, and its caller knows where");
+}
+
+#[test]
+fn an_explanation_longer_than_is_held_is_queued_too() {
+    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let (redis, busy) = (Redis::start(), Counting::listen(BUSY));
+    let config = format!(
+        "pools: {{p: {{endpoints: [\"{}\"], retry: {{max_retries: 0}}}}}}\nmodels:\n  m: {{pool: p, explainer: {{pool: p}}, \
+         queue_on_reject: true}}\n{}\nspool: {{retry: {{initial_delay: 1h, max_delay: 1h}}}}\n",
+        busy.endpoint(),
+        in_redis(&redis)
+    );
+    let weir = Weir::start(&config);
+    let body = json!({"instances": ["x".repeat(100_000)]}).to_string();
+    let queued = http1::post(weir.http(), "/v1/models/m:explain", body.as_str()).expect(202);
+    let id = queued.json()["id"].as_str().expect("an id").to_owned();
+    let shown = http1::get(weir.admin(), &format!("/admin/v1/spool/{id}")).expect(200).json();
+    assert_eq!(shown["request"]["path"], "/v1/models/m:explain", "{}", shown["request"]);
 }
 
 #[test]

@@ -139,8 +139,8 @@ impl Embedded {
     }
 
     pub(super) async fn id_of(&self, model: &str, key: &str) -> Result<Option<Arc<str>>, Error> {
-        let book = self.inner.book.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(book.id_of(model, key).cloned())
+        let (model, key): (Box<str>, Box<str>) = (model.into(), key.into());
+        self.aside(move |_, book| Ok(book.id_of(&model, &key).cloned())).await
     }
 
     pub(super) async fn list(&self, standing: Option<Standing>, most: usize) -> Result<Vec<Entry>, Error> {
@@ -343,4 +343,33 @@ fn unopened(path: &Path, error: &redb::DatabaseError) -> Error {
 
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::Unreachable(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc::channel, thread, time::Duration};
+
+    use super::*;
+    use crate::resilience::backoff::Retry;
+
+    #[tokio::test]
+    async fn who_looks_for_a_key_while_the_disk_is_written_to_keeps_no_worker() {
+        let (initial_delay, max_delay) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let retry = Retry { max_retries: 2, initial_delay, max_delay, multiplier: 2.0, jitter: 0.3 };
+        let terms = Terms { max_entries: 6, max_bytes: 1 << 20, keep_for: Duration::from_secs(10), retry };
+        let store = Embedded::open(None, terms).unwrap();
+        let (inner, (taken, is_taken), (release, released)) = (Arc::clone(&store.inner), channel(), channel::<()>());
+        let writer = thread::spawn(move || {
+            let book = inner.book.lock().unwrap();
+            taken.send(()).unwrap();
+            // Were the worker kept, nobody would say so.
+            drop((released.recv_timeout(Duration::from_secs(20)), book));
+        });
+        is_taken.recv().unwrap();
+        let mut look = std::pin::pin!(store.id_of("m", "k"));
+        assert!(futures_util::poll!(look.as_mut()).is_pending());
+        release.send(()).unwrap();
+        assert_eq!(look.await.unwrap(), None);
+        writer.join().unwrap();
+    }
 }

@@ -24,7 +24,8 @@ const SCRIPT: &str = include_str!("spool.lua");
 /// A consumer that has nothing and was not seen for this long is forgotten: its gateway is gone.
 const AWAY: Duration = Duration::from_secs(60 * 60);
 
-/// How long an answer may take: nothing here is on the path of a request that is answered.
+/// How long an answer may take. What is on the path of a request (a look for its key, and keeping it) is waited for as long as its
+/// deadline lets it, not for this.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// The spool in Redis.

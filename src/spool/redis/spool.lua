@@ -10,6 +10,9 @@
 --   P:waiting, P:running, P:done, P:parked   sorted sets: all ids by state, by (received, until, at, at)
 --   P:kept         sorted set: all ids, by when they are forgotten
 --   P:sizes        hash: bytes of request and result, by id;  P:bytes: their sum
+--
+-- Gateways sweep what is over. Where none is left, or none that knows the model, every key goes by itself, an hour later by Redis's own
+-- clock: an entry's with it, a shared one with the last entry that it was written for.
 local P, step, now = KEYS[1], ARGV[1], ARGV[2]
 local GROUP = 'gateways'
 -- Beside its work, what one step forgets or takes back at most.
@@ -21,6 +24,16 @@ local META = {'key', 'model', 'why', 'digest', 'received', 'expires', 'attempts'
 local function entry(id) return P .. ':entry:' .. id end
 local function stream(model) return P .. ':stream:' .. model end
 local function later(model) return P .. ':later:' .. model end
+
+local function life(expires)
+  return math.max(tonumber(expires) - tonumber(now), 0) + 3600000
+end
+
+-- A key that entries share lasts as long as each of them.
+local function outlast(key, id)
+  local lasts = life(redis.call('HGET', entry(id), 'expires') or now)
+  if redis.call('PTTL', key) < lasts then redis.call('PEXPIRE', key, string.format('%.0f', lasts)) end
+end
 
 -- Takes an entry out of its model's queue, wherever in it it is.
 local function unqueue(id, model)
@@ -37,6 +50,7 @@ end
 local function enqueue(id, model)
   local message = redis.call('XADD', stream(model), '*', 'id', id)
   redis.call('HSET', entry(id), 'message', message)
+  outlast(stream(model), id)
 end
 
 local function enter(id, state, score)
@@ -44,13 +58,19 @@ local function enter(id, state, score)
     if other ~= state then redis.call('ZREM', P .. ':' .. other, id) end
   end
   redis.call('ZADD', P .. ':' .. state, score, id)
+  outlast(P .. ':' .. state, id)
   redis.call('HSET', entry(id), 'state', state)
 end
 
 local function wait(id, model, due)
   enter(id, 'waiting', redis.call('HGET', entry(id), 'received'))
   redis.call('HSET', entry(id), 'due', due)
-  if tonumber(due) <= tonumber(now) then enqueue(id, model) else redis.call('ZADD', later(model), due, id) end
+  if tonumber(due) <= tonumber(now) then
+    enqueue(id, model)
+  else
+    redis.call('ZADD', later(model), due, id)
+    outlast(later(model), id)
+  end
 end
 
 local function park(id, reason)
@@ -86,10 +106,10 @@ end
 local function keep_until(id, model, key, expires)
   redis.call('ZADD', P .. ':kept', expires, id)
   redis.call('HSET', entry(id), 'expires', expires)
-  -- Where no gateway is left to sweep: an hour later, by Redis's own clock.
-  local life = string.format('%.0f', tonumber(expires) - tonumber(now) + 3600000)
-  redis.call('PEXPIRE', entry(id), life)
-  redis.call('PEXPIRE', P .. ':key:' .. model .. ':' .. key, life)
+  local lasts = string.format('%.0f', life(expires))
+  redis.call('PEXPIRE', entry(id), lasts)
+  redis.call('PEXPIRE', P .. ':key:' .. model .. ':' .. key, lasts)
+  for _, shared in ipairs({'kept', 'sizes', 'bytes'}) do outlast(P .. ':' .. shared, id) end
 end
 
 -- The messages of a stream that nobody has, made `by`'s.

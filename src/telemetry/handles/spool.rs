@@ -19,7 +19,7 @@ pub(crate) enum Kept {
     Full,
     /// The store failed.
     Error,
-    /// One that was to be logged, while too many others were.
+    /// One that was to be logged, while too many others were, or the process ended and the store took no more.
     Dropped,
 }
 
