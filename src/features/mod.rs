@@ -30,7 +30,7 @@ pub mod warm;
 
 pub use lease::read_any as read_any_message;
 pub(crate) use lease::{Holder, Holders, Keeps, Shown as LeaseShown};
-pub(crate) use redis::{CopyShown, ShardShown, Standing, Tracking, Whereabouts, reason, words};
+pub(crate) use redis::{MemberShown, ShardShown, Standing, Tracking, Whereabouts, reason, words};
 pub use redis::{read_any as read_any_replies, read_any_pushes};
 pub use row::Row;
 pub use served::read_any as read_any_answer;
