@@ -1,7 +1,7 @@
 //! L2: predictions that gateways share, in the Redis of the features.
 //!
 //! ```text
-//!   weir:prediction:PROJECT:HASH    a prediction, for `keep_for`; on a cluster they spread over all masters
+//!   weir:prediction:PROJECT:HASH    a prediction, for `keep_for`, the newest that was written; on a cluster they spread over all masters
 //!   weir:prediction:PROJECT:eras    a hash: for each model whose predictions were dropped, the era's token
 //! ```
 //!
@@ -146,7 +146,8 @@ impl Shared {
         format!("{}:{}", self.prefix, key.hex())
     }
 
-    /// Writes a prediction under its keys, for as long as it may stand in; not where too much is being written, or nobody is there.
+    /// Writes a prediction under its keys, for as long as it may stand in, where none that was asked for later is; not where too much is
+    /// being written, or nobody is there.
     pub(super) async fn set(&self, keys: Vec<Key>, kept: Arc<Kept>, keep_for: Duration) {
         let Ok(pass) = Pass::new(&self.writes, &self.breaker) else { return };
         let Some(connection) = self.connection() else { return };
@@ -158,8 +159,7 @@ impl Shared {
         let bytes = stored::encode(&kept, clocks);
         let mut outcome = Outcome::Success;
         for key in keys {
-            let mut set = cmd("SET");
-            set.arg(self.key(&key)).arg(&bytes).arg("PX").arg(left);
+            let set = stored::set(&self.key(&key), &bytes, (clocks, left));
             let done = tokio::time::timeout(PATIENCE, set.exec_async(&mut Connection::clone(&connection))).await;
             if let Ok(Err(error)) = &done {
                 self.link.heed(&connection, error);
