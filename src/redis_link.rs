@@ -3,7 +3,7 @@
 //! The Redis driver's own connections do, which carry many commands at once: one server's, a cluster's, or that of the master that
 //! sentinels name and that says itself that it is one. Rows are read over connections of another kind (`features/redis`).
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
@@ -82,8 +82,8 @@ impl Link {
     }
 
     /// The connection that there is.
-    pub(crate) fn standing(&self) -> Option<Connection> {
-        self.connection.load_full().map(|connection| Connection::clone(&connection))
+    pub(crate) fn standing(&self) -> Option<Arc<Connection>> {
+        self.connection.load_full()
     }
 
     /// The connection that there is, or a new one.
@@ -95,7 +95,7 @@ impl Link {
     /// # Cancel safety
     ///
     /// Dropped, nothing was made.
-    pub(crate) async fn connection(&self) -> Result<Connection, RedisError> {
+    pub(crate) async fn connection(&self) -> Result<Arc<Connection>, RedisError> {
         if let Some(connection) = self.standing() {
             return Ok(connection);
         }
@@ -105,7 +105,8 @@ impl Link {
         }
         let made = tokio::time::timeout(CONNECT + self.answer, self.connect()).await;
         let made = made.unwrap_or_else(|_| Err((ErrorKind::Io, "no connection in time").into()))?;
-        self.connection.store(Some(made.clone().into()));
+        let made = Arc::new(made);
+        self.connection.store(Some(Arc::clone(&made)));
         Ok(made)
     }
 
@@ -126,18 +127,16 @@ impl Link {
     }
 
     async fn call_once<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
-        let answer = script.invoke_async(&mut connection).await;
-        if let Err(error) = &answer {
-            self.heed(error);
-        }
-        answer
+        let connection = self.connection().await?;
+        let answer = script.invoke_async(&mut Connection::clone(&connection)).await;
+        answer.inspect_err(|error| self.heed(&connection, error))
     }
 
-    /// Lets go of the connection where an error says that another one may fare better.
-    pub(crate) fn heed(&self, error: &RedisError) {
+    /// Lets go of the connection that failed where its error says that another one may fare better. Many requests fail with one
+    /// connection, and late: by then another may stand, which they say nothing of.
+    pub(crate) fn heed(&self, failed: &Arc<Connection>, error: &RedisError) {
         if is_broken(error) {
-            self.connection.store(None);
+            self.connection.compare_and_swap(failed, None);
         }
     }
 
@@ -255,4 +254,30 @@ fn certificates(path: &Path) -> Result<Vec<u8>, RedisError> {
         let text = format!("{}: {error}", path.display());
         (ErrorKind::InvalidClientConfig, "features.l2.ca cannot be used", text).into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{features::tests::servers::Server, fixture};
+
+    #[tokio::test]
+    async fn a_late_error_of_a_connection_that_broke_leaves_its_successor_alone() {
+        let server = Server::start();
+        let config = fixture::redis(vec![config::Secret(server.url())]);
+        let link = Link::new(&config, Duration::from_secs(60)).unwrap();
+        let broken = RedisError::from((ErrorKind::Io, "broken pipe"));
+        let first = link.connection().await.unwrap();
+        link.heed(&first, &RedisError::from((ErrorKind::Client, "not asked so")));
+        assert!(link.standing().is_some_and(|standing| Arc::ptr_eq(&standing, &first)), "another would fare no better");
+        link.heed(&first, &broken);
+        assert!(link.standing().is_none());
+        let second = link.connection().await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        link.heed(&first, &broken);
+        assert!(
+            link.standing().is_some_and(|standing| Arc::ptr_eq(&standing, &second)),
+            "it is not the one that broke"
+        );
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
     admin::Section,
     config::{Config, L2},
     features::{
-        CopyShown, Holder, Holders, Keeps, LeaseShown, ShardShown, Standing, Store, Tracking, Whereabouts, reason,
+        Holder, Holders, Keeps, LeaseShown, MemberShown, ShardShown, Standing, Store, Tracking, Whereabouts, reason,
         words,
     },
     ingress::service::Gateway,
@@ -104,20 +104,20 @@ fn replicas(config: &Config, shards: &[ShardShown]) -> Json {
         L2::FeatureServers(_) | L2::Embedded { .. } => None,
     };
     let shard = |shard: &ShardShown| {
-        let mut shown = copy(&shard.primary);
-        shown["replicas"] = shard.replicas.iter().map(copy).collect();
+        let mut shown = member(&shard.primary);
+        shown["replicas"] = shard.replicas.iter().map(member).collect();
         shown
     };
     json!({"zone": zone, "masters": shards.iter().map(shard).collect::<Json>()})
 }
 
-fn copy(copy: &CopyShown) -> Json {
+fn member(member: &MemberShown) -> Json {
     json!({
-        "redis": &*copy.address,
-        "zone": copy.zone.as_deref(),
-        "lag_seconds": copy.lag.map(seconds),
-        "round_trip_seconds": copy.round_trip.map(seconds),
-        "usable": copy.usable,
+        "redis": &*member.address,
+        "zone": member.zone.as_deref(),
+        "lag_seconds": member.lag.map(seconds),
+        "round_trip_seconds": member.round_trip.map(seconds),
+        "usable": member.usable,
     })
 }
 

@@ -18,7 +18,10 @@ use tokio::time::{Duration, Instant};
 
 use crate::{
     config::{Config, View},
-    features::lookup::{self, Location, Patience, Target, Writer, manifest::Manifest},
+    features::{
+        chain,
+        lookup::{Location, Patience, Target, Writer, manifest::Manifest},
+    },
 };
 use rows::{Names, RowReader};
 
@@ -66,9 +69,7 @@ fn find_view<'a>(views: &'a [Arc<View>], name: &str) -> anyhow::Result<&'a View>
 
 async fn build_view(view: &View, project: &str, args: &BuildArgs) -> anyhow::Result<Summary> {
     let started = Instant::now();
-    let open = |flag, url| {
-        Location::open(url, Patience::COMMAND).map_err(|error| anyhow!("{flag}: {}", lookup::chain(&error)))
-    };
+    let open = |flag, url| Location::open(url, Patience::COMMAND).map_err(|error| anyhow!("{flag}: {}", chain(&error)));
     let (from, to) = (open("--from", &args.from)?, open("--to", &args.to)?);
     let sources = source::list(&from).await?;
     let names = Names { timestamp: &args.timestamp_field, created: args.created_field.as_deref() };
@@ -88,7 +89,7 @@ async fn build_view(view: &View, project: &str, args: &BuildArgs) -> anyhow::Res
     let rows = writer.rows();
     eprintln!("{rows} rows read from {} files; writing", sources.len());
     let manifest = writer.finish(Target { to: &to, project, view, source: &args.from }).await;
-    let manifest = manifest.map_err(|error| anyhow!("writing to {to}: {}", lookup::chain(&error)))?;
+    let manifest = manifest.map_err(|error| anyhow!("writing to {to}: {}", chain(&error)))?;
     let folder = format!("{}/{}/{}", args.to.trim_end_matches('/'), manifest.project, manifest.view);
     Ok(Summary { rows, manifest, folder, took: started.elapsed() })
 }

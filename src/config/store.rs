@@ -118,7 +118,7 @@ pub(crate) struct Redis {
     pub(crate) dr: Option<Box<Dr>>,
 }
 
-/// Which copies of rows are read.
+/// Which servers rows are read from.
 #[derive(Clone, Debug)]
 pub(crate) struct Replicas {
     pub(crate) from: ReadFrom,

@@ -61,7 +61,7 @@ pub(crate) struct Memory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Behind {
     Never,
-    /// Copies are read that may be behind others: a fresh row with a newer event stays, for its time.
+    /// Replicas are read that may be behind others: a fresh row with a newer event stays, for its time.
     MayBe,
 }
 
@@ -220,7 +220,7 @@ impl Memory {
     }
 
     /// The same, before a store that may be behind what it said before.
-    pub(crate) fn before_copies(self) -> Self {
+    pub(crate) fn before_replicas(self) -> Self {
         Self { behind: Behind::MayBe, ..self }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! What Weir writes into a shared store never replaces a newer row and never shortens anybody's life.
 
+mod causes;
 mod circuit;
 mod embedded;
 pub mod feast;
@@ -28,9 +29,10 @@ pub mod set;
 pub mod tiered;
 pub mod warm;
 
+pub(crate) use causes::chain;
 pub use lease::read_any as read_any_message;
 pub(crate) use lease::{Holder, Holders, Keeps, Shown as LeaseShown};
-pub(crate) use redis::{CopyShown, ShardShown, Standing, Tracking, Whereabouts, reason, words};
+pub(crate) use redis::{MemberShown, ShardShown, Standing, Tracking, Whereabouts, reason, words};
 pub use redis::{read_any as read_any_replies, read_any_pushes};
 pub use row::Row;
 pub use served::read_any as read_any_answer;

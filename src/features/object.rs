@@ -21,7 +21,7 @@ use tokio::{
 
 use self::guard::Guard;
 use super::{
-    Row,
+    Row, chain,
     lookup::{
         self, Location, Patience,
         file::{self, DataFile, Pages},
@@ -210,7 +210,7 @@ impl From<lookup::Error> for Error {
         match error {
             lookup::Error::Damaged { .. } => Self::Damaged(error.to_string()),
             lookup::Error::Mismatch(words) => Self::Mismatch(words),
-            error => Self::Unavailable(lookup::chain(&error).into()),
+            error => Self::Unavailable(chain(&error).into()),
         }
     }
 }

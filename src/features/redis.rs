@@ -3,7 +3,7 @@
 //! ```text
 //! command ─► node (guard ─► line ─► channel) ─► server      dial: how a line gets its channel
 //!    batch      one server, as one worker sees it  └─ reply: rows out of the socket's buffer
-//! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel), or replicas of theirs (copies, lag, fence)
+//! cluster ─► as many nodes as the commands' slots have masters (slots, topology, sentinel), or replicas of theirs (replicas, lag, fence)
 //! key_copies ─► which copy of a hot key is read, and that none outlives a write (shared: which keys those may be)
 //! dr ─► which of two such Redises has the rows
 //! ```
@@ -17,7 +17,6 @@ mod channel;
 mod client;
 mod cluster;
 mod command;
-mod copies;
 mod dial;
 mod dr;
 mod ear;
@@ -31,6 +30,7 @@ mod node;
 mod own;
 mod owner;
 mod pushes;
+mod replicas;
 mod reply;
 mod script;
 mod sentinel;
@@ -58,8 +58,8 @@ use self::{
     servers::Servers,
 };
 pub(crate) use self::{
-    copies::{CopyShown, ShardShown},
     owner::Owner,
+    replicas::{MemberShown, ShardShown},
 };
 pub use self::{pushes::read_any as read_any_pushes, reply::read_any};
 pub(crate) use self::{
@@ -253,7 +253,7 @@ impl Redis {
                 let behind = |ask: &Ask| !ask.view.reads_primary_only() && !fence.holds(&ask.key, now);
                 // A replica of a key copy may have one that was removed since.
                 let may = asks.iter().enumerate().filter(|(at, ask)| name(*at).is_none() && behind(ask));
-                may.for_each(|(at, _)| commands.read_any_copy(at));
+                may.for_each(|(at, _)| commands.let_replicas_answer(at));
             }
             let answers = self.run(worker, commands).await;
             rows.extend(asks.iter().zip(answers).map(|(ask, answer)| row(&ask.view, answer?)));

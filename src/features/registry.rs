@@ -10,7 +10,10 @@ use object_store::{GetOptions, ObjectStore as _};
 use tokio::time::{sleep, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::lookup::{self, Location, Patience};
+use super::{
+    chain,
+    lookup::{self, Location, Patience},
+};
 
 /// The largest registry that is read.
 const LARGEST: u64 = 64 << 20;
@@ -45,7 +48,7 @@ pub(crate) enum Error {
 impl Error {
     /// The whole chain, in one line.
     pub(crate) fn told(&self) -> String {
-        lookup::chain(self)
+        chain(self)
     }
 }
 

@@ -377,7 +377,7 @@ fn memory(config: &Config, features: &config::Features) -> Memory {
     let memory = Memory::new(&features.l1, &features.views);
     let memory = if features.l1.warm_start.is_some() { memory.heeding(config.workers) } else { memory };
     match &features.l2 {
-        config::L2::Redis(redis) if redis.replicas.is_some() => memory.before_copies(),
+        config::L2::Redis(redis) if redis.replicas.is_some() => memory.before_replicas(),
         _ => memory,
     }
 }

@@ -92,9 +92,12 @@ impl Consumer {
             leaderless: Vec::new(),
             look_at: Instant::now(),
             is_up: None,
+            unseen: None,
+            refused: None,
             settled: consumer.settled.clone(),
             standing: consumer.standing.clone(),
             failing: Seldom::new(Instant::now()),
+            unseen_told: Seldom::new(Instant::now()),
             applier: Applier {
                 current,
                 runtime: Handle::current(),
@@ -136,9 +139,14 @@ struct Reader {
     look_at: Instant,
     /// Whether a broker is connected to; `None`: nobody was told yet.
     is_up: Option<bool>,
+    /// Why the last look did not find all that is to be read.
+    unseen: Option<String>,
+    /// Why brokers do not let it be read; until a message is.
+    refused: Option<String>,
     settled: CancellationToken,
     standing: Standing,
     failing: Seldom,
+    unseen_told: Seldom,
     applier: Applier,
 }
 
@@ -163,13 +171,24 @@ impl Reader {
 
     /// Looks for partitions, and begins with those that wait.
     fn look(&mut self, client: &BaseConsumer<Context>) {
-        match client.fetch_metadata(Some(&self.topic), PATIENCE) {
-            Ok(metadata) => self.found(&metadata),
-            Err(error) => tracing::debug!(%error, "Kafka tells nothing of the topic"),
+        let (is_told, found) = match client.fetch_metadata(Some(&self.topic), PATIENCE) {
+            Ok(metadata) => (true, self.found(&metadata)),
+            Err(error) => (false, Err(error.to_string())),
+        };
+        let begun = self.begin(client);
+        let unseen = found.and(begun.map_err(|error| error.to_string())).err();
+        // That no broker is connected to has a line of its own.
+        if let Some(why) = &unseen
+            && (is_told || self.is_up == Some(true))
+            && self.unseen_told.is_due(Instant::now())
+        {
+            tracing::warn!(
+                topic = &*self.topic,
+                why,
+                "Kafka: the topic cannot be read, or not all of it; told again in a minute at most"
+            );
         }
-        if let Err(error) = self.begin(client) {
-            tracing::debug!(%error, "Kafka does not tell where partitions end");
-        }
+        self.unseen = unseen;
         let is_settled = self.places.are_settled();
         if is_settled {
             self.settled.cancel();
@@ -177,8 +196,9 @@ impl Reader {
         self.look_at = Instant::now() + if is_settled { self.discover_every } else { AGAIN };
     }
 
-    fn found(&mut self, metadata: &Metadata) {
-        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &*self.topic) else { return };
+    /// Takes the partitions that there are, or why nobody may know them.
+    fn found(&mut self, metadata: &Metadata) -> Result<(), String> {
+        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &*self.topic) else { return Ok(()) };
         match topic.error() {
             None => {
                 let partitions = topic.partitions();
@@ -189,13 +209,15 @@ impl Reader {
                     let which = &self.leaderless;
                     self.failed(&format_args!("no leader of partitions {which:?}: what they tell is late"));
                 }
+                Ok(())
             }
             // All that will be in it is news.
             Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
                 self.places.found([]);
-                self.failed(&"there is no such topic");
+                Err("there is no such topic".to_owned())
             }
-            Some(_) => {}
+            // It may not be looked at, or not yet: nothing is known of its partitions.
+            Some(error) => Err(RDKafkaErrorCode::from(error).to_string()),
         }
     }
 
@@ -240,6 +262,7 @@ impl Reader {
             match client.poll(wait) {
                 None => return,
                 Some(Ok(message)) => {
+                    self.refused = None;
                     self.applier.take(&message);
                     self.places.advance(message.partition(), message.offset());
                 }
@@ -256,6 +279,9 @@ impl Reader {
             self.places.lose();
             self.look_at = Instant::now();
         } else {
+            if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+                self.refused = Some(error.to_string());
+            }
             self.failed(error);
         }
     }
@@ -301,14 +327,14 @@ impl Reader {
     }
 
     /// Keeps how it stands, for operators.
-    fn note(&self, is_up: bool, error: Option<String>, lag: impl Fn(i32) -> Option<u64>) {
+    fn note(&self, is_up: bool, down: Option<String>, lag: impl Fn(i32) -> Option<u64>) {
         let waiting = self.places.waiting().map(|(id, _)| Partition { id, next: None, lag: None });
         let read = self.places.read().map(|(id, next)| Partition { id, next: Some(next), lag: lag(id) });
         let mut partitions: Vec<_> = waiting.chain(read).collect();
         partitions.sort_by_key(|of| of.id);
         self.standing.note(|seen| {
             seen.up = Some(is_up);
-            seen.why = error.filter(|_| !is_up);
+            seen.why = down.filter(|_| !is_up).or_else(|| self.refused.clone()).or_else(|| self.unseen.clone());
             seen.settled = self.places.are_settled();
             seen.partitions = partitions;
         });

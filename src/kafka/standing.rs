@@ -14,7 +14,7 @@ pub(super) struct Seen {
     pub(super) topic: Arc<str>,
     /// Whether a broker is connected to; `None`: librdkafka has not told yet.
     pub(super) up: Option<bool>,
-    /// Why no broker is.
+    /// Why no broker is, or why the topic cannot be read, or not all of it.
     pub(super) why: Option<String>,
     /// Whether the place in every partition is known.
     pub(super) settled: bool,

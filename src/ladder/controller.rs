@@ -16,7 +16,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    readmission::Readmission,
+    readmission::{Readmission, Resource},
     standing::{Shown, Standing, Trigger},
 };
 use crate::{
@@ -171,7 +171,12 @@ impl Model {
             state.look(is_active(trigger, state.in_force()), now);
         }
         let in_force = machine.triggers[Trigger::GpuMemory as usize].in_force();
-        machine.readmission.look(in_force, is_active(Trigger::GpuMemory, in_force), now);
+        let memory = match (in_force, is_active(Trigger::GpuMemory, in_force)) {
+            (true, _) => Resource::KeptFrom,
+            (false, true) => Resource::Full,
+            (false, false) => Resource::Roomy,
+        };
+        machine.readmission.look(memory, now);
         self.shown.admit(machine.readmission.share());
         machine.gpus.look(full, now);
         self.shown.fill_gpus(machine.gpus.in_force());

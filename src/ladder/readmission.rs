@@ -11,6 +11,17 @@ use tokio::time::Instant;
 /// What the share is counted in.
 pub(super) const PARTS: u32 = 20;
 
+/// How it is with the resource, of which work may be kept away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    /// Work is kept away from it, full or not.
+    KeptFrom,
+    /// It is full, and work goes to it.
+    Full,
+    /// There is room.
+    Roomy,
+}
+
 /// How much is let back.
 #[derive(Debug)]
 pub(super) struct Readmission {
@@ -27,14 +38,14 @@ impl Readmission {
         Self { step: over / PARTS, share: PARTS, since: None }
     }
 
-    /// Takes in whether work is kept away, and whether the resource is full at `now`.
-    pub(super) fn look(&mut self, kept_away: bool, full: bool, now: Instant) {
-        if kept_away {
-            (self.share, self.since) = (0, Some(now));
-        } else if full {
-            self.since = Some(now);
-        } else if !self.is_over() && self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.step) {
-            (self.share, self.since) = (self.share + 1, Some(now));
+    /// Takes in how the resource is at `now`.
+    pub(super) fn look(&mut self, resource: Resource, now: Instant) {
+        let is_time = self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.step);
+        match resource {
+            Resource::KeptFrom => (self.share, self.since) = (0, Some(now)),
+            Resource::Full => self.since = Some(now),
+            Resource::Roomy if !self.is_over() && is_time => (self.share, self.since) = (self.share + 1, Some(now)),
+            Resource::Roomy => {}
         }
     }
 
@@ -56,27 +67,23 @@ impl Readmission {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Resource::*, *};
 
     const STEP: Duration = Duration::from_millis(500);
 
     #[test]
     fn what_was_kept_away_comes_back_bit_by_bit_and_no_further_than_it_fits() {
         let (mut readmission, mut now) = (Readmission::new(STEP * PARTS), Instant::now());
-        let mut look = |kept_away, full| {
+        let mut look = |resource| {
             now += STEP;
-            readmission.look(kept_away, full, now);
+            readmission.look(resource, now);
             readmission.share()
         };
-        assert_eq!(look(false, true), PARTS, "full is not yet kept away");
-        assert_eq!(look(true, true), 0);
-        assert_eq!((1..=5).map(|_| look(false, false)).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        assert_eq!(
-            [look(false, true), look(false, true), look(false, false)],
-            [5, 5, 6],
-            "full again: no more for now"
-        );
-        assert_eq!(look(true, true), 0, "and that has lasted");
-        assert_eq!((0..2 * PARTS).map(|_| look(false, false)).last(), Some(PARTS));
+        assert_eq!(look(Full), PARTS, "full is not yet kept away");
+        assert_eq!(look(KeptFrom), 0);
+        assert_eq!((1..=5).map(|_| look(Roomy)).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!([look(Full), look(Full), look(Roomy)], [5, 5, 6], "full again: no more for now");
+        assert_eq!(look(KeptFrom), 0, "and that has lasted");
+        assert_eq!((0..2 * PARTS).map(|_| look(Roomy)).last(), Some(PARTS));
     }
 }

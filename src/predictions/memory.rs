@@ -4,13 +4,14 @@
 
 use std::{
     hash::Hash,
+    mem,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use quick_cache::{
     Equivalent, OptionsBuilder, Weighter,
-    sync::{Cache, DefaultLifecycle},
+    sync::{Cache, DefaultLifecycle, EntryAction, EntryResult},
 };
 use tokio::time::Instant;
 
@@ -77,10 +78,19 @@ impl<K: Eq + Hash + Clone + Weigh, V: Clone + Weigh> Memory<K, V> {
         self.cache.get(key).filter(|entry| now < entry.until).map(|entry| entry.value)
     }
 
-    /// Keeps it until then, in place of one that it `replaces`.
-    pub(super) fn put(&self, key: K, value: V, until: Instant, replaces: impl Fn(&V) -> bool) {
-        if self.cache.peek(&key).is_none_or(|held| replaces(&held.value)) {
-            self.cache.insert(key, Entry { value, until });
+    /// Keeps it until then, in place of one that it `replaces`: asked and done in one step, under the lock of the key's shard. Of two
+    /// that come at once the one stays that replaces the other.
+    pub(super) fn put(&self, key: &K, value: V, until: Instant, replaces: impl FnOnce(&V) -> bool) {
+        let mut new = Some(Entry { value, until });
+        let put = self.cache.entry(key, None, |_, held| {
+            let replaced = if replaces(&held.value) { new.take().map(|new| mem::replace(held, new)) } else { None };
+            // Dropped without the lock.
+            EntryAction::Retain(replaced)
+        });
+        // Whoever puts the same waits for it; nobody who reads does.
+        if let (EntryResult::Vacant(place), Some(new)) = (put, new) {
+            // It fails where the place is gone: then nothing is kept.
+            let _ = place.insert(new);
         }
     }
 
@@ -105,5 +115,50 @@ impl<K: Eq + Hash + Clone + Weigh, V: Clone + Weigh> Memory<K, V> {
 
     pub(super) fn bytes(&self) -> u64 {
         self.cache.weight()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    impl Weigh for u64 {
+        fn size(&self) -> usize {
+            size_of::<Self>()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_comes_between_what_is_decided_and_what_is_done() {
+        let (memory, now) = (Memory::<u64, u64>::new(1 << 20, Instant::now()), Instant::now());
+        let until = now + SWEEP;
+        memory.put(&1, 1, until, |_| false);
+        memory.put(&1, 2, until, |held| {
+            assert_eq!(*held, 1);
+            assert!(memory.cache.try_peek(&1).is_err(), "it is locked");
+            true
+        });
+        memory.put(&1, 3, until, |held| *held == 1);
+        assert_eq!(memory.get(&1, now), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_who_put_at_once_the_newest_stays_whoever_is_last() {
+        const PUTS: u64 = 2000;
+        let (memory, now) = (Memory::<u64, u64>::new(64 << 20, Instant::now()), Instant::now());
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let memory = &memory;
+                scope.spawn(move || {
+                    for key in 0..PUTS {
+                        let asked = (thread + key) % 4;
+                        memory.put(&key, asked, now + SWEEP, |held| *held <= asked);
+                    }
+                });
+            }
+        });
+        assert!((0..PUTS).all(|key| memory.get(&key, now) == Some(3)));
     }
 }

@@ -294,7 +294,7 @@ impl Predictions {
     /// Keeps it in L1 in place of an older one, as what the same request is told from now on.
     fn renew(&self, key: Key, kept: &Arc<Kept>, of: &Model) {
         let (now, renews) = (Instant::now(), Cell::new(false));
-        self.memory.put(key, Arc::clone(kept), kept.asked + of.config.keep_for, |held| {
+        self.memory.put(&key, Arc::clone(kept), kept.asked + of.config.keep_for, |held| {
             let is_older = held.asked <= kept.asked;
             renews.set(is_older && held.is_fresh(of.config.ttl, now));
             is_older
@@ -369,7 +369,7 @@ impl Predictions {
             let until = kept.asked + keep_for;
             others
                 .iter()
-                .for_each(|key| self.memory.put(key, Arc::clone(kept), until, |held| held.asked <= kept.asked));
+                .for_each(|key| self.memory.put(&key, Arc::clone(kept), until, |held| held.asked <= kept.asked));
             if let Some(shared) = self.shared.clone() {
                 let kept = Arc::clone(kept);
                 self.tasks.spawn(async move { shared.set(keys, kept, keep_for).await });

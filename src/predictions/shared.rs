@@ -1,7 +1,7 @@
 //! L2: predictions that gateways share, in the Redis of the features.
 //!
 //! ```text
-//!   weir:prediction:PROJECT:HASH    a prediction, for `keep_for`; on a cluster they spread over all masters
+//!   weir:prediction:PROJECT:HASH    a prediction, for `keep_for`, the newest that was written; on a cluster they spread over all masters
 //!   weir:prediction:PROJECT:eras    a hash: for each model whose predictions were dropped, the era's token
 //! ```
 //!
@@ -115,12 +115,12 @@ impl Shared {
     pub(super) async fn get(&self, key: &Key, protocol: Protocol, until: Instant) -> Result<Option<Kept>, NoWord> {
         let connection = self.connection().ok_or(NoWord)?;
         let pass = Pass::new(&self.reads, &self.breaker)?;
-        let asked = self.read(connection, key);
+        let asked = self.read(&connection, key);
         let answer = tokio::time::timeout_at(until.min(Instant::now() + self.timeout), asked).await;
         let bytes = match answer {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
-                self.link.heed(&error);
+                self.link.heed(&connection, &error);
                 pass.record(Outcome::Failure);
                 return Err(NoWord);
             }
@@ -134,22 +134,23 @@ impl Shared {
         stored::decode(bytes, protocol, Clocks::now()).map(Some).ok_or(NoWord)
     }
 
-    fn connection(&self) -> Option<Connection> {
+    fn connection(&self) -> Option<Arc<Connection>> {
         self.link.standing().filter(|_| self.knows_eras.load(Ordering::Acquire))
     }
 
-    async fn read(&self, mut connection: Connection, key: &Key) -> Result<Option<Vec<u8>>, RedisError> {
-        cmd("GET").arg(self.key(key)).query_async(&mut connection).await
+    async fn read(&self, connection: &Connection, key: &Key) -> Result<Option<Vec<u8>>, RedisError> {
+        cmd("GET").arg(self.key(key)).query_async(&mut connection.clone()).await
     }
 
     fn key(&self, key: &Key) -> String {
         format!("{}:{}", self.prefix, key.hex())
     }
 
-    /// Writes a prediction under its keys, for as long as it may stand in; not where too much is being written, or nobody is there.
+    /// Writes a prediction under its keys, for as long as it may stand in, where none that was asked for later is; not where too much is
+    /// being written, or nobody is there.
     pub(super) async fn set(&self, keys: Vec<Key>, kept: Arc<Kept>, keep_for: Duration) {
         let Ok(pass) = Pass::new(&self.writes, &self.breaker) else { return };
-        let Some(mut connection) = self.connection() else { return };
+        let Some(connection) = self.connection() else { return };
         let clocks = Clocks::now();
         let left = u64::try_from(keep_for.saturating_sub(kept.age(clocks.now)).as_millis()).unwrap_or(u64::MAX);
         if left == 0 {
@@ -158,11 +159,10 @@ impl Shared {
         let bytes = stored::encode(&kept, clocks);
         let mut outcome = Outcome::Success;
         for key in keys {
-            let mut set = cmd("SET");
-            set.arg(self.key(&key)).arg(&bytes).arg("PX").arg(left);
-            let done = tokio::time::timeout(PATIENCE, set.exec_async(&mut connection)).await;
+            let set = stored::set(&self.key(&key), &bytes, (clocks, left));
+            let done = tokio::time::timeout(PATIENCE, set.exec_async(&mut Connection::clone(&connection))).await;
             if let Ok(Err(error)) = &done {
-                self.link.heed(error);
+                self.link.heed(&connection, error);
             }
             if !matches!(done, Ok(Ok(()))) {
                 outcome = Outcome::Failure;
@@ -185,7 +185,6 @@ impl Shared {
             let looked = self.look(eras, &heard).await;
             self.knows_eras.store(looked.is_ok(), Ordering::Release);
             if let Err(error) = looked {
-                self.link.heed(&error);
                 tracing::debug!(%error, "predictions in Redis cannot be looked at");
             }
             // Who has news does not wait.
@@ -194,17 +193,27 @@ impl Shared {
     }
 
     async fn look(&self, eras: &Eras, heard: &impl Fn(ModelId)) -> Result<(), RedisError> {
-        let mut connection = self.link.connection().await?;
+        let connection = self.link.connection().await?;
+        let looked = self.look_over(&mut Connection::clone(&connection), eras, heard).await;
+        looked.inspect_err(|error| self.link.heed(&connection, error))
+    }
+
+    async fn look_over(
+        &self,
+        connection: &mut Connection,
+        eras: &Eras,
+        heard: &impl Fn(ModelId),
+    ) -> Result<(), RedisError> {
         let key = format!("{}:eras", self.prefix);
         for (model, told) in self.kept() {
             if told.is_news.swap(false, Ordering::AcqRel) {
                 let mut tell = cmd("HSET");
                 tell.arg(&key).arg(&*told.name).arg(eras.now(model).token);
-                let done = tell.exec_async(&mut connection).await;
+                let done = tell.exec_async(connection).await;
                 done.inspect_err(|_| told.is_news.store(true, Ordering::Release))?;
             }
         }
-        let found: HashMap<String, u64> = cmd("HGETALL").arg(&key).query_async(&mut connection).await?;
+        let found: HashMap<String, u64> = cmd("HGETALL").arg(&key).query_async(connection).await?;
         for (model, told) in self.kept() {
             let known = eras.now(model).token;
             match found.get(&*told.name) {

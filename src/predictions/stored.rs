@@ -3,13 +3,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use ::redis::{Cmd, cmd};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
 use tokio::time::Instant;
 
 use super::{id::FRAME, kept::Kept};
-use crate::infer::Protocol;
+use crate::{infer::Protocol, resilience::since::millis};
 
 /// Both clocks at one moment: ages are told by the wall's, which gateways share, and counted by this process's.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,36 @@ pub(super) fn encode(kept: &Kept, clocks: Clocks) -> Vec<u8> {
     wire.encode_to_vec()
 }
 
+/// Key: a prediction's. Arguments: one, what time it is, for how long it is to be kept. Keeps it unless one is there that was asked for
+/// later, but for one that is not asked for yet: its gateway's clock is ahead, and would keep it for as long. The key's life is never
+/// shortened. What was asked when is the first field of the message.
+const SET: &str = r"
+local function asked(message)
+  if string.byte(message, 1) ~= 8 then return 0 end
+  local sum, unit = 0, 1
+  for at = 2, #message do
+    local byte = string.byte(message, at)
+    sum = sum + byte % 128 * unit
+    if byte < 128 then return sum end
+    unit = unit * 128
+  end
+  return 0
+end
+local held = asked(redis.call('GETRANGE', KEYS[1], 0, 10))
+if held > asked(ARGV[1]) and held <= tonumber(ARGV[2]) then return 0 end
+local life = math.max(tonumber(ARGV[3]), redis.call('PTTL', KEYS[1]))
+redis.call('SET', KEYS[1], ARGV[1], 'PX', string.format('%.0f', life))
+return 1
+";
+
+/// The call that writes an encoded prediction where none is that was asked for later; `left`: for how many milliseconds.
+pub(super) fn set(key: &str, encoded: &[u8], (clocks, left): (Clocks, u64)) -> Cmd {
+    let now = clocks.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut set = cmd("EVAL");
+    set.arg(SET).arg(1).arg(key).arg(encoded).arg(millis(now)).arg(left);
+    set
+}
+
 /// A prediction that was written to a request of that protocol; `None`: it is none.
 pub(super) fn decode(bytes: Vec<u8>, protocol: Protocol, clocks: Clocks) -> Option<Kept> {
     let wire = Wire::decode(Bytes::from(bytes)).ok()?;
@@ -67,10 +98,6 @@ pub(super) fn decode(bytes: Vec<u8>, protocol: Protocol, clocks: Clocks) -> Opti
         asked: clocks.now.checked_sub(age)?,
         max_age: wire.max_age.map(Duration::from_millis),
     })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn written(headers: &HeaderMap) -> Vec<Header> {
@@ -131,6 +158,7 @@ struct Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::tests::servers::Server;
 
     fn kept(clocks: Clocks) -> Kept {
         let headers = [("content-type", "a/b"), ("x", "1"), ("x", "2")];
@@ -161,6 +189,39 @@ mod tests {
         assert!((3500..=3501).contains(&age), "{age}");
         let ahead = Clocks { wall: clocks.wall - Duration::from_secs(60), ..clocks };
         assert_eq!(decode(bytes, Protocol::V2Json, ahead).unwrap().age(clocks.now), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_newest_stays_whoever_writes_last_and_as_long_as_any_was_to() {
+        let redis = Server::start();
+        let clocks = Clocks::now();
+        let second = Duration::from_secs(1);
+        let at = |asked: Duration| Kept { asked: clocks.now - Duration::from_secs(100) + asked, ..kept(clocks) };
+        let set = |asked: Duration, (clocks, left): (Clocks, u64)| {
+            let encoded = encode(&at(asked), clocks);
+            set("k", &encoded, (clocks, left)).query::<bool>(&mut redis.client()).unwrap()
+        };
+        let held = || {
+            let bytes: Vec<u8> = redis.ask(&[b"GET", b"k"]);
+            let held = decode(bytes, Protocol::V2Json, clocks).unwrap().asked;
+            held.saturating_duration_since(at(Duration::ZERO).asked).as_secs_f64().round() as u64
+        };
+        let life = || redis.ask::<u64>(&[b"PTTL", b"k"]);
+        assert!(set(10 * second, (clocks, 3_600_000)));
+        assert!(!set(9 * second, (clocks, 3_600_000)), "a slow one's");
+        assert_eq!(held(), 10);
+        assert!(set(11 * second, (clocks, 60_000)));
+        assert_eq!(held(), 11);
+        assert!(life() > 60_000, "not shortened");
+        assert!(set(11 * second, (clocks, 7_200_000)));
+        assert!(life() > 3_600_000);
+        let ahead = Clocks { wall: clocks.wall + 3600 * second, ..clocks };
+        assert!(set(12 * second, (ahead, 60_000)));
+        assert!(set(11 * second, (clocks, 60_000)), "nobody asked in an hour");
+        assert_eq!(held(), 11);
+        redis.ask::<()>(&[b"SET", b"k", b"of another kind"]);
+        assert!(set(Duration::ZERO, (clocks, 60_000)));
+        assert_eq!(held(), 0);
     }
 
     #[test]

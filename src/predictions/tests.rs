@@ -593,7 +593,7 @@ async fn memory_is_bounded() {
     for number in 0..3000 {
         let question = bench.ask(&format!(r#"{{"x":{number}}}"#));
         let (_, kept) = bench.predictions.kept_of(&question, &answer(vec![b' '; 1000])).unwrap();
-        memory.put(question.key, kept, Instant::now() + Duration::from_secs(60), |_| true);
+        memory.put(&question.key, kept, Instant::now() + Duration::from_secs(60), |_| true);
     }
     assert!(memory.bytes() <= 1 << 20, "{}", memory.bytes());
     assert!(memory.entries() > 400, "{}", memory.entries());

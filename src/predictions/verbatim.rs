@@ -117,7 +117,7 @@ impl Front {
         // Trailers are of gRPC, which takes another way.
         if told.trailers.is_none() {
             let answered = Answered { headers: with_places(&told.headers), body: told.body.clone(), age };
-            self.0.put(Arc::clone(&came.0), answered, until, |_| true);
+            self.0.put(&came.0, answered, until, |_| true);
         }
     }
 

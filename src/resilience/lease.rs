@@ -5,6 +5,8 @@
 //! nothing ───────────────────────► held, a new term ────────────► held, the same term
 //!    ▲                                │ its time is up │ end()
 //!    └────────────────────────────────┴────────────────┘
+//!
+//! give_up(), in whatever state: nothing, for good
 //! ```
 //!
 //! Whoever grants it counts from when the question was *processed*; the holder from when it was *sent*, and a twentieth less, for
@@ -12,10 +14,13 @@
 //! fetched before that, in an earlier term or in none, is not vouched for, and neither is anything in between two terms.
 //!
 //! Invariant: at no moment does a reader take a row of one term for one of another. The beginning is stored before the end is, and
-//! read after it.
+//! read after it. And nothing begins, or goes on, after it was given up: what is granted meanwhile is not taken, whichever thread is first.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,6 +37,8 @@ pub(crate) struct Lease {
     origin: Instant,
     began: AtomicU64,
     until: AtomicU64,
+    /// Whether it is given up. Held by who gives it an end that lies ahead, so that it is the last to do so; no reader takes it.
+    given_up: Mutex<bool>,
 }
 
 /// Which of its terms it was.
@@ -41,7 +48,7 @@ pub(crate) struct Term(u64);
 impl Lease {
     /// One that is not held.
     pub(crate) fn none() -> Self {
-        Self { origin: Instant::now(), began: AtomicU64::new(0), until: AtomicU64::new(0) }
+        Self { origin: Instant::now(), began: AtomicU64::new(0), until: AtomicU64::new(0), given_up: Mutex::new(false) }
     }
 
     /// One that nobody else has to grant: the holder is alone.
@@ -49,16 +56,22 @@ impl Lease {
         Self { until: AtomicU64::new(u64::MAX), ..Self::none() }
     }
 
-    /// A new term: asked for at `sent`, granted by an answer that was there at `answered`.
-    pub(crate) fn begin(&self, length: Duration, sent: Instant, answered: Instant) {
+    /// A new term: asked for at `sent`, granted by an answer that was there at `answered`. Whether it is taken: not once it was given up.
+    pub(crate) fn begin(&self, length: Duration, sent: Instant, answered: Instant) -> bool {
+        let given_up = self.given_up();
+        if *given_up {
+            return false;
+        }
         self.until.store(0, Ordering::Release);
         self.began.store(self.nanos(answered), Ordering::Release);
         self.until.store(self.end_of(length, sent), Ordering::Release);
+        true
     }
 
     /// The same term goes on: asked for at `sent`. One that is over by then is not revived: others may know that it is.
     pub(crate) fn renew(&self, length: Duration, sent: Instant, now: Instant) {
-        if self.term(now).is_some() {
+        let given_up = self.given_up();
+        if !*given_up && self.term(now).is_some() {
             self.until.store(self.end_of(length, sent), Ordering::Release);
         }
     }
@@ -66,6 +79,22 @@ impl Lease {
     /// From now on nothing is vouched for.
     pub(crate) fn end(&self) {
         self.until.store(0, Ordering::Release);
+    }
+
+    /// From now on nothing is vouched for, and never again.
+    pub(crate) fn give_up(&self) {
+        *self.given_up() = true;
+        self.end();
+    }
+
+    /// Whether it is given up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        *self.given_up()
+    }
+
+    fn given_up(&self) -> MutexGuard<'_, bool> {
+        // Nothing panics while it is held.
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether what was fetched by a question of `fetched` is vouched for at `now`.
@@ -135,6 +164,18 @@ mod tests {
         assert!(lease.vouches(sent + 2 * MS, sent + 3 * MS));
         lease.end();
         assert!(!lease.vouches(sent + 2 * MS, sent + 3 * MS));
+    }
+
+    #[test]
+    fn once_given_up_it_neither_begins_nor_goes_on_whatever_is_granted_yet() {
+        let lease = Lease::none();
+        let begun = Instant::now();
+        assert!(lease.begin(LENGTH, begun, begun));
+        lease.give_up();
+        lease.renew(LENGTH, begun + MS, begun + MS);
+        assert!(lease.term(begun + MS).is_none() && lease.is_given_up());
+        assert!(!lease.begin(LENGTH, begun + MS, begun + 2 * MS), "asked for before, and granted after");
+        assert!(lease.term(begun + 2 * MS).is_none());
     }
 
     #[test]

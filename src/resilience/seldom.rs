@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::since::millis;
+
 /// How long nothing is said after something was.
 const A_MINUTE: Duration = Duration::from_secs(60);
 
@@ -41,10 +43,6 @@ impl Seldom {
         let next = self.next.load(Relaxed);
         at >= next && self.next.compare_exchange(next, at + millis(pause), Relaxed, Relaxed).is_ok()
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

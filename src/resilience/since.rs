@@ -1,4 +1,6 @@
-//! Moments as numbers that an atomic holds: nanoseconds since an origin, which fit for five centuries.
+//! Times as numbers: moments as an atomic holds them, nanoseconds since an origin, which fit for five centuries; lengths in milliseconds.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,10 +14,13 @@ pub(crate) fn nanos_from_one(origin: Instant, at: Instant) -> u64 {
     nanos(origin, at) + 1
 }
 
+/// In whole milliseconds.
+pub(crate) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -12,6 +12,7 @@ use rdkafka::{
     ClientConfig,
     mocking::MockCluster,
     producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use serde_json::json;
 
@@ -307,6 +308,39 @@ fn a_topic_that_is_made_later_is_read_from_its_beginning() {
     produce(&producer(&cluster.bootstrap_servers()), 0, &notice(1));
     world.await_row(1, 2);
     assert_eq!(world.messages("applied", 1.0), 1.0);
+}
+
+#[test]
+fn a_topic_that_may_not_be_read_is_told_of_and_read_once_it_may_be() {
+    const REFUSED: &str = "Topic authorization failed";
+    let cluster = cluster_with_topic();
+    let say_of_topic = |error| cluster.topic_error(TOPIC, error).expect("it is the cluster's to say");
+    say_of_topic(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+    let (mut world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
+    let await_why = |world: &World, why: Option<&str>, settled: bool| {
+        wait_until(&format!("operators to see {why:?}"), START, || {
+            let shown = world.shown();
+            let is_seen = match why {
+                Some(why) => shown["why"].as_str().is_some_and(|shown| shown.contains(why)),
+                None => shown["why"].is_null(),
+            };
+            is_seen && shown["up"] == true && shown["settled"] == settled
+        });
+    };
+    await_why(&world, Some(REFUSED), false);
+    wait_until("it to be told", START, || world.weir.process().log().contains(REFUSED));
+    world.write(1, 1);
+    assert_eq!(world.read(1), 1);
+    say_of_topic(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+    await_why(&world, None, true);
+
+    // It may be looked at, and not be read.
+    cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    await_why(&world, Some(REFUSED), true);
+    world.write(1, 2);
+    produce(&producer, 0, &notice(1));
+    world.await_row(1, 2);
+    await_why(&world, None, true);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt, path::Path};
 
-use crate::features::lookup::{self, Location};
+use crate::features::{chain, lookup::Location};
 
 const RANGE_BYTES: u64 = 16 << 20;
 const RANGES_IN_FLIGHT: usize = 4;
@@ -40,10 +40,10 @@ pub(super) async fn list(from: &Location) -> anyhow::Result<Vec<Source>> {
         Err(object_store::Error::NotFound { .. }) => {}
         // A bucket's root is no object's name.
         Err(_) if from.path.is_root() => {}
-        Err(error) => bail!("reading {from}: {}", lookup::chain(&error)),
+        Err(error) => bail!("reading {from}: {}", chain(&error)),
     }
     let found = from.store.list(Some(&from.path)).try_collect::<Vec<_>>().await;
-    let found = found.map_err(|error| anyhow!("listing {from}: {}", lookup::chain(&error)))?;
+    let found = found.map_err(|error| anyhow!("listing {from}: {}", chain(&error)))?;
     let mut sources: Vec<_> = found.into_iter().map(|meta| Source::new(from, meta)).filter(Source::counts).collect();
     if sources.is_empty() {
         bail!("--from: no parquet file at {from}");
@@ -85,7 +85,7 @@ impl Source {
     /// # Errors
     /// It cannot be read, or copied to a temporary file.
     pub(super) async fn fetch(&self) -> anyhow::Result<File> {
-        let reading = |error| anyhow!("reading {}: {}", self.name, lookup::chain(&error));
+        let reading = |error| anyhow!("reading {}: {}", self.name, chain(&error));
         if self.is_local() {
             let got = self.location.store.get(&self.path).await.map_err(reading)?;
             if let GetResultPayload::File(file, _) = got.payload {

@@ -36,6 +36,7 @@ mod fences;
 mod message;
 mod outbox;
 mod rounds;
+mod session;
 mod shown;
 mod table;
 
@@ -199,7 +200,7 @@ impl Leases {
 
     /// Gives the lease back, so that no push waits for a gateway that is gone.
     pub(crate) async fn leave(&self) {
-        self.lease.end();
+        self.lease.give_up();
         self.metrics.held.set(0.0);
         if let Some(bus) = &self.bus {
             bus.leave().await;

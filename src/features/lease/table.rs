@@ -18,6 +18,8 @@ use std::time::Duration;
 use ::redis::{FromRedisValue, RedisError, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
+use crate::resilience::since::millis;
+
 /// How long the table outlives the last gateway.
 const KEPT: Duration = Duration::from_secs(3600);
 
@@ -369,10 +371,6 @@ fn words(answer: Option<&Value>) -> Words {
 
 fn number(name: &str) -> Option<u64> {
     u64::from_str_radix(name, 16).ok()
-}
-
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

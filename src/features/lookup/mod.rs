@@ -45,22 +45,6 @@ pub(crate) enum Error {
     Mismatch(String),
 }
 
-/// An error and what is behind it, in one line, whatever a store answered. Some libraries repeat the source in the error: it is
-/// told once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = error.source();
-    }
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -19,11 +19,11 @@ use object_store::{GetOptions, ObjectStore, path::Path};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Error, chain,
+    Error,
     file::{DataFile, Pages, Read},
     manifest::{self, Manifest},
 };
-use crate::{config::View, resilience::seldom::Seldom, telemetry::handles::object::Object};
+use crate::{config::View, features::chain, resilience::seldom::Seldom, telemetry::handles::object::Object};
 
 /// Which file answers for a view.
 #[derive(Clone, Debug)]

@@ -330,7 +330,7 @@ async fn a_row_that_is_to_be_read_again_is_not_served_from_an_earlier_fetch() {
 #[tokio::test]
 async fn a_copy_that_is_behind_undoes_no_fresh_row_and_is_believed_once_that_is_over() {
     let view = view(0, 60 * SECOND, Consistency::Ttl);
-    let (memory, behind) = (memory(std::slice::from_ref(&view)), memory(&[view]).before_copies());
+    let (memory, behind) = (memory(std::slice::from_ref(&view)), memory(&[view]).before_replicas());
     let (now, id, entity) = (Instant::now(), ViewId(0), key(1));
     for memory in [&memory, &behind] {
         memory.put(id, &entity, Some(row(6)), now);

@@ -5,41 +5,33 @@
 //! answers: at first use, when a server redirects or cannot be reached, and when it is old. A `MOVED` or `ASK` is followed
 //! once, within the same timeout. An old map stays in use until a new one is learned: the masters that did not change answer.
 //!
-//! Reads that may be a little behind go to replicas, where the config says so (`copies`); what those cannot say is asked of their
+//! Reads that may be a little behind go to replicas, where the config says so (`replicas`); what those cannot say is asked of their
 //! masters, within the same timeout.
 
+mod map;
 mod replicas;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
 use ::redis::{Client, Cmd, ServerErrorKind, Value};
-use futures_util::{
-    StreamExt,
-    future::{join_all, select_ok},
-    stream::FuturesUnordered,
-};
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use rustls::ClientConfig;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    PATIENCE, client,
+    client,
     command::Commands,
-    copies::Copies,
-    line,
     node::{Node, Role, Terms},
     of_worker,
+    replicas::Replicas,
     reply::Reply,
-    sentinel,
     slots::Slot,
     topology::{self, Topology},
 };
@@ -47,8 +39,6 @@ use crate::{features::l2::Error, infer::WorkerId};
 
 /// A map older than this is learned anew by the next request, beside its work.
 const OLD: Duration = Duration::from_secs(10);
-/// A map is not learned more often than this, however many redirects come.
-const REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Cluster {
@@ -57,8 +47,8 @@ pub(super) struct Cluster {
     terms: Terms,
     /// How replicas are asked: what they cannot say is left time for.
     replica_terms: Terms,
-    /// Which copies are read; `None`: masters' only.
-    copies: Option<Copies>,
+    /// How replicas are read; `None`: masters alone are.
+    replicas: Option<Replicas>,
     /// How old a map may get.
     pub(super) relearn_after: Duration,
     map: watch::Sender<Map>,
@@ -120,7 +110,7 @@ impl Cluster {
     pub(super) fn new(
         (seeds, finder): (Vec<Client>, Finder),
         workers: usize,
-        (terms, copies): (Terms, Option<Copies>),
+        (terms, replicas): (Terms, Option<Replicas>),
     ) -> Self {
         let role = if matches!(finder, Finder::Members) { Role::ClusterReplica } else { Role::Replica };
         let replica_terms = Terms { timeout: terms.timeout * 3 / 5, role, ..terms.clone() };
@@ -129,7 +119,7 @@ impl Cluster {
             finder,
             terms,
             replica_terms,
-            copies,
+            replicas,
             relearn_after: OLD,
             map: watch::Sender::new(Map::Awaited),
             learning: AtomicBool::new(false),
@@ -158,8 +148,8 @@ impl Cluster {
                 None => answers[at] = Err(self.uncovered()),
             }
         }
-        if let Some(copies) = &self.copies {
-            replicas::choose(copies, (commands, &topology), &mut routes);
+        if let Some(replicas) = &self.replicas {
+            replicas::choose(replicas, (commands, &topology), &mut routes);
         }
         self.follow(worker, (commands, routes), (&mut answers, deadline)).await;
         if topology.learned.elapsed() > self.relearn_after || answers.iter().any(is_trouble) {
@@ -253,95 +243,6 @@ impl Cluster {
         matches!(self.finder, Finder::Members)
     }
 
-    /// Learns the map in the background, unless somebody does.
-    pub(super) fn learn(self: &Arc<Self>, worker: WorkerId) {
-        if !self.learning.swap(true, Ordering::AcqRel) {
-            let turn = Turn(Arc::clone(self));
-            self.terms.tasks.background(async move { turn.0.learn_until_known(worker).await });
-        }
-    }
-
-    async fn learn_until_known(self: &Arc<Self>, worker: WorkerId) {
-        for failures in 0.. {
-            match self.ask_around(worker).await {
-                Ok(topology) => {
-                    self.forget_others(&topology);
-                    self.take(topology);
-                    return sleep(REST).await;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "cannot learn which redis servers are masters");
-                    self.map.send_if_modified(|map| {
-                        let unknown = !matches!(map, Map::Known(_));
-                        if unknown {
-                            *map = Map::Unknown(error);
-                        }
-                        unknown
-                    });
-                }
-            }
-            sleep(line::backoff(failures, rand::random())).await;
-        }
-    }
-
-    /// Replaces the map. Where it changed, a master that was given up in the old one is worth another look.
-    fn take(&self, mut topology: Topology) {
-        if let Some(copies) = &self.copies {
-            let old = self.map.borrow().clone();
-            let old = if let Map::Known(old) = &old { Some(&**old) } else { None };
-            topology.shards = copies.shards(&topology, old);
-        }
-        let topology = Arc::new(topology);
-        let old = self.map.send_replace(Map::Known(Arc::clone(&topology)));
-        if !matches!(old, Map::Known(old) if old.is_like(&topology)) {
-            topology.masters.iter().for_each(|master| self.terms.guards.of(master).found_well());
-        }
-    }
-
-    async fn ask_around(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
-        match &self.finder {
-            Finder::Members => self.ask_members(worker).await,
-            Finder::Sentinels(name) => self.ask_sentinels(worker, name).await,
-        }
-    }
-
-    /// Asks all sentinels at once; the first is believed that names a server which is a master.
-    async fn ask_sentinels(self: &Arc<Self>, worker: WorkerId, name: &str) -> Result<Topology, Error> {
-        let asked = self.seeds.iter().map(|seed| {
-            Box::pin(async move {
-                let master = sentinel::named(seed, name).await?;
-                sentinel::confirm(&self.node(worker, &master, Role::Master)).await?;
-                let replicas = if self.copies.is_some() { sentinel::replicas(seed, name).await? } else { Vec::new() };
-                Ok(Topology::of(master, replicas, Instant::now()))
-            })
-        });
-        select_ok(asked).await.map(|(topology, _)| topology)
-    }
-
-    /// Asks all known servers at once; the first that answers is believed.
-    async fn ask_members(self: &Arc<Self>, worker: WorkerId) -> Result<Topology, Error> {
-        let asked = self.known().into_iter().map(|address| {
-            Box::pin(async move {
-                let node = self.node(worker, &address, Role::Master);
-                let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").take();
-                let asked = timeout(PATIENCE, node.ask(cmd)).await;
-                let answer = asked.unwrap_or(Err(Error::TimedOut(PATIENCE)))?;
-                let refused = || Error::Refused { address: Arc::clone(&address), why: "covers no slots".into() };
-                Topology::read(&answer, &address, Instant::now()).ok_or_else(refused)
-            })
-        });
-        select_ok(asked).await.map(|(topology, _)| topology)
-    }
-
-    /// The masters known, and the seeds.
-    fn known(&self) -> HashSet<Arc<str>> {
-        let masters = match &*self.map.borrow() {
-            Map::Known(topology) => topology.masters.to_vec(),
-            Map::Awaited | Map::Unknown(_) => Vec::new(),
-        };
-        self.seeds.iter().map(|seed| seed.get_connection_info().addr().to_string().into()).chain(masters).collect()
-    }
-
     /// Whether its keys lie on several masters.
     pub(super) const fn has_many_masters(&self) -> bool {
         matches!(self.finder, Finder::Members)
@@ -350,20 +251,6 @@ impl Cluster {
     /// The map, if one is known.
     pub(super) fn known_map(&self) -> Option<Arc<Topology>> {
         if let Map::Known(topology) = &*self.map.borrow() { Some(Arc::clone(topology)) } else { None }
-    }
-
-    /// Drops connections to servers that are neither masters nor seeds.
-    fn forget_others(&self, topology: &Topology) {
-        let mut kept = self.known();
-        kept.extend(topology.masters.iter().cloned());
-        let replicas: HashSet<_> = topology.replicas.iter().flatten().collect();
-        let keeps = |address: &Arc<str>, role: Role| match role {
-            Role::Master => kept.contains(address),
-            Role::Replica | Role::ClusterReplica => replicas.contains(address),
-        };
-        for worker in 0..self.nodes.len() {
-            lock(&self.nodes[worker]).retain(|(address, role), _| keeps(address, *role));
-        }
     }
 
     /// A worker's own connection to a server.
@@ -461,15 +348,6 @@ impl Cluster {
     }
 }
 
-/// Who learns now; the next may when it is dropped, also by a runtime that ends.
-struct Turn(Arc<Cluster>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.learning.store(false, Ordering::Release);
-    }
-}
-
 /// Whether an answer may mean that its server is replaced: it is gone, hangs, or says that it is not the one.
 fn is_trouble(answer: &Result<Reply, Error>) -> bool {
     match answer {
@@ -501,7 +379,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::PATIENCE, *};
     use crate::{
         app::Tasks,
         features::{redis::guard::Guards, tests::breaker},

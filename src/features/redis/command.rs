@@ -51,7 +51,7 @@ pub(super) enum From {
     /// The slot's master alone.
     Master,
     /// A replica of its as well: what it says may be a little behind.
-    AnyCopy,
+    Replicas,
 }
 
 /// Commands that go to one server in one round trip. Cheap to clone.
@@ -113,8 +113,8 @@ impl Commands {
     }
 
     /// Lets replicas answer the command at that position.
-    pub(super) fn read_any_copy(&mut self, at: usize) {
-        self.each[at].from = From::AnyCopy;
+    pub(super) fn let_replicas_answer(&mut self, at: usize) {
+        self.each[at].from = From::Replicas;
     }
 
     pub(super) fn from(&self, at: usize) -> From {

@@ -132,9 +132,9 @@ impl Dr {
         })
     }
 
-    /// Whether the DR has the rows. One load.
+    /// Whether the DR has the rows. One load; who sees that it has them sees what was known then, too: a batch is counted on from there.
     pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.over.load(Ordering::Acquire)
     }
 
     /// Told each time that the rows' place has moved.
@@ -217,8 +217,15 @@ impl Dr {
     async fn look(&self, machine: &mut Standby) {
         let now = Instant::now();
         let (primary, standby) = tokio::join!(self.look_at(&self.primary), self.look_at(&self.standby));
+        self.heed(machine, (primary, standby), now).await;
+    }
+
+    async fn heed(&self, machine: &mut Standby, (primary, standby): (Look, Look), now: Instant) {
         machine.has_acknowledged(self.counted.load(Ordering::Acquire));
-        let why = match machine.look((primary.seen, standby.seen), now) {
+        let verdict = machine.look((primary.seen, standby.seen), now);
+        // Before rows move: whoever pushes next counts on from it.
+        self.highest.store(machine.highest(), Ordering::Release);
+        let why = match verdict {
             Verdict::Stay(why) => why,
             Verdict::Over(why) => {
                 // Others' acknowledgements are no reason to open what they close.
@@ -238,7 +245,6 @@ impl Dr {
                 }
             },
         };
-        self.highest.store(machine.highest(), Ordering::Release);
         self.tell(machine.side(), why);
         self.looked.store(true, Ordering::Relaxed);
     }
@@ -302,7 +308,7 @@ impl Dr {
     }
 
     fn move_to(&self, side: Side, why: Why) {
-        self.over.store(side == Side::Standby, Ordering::Relaxed);
+        self.over.store(side == Side::Standby, Ordering::Release);
         self.handles.moved(side == Side::Standby);
         let (primary, dr) = (self.primary.addresses(self.control), self.standby.addresses(self.control));
         match side {
@@ -365,5 +371,73 @@ pub(crate) const fn words(why: Why) -> &'static str {
         }
         Why::Settling => "the first Redis is well again, and not yet for back_after",
         Why::NotClosed => "the DR cannot be closed: it does not answer, or acknowledges still",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::Client;
+    use tracing_subscriber::{
+        Layer, Registry,
+        layer::{Context, SubscriberExt as _},
+    };
+
+    use super::*;
+    use crate::{
+        app::Tasks,
+        config::RedisMode,
+        features::{
+            redis::{
+                guard::Guards,
+                node::{Role, Terms},
+            },
+            tests::breaker,
+        },
+    };
+
+    const CONTROL: WorkerId = WorkerId(0);
+
+    /// Notes what a push would count on from, whenever something is told while the DR has the rows.
+    struct Pusher {
+        dr: Arc<Dr>,
+        counts: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl Layer<Registry> for Pusher {
+        fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, Registry>) {
+            if self.dr.is_over() {
+                self.counts.lock().unwrap().push(self.dr.highest.load(Ordering::Acquire));
+            }
+        }
+    }
+
+    /// Of a server that nobody asks.
+    fn servers(port: u16) -> Servers {
+        let terms = Terms {
+            timeout: Duration::ZERO,
+            connections: 1,
+            guards: Arc::new(Guards::new(&breaker(), 8)),
+            tls: None,
+            role: Role::Master,
+            tasks: Tasks::default(),
+        };
+        let client = Client::open(format!("redis://nobody.example:{port}")).unwrap();
+        Servers::open((&RedisMode::Single, vec![client]), 1, (&terms, None))
+    }
+
+    #[tokio::test]
+    async fn the_first_push_after_rows_moved_counts_on_from_what_the_look_found() {
+        let dr = Dr::new((Arc::new(servers(1)), servers(2)), "p", (Order::Kept, CONTROL));
+        let counts = Arc::<Mutex<Vec<u64>>>::default();
+        let pusher = Pusher { dr: Arc::clone(&dr), counts: Arc::clone(&counts) };
+        let _told = tracing::subscriber::set_default(tracing_subscriber::registry().with(pusher));
+        let mut machine = Standby::new(Duration::ZERO, Duration::ZERO, Order::Kept);
+        let primary = Look { seen: Seen::Gone, word: None };
+        let acknowledged = Counts { acknowledged: 7, vouched: 0 };
+        let standby = Look { seen: Seen::Here { writable: true, counts: acknowledged }, word: None };
+        dr.heed(&mut machine, (primary, standby), Instant::now()).await;
+        assert!(dr.is_over());
+        let counts = counts.lock().unwrap();
+        assert!(!counts.is_empty() && counts.iter().all(|count| *count == 7), "{counts:?}");
     }
 }

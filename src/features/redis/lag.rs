@@ -26,8 +26,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::{
     PATIENCE,
     cluster::Cluster,
-    copies::{Copy, Shard},
     node::Role,
+    replicas::{Member, Shard},
 };
 use crate::infer::WorkerId;
 
@@ -37,7 +37,7 @@ const LOOKS: u32 = 4;
 /// A server that is asked.
 struct Question {
     shard: Arc<Shard>,
-    of: Arc<Copy>,
+    of: Arc<Member>,
     is_primary: bool,
 }
 
@@ -115,7 +115,7 @@ impl Question {
             Some((Standing::Master { history, offset }, asked)) if self.is_primary => {
                 progress.note((&history, offset), asked);
                 let of_replica =
-                    |of: &Arc<Copy>| Self { shard: Arc::clone(&self.shard), of: Arc::clone(of), is_primary: false };
+                    |of: &Arc<Member>| Self { shard: Arc::clone(&self.shard), of: Arc::clone(of), is_primary: false };
                 return self.shard.replicas.iter().map(of_replica).collect();
             }
             Some((Standing::Replica { history, offset }, _)) if !self.is_primary => {

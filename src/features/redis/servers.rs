@@ -10,15 +10,15 @@ use super::{
     PATIENCE,
     cluster::{Cluster, Finder},
     command::Commands,
-    copies::{Copies, ShardShown},
     lag,
     node::{Node, Terms},
     of_worker,
+    replicas::{Replicas, ShardShown},
     reply::Reply,
     slots::Slot,
 };
 use crate::{
-    config::{RedisMode, Replicas},
+    config::{self, RedisMode},
     features::l2::Error,
     infer::WorkerId,
 };
@@ -36,7 +36,7 @@ impl Servers {
     pub(super) fn open(
         (mode, mut clients): (&RedisMode, Vec<Client>),
         workers: usize,
-        (terms, replicas): (&Terms, Option<&Replicas>),
+        (terms, replicas): (&Terms, Option<&config::Replicas>),
     ) -> Self {
         let finder = match mode {
             RedisMode::Single => {
@@ -46,8 +46,8 @@ impl Servers {
             RedisMode::Cluster => Finder::Members,
             RedisMode::Sentinel { master } => Finder::Sentinels(Arc::clone(master)),
         };
-        let copies = replicas.map(|policy| Copies::new(policy.clone(), Arc::clone(&terms.guards)));
-        let cluster = Arc::new(Cluster::new((clients, finder), workers, (terms.clone(), copies)));
+        let read = replicas.map(|policy| Replicas::new(policy.clone(), Arc::clone(&terms.guards)));
+        let cluster = Arc::new(Cluster::new((clients, finder), workers, (terms.clone(), read)));
         if let Some(replicas) = replicas {
             let control = WorkerId(u32::try_from(workers - 1).unwrap_or(u32::MAX));
             terms.tasks.background(lag::watch(Arc::downgrade(&cluster), control, replicas.max_lag));

@@ -14,7 +14,7 @@ use ::redis::{Value, cmd};
 use tokio::time::Instant;
 
 use super::Redis;
-use crate::{features::l2::Error, infer::EntityKey};
+use crate::{features::l2::Error, infer::EntityKey, resilience::since::millis};
 
 /// What the hash is called. With its layout's version: during an upgrade each has its own.
 const NAME: &str = "hot-keys-shared-v1";
@@ -103,10 +103,6 @@ fn heard(answer: Value, gateway: &str) -> Heard {
         }
     }
     heard
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use ::redis::Value;
 use tokio::time::Instant;
 
 use super::{
-    copies::Shard,
+    replicas::Shard,
     slots::{SLOTS, Slot, SlotSet},
 };
 
@@ -19,7 +19,7 @@ pub(super) struct Topology {
     pub(super) masters: Vec<Arc<str>>,
     /// By master, its replicas, as `host:port`.
     pub(super) replicas: Vec<Vec<Arc<str>>>,
-    /// By master, the copies of its rows that are read; none where masters alone are.
+    /// By master, the servers that its rows are read from; none where masters alone are.
     pub(super) shards: Vec<Arc<Shard>>,
     /// By slot, the position of its master.
     slots: Box<[u16]>,
@@ -55,7 +55,7 @@ impl Topology {
         self.masters.get(usize::from(self.slots[usize::from(slot.0)]))
     }
 
-    /// The copies of a slot's rows that are read.
+    /// The servers that a slot's rows are read from.
     pub(super) fn shard(&self, slot: Slot) -> Option<&Arc<Shard>> {
         self.shards.get(usize::from(self.slots[usize::from(slot.0)]))
     }

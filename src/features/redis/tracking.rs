@@ -36,7 +36,7 @@ use super::{
     slots::SlotSet,
     topology::Topology,
 };
-use crate::{infer::WorkerId, telemetry::handles::invalidation::Channel as Handles};
+use crate::{features::chain, infer::WorkerId, telemetry::handles::invalidation::Channel as Handles};
 
 /// How often the masters are looked for while all are heard: a slot may have moved to one that nobody listens to.
 const RELEARN: Duration = Duration::from_secs(5);
@@ -209,17 +209,6 @@ impl Tracking {
 
 fn is_up(standings: &Standings) -> bool {
     !standings.is_empty() && standings.values().all(|standing| *standing == Standing::Heard)
-}
-
-/// What it says, and why.
-fn chain(deaf: &Deaf) -> String {
-    let mut words = deaf.to_string();
-    let mut source = std::error::Error::source(deaf);
-    while let Some(error) = source {
-        words = format!("{words}: {error}");
-        source = error.source();
-    }
-    words
 }
 
 /// Listens, on behalf of all snapshots.

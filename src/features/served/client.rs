@@ -3,7 +3,7 @@
 //! The pool is hyper's own; it sends a request again that an idle connection's end kept from going out, and nothing else. How long an
 //! answer may take is the caller's to say: dropped, a request under way closes its connection.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode, Uri, header};
@@ -14,7 +14,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::infer::headers::WEIR_TIMEOUT;
+use crate::{features::chain, infer::headers::WEIR_TIMEOUT};
 
 /// Shorter than servers keep an idle connection: Feast's 30 s, Weir's 60 s.
 const IDLE: Duration = Duration::from_secs(20);
@@ -86,15 +86,4 @@ async fn whole(mut body: Incoming) -> Result<Bytes, String> {
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
-}
-
-/// An error and what caused it.
-fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        words = format!("{words}: {cause}");
-        next = cause.source();
-    }
-    words
 }

@@ -54,9 +54,9 @@ impl Read {
 
 /// Reads of replicas.
 #[derive(Debug)]
-pub(crate) struct CopyReads([Counter; Read::COUNT]);
+pub(crate) struct ReplicaReads([Counter; Read::COUNT]);
 
-impl CopyReads {
+impl ReplicaReads {
     pub(crate) fn new() -> Self {
         Self(Read::NAMES.map(|outcome| counter!(names::REDIS_REPLICA_READS, "outcome" => outcome)))
     }

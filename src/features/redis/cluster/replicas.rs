@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::{
     super::{
         command::{Commands, From},
-        copies::{Copies, Shard, ShardShown},
         guard,
         node::{self, Role},
+        replicas::{Replicas, Shard, ShardShown},
         reply::Reply,
         topology::Topology,
     },
@@ -39,8 +39,8 @@ impl Cluster {
             // Also what is to be asked again: whoever does not cover its slot any more has said so.
             answers[at] = reply.and_then(|reply| node::told(address, reply));
         }
-        if let Some(copies) = &self.copies {
-            Read::ALL.into_iter().for_each(|read| copies.count(read, counts[read as usize]));
+        if let Some(replicas) = &self.replicas {
+            Read::ALL.into_iter().for_each(|read| replicas.count(read, counts[read as usize]));
         }
         left
     }
@@ -50,7 +50,7 @@ impl Cluster {
         self.replica_terms.role
     }
 
-    /// The copies that are read. Has them learned anew where nobody did of late: whoever is asked nothing learns of nobody new.
+    /// The servers that are read. Has them learned anew where nobody did of late: whoever is asked nothing learns of nobody new.
     pub(in crate::features::redis) fn shards(self: &Arc<Self>, worker: WorkerId) -> Vec<Arc<Shard>> {
         let Map::Known(topology) = self.map.borrow().clone() else {
             self.learn(worker);
@@ -63,13 +63,15 @@ impl Cluster {
     }
 
     pub(super) fn reads_replica(&self, shard: &Shard, now: Instant) -> bool {
-        self.copies.as_ref().is_some_and(|copies| shard.has_replica(copies.max_lag(), now))
+        self.replicas.as_ref().is_some_and(|replicas| shard.has_replica(replicas.max_lag(), now))
     }
 
     /// How the servers stand that rows are read from; none, where replicas are not read or the map is not known.
     pub(in crate::features::redis) fn shown(&self, now: Instant) -> Vec<ShardShown> {
-        match (&*self.map.borrow(), &self.copies) {
-            (Map::Known(topology), Some(copies)) => topology.shards.iter().map(|of| copies.shown(of, now)).collect(),
+        match (&*self.map.borrow(), &self.replicas) {
+            (Map::Known(topology), Some(replicas)) => {
+                topology.shards.iter().map(|of| replicas.shown(of, now)).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -83,20 +85,20 @@ impl Cluster {
 }
 
 /// Sends reads that may be behind to replicas, all of a shard's to the same.
-pub(super) fn choose(copies: &Copies, (commands, topology): (&Commands, &Topology), routes: &mut [Route]) {
+pub(super) fn choose(replicas: &Replicas, (commands, topology): (&Commands, &Topology), routes: &mut [Route]) {
     let now = Instant::now();
     let mut chosen: Vec<(&Arc<str>, Option<&Arc<str>>)> = Vec::new();
     for at in 0..routes.len() {
         let slot = commands.slot(routes[at].0);
-        let Some(shard) = topology.shard(slot).filter(|_| commands.from(routes[at].0) == From::AnyCopy) else {
+        let Some(shard) = topology.shard(slot).filter(|_| commands.from(routes[at].0) == From::Replicas) else {
             continue;
         };
         let master = &shard.primary.address;
         let known = chosen.iter().find(|(of, _)| *of == master).map(|(_, replica)| *replica);
         let replica = known.unwrap_or_else(|| {
-            let may_lag = |(at, to, _): &&Route| to == master && commands.from(*at) == From::AnyCopy;
+            let may_lag = |(at, to, _): &&Route| to == master && commands.from(*at) == From::Replicas;
             let rows = routes[at..].iter().filter(may_lag).count() as u64;
-            let replica = copies.choose(shard, (rows, rand::random()), now);
+            let replica = replicas.choose(shard, (rows, rand::random()), now);
             chosen.push((master, replica));
             replica
         });

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use ::redis::{Cmd, cmd};
 
+use crate::resilience::since::millis;
+
 /// Where in a call its key is.
 pub(super) const KEY_AT: usize = 3;
 
@@ -109,8 +111,4 @@ pub(super) fn remove(copy: &[u8]) -> Cmd {
     let mut call = cmd("UNLINK");
     call.arg(copy);
     call
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
