@@ -83,6 +83,7 @@ impl Failure {
             Self::Caller(BodyFault::TooLong) => {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
+            Self::Caller(BodyFault::Malformed) => Error::invalid("the request's body is not valid chunked encoding"),
             Self::Caller(BodyFault::BrokeOff) => {
                 Error::new(Kind::Cancelled, "the caller broke off while sending the request's body")
             }
@@ -320,8 +321,9 @@ fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let date = |text| httpdate::parse_http_date(text).ok();
     let asked = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = asked.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !asked.is_empty() && asked.bytes().all(|digit| digit.is_ascii_digit()) {
+        // A number that is too great for this is no less of a number.
+        return Some(Duration::from_secs(asked.parse().unwrap_or(u64::MAX)));
     }
     let now = text(header::DATE).and_then(date).unwrap_or_else(wall);
     // What is over asks for nothing.
@@ -383,6 +385,8 @@ mod tests {
             (&[("retry-after", "Tue, 15 Nov 1994 15:00:07 GMT"), ("date", "Tue, 15 Nov 1994 15:00:00 GMT")], after(7)),
             (&[("retry-after", "Tue, 15 Nov 1994 12:00:07 GMT"), ("date", "noon")], after(7)),
             (&[("retry-after", "5"), ("date", NOON)], after(5)),
+            (&[("retry-after", "99999999999999999999")], after(u64::MAX)),
+            (&[("retry-after", "")], Advice::None),
             (&[("retry-after", "tomorrow"), ("date", NOON)], Advice::None),
         ] {
             assert_eq!(advice(fields), expected, "{fields:?}");
