@@ -253,6 +253,11 @@ impl Endpoint {
         self.load.estimate(now)
     }
 
+    /// The same for people; `None`: nothing was learned of late.
+    pub(super) fn round_trip(&self, now: Instant) -> Option<f64> {
+        self.load.recent(now)
+    }
+
     /// The address asked in `protocol`; `None` where the endpoint lacks that port.
     pub(super) fn upstream(&self, protocol: Protocol) -> Option<&config::Upstream> {
         match protocol {

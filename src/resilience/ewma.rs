@@ -159,6 +159,15 @@ impl PeakEwma {
         expected.max(Duration::from_nanos(held_until.saturating_sub(self.nanos(now))).as_secs_f64())
     }
 
+    /// The same, while anything was learned of it within a decay or it is held: what nobody feeds is no expectation.
+    #[must_use]
+    pub fn recent(&self, now: Instant) -> Option<f64> {
+        let stamp = self.stamp.load(Relaxed);
+        let fed = stamp != 0 && self.nanos(now).saturating_sub(stamp) < length(self.decay);
+        let held = self.held_until.load(Relaxed) > self.nanos(now);
+        (fed || held).then(|| self.estimate(now))
+    }
+
     /// How long it asked yet to be left alone, be it busy or failing; zero where it did not, or nothing is left of that.
     #[must_use]
     pub fn spared_for(&self, now: Instant) -> Duration {
@@ -194,6 +203,10 @@ impl PeakEwma {
     fn decayed(&self, nanos: u64) -> f64 {
         (-(nanos as f64) / self.decay.as_nanos() as f64).exp()
     }
+}
+
+fn length(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -234,6 +247,19 @@ mod tests {
         assert!((ewma.estimate(origin) - 5.0).abs() < 1e-9);
         let later = ewma.estimate(origin + Duration::from_secs(86));
         assert!(later < 0.001, "5 s decay to 1 ms in about 85 s, not {later}");
+    }
+
+    #[test]
+    fn what_was_not_fed_for_long_is_no_expectation() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        assert_eq!(ewma.recent(origin), None);
+        ewma.observe(10 * MS, origin + MS);
+        assert_eq!(ewma.recent(origin + MS), Some(0.01));
+        assert!(ewma.recent(origin + DECAY).is_some());
+        assert_eq!(ewma.recent(origin + DECAY + MS), None);
+        ewma.hold(Some(5 * MS), origin + 2 * DECAY);
+        assert!(ewma.recent(origin + 2 * DECAY + MS).is_some(), "it said when it can be asked");
     }
 
     #[test]
