@@ -39,8 +39,9 @@ pub(crate) fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let date = |text| httpdate::parse_http_date(text).ok();
     let asked = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = asked.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !asked.is_empty() && asked.bytes().all(|digit| digit.is_ascii_digit()) {
+        // A number that is too great for this is no less of a number.
+        return Some(Duration::from_secs(asked.parse().unwrap_or(u64::MAX)));
     }
     let now = text(header::DATE).and_then(date).unwrap_or_else(wall);
     // What is over asks for nothing.

@@ -1,6 +1,6 @@
 //! A request as the path sees it: who is asked, by when, and the body in the least decoded form the model needs.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error, fmt, io, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
@@ -85,6 +85,22 @@ impl fmt::Display for RequestId {
 
 /// What is still to come of a body, up to the limit on its length.
 pub type Rest = Limited<Incoming>;
+
+/// Whether a body could not be read since it is not what its framing says, while whoever sends it is still there. hyper tells that
+/// of a chunk in the words of I/O.
+pub(crate) fn is_malformed(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let is_io = error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
+        if is_io || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// A request's body.
 pub enum Payload {

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::{grpc::FRAME, hold::Hold};
-use crate::infer::{Deadline, Error, Kind, Payload, Rest};
+use crate::infer::{Deadline, Error, Kind, Payload, Rest, is_malformed};
 
 /// A received body.
 pub(super) enum Received {
@@ -209,10 +209,10 @@ fn broken(error: Box<dyn std::error::Error + Send + Sync>, limit: u64) -> Error 
     if error.is::<LengthLimitError>() {
         return too_large(limit);
     }
+    if is_malformed(&*error) {
+        return Error::invalid(format!("the request's body is not valid chunked encoding: {error}")).with_source(error);
+    }
     match error.downcast::<hyper::Error>() {
-        Ok(error) if error.is_parse() => {
-            Error::invalid(format!("the request's body is not valid chunked encoding: {error}")).with_source(error)
-        }
         Ok(error) => {
             Error::new(Kind::Cancelled, "the caller broke off while sending the request's body").with_source(error)
         }

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{classify::Failure, http1};
-use crate::infer::{Deadline, Error, Kind, Rest};
+use crate::infer::{Deadline, Error, Kind, Rest, is_malformed};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -47,13 +47,21 @@ pub(super) struct Fault(AtomicU8);
 pub(super) enum BodyFault {
     /// It is longer than allowed.
     TooLong,
+    /// It is not what its framing says.
+    Malformed,
     /// It broke off.
     BrokeOff,
 }
 
 impl Fault {
     fn note(&self, error: &(dyn std::error::Error + 'static)) {
-        let fault = if error.is::<LengthLimitError>() { 1 } else { 2 };
+        let fault = if error.is::<LengthLimitError>() {
+            1
+        } else if is_malformed(error) {
+            2
+        } else {
+            3
+        };
         self.0.store(fault, Ordering::Relaxed);
     }
 
@@ -62,6 +70,7 @@ impl Fault {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(BodyFault::TooLong),
+            2 => Some(BodyFault::Malformed),
             _ => Some(BodyFault::BrokeOff),
         }
     }

@@ -83,6 +83,7 @@ impl Failure {
             Self::Caller(BodyFault::TooLong) => {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
+            Self::Caller(BodyFault::Malformed) => Error::invalid("the request's body is not valid chunked encoding"),
             Self::Caller(BodyFault::BrokeOff) => {
                 Error::new(Kind::Cancelled, "the caller broke off while sending the request's body")
             }
@@ -349,6 +350,8 @@ mod tests {
             (&[("retry-after", "Tue, 15 Nov 1994 15:00:07 GMT"), ("date", "Tue, 15 Nov 1994 15:00:00 GMT")], after(7)),
             (&[("retry-after", "Tue, 15 Nov 1994 12:00:07 GMT"), ("date", "noon")], after(7)),
             (&[("retry-after", "5"), ("date", NOON)], after(5)),
+            (&[("retry-after", "99999999999999999999")], after(u64::MAX)),
+            (&[("retry-after", "")], Advice::None),
             (&[("retry-after", "tomorrow"), ("date", NOON)], Advice::None),
         ] {
             assert_eq!(advice(fields), expected, "{fields:?}");

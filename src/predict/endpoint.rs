@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -76,6 +76,8 @@ pub(super) struct Endpoint {
     transitions: Arc<Transitions>,
     pub(super) metrics: EndpointHandles,
     load: PeakEwma,
+    /// What a request takes at those of its pool that are well, in seconds, as the bits of an `f64`; 0: that is not known.
+    usual: AtomicU64,
     ramp: Ramp,
     in_flight: AtomicU32,
     max_in_flight: u32,
@@ -95,6 +97,10 @@ pub(super) struct Endpoint {
 /// start as slowly as one that nobody has asked.
 const BACK_WITHIN: Duration = Duration::from_secs(4);
 
+/// For how long an endpoint that is back is not judged by answers that are slower than others': its first may wait for a model to be
+/// loaded, or for caches. How many it has under way keeps one that stays slow from having more than it can take.
+const COLD: Duration = Duration::from_secs(10);
+
 impl Endpoint {
     pub(super) fn new(endpoint: &config::Endpoint, pool: &Pool, number: usize, now: Instant) -> Self {
         let workers = pool.workers;
@@ -112,6 +118,7 @@ impl Endpoint {
             transitions,
             metrics: EndpointHandles::new(&pool.name, &endpoint.name),
             load: PeakEwma::new(now),
+            usual: AtomicU64::new(0),
             ramp: Ramp::new(balance.slow_start, now),
             in_flight: AtomicU32::new(0),
             max_in_flight: pool.config.max_in_flight.unwrap_or(u32::MAX),
@@ -246,6 +253,11 @@ impl Endpoint {
         self.load.estimate(now)
     }
 
+    /// The same for people; `None`: nothing was learned of late.
+    pub(super) fn round_trip(&self, now: Instant) -> Option<f64> {
+        self.load.recent(now)
+    }
+
     /// The address asked in `protocol`; `None` where the endpoint lacks that port.
     pub(super) fn upstream(&self, protocol: Protocol) -> Option<&config::Upstream> {
         match protocol {
@@ -313,6 +325,7 @@ impl Endpoint {
             if now.saturating_duration_since(since) >= self.slow_start {
                 self.ramp.begin(now);
             }
+            self.give_credit(now);
             self.breaker.probe_from(now);
         }
         Some(before)
@@ -337,9 +350,15 @@ impl Endpoint {
         self.in_flight.load(Ordering::Relaxed) < self.max_in_flight
     }
 
-    /// Whether only its `max_in_flight` keeps requests away.
+    /// Whether its `max_in_flight` keeps requests away that its breaker would let by. One that fails its checks counts: it is asked
+    /// where no other is well.
     pub(super) fn is_full(&self, now: Instant) -> bool {
-        self.is_available(now) && !self.has_room()
+        !self.has_room() && self.breaker.would_admit(now)
+    }
+
+    /// From when on it may be probed ahead of its breaker's time; `None`: its breaker is not open, or its checks do not find it well.
+    pub(super) fn early_from(&self) -> Option<Instant> {
+        if self.health() == Health::Passing { self.breaker.early_from() } else { None }
     }
 
     /// Counts one more request in flight; `None` at `max_in_flight`.
@@ -394,6 +413,20 @@ impl Endpoint {
         permit.record(verdict, now);
         if probe && self.breaker.is_closed() {
             self.ramp.hurry(BACK_WITHIN, now);
+            self.give_credit(now);
+        }
+    }
+
+    /// Tells it what a request takes at those of its pool that are well.
+    pub(super) fn compare_with(&self, seconds: f64) {
+        self.usual.store(seconds.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Takes it for as fast as others until its first answers are over.
+    fn give_credit(&self, now: Instant) {
+        let usual = f64::from_bits(self.usual.load(Ordering::Relaxed));
+        if usual > 0.0 {
+            self.load.credit_with(usual, COLD, now);
         }
     }
 }

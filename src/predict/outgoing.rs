@@ -74,6 +74,10 @@ impl Outgoing {
         let mut own = Own::new();
         own.push((REQUEST_ID, id));
         describe_body(&mut headers, &mut own, (request.protocol, request.method), json_length);
+        // The deadline is told anew in each form that the endpoint may heed; gRPC's is one of gRPC.
+        if request.protocol != Protocol::Grpc && find(&headers, &GRPC_TIMEOUT).is_some() {
+            Arc::make_mut(&mut headers).remove(GRPC_TIMEOUT);
+        }
         let tells_envoy = find(&headers, &ENVOY_TIMEOUT).is_some();
         let fault = Arc::default();
         let body = match body {

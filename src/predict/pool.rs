@@ -24,7 +24,7 @@ use super::{
 use crate::{
     config,
     infer::{Kind, Protocol},
-    resilience::{backoff, breaker, budget::Budget},
+    resilience::{backoff, breaker, budget::Budget, trickle::Trickle},
     telemetry::handles::{
         balance::BalanceHandles,
         predict::{HedgeDenied, PoolHandles},
@@ -51,6 +51,8 @@ pub(super) struct Pool {
     pub(super) changed: Notify,
     /// Told when nobody could be asked.
     pub(super) wanted: Notify,
+    /// How often an endpoint is probed ahead of its breaker's time, where every breaker is open.
+    early: Trickle,
     /// Whether so few are healthy that all are asked.
     pub(super) panicking: AtomicBool,
     /// What part of the requests stays in the gateway's own zone, of [`WHOLE`]; [`NO_ZONE`] where it makes no difference.
@@ -83,8 +85,10 @@ pub(super) struct Nobody {
     pub(super) wait: Option<Duration>,
 }
 
-/// In what time an endpoint may be found, or have room again.
+/// In what time an endpoint may be found, or have room again, and how often one is probed early.
 const SOON: Duration = Duration::from_secs(1);
+/// So many endpoints are probed early one after the other before it is one each [`SOON`]: of several that are out, one may be back.
+const EARLY_AT_ONCE: u32 = 3;
 
 /// The endpoint chosen for an attempt, and the breaker's leave to ask it.
 pub(super) struct Choice {
@@ -116,6 +120,7 @@ impl Pool {
             survey: Mutex::new(Survey::new(config, now)),
             changed: Notify::new(),
             wanted: Notify::new(),
+            early: Trickle::new(EARLY_AT_ONCE, SOON, now),
             panicking: AtomicBool::new(false),
             own_part: AtomicU32::new(NO_ZONE),
             failed_over: AtomicBool::new(false),
@@ -179,7 +184,26 @@ impl Pool {
         }
         let chosen = self.of_zone(&crowd, state);
         let desperate = || (!panicking && crowd.is_ill()).then(|| self.of_zone(&crowd, State::Any)).flatten();
-        chosen.or_else(desperate).ok_or_else(|| self.nobody(want.protocol, now))
+        let early = || self.early(&members, want.protocol, now);
+        chosen.or_else(desperate).or_else(early).ok_or_else(|| self.nobody(want.protocol, now))
+    }
+
+    /// A probe ahead of its time, where the breaker of every endpoint refuses: as long as others can be asked, one that fails is best
+    /// left alone for as long as its breaker says, but then nobody is spared by that. Of those that pass their health checks it is the one
+    /// that was left alone longest.
+    fn early(&self, members: &Members, protocol: Protocol, now: Instant) -> Option<Choice> {
+        let speaking = members.iter().filter(|endpoint| endpoint.upstream(protocol).is_some());
+        if speaking.clone().any(|endpoint| endpoint.breaker.would_admit(now)) {
+            return None;
+        }
+        let due = |endpoint: &Endpoint| endpoint.early_from().filter(|from| *from <= now && endpoint.has_room());
+        let waiting = speaking.filter_map(|endpoint| Some((due(endpoint)?, endpoint)));
+        let (_, endpoint) = waiting.min_by_key(|(from, _)| *from)?;
+        let pause = SOON.mul_f64(rand::random_range(0.75..1.25));
+        if !self.early.take(pause, now) {
+            return None;
+        }
+        Some(Choice::new(endpoint, endpoint.breaker.admit_early(pause, now).ok()?))
     }
 
     fn of_zone(&self, crowd: &Crowd<'_>, state: State) -> Option<Choice> {
@@ -204,8 +228,9 @@ impl Pool {
         if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
             return Err(self.nobody(protocol, now));
         }
-        let admitted = endpoint.breaker.admit(now);
-        admitted.map(|permit| Choice::new(endpoint, permit)).map_err(|_| self.nobody(protocol, now))
+        let admitted = endpoint.breaker.admit(now).ok().map(|permit| Choice::new(endpoint, permit));
+        let early = || self.early(&self.members(), protocol, now);
+        admitted.or_else(early).ok_or_else(|| self.nobody(protocol, now))
     }
 
     /// Whether some endpoint could be asked at `at`; it may have changed by then.
@@ -257,8 +282,10 @@ impl Pool {
         }
         let of = |endpoint: &Arc<Endpoint>| {
             endpoint.upstream(protocol)?;
-            let until = endpoint.breaker.until().map(|until| until.saturating_duration_since(now));
-            Some(if endpoint.is_full(now) { SOON } else { until.unwrap_or(SOON) })
+            let early = endpoint.early_from().map(|from| from.max(now + self.early.wait(now)));
+            let until = endpoint.breaker.until().map(|until| early.map_or(until, |early| early.min(until)));
+            let wait = until.map(|until| until.saturating_duration_since(now));
+            Some(if endpoint.is_full(now) { SOON } else { wait.unwrap_or(SOON) })
         };
         members.iter().filter_map(of).min()
     }

@@ -43,8 +43,8 @@ pub(crate) struct EndpointState {
     /// How long it is left out yet.
     pub(crate) ejected_for: Option<Duration>,
     pub(crate) in_flight: u32,
-    /// The round trip that is expected, in seconds.
-    pub(crate) expected: f64,
+    /// The round trip that is expected, in seconds; `None`: nothing was learned of late.
+    pub(crate) expected: Option<f64>,
     /// What share of its turns it takes.
     pub(crate) weight: f64,
 }
@@ -88,7 +88,7 @@ fn state(endpoint: &Endpoint, now: Instant) -> EndpointState {
         open_for: endpoint.breaker.until().map(left),
         ejected_for: endpoint.ejected_until().map(left),
         in_flight: endpoint.in_flight(),
-        expected: endpoint.estimate(now),
+        expected: endpoint.round_trip(now),
         weight: endpoint.weight(now),
     }
 }

@@ -411,6 +411,20 @@ async fn it_is_told_whether_any_attempt_was_sent() {
 }
 
 #[tokio::test]
+async fn over_http_1_a_deadline_is_told_in_no_form_of_the_callers_own() {
+    for (protocol, expected) in [(Protocol::V2Json, None), (Protocol::Grpc, Some("1H"))] {
+        let mut enriched = request();
+        enriched.request.protocol = protocol;
+        Arc::make_mut(&mut enriched.request.headers).insert("grpc-timeout", HeaderValue::from_static("1H"));
+        let predict = predict(pool(&["127.0.0.1:1"]));
+        let outgoing = Outgoing::new(enriched, "m", "m");
+        let sent =
+            outgoing.http1(&predict.pools[0].members()[0], &Default::default()).headers.get("grpc-timeout").cloned();
+        assert_eq!(sent.as_ref().map(|value| value.to_str().unwrap()), expected, "gRPC's is replaced: {protocol:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_long_answer_passes_through() {
     let long: &'static str =
         Box::leak(format!("HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n{}", "x".repeat(200_000)).into_boxed_str());

@@ -13,7 +13,11 @@
 //! A target that fails its probes is asked less and less often, where `max_open_for` allows; once closed, it begins at `open_for`
 //! again.
 //!
-//! Invariants: half-open admits one probe at a time; one that may take as long as its caller likes yields its place, and of those
+//! Where nobody else can be asked, whoever owns the breaker may ask ahead of its time ([`Breaker::admit_early`]). An early probe that
+//! fails or comes to nothing moves nothing, so that the target is probed no later and no less often for it; one that succeeds was the
+//! first probe, and the breaker is half-open.
+//!
+//! Invariants: half-open admits one probe at a time, and open one early probe; one that may take as long as its caller likes yields its place, and of those
 //! and the one in the place there are never more than `half_open_requests`; an answer to a call admitted before the last transition
 //! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
 
@@ -61,6 +65,13 @@ impl Default for Policy {
             half_open_requests: 3,
             success_threshold: 3,
         }
+    }
+}
+
+impl Policy {
+    /// Successes of probes that close it.
+    fn closes_at(&self) -> u32 {
+        self.success_threshold.min(self.half_open_requests)
     }
 }
 
@@ -131,6 +142,8 @@ enum Call {
     Probe,
     /// A probe that lets others go before it has ended.
     Yielded,
+    /// A probe of a breaker that stays open meanwhile.
+    Early,
 }
 
 /// The machine itself, without locks or clock.
@@ -147,9 +160,20 @@ pub struct Machine {
 #[derive(Debug)]
 enum Phase {
     Closed(Window),
-    Open { until: Instant, begun: Trip },
+    Open { until: Instant, begun: Trip, early: Early },
     HalfOpen { successes: u32, probing: bool, yielded: u32 },
 }
+
+/// The probes ahead of time.
+#[derive(Clone, Copy, Debug)]
+struct Early {
+    /// When the next may go.
+    from: Instant,
+    out: bool,
+}
+
+/// How long a target that was just found failing is left alone in any case.
+const REST: Duration = Duration::from_secs(1);
 
 /// What is told of it when it opens.
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +226,35 @@ impl Machine {
                 *probing = true;
                 Ok(Admitted { epoch: self.epoch, call: Call::Probe })
             }
+        }
+    }
+
+    /// Asks to make a call ahead of an open breaker's time, where nobody else can be asked; the next such call not within `pause`. As
+    /// [`Self::admit`] once its time has come, and where it is not open.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] within a second of the trip, within the pause, and while such a call, or a probe, is out.
+    pub fn admit_early(&mut self, pause: Duration, now: Instant) -> Result<Admitted, Refused> {
+        match &mut self.phase {
+            Phase::Open { until, .. } if now >= *until => self.admit(now),
+            Phase::Open { until, early, .. } => {
+                if early.out || now < early.from {
+                    return Err(Refused { until: Some(*until) });
+                }
+                *early = Early { from: now + pause, out: true };
+                Ok(Admitted { epoch: self.epoch, call: Call::Early })
+            }
+            Phase::Closed(_) | Phase::HalfOpen { .. } => self.admit(now),
+        }
+    }
+
+    /// From when on an open breaker may be asked for an early probe.
+    #[must_use]
+    pub const fn early_from(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Open { early, .. } => Some(early.from),
+            Phase::Closed(_) | Phase::HalfOpen { .. } => None,
         }
     }
 
@@ -261,9 +314,16 @@ impl Machine {
         if call.epoch != self.epoch {
             return;
         }
-        let closes_at = self.policy.success_threshold.min(self.policy.half_open_requests);
         match (&mut self.phase, outcome) {
-            (Phase::Closed(_), Outcome::Neutral) | (Phase::Open { .. }, _) => {}
+            (Phase::Closed(_), Outcome::Neutral) => {}
+            // No other call is of the epoch of an open breaker than an early probe.
+            (Phase::Open { .. }, Outcome::Success) => {
+                self.enter(Phase::HalfOpen { successes: 1, probing: false, yielded: 0 });
+                if self.policy.closes_at() <= 1 {
+                    self.close();
+                }
+            }
+            (Phase::Open { early, .. }, _) => early.out = false,
             (Phase::Closed(window), outcome) => {
                 if let Some(cause) = window.trips(&self.policy, outcome == Outcome::Success, now) {
                     self.open(cause, now);
@@ -274,11 +334,10 @@ impl Machine {
                 *successes += u32::from(outcome == Outcome::Success);
                 match call.call {
                     Call::Yielded => *yielded -= 1,
-                    Call::Ordinary | Call::Probe => *probing = false,
+                    Call::Ordinary | Call::Probe | Call::Early => *probing = false,
                 }
-                if *successes >= closes_at {
-                    self.open_for = self.policy.open_for;
-                    self.enter(Phase::Closed(Window::default()));
+                if *successes >= self.policy.closes_at() {
+                    self.close();
                 }
             }
         }
@@ -286,9 +345,15 @@ impl Machine {
 
     fn open(&mut self, cause: Cause, now: Instant) {
         let begun = Trip { cause, open_for: self.open_for };
-        self.enter(Phase::Open { until: now + self.open_for, begun });
+        let early = Early { from: now + REST, out: false };
+        self.enter(Phase::Open { until: now + self.open_for, begun, early });
         // Until it closes, each time is longer.
         self.open_for = self.open_for.saturating_mul(2).min(self.policy.max_open_for.max(self.policy.open_for));
+    }
+
+    fn close(&mut self) {
+        self.open_for = self.policy.open_for;
+        self.enter(Phase::Closed(Window::default()));
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -326,6 +391,22 @@ impl Breaker {
             self.with(|machine| machine.admit(now))?
         };
         Ok(Permit { breaker: Arc::clone(self), call: Some(call) })
+    }
+
+    /// Asks to make a call ahead of an open breaker's time, where nobody else can be asked; the next such call not within `pause`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] within a second of the trip, within the pause, and while such a call, or a probe, is out.
+    pub fn admit_early(self: &Arc<Self>, pause: Duration, now: Instant) -> Result<Permit, Refused> {
+        let call = self.with(|machine| machine.admit_early(pause, now))?;
+        Ok(Permit { breaker: Arc::clone(self), call: Some(call) })
+    }
+
+    /// From when on it may be asked for an early probe, if it is open.
+    #[must_use]
+    pub fn early_from(&self) -> Option<Instant> {
+        if self.is_closed() { None } else { self.lock().early_from() }
     }
 
     /// Whether a call would be admitted; changes nothing. The answer is old as soon as it is given.
@@ -398,7 +479,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Whether it is a half-open breaker's probe.
+    /// Whether it is a probe, of a half-open breaker or ahead of an open one's time.
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.call.is_some_and(|call| call.call != Call::Ordinary)

@@ -3,8 +3,9 @@
 //! A round trip above the estimate replaces it at once, one below it is averaged in with a weight that grows with the time
 //! since the last one (decay 10 s, unless its owner says otherwise), and an estimate that nobody feeds decays towards zero, so that an endpoint that was slow
 //! once is tried again. A failure is fed as a penalty, so that fast failures do not draw traffic. One that is busy is held: until
-//! the time that it named, a request is expected to take that long, whatever its health checks say. The endpoint's in-flight
-//! count belongs to the endpoint; picking of two belongs to `predict`.
+//! the time that it named, a request is expected to take that long, whatever its health checks say. One that is back is not judged by
+//! its first answers, which may be slow (a cold model): for a while none counts as slower than what it is given credit for. The
+//! endpoint's in-flight count belongs to the endpoint; picking of two belongs to `predict`.
 //!
 //! **Source:** Finagle's `PeakEwma`.
 
@@ -43,6 +44,10 @@ pub struct PeakEwma {
     held_until: AtomicU64,
     /// Nanoseconds since `origin` until which it asked, failing, to be left alone.
     asked_until: AtomicU64,
+    /// What a round trip counts as at the most, in seconds, as the bits of an `f64`, until `credited_until`.
+    credit: AtomicU64,
+    /// Nanoseconds since `origin`.
+    credited_until: AtomicU64,
 }
 
 impl PeakEwma {
@@ -64,13 +69,32 @@ impl PeakEwma {
             before: AtomicU64::new(0),
             held_until: AtomicU64::new(0),
             asked_until: AtomicU64::new(0),
+            credit: AtomicU64::new(0),
+            credited_until: AtomicU64::new(0),
         }
     }
 
     /// Feeds a round trip that ended at `now`.
     pub fn observe(&self, round_trip: Duration, now: Instant) {
+        self.feed(round_trip.as_secs_f64().min(self.credit(now)), now);
+    }
+
+    /// For `length` from now on a round trip counts as `seconds` at the most, and no more is expected. A failure counts as ever.
+    pub fn credit_with(&self, seconds: f64, length: Duration, now: Instant) {
+        self.credit.store(seconds.to_bits(), Relaxed);
+        self.credited_until.store(self.nanos(now + length), Relaxed);
+        let expected = self.expected(now).min(seconds);
+        self.advance(now);
+        self.update(|_| expected);
+    }
+
+    fn credit(&self, now: Instant) -> f64 {
+        let until = self.credited_until.load(Relaxed);
+        if until != 0 && self.nanos(now) < until { f64::from_bits(self.credit.load(Relaxed)) } else { f64::INFINITY }
+    }
+
+    fn feed(&self, sample: f64, now: Instant) {
         let weight = self.decayed(self.advance(now));
-        let sample = round_trip.as_secs_f64();
         self.update(|cost| if sample > cost { sample } else { cost * weight + sample * (1.0 - weight) });
     }
 
@@ -82,7 +106,7 @@ impl PeakEwma {
         }
     }
 
-    /// Feeds a failure: it counts as `retry_after`, at least 5 s.
+    /// Feeds a failure: it counts as `retry_after`, at least 5 s and at most a minute.
     pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
         let before = self.expected(now).to_bits();
         if !self.penalized.swap(true, Relaxed) {
@@ -91,7 +115,7 @@ impl PeakEwma {
         if let Some(wait) = retry_after {
             self.asked_until.fetch_max(self.nanos(now + wait.min(LONGEST_HOLD)), Relaxed);
         }
-        self.observe(retry_after.unwrap_or_default().max(PENALTY), now);
+        self.feed(retry_after.unwrap_or_default().clamp(PENALTY, LONGEST_HOLD).as_secs_f64(), now);
     }
 
     /// Holds it, since it is busy and asked to be left alone for `retry_after`. Nothing but time ends that: neither a check nor an
@@ -135,6 +159,15 @@ impl PeakEwma {
         expected.max(Duration::from_nanos(held_until.saturating_sub(self.nanos(now))).as_secs_f64())
     }
 
+    /// The same, while anything was learned of it within a decay or it is held: what nobody feeds is no expectation.
+    #[must_use]
+    pub fn recent(&self, now: Instant) -> Option<f64> {
+        let stamp = self.stamp.load(Relaxed);
+        let fed = stamp != 0 && self.nanos(now).saturating_sub(stamp) < length(self.decay);
+        let held = self.held_until.load(Relaxed) > self.nanos(now);
+        (fed || held).then(|| self.estimate(now))
+    }
+
     /// How long it asked yet to be left alone, be it busy or failing; zero where it did not, or nothing is left of that.
     #[must_use]
     pub fn spared_for(&self, now: Instant) -> Duration {
@@ -170,6 +203,10 @@ impl PeakEwma {
     fn decayed(&self, nanos: u64) -> f64 {
         (-(nanos as f64) / self.decay.as_nanos() as f64).exp()
     }
+}
+
+fn length(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -213,6 +250,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_fed_for_long_is_no_expectation() {
+        let origin = Instant::now();
+        let ewma = PeakEwma::new(origin);
+        assert_eq!(ewma.recent(origin), None);
+        ewma.observe(10 * MS, origin + MS);
+        assert_eq!(ewma.recent(origin + MS), Some(0.01));
+        assert!(ewma.recent(origin + DECAY).is_some());
+        assert_eq!(ewma.recent(origin + DECAY + MS), None);
+        ewma.hold(Some(5 * MS), origin + 2 * DECAY);
+        assert!(ewma.recent(origin + 2 * DECAY + MS).is_some(), "it said when it can be asked");
+    }
+
+    #[test]
     fn load_grows_with_what_is_in_flight() {
         let origin = Instant::now();
         let ewma = PeakEwma::new(origin);
@@ -231,13 +281,38 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_counts_as_its_retry_after_but_at_least_five_seconds() {
+    fn a_failure_counts_as_its_retry_after_within_bounds() {
         let origin = Instant::now();
-        for (retry_after, seconds) in [(None, 5.0), (Some(MS), 5.0), (Some(Duration::from_secs(60)), 60.0)] {
+        let minute = Duration::from_secs(60);
+        for (retry_after, seconds) in [(None, 5.0), (Some(MS), 5.0), (Some(minute), 60.0), (Some(Duration::MAX), 60.0)]
+        {
             let ewma = PeakEwma::new(origin);
             ewma.penalize(retry_after, origin);
             assert!((ewma.estimate(origin) - seconds).abs() < 1e-9);
         }
+    }
+
+    #[test]
+    fn one_that_is_back_is_not_judged_by_its_first_answers() {
+        let (origin, second) = (Instant::now(), Duration::from_secs(1));
+        let ewma = PeakEwma::new(origin);
+        ewma.observe(300 * MS, origin);
+        ewma.credit_with(0.02, 10 * second, origin);
+        assert!((ewma.estimate(origin) - 0.02).abs() < 1e-9, "what is known already counts no more either");
+        ewma.observe(300 * MS, origin);
+        ewma.outlasted(300 * MS, origin);
+        assert!((ewma.estimate(origin) - 0.02).abs() < 1e-9);
+        ewma.observe(5 * MS, origin + second);
+        assert!(ewma.estimate(origin + second) < 0.02, "a faster one counts");
+        ewma.penalize(None, origin + second);
+        assert!((ewma.estimate(origin + second) - 5.0).abs() < 1e-9, "a failure is no slow answer");
+        ewma.lift(MS, origin + second);
+        ewma.observe(300 * MS, origin + 10 * second);
+        assert!((ewma.estimate(origin + 10 * second) - 0.3).abs() < 1e-9, "one that stays slow is believed");
+        let fast = PeakEwma::new(origin);
+        fast.observe(MS, origin);
+        fast.credit_with(0.02, second, origin);
+        assert!((fast.estimate(origin) - 0.001).abs() < 1e-9);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The mechanisms: breaker, backoff, retry budget, hedges, bulkhead, quota, load estimate, least time, median, adaptive limit, tally,
 //! share of bad events, hysteresis, outlier ejection, slow start, spill between zones, failover, a replica's lag, a standby store, single
 //! flight, early refresh, a lease as its holder counts it, a round of acknowledgements, one event in so many, what comes most often,
-//! what is said now and then, a hash for keys that callers choose, moments as numbers.
+//! what is said now and then, a few at once and then one every so often, a hash for keys that callers choose, moments as numbers.
 //!
 //! Pure: time and randomness are arguments, so that tests are exact. No I/O, no metrics, nothing of requests or models.
 //! When to use which is the stages' business.
@@ -36,3 +36,4 @@ pub mod spill;
 pub mod standby;
 pub mod tally;
 pub mod top_k;
+pub mod trickle;

@@ -16,6 +16,7 @@ use crate::support::{
 const PATH: &str = "/v2/models/m/infer";
 /// Listens on any port of loopback, and more.
 const LISTEN: &str = "listen: {http: \"127.0.0.1:0\", grpc: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{\"outputs\":[]}";
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"error\":\"busy\"}";
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
@@ -29,6 +30,32 @@ fn narrow(held: &str, busy: &str) -> Weir {
          joins: {{pool: busy, timeout: 20s, features: [{{view: users, join: {{user_id: user_id}}}}]}}\nfeatures:\n  views:\n    \
          users: {{entities: {{user_id: INT64}}, features: {{clicks: {{type: INT64, default: 0}}}}}}\n"
     ))
+}
+
+/// Over HTTP/1.1, whose caller is still there to be told.
+#[test]
+fn a_body_whose_chunks_are_none_is_its_callers_mistake() {
+    let (well, slow) = (Counting::listen(OK), Hand::listen());
+    let weir = Weir::start(&format!(
+        "{LISTEN}, hold_body: 1KiB}}\npools:\n  held: {{endpoints: [\"{}\"]}}\n  well: {{endpoints: [\"{}\"]}}\nmodels:\n  \
+         held: {{pool: held, timeout: 20s}}\n  m: {{pool: well}}\n",
+        slow.endpoint(),
+        well.endpoint()
+    ));
+    let head = |model: &str| {
+        format!(
+            "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+             transfer-encoding: chunked\r\n\r\n"
+        )
+    };
+    // Held, and passed on as it comes: longer than what is held.
+    for (model, chunk) in [("m", "2\r\n{}\r\n".to_owned()), ("held", format!("401\r\n{}\r\n", " ".repeat(0x401)))] {
+        let mut connection = weir.connect();
+        connection.send_raw(format!("{}{chunk}zz\r\n", head(model)).as_bytes());
+        let answer = connection.receive().expect(400);
+        assert!(answer.error().contains("chunked"), "{}", answer.error());
+    }
+    assert_eq!(well.count(), 0);
 }
 
 #[test]

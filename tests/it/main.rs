@@ -10,6 +10,7 @@ mod bad_input;
 mod balance;
 mod bodies;
 mod breakers;
+mod churn;
 mod cli;
 mod consistency;
 mod descent;

@@ -22,6 +22,8 @@ enum Server {
     Down,
     /// Its model fails after so many milliseconds, but it passes its health checks.
     Hung(u32),
+    /// So many answers take 300 ms, then 10.
+    Cold(u32),
 }
 
 /// A pool of played endpoints, a request a millisecond, health checks each five seconds, a look each half.
@@ -105,6 +107,11 @@ impl Play {
         let (after, class) = match self.servers[server] {
             Server::Takes(millis) => (MS * millis, Class::Answered),
             Server::Hung(millis) => (MS * millis, Class::TimedOut),
+            Server::Cold(0) => (MS * 10, Class::Answered),
+            Server::Cold(left) => {
+                self.servers[server] = Server::Cold(left - 1);
+                (MS * 300, Class::Answered)
+            }
             Server::Down => {
                 let endpoint = choice.endpoint.clone();
                 endpoint.observe((Class::Connect, None), choice.permit, MS, self.now);
@@ -161,6 +168,105 @@ fn an_endpoint_that_comes_back_has_its_share_within_five_seconds_of_its_breaker_
     play.run(5 * SECOND);
     let asked = play.run(5 * SECOND);
     assert!(share(&asked, 0) > 0.28, "a third, not {asked:?}");
+}
+
+#[test]
+fn an_endpoint_that_comes_back_cold_has_its_share_as_soon() {
+    for slow in [3, 4, 10] {
+        // Found by its probes, or by its health checks alone.
+        for fault in [Server::Hung(10), Server::Down] {
+            let mut play = Play::new(&settings(3), &[Server::Takes(10); 3]);
+            play.run(10 * SECOND);
+            play.servers[0] = fault;
+            if matches!(fault, Server::Down) {
+                play.until(|pool| pool.members()[0].health() == Health::Failing);
+                play.servers[0] = Server::Cold(slow);
+            } else {
+                play.until(|pool| !pool.members()[0].breaker.is_closed());
+                play.servers[0] = Server::Cold(slow);
+            }
+            play.until(|pool| pool.members()[0].breaker.is_closed() && pool.members()[0].health() == Health::Passing);
+            play.run(5 * SECOND);
+            for second in 5..30 {
+                let asked = play.run(SECOND);
+                assert!(share(&asked, 0) > 0.25, "a third, not {asked:?}, {second} s after; {slow} slow answers");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_that_comes_back_slow_for_good_has_few_requests() {
+    let mut play = Play::new(&settings(3), &[Server::Takes(10); 3]);
+    play.run(10 * SECOND);
+    play.servers[0] = Server::Hung(10);
+    play.until(|pool| !pool.members()[0].breaker.is_closed());
+    play.servers[0] = Server::Takes(300);
+    play.until(|pool| pool.members()[0].breaker.is_closed());
+    let asked = play.run(9 * SECOND);
+    assert!(share(&asked, 0) < 0.05, "as many under way as at others: {asked:?}");
+    play.run(2 * SECOND);
+    let asked = play.run(5 * SECOND);
+    assert!(share(&asked, 0) < 0.01, "{asked:?}");
+}
+
+/// The times at which a pool asked, none of whose endpoints is well.
+fn arrivals_of(servers: &[Server], length: Duration) -> (Play, u32) {
+    let mut play = Play::new(&settings(servers.len()), &vec![Server::Takes(5); servers.len()]);
+    play.run(10 * SECOND);
+    play.servers = servers.to_vec();
+    play.until(|pool| !pool.members().iter().any(|each| each.breaker.is_closed()));
+    let asked = play.run(length).iter().sum();
+    (play, asked)
+}
+
+#[test]
+fn where_every_breaker_is_open_one_endpoint_a_second_is_probed() {
+    for count in [1, 3, 8] {
+        let (_, asked) = arrivals_of(&vec![Server::Hung(10); count], 25 * SECOND);
+        assert!((18..=36).contains(&asked), "{asked} in 25 s of {count}, three of them at once");
+    }
+}
+
+#[test]
+fn a_pool_is_back_soon_after_its_servers() {
+    for count in [1, 3] {
+        let (mut play, _) = arrivals_of(&vec![Server::Hung(10); count], 5 * SECOND);
+        let waits = play.pool.pick(&WANT, play.now).err().map(|nobody| nobody.wait.unwrap());
+        assert!(waits.is_none_or(|wait| wait <= 2 * SECOND), "{waits:?}");
+        let last = play.servers.len() - 1;
+        play.servers[last] = Server::Takes(5);
+        let took = play.until(|pool| pool.members()[last].breaker.is_closed());
+        assert!(took < (2 * count as u32) * SECOND, "{took:?}, one of {count}");
+        play.servers.fill(Server::Takes(5));
+        let took = play.until(|pool| pool.members().iter().all(|each| each.breaker.is_closed()));
+        assert!(count == 1 || took > 15 * SECOND, "who is not missed waits for its time: {took:?}");
+    }
+}
+
+#[test]
+fn what_fails_its_checks_is_not_probed_early() {
+    let mut config = settings(2);
+    config.balance.panic_threshold = 0.0;
+    let now = Instant::now();
+    let pool = Pool::new(&config, 1, now);
+    let members = pool.members();
+    for endpoint in members.iter() {
+        for _ in 0..5 {
+            let permit = endpoint.breaker.admit(now).ok().unwrap();
+            endpoint.observe((Class::ServerError, None), permit, MS, now);
+        }
+    }
+    let later = now + 5 * SECOND;
+    let nobody = pool.pick(&WANT, later).err().unwrap();
+    assert_eq!(nobody.wait, Some(25 * SECOND), "nor what was never checked");
+    members[0].checked(Health::Failing, MS, later);
+    members[1].checked(Health::Passing, MS, later);
+    let soon = pool.pick(&WANT, now + SECOND / 2).err().unwrap();
+    assert_eq!(soon.wait, Some(SECOND / 2), "when it may be probed");
+    let probe = pool.pick(&WANT, later).ok().unwrap();
+    assert!(Arc::ptr_eq(&probe.endpoint, &members[1]) && probe.permit.is_probe());
+    assert!(pool.pick(&WANT, later).is_err());
 }
 
 #[test]
@@ -290,6 +396,12 @@ fn a_full_endpoint_is_passed_over_and_all_full_is_said() {
     (0..50).for_each(|_| assert_eq!(pool.pick(&WANT, now).ok().unwrap().index, 2));
     let second = pool.members()[1].enter();
     assert!(first.is_some() && second.is_some());
+    assert_eq!(pool.pick(&WANT, now).err().unwrap().kind, crate::infer::Kind::Shed);
+    // Failing its checks, it would be asked all the same.
+    for endpoint in pool.members().iter() {
+        endpoint.checked(Health::Failing, MS, now);
+    }
+    pool.look(now);
     assert_eq!(pool.pick(&WANT, now).err().unwrap().kind, crate::infer::Kind::Shed);
 }
 

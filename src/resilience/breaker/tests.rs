@@ -15,6 +15,9 @@ const POLICY: Policy = Policy {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The pause after an early probe.
+const PAUSE: Duration = Duration::from_secs(2);
+
 struct Bench {
     machine: Machine,
     now: Instant,
@@ -32,6 +35,10 @@ impl Bench {
 
     fn admit(&mut self) -> Result<Admitted, Refused> {
         self.machine.admit(self.now)
+    }
+
+    fn admit_early(&mut self) -> Result<Admitted, Refused> {
+        self.machine.admit_early(PAUSE, self.now)
     }
 
     fn call(&mut self, outcome: Outcome) -> &mut Self {
@@ -400,4 +407,63 @@ fn no_more_streams_probe_than_may_and_none_frees_another_ones_place() {
     first.record(Outcome::Neutral, now);
     assert!(breaker.admit(now).is_err(), "the last one keeps its place");
     assert_eq!(breaker.state(), State::HalfOpen);
+}
+
+#[test]
+fn an_early_probe_that_succeeds_was_the_first_one() {
+    let mut bench = open();
+    assert!(bench.admit_early().is_err(), "what just failed is left alone for a second");
+    let early = bench.pass(SECOND).admit_early().unwrap();
+    assert!(bench.admit().is_err() && bench.admit_early().is_err(), "one at a time, and nobody else");
+    let now = bench.now;
+    bench.machine.record(early, Outcome::Success, now);
+    assert_eq!(bench.state(), State::HalfOpen);
+    assert_eq!(bench.call(Outcome::Success).state(), State::HalfOpen);
+    assert_eq!(bench.call(Outcome::Success).state(), State::Closed);
+}
+
+#[test]
+fn an_early_probe_that_brings_nothing_moves_nothing() {
+    for outcome in [Outcome::Failure, Outcome::Neutral] {
+        let mut bench = open();
+        let (epoch, until) = (bench.machine.epoch, bench.machine.until());
+        let early = bench.pass(SECOND).admit_early().unwrap();
+        let now = bench.now;
+        bench.machine.record(early, outcome, now);
+        assert_eq!((bench.machine.epoch, bench.machine.until(), bench.state()), (epoch, until, State::Open));
+        assert!(bench.pass(PAUSE - SECOND / 10).admit_early().is_err(), "{outcome:?}: not within the pause");
+        assert!(bench.pass(SECOND / 10).admit_early().is_ok(), "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_early_probe_from_before_the_first_probe_changes_nothing() {
+    for outcome in [Outcome::Success, Outcome::Failure] {
+        let mut bench = open();
+        let early = bench.pass(SECOND).admit_early().unwrap();
+        bench.pass(POLICY.open_for).call(Outcome::Success);
+        let now = bench.now;
+        bench.machine.record(early, outcome, now);
+        assert_eq!(bench.state(), State::HalfOpen);
+        assert_eq!(
+            bench.calls(2, Outcome::Success).state(),
+            State::Closed,
+            "three probes closed it, and none was undone"
+        );
+    }
+}
+
+#[test]
+fn one_success_that_is_enough_closes_early() {
+    let now = Instant::now();
+    let breaker = Breaker::new(Policy { success_threshold: 1, ..POLICY }, |_| {});
+    (0..5).for_each(|_| breaker.admit(now).unwrap().record(Outcome::Failure, now));
+    let later = now + SECOND;
+    assert_eq!(breaker.early_from(), Some(later));
+    let early = breaker.admit_early(PAUSE, later).unwrap();
+    assert!(early.is_probe());
+    std::mem::drop(early);
+    assert_eq!((breaker.state(), breaker.early_from()), (State::Open, Some(later + PAUSE)), "dropped, it is neutral");
+    breaker.admit_early(PAUSE, later + PAUSE).unwrap().record(Outcome::Success, later + PAUSE);
+    assert_eq!((breaker.state(), breaker.early_from()), (State::Closed, None));
 }
