@@ -166,6 +166,91 @@ fn the_dr_takes_over_and_nothing_that_it_acknowledged_is_ever_missing_again() {
     await_metric(weir.admin(), "weir_invalidations_total", &dropped, |count| count >= 2.0);
 }
 
+/// As above, with a first Redis that would have to be well for an hour before it has the rows again.
+fn patient(primary: &Redis, dr: &Redis) -> Weir {
+    let urls = [primary, dr].map(|redis| format!("[{}]", redis.url()));
+    Weir::start(&config("single", &urls, NO_L1).replace("back_after: 1s", "back_after: 1h"))
+}
+
+#[test]
+fn a_first_redis_that_is_handed_the_rows_has_them_at_once_and_pushes_go_on() {
+    let (primary, dr) = pair();
+    let weir = patient(&primary, &dr);
+    let mut connection = weir.connect();
+    push(&mut connection, 1, 1).expect(200);
+    primary.kill();
+    await_active(&weir, "dr");
+    dr.promote();
+    wait_until("a push to be taken", START, || push(&mut connection, 1, 2).status == 200);
+    primary.restart();
+    primary.follow(&dr);
+    in_step(&primary);
+    await_reason(&weir, "primary_read_only");
+
+    let (port, mut last) = (primary.address().port().to_string(), 2);
+    wait_until("the DR to hand over", START, || {
+        redis::cmd("FAILOVER").arg(&["TO", "127.0.0.1", &port]).exec(&mut dr.connection()).is_ok()
+    });
+    let (mut taken, mut longest, mut refused) = (Instant::now(), Duration::ZERO, 0);
+    wait_until("pushes to be taken by the first", START, || {
+        let answer = push(&mut connection, 1, last + 1);
+        if answer.status == 200 {
+            longest = longest.max(taken.elapsed());
+            (last, taken) = (last + 1, Instant::now());
+            return active(&weir)["active"] == json!("primary");
+        }
+        refused += 1;
+        assert!(!answer.text().contains("before it is promoted"), "nobody is to do that now: {}", answer.text());
+        false
+    });
+    measured(format_args!("a planned handover: pushes were refused {refused} times, for {longest:?} at the longest"));
+    assert_eq!(speed(&mut connection, 1), Some(f64::from(last)));
+}
+
+#[test]
+fn a_push_that_is_refused_while_the_first_settles_is_told_so() {
+    let (primary, dr) = pair();
+    let weir = patient(&primary, &dr);
+    let mut connection = weir.connect();
+    push(&mut connection, 1, 5).expect(200);
+    primary.freeze();
+    await_active(&weir, "dr");
+    let refused = push(&mut connection, 1, 6).expect(503);
+    assert!(refused.text().contains("takes none before it is promoted"), "{}", refused.text());
+    primary.thaw();
+    await_reason(&weir, "settling");
+    let refused = push(&mut connection, 1, 6).expect(503);
+    assert!(refused.text().contains("is about to have the rows again"), "{}", refused.text());
+}
+
+#[test]
+fn a_dr_that_could_not_take_over_is_told_of_before_it_is_needed() {
+    let (primary, dr) = pair();
+    let mut weir = weir(&primary, &dr);
+    let await_ready = |ready: f64| await_metric(weir.admin(), "weir_l2_dr_ready", &[], |found| found == ready);
+    let await_why = |why: &str| {
+        wait_until(why, START, || active(&weir)["dr"]["why"].as_str().is_some_and(|found| found.contains(why)));
+        await_ready(0.0);
+        assert_eq!(active(&weir)["dr"]["usable"], json!(false));
+    };
+    await_ready(1.0);
+    assert_eq!(active(&weir)["dr"], json!({"usable": true, "why": null}));
+    dr.promote();
+    await_why("it follows nobody");
+    dr.follow(&primary);
+    await_ready(1.0);
+    dr.kill();
+    await_why("it does not answer");
+    dr.restart();
+    await_ready(1.0);
+    // Its rows are no worse for that they do not come: it is what it could be.
+    primary.freeze();
+    await_active(&weir, "dr");
+    await_ready(1.0);
+    let log = weir.process().log();
+    assert!(log.contains("the DR Redis could not take over now") && log.contains("could take over again"), "{log}");
+}
+
 #[test]
 fn a_dr_that_never_had_the_rows_does_not_say_that_there_are_none() {
     let (primary, dr) = (Redis::start(), Redis::start());
