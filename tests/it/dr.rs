@@ -251,6 +251,66 @@ fn a_dr_that_could_not_take_over_is_told_of_before_it_is_needed() {
     assert!(log.contains("the DR Redis could not take over now") && log.contains("could take over again"), "{log}");
 }
 
+/// The stored row, as another's tool would move it.
+fn row(redis: &Redis) -> (Vec<u8>, Vec<u8>) {
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut redis.connection()).expect("it runs");
+    let key = keys.into_iter().find(|key| !key.starts_with(b"weir") && !key.starts_with(b"{weir")).expect("a row");
+    let dump = redis::cmd("DUMP").arg(&key).query(&mut redis.connection()).expect("it runs");
+    (key, dump)
+}
+
+fn put(redis: &Redis, (key, dump): &(Vec<u8>, Vec<u8>)) {
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(key).arg(0).arg(dump).arg("REPLACE").exec(&mut redis.connection()).expect("it is taken");
+}
+
+/// Waits until this Redis, and no other, is listened to.
+fn await_heard(weir: &Weir, redis: &Redis) {
+    let expected = json!({"up": true, "servers": [{"redis": redis.address().to_string(), "up": true, "why": null}]});
+    wait_until(&format!("{expected}"), START, || {
+        let features = Http1::connect(weir.admin()).get("/admin/v1/features").expect(200).json();
+        features["state"]["invalidation"]["tracking"] == expected
+    });
+    await_metric(weir.admin(), "weir_invalidation_channel_up", &[("channel", "tracking")], |up| up == 1.0);
+}
+
+#[test]
+fn whoever_has_the_rows_is_listened_to() {
+    let (primary, dr) = pair();
+    let urls = [&primary, &dr].map(|redis| format!("[{}]", redis.url()));
+    let tracking = "  invalidate: {tracking: true}\n  views:";
+    let weir = Weir::start(&config("single", &urls, "ttl: 1h").replace("  views:", tracking));
+    let mut connection = weir.connect();
+    await_heard(&weir, &primary);
+    push(&mut connection, 1, 5).expect(200);
+    wait_until("the row at the DR", START, || dr.ask::<u64>(&["DBSIZE"]) == 1);
+    primary.kill();
+    await_active(&weir, "dr");
+    // A replica tells, too.
+    await_heard(&weir, &dr);
+    dr.promote();
+    wait_until("a push to be taken", START, || push(&mut connection, 1, 6).status == 200);
+    let six = row(&dr);
+    push(&mut connection, 1, 7).expect(200);
+
+    // Back, empty, and of no concern to anybody.
+    primary.restart();
+    await_reason(&weir, "primary_lacks_writes");
+    await_heard(&weir, &dr);
+    assert_eq!(speed(&mut connection, 1), Some(7.0));
+    put(&dr, &six);
+    wait_until("what was written behind everybody's back", START, || speed(&mut connection, 1) == Some(6.0));
+
+    put(&primary, &row(&dr));
+    primary.ask::<()>(&["HSET", MARKS, "vouched", "2"]);
+    await_active(&weir, "primary");
+    await_heard(&weir, &primary);
+    push(&mut connection, 1, 8).expect(200);
+    assert_eq!(speed(&mut connection, 1), Some(8.0));
+    put(&primary, &six);
+    wait_until("what was written there", START, || speed(&mut connection, 1) == Some(6.0));
+}
+
 #[test]
 fn a_dr_that_never_had_the_rows_does_not_say_that_there_are_none() {
     let (primary, dr) = (Redis::start(), Redis::start());
