@@ -74,6 +74,10 @@ pub(super) async fn invalidate(State(sources): Shared, body: Bytes) -> Response 
 }
 
 fn asked(body: &[u8]) -> Result<Invalidation, String> {
+    // A list would be read as the keys' values in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err("not a JSON object".to_owned());
+    }
     let asked: Asked = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     match asked {
         Asked { model: Some(model), view: None, entity: None, prefix: None } => Ok(Invalidation::Model(model)),
@@ -105,6 +109,9 @@ mod tests {
         let of = view(Which::Entity(entity.as_object().unwrap().clone()));
         assert_eq!(said(&json!({"view": "v", "entity": entity})), of);
         for (body, wrong) in [
+            (json!([]), "not a JSON object"),
+            (json!(["m", null, null, null]), "not a JSON object"),
+            (json!("m"), "not a JSON object"),
             (json!({}), "neither a model nor a view"),
             (json!({"entity": {}}), "neither a model nor a view"),
             (json!({"model": "m", "view": "v"}), "a model beside something else"),

@@ -59,6 +59,7 @@ fn whereabouts(at: Whereabouts) -> Json {
         "active": if at.side == Side::Primary { "primary" } else { "dr" },
         "reason": REASONS[reason(at.why)],
         "why": words(at.why),
+        "dr": {"usable": at.dr.is_ready(), "why": at.dr.why()},
     });
     if let Why::Lacks { has, of } = at.why {
         (shown["primary_has"], shown["acknowledged"]) = (has.into(), of.into());

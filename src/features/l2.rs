@@ -147,6 +147,9 @@ pub(crate) enum Error {
     /// The Redis that took over for the first is a replica still.
     #[error("{address}: the DR Redis takes no writes yet: promote it (REPLICAOF NO ONE), or bring the first one back")]
     NotPromoted { address: Arc<str> },
+    /// The Redis that took over for the first is a replica, and the first one is about to have the rows again.
+    #[error("{address}: the DR Redis takes no writes, and the first one is about to have the rows again")]
+    Returning { address: Arc<str> },
     /// The Redis that took over for the first acknowledges nothing any more.
     #[error("{address}: the DR Redis is closed: others have gone back to the first one, which does not answer here")]
     Closed { address: Arc<str> },
@@ -176,6 +179,7 @@ impl Error {
             | Self::Full { .. }
             | Self::Refused { .. }
             | Self::NotPromoted { .. }
+            | Self::Returning { .. }
             | Self::ReadOnly => true,
             Self::TimedOut(_)
             | Self::Malformed { .. }

@@ -267,7 +267,7 @@ impl Redis {
         let dr = self.dr.as_deref().filter(|dr| dr.is_over());
         let servers = dr.map_or(&*self.servers, |dr| &dr.standby);
         let deadline = || Instant::now() + self.timeout;
-        let tracking = self.tracking.as_deref().filter(|_| dr.is_none());
+        let tracking = self.tracking.as_deref();
         self.each_key(tracking, puts.iter(), |tracking, key| tracking.sent(key));
         let by_hash = self.calls(puts.iter(), ("EVALSHA", self.script.get_hash()), purpose);
         let mut answers = servers.run(worker, by_hash, deadline()).await;

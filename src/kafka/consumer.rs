@@ -1,6 +1,7 @@
 //! The thread that reads the topic.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -275,15 +276,29 @@ impl Reader {
     fn heed(&mut self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) || code == Some(RDKafkaErrorCode::OffsetOutOfRange) {
-            tracing::warn!(topic = &*self.topic, "Kafka has not kept what is to be read next: read on from the end");
-            self.places.lose();
-            self.look_at = Instant::now();
+            self.lose();
         } else {
             if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
                 self.refused = Some(error.to_string());
             }
             self.failed(error);
         }
+    }
+
+    fn lose(&mut self) {
+        tracing::warn!(topic = &*self.topic, "Kafka has not kept what is to be read next: read on from the end");
+        self.places.lose();
+        self.look_at = Instant::now();
+    }
+
+    /// Finds out whether a partition ends before what is to be read next, where what was counted says so. A broker that came back with
+    /// less than it had need not refuse to be asked for more: until there was as much again, all of it would be passed over.
+    fn is_lost(&self, client: &BaseConsumer<Context>, partitions: &HashMap<i32, statistics::Partition>) -> bool {
+        let may_be = partitions.values().filter(|of| self.places.is_past(of.partition, of.hi_offset));
+        // What was counted may be from before the last message was read.
+        may_be
+            .map(|of| client.fetch_watermarks(&self.topic, of.partition, HURRY).map(|(_, end)| (of.partition, end)))
+            .any(|told| told.is_ok_and(|(partition, end)| self.places.is_past(partition, end)))
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) {
@@ -312,6 +327,9 @@ impl Reader {
                     "Kafka is not connected to: feature updates are late, and rows live as long as their ttl"
                 );
             }
+        }
+        if of_topic.is_some_and(|topic| self.is_lost(client, &topic.partitions)) {
+            self.lose();
         }
         let partitions = of_topic.into_iter().flat_map(|topic| topic.partitions.values());
         let lags: Vec<_> = partitions.filter_map(|of| Some((of.partition, self.lag(&statistics, of)?))).collect();

@@ -70,6 +70,12 @@ impl Places {
         }
     }
 
+    /// Whether a partition that is read ends there, before what is to be read next. Since no end goes back, its log is another one than it
+    /// was. An end from before the last message was read says nothing of that.
+    pub(super) fn is_past(&self, partition: i32, end: i64) -> bool {
+        matches!(self.partitions.get(&partition), Some(Place::At(next)) if (0..*next).contains(&end))
+    }
+
     /// What was to be read is not there any more: from the end on again. Which are meant is not always told.
     pub(super) fn lose(&mut self) {
         self.partitions.values_mut().for_each(|place| *place = Place::Waits(Begin::End));

@@ -143,7 +143,11 @@ fn a_place_that_is_lost_is_taken_at_the_end_again() {
         [places.lag(0, 20), places.lag(0, 15), places.lag(0, -1001), places.lag(7, 1)],
         [Some(5), Some(0), None, None]
     );
+    // A log that is shorter than what was read of it is another one.
+    let past = [(0, 14), (0, 0), (0, 15), (0, 20), (0, -1001), (7, 1)].map(|(of, end)| places.is_past(of, end));
+    assert_eq!(past, [true, true, false, false, false, false]);
     places.lose();
+    assert!(!places.is_past(0, 14), "it waits for its end");
     places.advance(0, 15);
     assert_eq!(places.waiting().collect::<Vec<_>>(), [(0, Begin::End)]);
     assert_eq!(places.lag(0, 20), None);

@@ -10,6 +10,9 @@
 //!         standby is *closed* for exactly that: from then on it acknowledges nothing
 //! ```
 //!
+//! A standby that took writes and takes none any more has **handed over**: then the primary is not waited for, since nobody takes any
+//! meanwhile.
+//!
 //! Every store keeps a **count** of what was acknowledged at a standby. It rises there with each acknowledgement, after what is
 //! acknowledged, in the same stream of writes: a primary that was fed from that stream and has a count as high has all of it. Where a
 //! stream keeps no such order the count proves nothing; then, and wherever an operator knows better, the primary's **vouched** count
@@ -120,6 +123,8 @@ pub struct Standby {
     primary_gone: Option<Instant>,
     standby_gone: Option<Instant>,
     primary_well: Option<Instant>,
+    /// Whether the standby took writes when it was seen last, or since the work is there.
+    led: bool,
     /// The highest count that the standby was known to have.
     acknowledged: u64,
     /// The highest seen anywhere.
@@ -138,6 +143,7 @@ impl Standby {
             primary_gone: None,
             standby_gone: None,
             primary_well: None,
+            led: false,
             acknowledged: 0,
             highest: 0,
         }
@@ -167,6 +173,8 @@ impl Standby {
         since(&mut self.primary_well, is_well, now);
         since(&mut self.primary_gone, !is_well, now);
         since(&mut self.standby_gone, standby == Seen::Gone, now);
+        let leads = matches!(standby, Seen::Here { writable: true, .. });
+        self.led = leads || (self.led && self.side == Side::Standby);
         if let Seen::Here { counts, .. } = standby {
             self.has_acknowledged(counts.acknowledged);
         }
@@ -210,7 +218,7 @@ impl Standby {
         if let Some(why) = self.lacks(counts) {
             return Verdict::Stay(why);
         }
-        if !lasts(self.primary_well, self.back_after, now) {
+        if !self.has_handed_over(standby) && !lasts(self.primary_well, self.back_after, now) {
             return Verdict::Stay(Why::Settling);
         }
         let close_at = match standby {
@@ -221,6 +229,11 @@ impl Standby {
             Seen::Gone => None,
         };
         Verdict::Back { close_at, count: self.acknowledged }
+    }
+
+    /// Whether the standby was at work and follows now. Of several streams one may be lost to it for a moment.
+    fn has_handed_over(&self, standby: Seen) -> bool {
+        self.led && self.order == Order::Kept && matches!(standby, Seen::Here { writable: false, .. })
     }
 
     /// What the primary is not known to have of what the standby acknowledged.

@@ -106,6 +106,7 @@ metrics! {
     L2_ACTIVE = "weir_l2_active", Gauge, "With l2.dr: 1 for the Redis that has the rows (store: primary, dr), else 0.";
     L2_MOVES = "weir_l2_moves_total", Counter, "With l2.dr: how often rows were read from another Redis from then on, by which (to: primary, dr).";
     L2_REASON = "weir_l2_reason", Gauge, "With l2.dr: 1 for why rows are read where they are: well, primary_gone, dr_gone (as well), primary_read_only (a replica), primary_lacks_writes (that the DR acknowledged), settling (well, and not yet for back_after), dr_not_closed; else 0.";
+    L2_DR_READY = "weir_l2_dr_ready", Gauge, "With l2.dr: 1 while the DR answers and is told what the first Redis is, or has the rows; 0 while it could not take over.";
     REDIS_REPLICA_READS = "weir_redis_replica_reads_total", Counter, "Rows that were to be read from a replica, by outcome: answered, absent (it has none, so its master was asked), moved (it named another), failed (no answer in time or none that serves, so its master was asked), behind (none was known to be within max_lag: the master was asked).";
     REDIS_REPLICA_LAG = "weir_redis_replica_lag_seconds", Gauge, "How far a replica may be behind its master, by target; absent while that is not known. More than max_lag, and it is not read.";
     FEATURE_SERVER_REQUESTS = "weir_feature_server_requests_total", Counter, "With l2.feature_server: requests for rows by target and outcome: answered, refused (4xx), failed (5xx, no connection, bytes that are no answer), timeout, full (not sent: as many are under way as may be).";

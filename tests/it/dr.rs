@@ -166,6 +166,151 @@ fn the_dr_takes_over_and_nothing_that_it_acknowledged_is_ever_missing_again() {
     await_metric(weir.admin(), "weir_invalidations_total", &dropped, |count| count >= 2.0);
 }
 
+/// As above, with a first Redis that would have to be well for an hour before it has the rows again.
+fn patient(primary: &Redis, dr: &Redis) -> Weir {
+    let urls = [primary, dr].map(|redis| format!("[{}]", redis.url()));
+    Weir::start(&config("single", &urls, NO_L1).replace("back_after: 1s", "back_after: 1h"))
+}
+
+#[test]
+fn a_first_redis_that_is_handed_the_rows_has_them_at_once_and_pushes_go_on() {
+    let (primary, dr) = pair();
+    let weir = patient(&primary, &dr);
+    let mut connection = weir.connect();
+    push(&mut connection, 1, 1).expect(200);
+    primary.kill();
+    await_active(&weir, "dr");
+    dr.promote();
+    wait_until("a push to be taken", START, || push(&mut connection, 1, 2).status == 200);
+    primary.restart();
+    primary.follow(&dr);
+    in_step(&primary);
+    await_reason(&weir, "primary_read_only");
+
+    let (port, mut last) = (primary.address().port().to_string(), 2);
+    wait_until("the DR to hand over", START, || {
+        redis::cmd("FAILOVER").arg(&["TO", "127.0.0.1", &port]).exec(&mut dr.connection()).is_ok()
+    });
+    let (mut taken, mut longest, mut refused) = (Instant::now(), Duration::ZERO, 0);
+    wait_until("pushes to be taken by the first", START, || {
+        let answer = push(&mut connection, 1, last + 1);
+        if answer.status == 200 {
+            longest = longest.max(taken.elapsed());
+            (last, taken) = (last + 1, Instant::now());
+            return active(&weir)["active"] == json!("primary");
+        }
+        refused += 1;
+        assert!(!answer.text().contains("before it is promoted"), "nobody is to do that now: {}", answer.text());
+        false
+    });
+    measured(format_args!("a planned handover: pushes were refused {refused} times, for {longest:?} at the longest"));
+    assert_eq!(speed(&mut connection, 1), Some(f64::from(last)));
+}
+
+#[test]
+fn a_push_that_is_refused_while_the_first_settles_is_told_so() {
+    let (primary, dr) = pair();
+    let weir = patient(&primary, &dr);
+    let mut connection = weir.connect();
+    push(&mut connection, 1, 5).expect(200);
+    primary.freeze();
+    await_active(&weir, "dr");
+    let refused = push(&mut connection, 1, 6).expect(503);
+    assert!(refused.text().contains("takes none before it is promoted"), "{}", refused.text());
+    primary.thaw();
+    await_reason(&weir, "settling");
+    let refused = push(&mut connection, 1, 6).expect(503);
+    assert!(refused.text().contains("is about to have the rows again"), "{}", refused.text());
+}
+
+#[test]
+fn a_dr_that_could_not_take_over_is_told_of_before_it_is_needed() {
+    let (primary, dr) = pair();
+    let mut weir = weir(&primary, &dr);
+    let await_ready = |ready: f64| await_metric(weir.admin(), "weir_l2_dr_ready", &[], |found| found == ready);
+    let await_why = |why: &str| {
+        wait_until(why, START, || active(&weir)["dr"]["why"].as_str().is_some_and(|found| found.contains(why)));
+        await_ready(0.0);
+        assert_eq!(active(&weir)["dr"]["usable"], json!(false));
+    };
+    await_ready(1.0);
+    assert_eq!(active(&weir)["dr"], json!({"usable": true, "why": null}));
+    dr.promote();
+    await_why("it follows nobody");
+    dr.follow(&primary);
+    await_ready(1.0);
+    dr.kill();
+    await_why("it does not answer");
+    dr.restart();
+    await_ready(1.0);
+    // Its rows are no worse for that they do not come: it is what it could be.
+    primary.freeze();
+    await_active(&weir, "dr");
+    await_ready(1.0);
+    let log = weir.process().log();
+    assert!(log.contains("the DR Redis could not take over now") && log.contains("could take over again"), "{log}");
+}
+
+/// The stored row, as another's tool would move it.
+fn row(redis: &Redis) -> (Vec<u8>, Vec<u8>) {
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut redis.connection()).expect("it runs");
+    let key = keys.into_iter().find(|key| !key.starts_with(b"weir") && !key.starts_with(b"{weir")).expect("a row");
+    let dump = redis::cmd("DUMP").arg(&key).query(&mut redis.connection()).expect("it runs");
+    (key, dump)
+}
+
+fn put(redis: &Redis, (key, dump): &(Vec<u8>, Vec<u8>)) {
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(key).arg(0).arg(dump).arg("REPLACE").exec(&mut redis.connection()).expect("it is taken");
+}
+
+/// Waits until this Redis, and no other, is listened to.
+fn await_heard(weir: &Weir, redis: &Redis) {
+    let expected = json!({"up": true, "servers": [{"redis": redis.address().to_string(), "up": true, "why": null}]});
+    wait_until(&format!("{expected}"), START, || {
+        let features = Http1::connect(weir.admin()).get("/admin/v1/features").expect(200).json();
+        features["state"]["invalidation"]["tracking"] == expected
+    });
+    await_metric(weir.admin(), "weir_invalidation_channel_up", &[("channel", "tracking")], |up| up == 1.0);
+}
+
+#[test]
+fn whoever_has_the_rows_is_listened_to() {
+    let (primary, dr) = pair();
+    let urls = [&primary, &dr].map(|redis| format!("[{}]", redis.url()));
+    let tracking = "  invalidate: {tracking: true}\n  views:";
+    let weir = Weir::start(&config("single", &urls, "ttl: 1h").replace("  views:", tracking));
+    let mut connection = weir.connect();
+    await_heard(&weir, &primary);
+    push(&mut connection, 1, 5).expect(200);
+    wait_until("the row at the DR", START, || dr.ask::<u64>(&["DBSIZE"]) == 1);
+    primary.kill();
+    await_active(&weir, "dr");
+    // A replica tells, too.
+    await_heard(&weir, &dr);
+    dr.promote();
+    wait_until("a push to be taken", START, || push(&mut connection, 1, 6).status == 200);
+    let six = row(&dr);
+    push(&mut connection, 1, 7).expect(200);
+
+    // Back, empty, and of no concern to anybody.
+    primary.restart();
+    await_reason(&weir, "primary_lacks_writes");
+    await_heard(&weir, &dr);
+    assert_eq!(speed(&mut connection, 1), Some(7.0));
+    put(&dr, &six);
+    wait_until("what was written behind everybody's back", START, || speed(&mut connection, 1) == Some(6.0));
+
+    put(&primary, &row(&dr));
+    primary.ask::<()>(&["HSET", MARKS, "vouched", "2"]);
+    await_active(&weir, "primary");
+    await_heard(&weir, &primary);
+    push(&mut connection, 1, 8).expect(200);
+    assert_eq!(speed(&mut connection, 1), Some(8.0));
+    put(&primary, &six);
+    wait_until("what was written there", START, || speed(&mut connection, 1) == Some(6.0));
+}
+
 #[test]
 fn a_dr_that_never_had_the_rows_does_not_say_that_there_are_none() {
     let (primary, dr) = (Redis::start(), Redis::start());

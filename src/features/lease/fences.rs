@@ -156,10 +156,14 @@ impl Fences {
         shard.find(row, now).is_none().then(join)
     }
 
-    /// Rows that are held.
-    pub(super) fn count(&self) -> usize {
-        let shards = self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).held.len());
-        shards.sum()
+    /// Rows that are held: those whose holders are gone are let go of first, for nobody else may ever ask for one.
+    pub(super) fn count(&self, now: Instant) -> usize {
+        let held = |shard: &Mutex<Shard>| {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.tidy(now);
+            shard.held.len()
+        };
+        self.shards.iter().map(held).sum()
     }
 }
 
@@ -202,7 +206,7 @@ mod tests {
         assert!(!keeps(&fences, now + MS, now + 3 * MS), "asked while it was held");
         assert!(!keeps(&fences, now + 2 * MS, now + 3 * MS), "asked when it was released");
         assert!(keeps(&fences, now + 3 * MS, now + 3 * MS) && fences.join(ROW, now + 3 * MS, || ()).is_some());
-        assert_eq!(fences.count(), 0);
+        assert_eq!(fences.count(now + 3 * MS), 0);
     }
 
     #[test]
@@ -229,6 +233,19 @@ mod tests {
         assert!(!keeps(&fences, now + LONGEST, now + LONGEST + MS), "asked before it was found to be free");
         assert!(keeps(&fences, now + LONGEST + MS, now + LONGEST + MS));
         assert!(!releases(&fences, 1, now + LONGEST + 2 * MS), "it was not held any more");
+    }
+
+    #[test]
+    fn a_row_whose_holder_is_gone_is_not_counted_though_nobody_asks_for_it() {
+        let fences = Fences::new(LONGEST);
+        let now = Instant::now();
+        fences.hold(ROW, round(1), now, || ());
+        fences.hold(RowId(8), round(2), now + MS, || ());
+        assert_eq!(fences.count(now + LONGEST - MS), 2);
+        assert_eq!(fences.count(now + LONGEST), 1);
+        assert_eq!(fences.count(now + LONGEST + MS), 0);
+        assert!(!keeps(&fences, now + LONGEST, now + LONGEST + 2 * MS), "asked before it was found to be free");
+        assert!(keeps(&fences, now + LONGEST + 2 * MS, now + LONGEST + 2 * MS));
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl Leases {
 
     /// Sets the gauges; to be called now and then.
     pub(crate) fn show(&self) {
-        self.metrics.rows_held.set(self.fences.count() as f64);
+        self.metrics.rows_held.set(self.fences.count(Instant::now()) as f64);
         if self.bus.is_some() && self.lease.term(Instant::now()).is_none() {
             self.metrics.held.set(0.0);
         }

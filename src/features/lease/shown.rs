@@ -57,7 +57,7 @@ impl Leases {
             connected: self.bus.as_ref().is_some_and(Bus::is_connected),
             keeps: self.keeps,
             left: is_under_one.then(|| self.lease.left(now)),
-            rows_held: self.fences.count(),
+            rows_held: self.fences.count(now),
         }
     }
 

@@ -19,6 +19,8 @@
 //! Write-backs from L3 are acknowledged to nobody and not counted. What others write into the DR, as Feast's own jobs, is not known
 //! here: docs/dr.md says how to have it counted.
 
+mod ready;
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -33,6 +35,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+use self::ready::Link;
+pub(crate) use self::ready::Readiness;
 use super::{command::Commands, fence::Fence, lag, reply::Reply, servers::Servers};
 use crate::{
     config,
@@ -97,16 +101,18 @@ pub(super) struct Dr {
     /// The word that was there when this process went over.
     word: Mutex<Option<Vec<u8>>>,
     why: Mutex<Why>,
+    ready: Mutex<Readiness>,
     handles: Handles,
     /// Whose connections looks use.
     control: WorkerId,
 }
 
-/// Where rows are, and why.
+/// Where rows are, and why; and whether the DR could have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Whereabouts {
     pub(crate) side: Side,
     pub(crate) why: Why,
+    pub(crate) dr: Readiness,
 }
 
 impl Dr {
@@ -127,6 +133,7 @@ impl Dr {
             highest: AtomicU64::new(0),
             word: Mutex::default(),
             why: Mutex::new(Why::Well),
+            ready: Mutex::new(Readiness::Unknown),
             handles: Handles::new(),
             control,
         })
@@ -150,7 +157,8 @@ impl Dr {
 
     pub(super) fn whereabouts(&self) -> Whereabouts {
         let side = if self.is_over() { Side::Standby } else { Side::Primary };
-        Whereabouts { side, why: *self.why.lock().unwrap_or_else(PoisonError::into_inner) }
+        let why = *self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        Whereabouts { side, why, dr: *self.ready.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     /// Counts a batch whose rows the DR has stored: from then on it may be acknowledged.
@@ -177,7 +185,11 @@ impl Dr {
     /// What a refusal of a write there means.
     pub(super) fn refusal(&self, error: Error) -> Error {
         match error {
-            Error::Refused { address, why } if why.starts_with("READONLY") => Error::NotPromoted { address },
+            Error::Refused { address, why } if why.starts_with("READONLY") => match self.whereabouts().why {
+                // The first answers, and had all when it was looked at last, or follows the DR: there is nothing to be promoted.
+                Why::Settling | Why::ReadOnly => Error::Returning { address },
+                _ => Error::NotPromoted { address },
+            },
             other => other,
         }
     }
@@ -207,9 +219,10 @@ pub(super) async fn watch(dr: Weak<Dr>, config: config::Dr, fence: Option<Arc<Fe
     }
 }
 
-/// What a look at a Redis found, and the word of a closed one.
+/// What a look at a Redis found, how it gets its rows, and the word of a closed one.
 struct Look {
     seen: Seen,
+    link: Link,
     word: Option<Vec<u8>>,
 }
 
@@ -246,11 +259,12 @@ impl Dr {
             },
         };
         self.tell(machine.side(), why);
+        self.tell_readiness(Readiness::of((machine.side(), self.order), primary.seen, (standby.seen, standby.link)));
         self.looked.store(true, Ordering::Relaxed);
     }
 
     async fn look_at(&self, servers: &Servers) -> Look {
-        let gone = Look { seen: Seen::Gone, word: None };
+        let gone = Look { seen: Seen::Gone, link: Link::Untold, word: None };
         if servers.ready(self.control).await.is_err() {
             return gone;
         }
@@ -267,11 +281,12 @@ impl Dr {
             return gone;
         }
         // One that refuses to say so may well be a master: a write tells.
-        let writable = match role {
-            Ok(Value::Array(parts)) => matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master"),
+        let link = match role {
+            Ok(Value::Array(parts)) => Link::of(&parts),
             Err(error) if is_out_of_service(&error) => return gone,
-            _ => true,
+            _ => Link::Untold,
         };
+        let writable = matches!(link, Link::Leads | Link::Untold);
         let fields = match counts {
             Ok(Value::Array(fields)) => fields,
             Err(error) if is_out_of_service(&error) => return gone,
@@ -288,7 +303,7 @@ impl Dr {
         };
         let number = |at| text(at).and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()).unwrap_or(0);
         let counts = Counts { acknowledged: number(0), vouched: number(1) };
-        Look { seen: Seen::Here { writable, counts }, word: text(2) }
+        Look { seen: Seen::Here { writable, counts }, link, word: text(2) }
     }
 
     /// Tells the first Redis what it has, and has the DR acknowledge nothing any more; `None`: it takes no writes anyway.
@@ -334,6 +349,20 @@ impl Dr {
             Why::Well if !matches!(before, Why::PrimaryGone | Why::ReadOnly) => {}
             Why::Well | Why::Settling => tracing::info!(has_rows, why = REASONS[at], %key, "{}", words(why)),
             _ => tracing::warn!(has_rows, why = REASONS[at], %key, "{}", words(why)),
+        }
+    }
+
+    /// Shows whether the DR could take over, and says so once.
+    fn tell_readiness(&self, now: Readiness) {
+        let before = std::mem::replace(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner), now);
+        self.handles.ready(now.is_ready());
+        match now.why() {
+            _ if now == before => {}
+            Some(why) => {
+                tracing::warn!(dr = %self.standby.addresses(self.control), why, "the DR Redis could not take over now")
+            }
+            None if before == Readiness::Unknown => {}
+            None => tracing::info!(dr = %self.standby.addresses(self.control), "the DR Redis could take over again"),
         }
     }
 }

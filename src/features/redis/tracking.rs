@@ -11,9 +11,12 @@
 //! that were fetched before go, and those of other masters stay: a failover costs the rows of one shard, not all.
 //!
 //! While a master is not heard, its rows go on until their `ttl`, as they do without tracking.
+//!
+//! Where another Redis may take over, those are listened to that the rows are read from: a move begins all anew.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::pending,
     sync::Arc,
     time::Duration,
 };
@@ -30,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Redis, Servers,
     cluster::Cluster,
+    dr::Dr,
     ear::{Deaf, Ear},
     echo::Echoes,
     line, of_worker,
@@ -214,6 +218,7 @@ fn is_up(standings: &Standings) -> bool {
 /// Listens, on behalf of all snapshots.
 pub(crate) struct Listener {
     servers: Arc<Servers>,
+    dr: Option<Arc<Dr>>,
     tracking: Arc<Tracking>,
     control: WorkerId,
 }
@@ -227,17 +232,18 @@ impl Redis {
     /// What listens, where somebody is to be listened to.
     pub(crate) fn listener(&self) -> Option<Listener> {
         let tracking = Arc::clone(self.tracking.as_ref()?);
-        Some(Listener { servers: Arc::clone(&self.servers), tracking, control: self.control })
+        Some(Listener { servers: Arc::clone(&self.servers), dr: self.dr.clone(), tracking, control: self.control })
     }
 }
 
 impl Listener {
-    /// Listens to whoever is master; never returns.
+    /// Listens to whoever is master where the rows are read from; never returns.
     ///
     /// # Cancel safety
     ///
     /// Dropped, nothing is heard any more.
     pub(crate) async fn run(self, hearer: &impl Hearer) {
+        let mut moves = self.dr.as_ref().map(|dr| dr.moves());
         loop {
             let prefixes = hearer.prefixes();
             let other = async {
@@ -247,15 +253,24 @@ impl Listener {
             };
             tokio::select! {
                 () = self.listen_for(&prefixes, hearer), if !prefixes.is_empty() => {}
-                // Other keys are to be told of: all begins anew.
+                // Other keys are to be told of, or others tell of them: all begins anew.
                 () = other => self.tracking.clear(),
+                () = moved(moves.as_mut()) => self.tracking.clear(),
             }
+        }
+    }
+
+    /// Who has the rows.
+    fn servers(&self) -> &Servers {
+        match &self.dr {
+            Some(dr) if dr.is_over() => &dr.standby,
+            _ => &self.servers,
         }
     }
 
     async fn listen_for(&self, prefixes: &[Box<[u8]>], hearer: &impl Hearer) {
         let tracking = &*self.tracking;
-        match &*self.servers {
+        match self.servers() {
             Servers::Single(nodes) => {
                 let node = of_worker(nodes, self.control);
                 let server = (Arc::clone(node.address()), node.client(), node.tls().cloned());
@@ -268,6 +283,16 @@ impl Listener {
             }
         }
     }
+}
+
+/// Returns once the rows are elsewhere, if they ever are.
+async fn moved(moves: Option<&mut watch::Receiver<u64>>) {
+    if let Some(moves) = moves
+        && moves.changed().await.is_ok()
+    {
+        return;
+    }
+    pending().await
 }
 
 /// All masters of a cluster, or the one that sentinels name.

@@ -77,7 +77,11 @@ pub(super) fn may_help(error: &Error) -> bool {
         Error::Open { .. } | Error::Full { .. } | Error::Malformed { .. } => false,
         // Whoever had a better one would have said it.
         Error::Stale { .. } => false,
-        Error::ReadOnly | Error::NotPromoted { .. } | Error::Closed { .. } | Error::Embedded(_) => false,
+        Error::ReadOnly
+        | Error::NotPromoted { .. }
+        | Error::Returning { .. }
+        | Error::Closed { .. }
+        | Error::Embedded(_) => false,
     }
 }
 

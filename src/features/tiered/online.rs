@@ -131,6 +131,9 @@ pub(crate) enum PushError {
     /// The Redis that took over is a replica still: nothing was written.
     #[error("the first Redis is lost, and the DR that has its rows takes none before it is promoted")]
     NotPromoted(#[source] l2::Error),
+    /// The Redis that took over is a replica, and the first is about to have the rows: nothing was written.
+    #[error("the first Redis answers and is about to have the rows again; the DR that has them until then takes none")]
+    Returning(#[source] l2::Error),
     /// The Redis that took over acknowledges nothing any more.
     #[error("other gateways have gone back from the DR Redis to the first one, which this one does not reach")]
     Closed(#[source] l2::Error),
@@ -154,6 +157,7 @@ impl From<l2::Error> for PushError {
     fn from(error: l2::Error) -> Self {
         match error {
             l2::Error::NotPromoted { .. } => Self::NotPromoted(error),
+            l2::Error::Returning { .. } => Self::Returning(error),
             l2::Error::Closed { .. } => Self::Closed(error),
             _ => Self::Store(error),
         }
@@ -170,7 +174,7 @@ impl PushError {
     pub(crate) const fn is_unwritten(&self) -> bool {
         match self {
             Self::Lease(error) => error.is_unwritten(),
-            Self::NotPromoted(_) | Self::ReadOnly => true,
+            Self::NotPromoted(_) | Self::Returning(_) | Self::ReadOnly => true,
             Self::Store(_) | Self::Closed(_) | Self::Elsewhere | Self::Late => false,
         }
     }
@@ -179,9 +183,13 @@ impl PushError {
     pub(crate) const fn until(&self) -> Option<Instant> {
         match self {
             Self::Store(error) => error.until(),
-            Self::NotPromoted(_) | Self::Closed(_) | Self::Elsewhere | Self::ReadOnly | Self::Late | Self::Lease(_) => {
-                None
-            }
+            Self::NotPromoted(_)
+            | Self::Returning(_)
+            | Self::Closed(_)
+            | Self::Elsewhere
+            | Self::ReadOnly
+            | Self::Late
+            | Self::Lease(_) => None,
         }
     }
 }

@@ -194,7 +194,7 @@ fn complete(reading: &Reading) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!(
-        "the online store could not be read in time for {}, and no row of lately is at hand; try again",
+        "the online store could not be read in time for {}, and no recent row is at hand; try again",
         names.join(", ")
     );
     Err(Error::new(Kind::Unavailable, message).with_retry_after(again(reading.until(), Instant::now())).into())

@@ -98,6 +98,41 @@ fn the_primary_must_have_what_was_acknowledged_and_the_standby_is_closed() {
 }
 
 #[test]
+fn a_primary_that_was_handed_the_work_is_not_waited_for() {
+    use Verdict::{Back, Over, Stay};
+    let until_handed_over = |order, last| {
+        walk(
+            &mut standby(order),
+            &[
+                (0, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
+                (15, Seen::Gone, REPLICA, Over(Why::PrimaryGone)),
+                (16, Seen::Gone, here(true, 0), Stay(Why::PrimaryGone)),
+                (18, REPLICA, here(true, 3), Stay(Why::ReadOnly)),
+                last,
+            ],
+        );
+    };
+    until_handed_over(Order::Kept, (19, here(true, 3), here(false, 3), Back { close_at: None, count: 3 }));
+    // Not so if it lacks anything, or if both lead: the standby takes writes for as long.
+    until_handed_over(Order::Kept, (19, here(true, 2), here(false, 3), Stay(Why::Lacks { has: 2, of: 3 })));
+    until_handed_over(Order::Kept, (19, here(true, 3), here(true, 3), Stay(Why::Settling)));
+    until_handed_over(Order::Unknown, (19, vouched(3), here(false, 3), Stay(Why::Settling)));
+    // Nobody led it when it was left: it handed nothing over the next time.
+    let mut machine = standby(Order::Kept);
+    walk(
+        &mut machine,
+        &[
+            (0, Seen::Gone, WELL, Stay(Why::PrimaryGone)),
+            (15, Seen::Gone, WELL, Over(Why::PrimaryGone)),
+            (16, WELL, REPLICA, Back { close_at: None, count: 0 }),
+            (17, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (32, Seen::Gone, REPLICA, Over(Why::PrimaryGone)),
+            (33, WELL, REPLICA, Stay(Why::Settling)),
+        ],
+    );
+}
+
+#[test]
 fn where_counts_prove_nothing_an_operator_does() {
     use Verdict::{Back, Over, Stay};
     walk(

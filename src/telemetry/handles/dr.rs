@@ -17,6 +17,7 @@ pub(crate) struct Dr {
     active: [Gauge; 2],
     moves: [Counter; 2],
     reasons: [Gauge; 7],
+    ready: Gauge,
 }
 
 impl Dr {
@@ -25,6 +26,7 @@ impl Dr {
             active: STORES.map(|store| gauge!(names::L2_ACTIVE, "store" => store)),
             moves: STORES.map(|store| counter!(names::L2_MOVES, "to" => store)),
             reasons: REASONS.map(|reason| gauge!(names::L2_REASON, "reason" => reason)),
+            ready: gauge!(names::L2_DR_READY),
         };
         handles.at(false);
         handles.show(0);
@@ -40,6 +42,11 @@ impl Dr {
     /// Why that is so, as the place among the reasons.
     pub(crate) fn show(&self, reason: usize) {
         self.reasons.iter().enumerate().for_each(|(at, gauge)| gauge.set(u32::from(at == reason)));
+    }
+
+    /// Whether the DR could take over now, or has.
+    pub(crate) fn ready(&self, is_ready: bool) {
+        self.ready.set(u32::from(is_ready));
     }
 
     fn at(&self, over: bool) {
