@@ -28,15 +28,15 @@ impl Check<'_> {
         if raw.rule.is_some() {
             self.filled(path, outputs);
         }
+        let default = self.outputs(&path.key("default").key("outputs"), outputs);
         if let Some(rule) = &rule {
             self.unambiguous(&path.key("rule"), rule, joined);
+            if let Some(output) = default.first() {
+                self.fits(&path.key("rule"), rule, output);
+            }
         }
-        Some(Fallback {
-            model: self.fallback_model(&path.key("model"), name, raw),
-            rule,
-            reserve: raw.reserve.0,
-            default: self.outputs(&path.key("default").key("outputs"), outputs),
-        })
+        let model = self.fallback_model(&path.key("model"), name, raw);
+        Some(Fallback { model, rule, reserve: raw.reserve.0, default })
     }
 
     /// Checks the output that a rule fills, a row of it for each of the request's.
@@ -62,6 +62,19 @@ impl Check<'_> {
                 joined.joins.iter().filter(selects).map(|join| format!("{}.{name}", join.label)).collect();
             if views.len() > 1 && joined.unsure.is_none() {
                 self.wrong(path, format_args!("{name} is a feature of several views"), views.join(", "));
+            }
+        }
+    }
+
+    /// Checks that the output which a rule fills takes what it is known to come to.
+    fn fits(&mut self, path: &Path, rule: &Rule, output: &Output) {
+        for constant in rule.constants() {
+            let elements = constant.elements().unwrap_or_default();
+            let shape = [elements.len() as i64];
+            if let Err(wrong) = Output::new(output.name().into(), output.datatype(), shape[..].into(), elements) {
+                let allowed = format_args!("answers that are {}", kind_of(output.datatype()));
+                self.wrong(path, format_args!("does not fit the output that it fills: {wrong}"), allowed);
+                return;
             }
         }
     }

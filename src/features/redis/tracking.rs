@@ -216,7 +216,11 @@ fn chain(deaf: &Deaf) -> String {
     let mut words = deaf.to_string();
     let mut source = std::error::Error::source(deaf);
     while let Some(error) = source {
-        words = format!("{words}: {error}");
+        let told = error.to_string();
+        // The driver's errors say their cause themselves.
+        if !words.ends_with(&told) {
+            words = format!("{words}: {told}");
+        }
         source = error.source();
     }
     words
