@@ -712,6 +712,11 @@ fn rules_whose_answers_do_not_fit() {
             "{said:#?}"
         );
     }
+    let null = bad(&with("a > 1.0 ? null : 0.5", "FP32", "1"));
+    assert!(
+        null[0].starts_with("models.m.fallback.rule: does not fit the output that it fills: null is no element; "),
+        "{null:?}"
+    );
     for (rule, datatype, data) in [
         ("1", "FP32", "1"),
         ("a > 1.0 ? 0.5 : b", "FP32", "1"),

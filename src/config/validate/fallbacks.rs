@@ -10,7 +10,7 @@ use crate::{
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine, rule::Variable},
 };
 
 use super::{Check, index, inputs::Joined};
@@ -68,14 +68,14 @@ impl Check<'_> {
 
     /// Checks that the output which a rule fills takes what it is known to come to.
     fn fits(&mut self, path: &Path, rule: &Rule, output: &Output) {
-        for constant in rule.constants() {
-            let elements = constant.elements().unwrap_or_default();
+        let misfit = |constant: &Variable| {
+            let Some(elements) = constant.elements() else { return Some("null is no element".to_owned()) };
             let shape = [elements.len() as i64];
-            if let Err(wrong) = Output::new(output.name().into(), output.datatype(), shape[..].into(), elements) {
-                let allowed = format_args!("answers that are {}", kind_of(output.datatype()));
-                self.wrong(path, format_args!("does not fit the output that it fills: {wrong}"), allowed);
-                return;
-            }
+            Output::new(output.name().into(), output.datatype(), shape[..].into(), elements).err()
+        };
+        if let Some(wrong) = rule.constants().iter().find_map(misfit) {
+            let allowed = format_args!("answers that are {}", kind_of(output.datatype()));
+            self.wrong(path, format_args!("does not fit the output that it fills: {wrong}"), allowed);
         }
     }
 
