@@ -16,7 +16,7 @@ use crate::{
         Join, Ladder, LadderMode, Mlflow, MlflowAccess, Model, Outlier, Pool, PredictionCache, Predictions, Retry,
         Size, Span, Spool, SpoolStore, Tier, Upstream, without_password,
     },
-    infer::{Output, outputs::Combine},
+    infer::{Output, decoded::Scalar, outputs::Combine},
 };
 
 /// Everything.
@@ -224,14 +224,33 @@ fn cache(PredictionCache { ttl, keep_for, entity, headers }: &PredictionCache) -
 }
 
 fn fallback(config: &Config, Fallback { model, rule, reserve, default }: &Fallback) -> Json {
-    let output =
-        |output: &Output| json!({"name": output.name(), "datatype": output.datatype().name(), "shape": output.shape()});
+    let output = |output: &Output| {
+        let data = output.elements().map(|element| scalar(&element));
+        json!({"name": output.name(), "datatype": output.datatype().name(), "shape": output.shape(), "data": data.collect::<Json>()})
+    };
     json!({
         "model": model.map(|model| &*config.model(model).name),
         "rule": rule.as_ref().map(|rule| rule.text()),
         "reserve": reserve,
         "default": {"outputs": default.iter().map(output).collect::<Json>()},
     })
+}
+
+/// An element of a default output. What JSON has no number for is text, as `NaN`.
+fn scalar(element: &Scalar<'_>) -> Json {
+    let number = |value: f64| if value.is_finite() { json!(value) } else { json!(value.to_string()) };
+    match element {
+        Scalar::Bool(value) => json!(value),
+        Scalar::Int(value) => json!(value),
+        Scalar::Uint(value) => json!(value),
+        // By its shortest text: 0.1 stays 0.1.
+        Scalar::Float(value) => number(value.to_string().parse().unwrap_or_else(|_| f64::from(*value))),
+        Scalar::Double(value) => number(*value),
+        Scalar::Number(text) => json!(text),
+        Scalar::Text(text) => json!(text),
+        Scalar::Bytes(bytes) => json!(String::from_utf8_lossy(bytes)),
+        Scalar::Null | Scalar::Other => Json::Null,
+    }
 }
 
 fn ensemble(config: &Config, ensemble: &Ensemble) -> Json {
@@ -350,7 +369,7 @@ models:
   m:
     low_priority: true
     cache: {ttl: 30s, keep_for: 1h, entity: user_id}
-    fallback: {model: n, rule: \"true ? 0.9 : 0.1\", default: {outputs: [{name: score, datatype: FP32, shape: [1], data: [0.5]}]}}
+    fallback: {model: n, rule: \"true ? 0.9 : 0.1\", default: {outputs: [{name: score, datatype: FP32, shape: [1], data: [0.1]}]}}
   n:
 ";
         let shown = config(&Config::parse(text, "t").unwrap());
@@ -364,7 +383,10 @@ models:
             ("/models/0/cache", json!({"ttl": "30s", "keep_for": "1h", "entity": "user_id", "headers": []})),
             ("/models/0/fallback/model", json!("n")),
             ("/models/0/fallback/rule", json!("true ? 0.9 : 0.1")),
-            ("/models/0/fallback/default", json!({"outputs": [{"name": "score", "datatype": "FP32", "shape": [1]}]})),
+            (
+                "/models/0/fallback/default",
+                json!({"outputs": [{"name": "score", "datatype": "FP32", "shape": [1], "data": [0.1]}]}),
+            ),
         ] {
             assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer} in {shown:#}");
         }
@@ -395,6 +417,7 @@ features:
             ("/features/l2/zones", json!({"10.0.1.": "a"})),
             ("/features/l2/connections", json!(2)),
             ("/features/lease", json!("3s")),
+            ("/features/l1/negative_ttl", json!("5s")),
             ("/features/invalidate", json!({"tracking": true, "kafka": null})),
         ] {
             assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer} in {shown:#}");

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
@@ -20,12 +20,29 @@ const MOST: usize = 10_000;
 
 /// Which entries.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     state: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
-pub(super) async fn list(State(sources): Shared, Query(which): Query<Which>) -> Response {
+impl Which {
+    fn limit(&self) -> Result<usize, String> {
+        let Some(text) = &self.limit else { return Ok(USUALLY) };
+        let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+        limit.ok_or_else(|| format!("limit: {text:?}; allowed: a whole number from 1 to {MOST}"))
+    }
+}
+
+pub(super) async fn list(State(sources): Shared, which: Result<Query<Which>, QueryRejection>) -> Response {
+    let which = match which {
+        Ok(Query(which)) => which,
+        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    };
+    let limit = match which.limit() {
+        Ok(limit) => limit,
+        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, &wrong),
+    };
     let standing = match which.state.as_deref().map(|name| (name, Standing::named(name))) {
         Some((name, None)) => {
             let allowed = Standing::ALL.map(Standing::name).join(", ");
@@ -33,7 +50,7 @@ pub(super) async fn list(State(sources): Shared, Query(which): Query<Which>) -> 
         }
         standing => standing.and_then(|(_, standing)| standing),
     };
-    answer(&sources, Ask::List(standing, which.limit.unwrap_or(USUALLY).min(MOST))).await
+    answer(&sources, Ask::List(standing, limit)).await
 }
 
 pub(super) async fn show(State(sources): Shared, Path(id): Path<String>) -> Response {

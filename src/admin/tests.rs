@@ -237,6 +237,27 @@ async fn what_is_kept_is_dropped_by_operators() {
 }
 
 #[tokio::test]
+async fn a_listing_of_what_is_kept_says_what_it_may_be_asked() {
+    let admin = Admin::start().await;
+    for query in ["", "?limit=1", "?limit=10000&state=parked"] {
+        assert_eq!(admin.get(&format!("/admin/v1/spool{query}")).await.0, 200, "{query}");
+    }
+    let allowed = "allowed: a whole number from 1 to 10000";
+    for (query, told) in [
+        ("limit=x", format!("limit: \"x\"; {allowed}")),
+        ("limit=0", format!("limit: \"0\"; {allowed}")),
+        ("limit=10001", format!("limit: \"10001\"; {allowed}")),
+        ("limit=-1", format!("limit: \"-1\"; {allowed}")),
+        ("state=lost", "state: no such state \"lost\"; allowed: waiting, running, done, parked".to_owned()),
+    ] {
+        assert_eq!(admin.get(&format!("/admin/v1/spool?{query}")).await, (400, json!({"error": told})), "{query}");
+    }
+    let (status, told) = admin.get("/admin/v1/spool?stat=parked").await;
+    let told = told["error"].as_str().unwrap();
+    assert!(status == 400 && told.contains("unknown field `stat`, expected `state` or `limit`"), "{told}");
+}
+
+#[tokio::test]
 async fn the_webhook_is_for_whoever_knows_its_secret() {
     let admin = Admin::start().await;
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();

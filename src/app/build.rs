@@ -1,6 +1,6 @@
 //! Puts the stages together.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -36,7 +36,7 @@ where
     H: tonic_health::pb::health_server::Health,
 {
     let store = features::Store::open(&config, tasks.clone()).await.context("cannot open the feature store")?;
-    let spool = Arc::new(Spool::open(&config.spool).context("cannot open the spool")?);
+    let spool = Arc::new(Spool::open(&config.spool).with_context(|| unopened(config.spool.store.file()))?);
     let handles = Arc::new(PathHandles::new(config.models.iter().map(|model| &*model.name)));
     let pipeline = Pipeline {
         ladder: Ladder::new(&config),
@@ -118,15 +118,14 @@ pub(super) fn admin(
 ) -> axum::Router {
     let (config, tiers) = (gateway.clone(), gateway.clone());
     let (shown, regions) = (gateway.clone(), gateway.clone());
-    let (levels, drilled) = (gateway.clone(), gateway.clone());
+    let (levels, drilled, models) = (gateway.clone(), gateway.clone(), gateway.clone());
     let (kept, stored, heeded) = (gateway.clone(), gateway.clone(), gateway.clone());
     let rows = Arc::new(rows);
-    let nothing = || -> admin::Section { Box::new(|| serde_json::json!({})) };
     admin::router(admin::Sources {
         config: Box::new(move || config.load_full().pipeline.config.clone()),
         scrape,
         readiness: Box::new(readiness),
-        models: nothing(),
+        models: Box::new(move || levels::states(&models.load_full().pipeline)),
         pools: Box::new(move || pools::states(&shown.load_full().pipeline.predict)),
         region: Box::new(move |name| pools::region(&regions.load_full().pipeline.predict, name)),
         tiers: Box::new(move || tier_states(&tiers.load_full().pipeline.admission)),
@@ -145,6 +144,14 @@ pub(super) fn admin(
         }),
         drain: Box::new(move || drain.cancel()),
     })
+}
+
+/// The key that says where the spool is.
+fn unopened(file: Option<&Path>) -> String {
+    file.map_or_else(
+        || "cannot open the spool".to_owned(),
+        |file| format!("spool.path: {} cannot be opened", file.display()),
+    )
 }
 
 fn tier_states(door: &Door) -> serde_json::Value {

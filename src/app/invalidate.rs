@@ -22,12 +22,13 @@ fn drop_model(pipeline: &Pipeline, model: &str) -> Result<Json, Refusal> {
         let known = pipeline.config.models.iter().map(|model| &*model.name);
         return Err(unknown("model", model, known));
     };
-    let kept = pipeline.predictions.are_kept(id);
-    if kept {
-        pipeline.predictions.drop_model(id);
-        tracing::info!(model, "predictions dropped");
+    if !pipeline.predictions.are_kept(id) {
+        return Ok(json!({"model": model, "predictions": "not kept"}));
     }
-    Ok(json!({"model": model, "predictions": if kept { "dropped" } else { "not kept" }}))
+    pipeline.predictions.drop_model(id);
+    let told = if pipeline.predictions.reach_others() { "told" } else { "not told" };
+    tracing::info!(model, other_gateways = told, "predictions dropped");
+    Ok(json!({"model": model, "predictions": "dropped", "other_gateways": told}))
 }
 
 async fn drop_rows(pipeline: &Pipeline, name: &str, which: Which) -> Result<Json, Refusal> {

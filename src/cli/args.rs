@@ -149,6 +149,9 @@ mod tests {
         for line in ["drop -c w.yaml", "drop -c w.yaml x --state done", "ls -c w.yaml --state gone", "show -c w.yaml"] {
             assert!(parse(&format!("weir spool {line}")).is_err(), "{line}");
         }
+        let error = parse("weir spool replay -c w.yaml").unwrap_err().to_string();
+        assert!(error.contains("<IDS|--state <STATE>>"), "either would do: {error}");
+        assert!(parse("weir spool ls -c w.yaml --limit 10001").is_err());
         assert!(matches!(parse("weir drill --model m --level 3 --for 5m"), Ok(Command::Drill(Drill { level: 3, .. }))));
         assert!(parse("weir drill --model m --level 5 --for 5m").is_err());
         assert!(parse("weir serve").is_err() && parse("weir").is_err());

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use crate::{
     app::Configured,
-    config::{self, Config, Discovery, Features, Projection, Registry, SaveTo, View, WarmStart},
+    config::{self, Config, Discovery, Features, L2, Projection, Registry, SaveTo, View, WarmStart},
 };
 
 /// How much is printed.
@@ -54,7 +54,7 @@ fn summary(config: &Config) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "notice: {notice}");
     }
-    for warning in config.warnings.iter().cloned().chain(files(config)) {
+    for warning in config.warnings.iter().cloned().chain(files(config)).chain(folders(config)) {
         let _ = writeln!(text, "warning: {warning}");
     }
     text
@@ -77,6 +77,28 @@ fn files(config: &Config) -> Vec<String> {
         ))
     });
     warned.collect()
+}
+
+/// Folders of files that Weir makes. No mistake of this file's either: it may be checked elsewhere than it is served.
+fn folders(config: &Config) -> impl Iterator<Item = String> {
+    let l2 = match &config.features.l2 {
+        L2::Embedded { path, .. } => path.as_deref(),
+        L2::Redis(_) | L2::FeatureServers(_) => None,
+    };
+    let keys = config.features.l1.warm_start.as_ref().and_then(|warm| match &warm.save_to {
+        SaveTo::File(path) => Some(&**path),
+        SaveTo::L2 => None,
+    });
+    const ENDS: &str = "a start ends there";
+    let places = [
+        ("spool.path", config.spool.store.file(), ENDS),
+        ("features.l2.path", l2, ENDS),
+        ("features.l1.warm_start.save_to", keys, "no keys are saved there"),
+    ];
+    places.into_iter().filter_map(|(key, file, so)| {
+        let folder = file?.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())?;
+        Some(format!("{key}: there is no folder {}; {so}; make it, or correct the path", folder.display()))
+    })
 }
 
 /// What the registry has, a line an object.
@@ -222,6 +244,26 @@ mod tests {
         assert!(said().contains("warning: pools.p.endpoints: ") && said().contains("already"), "{}", said());
         std::fs::write(&path, "[http://h:1]").unwrap();
         assert!(!said().contains("warning"), "{}", said());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_warned_of_by_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |at: &str| {
+            let file = |name: &str| folder.path().join(at).join(name).display().to_string();
+            let (spool, rows, keys) = (file("spool"), file("rows"), file("keys"));
+            let text = format!(
+                "spool: {{path: {spool}}}\nfeatures: {{project: p, l2: {{path: {rows}}}, l1: {{warm_start: {{save_to: {keys}}}}}}}"
+            );
+            summary(&Config::parse(&text, "t").unwrap())
+        };
+        let (none, there) = (said("none"), said(""));
+        for key in ["spool.path", "features.l2.path", "features.l1.warm_start.save_to"] {
+            let line = format!("warning: {key}: there is no folder {}; ", folder.path().join("none").display());
+            assert!(none.contains(&line) && !there.contains("warning"), "{line}: {none}\n{there}");
+        }
+        let beside = Config::parse("spool: {path: here}", "t").unwrap();
+        assert!(!summary(&beside).contains("warning"), "a file in the folder where it is started");
     }
 
     #[test]

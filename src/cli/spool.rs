@@ -7,7 +7,7 @@ use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
@@ -36,8 +36,8 @@ pub(super) enum Command {
         /// Only entries in this state: waiting, running, done or parked.
         #[arg(long, value_parser = standing)]
         state: Option<Standing>,
-        /// How many at most.
-        #[arg(long, default_value_t = 100)]
+        /// How many at most: 1 to 10000.
+        #[arg(long, default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST as u64))]
         limit: usize,
     },
     /// Print all that is kept of an entry, as JSON: the request, and its result.
@@ -60,13 +60,13 @@ pub(super) enum Command {
     Drop(Chosen),
 }
 
-/// Which entries.
+/// Which entries: some, or all in a state.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "state"]))]
 pub(super) struct Chosen {
     #[command(flatten)]
     pub(super) file: super::args::ConfigFile,
     /// Their ids.
-    #[arg(required_unless_present = "state", conflicts_with = "state")]
     ids: Vec<String>,
     /// All in this state (the 10000 oldest): waiting, running, done or parked.
     #[arg(long, value_parser = standing)]

@@ -1,4 +1,4 @@
-//! The effective value of every key, whether the file set it, and when a change of it takes effect.
+//! The effective value of every key, and whether the file set it. When a change takes effect is not told: with a restart, all of them.
 //!
 //! Values are shown as in problems: nothing that came from `${…}`, no password of a URL.
 
@@ -13,11 +13,11 @@ use super::{
     schema,
 };
 
-/// One line a key: `path: value  (set | default; reload class)`.
+/// One line a key: `path: value  (set | default)`.
 pub(super) fn explain(raw: &Root, places: &Places, config: &Config) -> String {
     let values = serde_json::to_value(raw).unwrap_or_default();
     let mut explainer = Explainer { places, config, out: String::new() };
-    explainer.walk(&Path::default(), &values, schema::inlined(), "restart");
+    explainer.walk(&Path::default(), &values, schema::inlined());
     explainer.out
 }
 
@@ -28,26 +28,25 @@ struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    fn walk(&mut self, path: &Path, value: &Value, schema: &Value, inherited: &str) {
-        let reload = schema["x-reload"].as_str().unwrap_or(inherited).to_owned();
+    fn walk(&mut self, path: &Path, value: &Value, schema: &Value) {
         let schema = fitting(value, schema);
         match value {
             Value::Object(entries) if !entries.is_empty() => {
                 for (key, value) in entries {
                     let below = schema["properties"].get(key).unwrap_or(&schema["additionalProperties"]);
-                    self.walk(&path.key(key), value, below, &reload);
+                    self.walk(&path.key(key), value, below);
                 }
             }
             Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
                 for (i, item) in items.iter().enumerate() {
-                    self.walk(&path.item(i), item, &schema["items"], &reload);
+                    self.walk(&path.item(i), item, &schema["items"]);
                 }
             }
-            _ => self.line(path, value, schema, &reload),
+            _ => self.line(path, value, schema),
         }
     }
 
-    fn line(&mut self, path: &Path, value: &Value, schema: &Value, reload: &str) {
+    fn line(&mut self, path: &Path, value: &Value, schema: &Value) {
         let origin = if self.places.is_set(path) { "set" } else { "default" };
         let shown = match value {
             Value::Array(_) => list(value, |i| self.places.given(&path.item(i))),
@@ -58,7 +57,7 @@ impl Explainer<'_> {
             other => other.to_string(),
         };
         // Writing to a string cannot fail.
-        let _ = writeln!(self.out, "{path}: {shown}  ({origin}; reload: {reload})");
+        let _ = writeln!(self.out, "{path}: {shown}  ({origin})");
     }
 
     /// What holds where the file says nothing and the default is not one value.

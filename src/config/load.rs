@@ -25,7 +25,7 @@ use super::{
 /// A configuration, and how each of its keys came about.
 pub(crate) struct Loaded {
     pub(crate) config: Config,
-    /// A line a key: value, default or set, reload class.
+    /// A line a key: value, default or set.
     pub(crate) explained: String,
 }
 

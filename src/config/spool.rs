@@ -1,6 +1,10 @@
 //! How requests are kept for later.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Redis, Retry};
 
@@ -33,4 +37,14 @@ pub(crate) enum SpoolStore {
         /// The database file.
         path: Option<PathBuf>,
     },
+}
+
+impl SpoolStore {
+    /// The file that it is in, where it is in one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded { path } => path.as_deref(),
+            Self::Redis { .. } => None,
+        }
+    }
 }

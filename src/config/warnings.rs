@@ -16,6 +16,11 @@ pub(super) fn of(config: &Config, raw: &raw::Root) -> Vec<String> {
     let copies = copies_that_are_never_made(config);
     let strong = strong_through_servers(config);
     let features = copies.into_iter().chain(strong).chain(promotions_of_nothing(config));
+    let lives = raw
+        .features
+        .iter()
+        .flat_map(|features| features.views.names())
+        .filter_map(|view| ttl_that_is_cut(config, raw, view));
     let registered = config.models.iter().filter_map(|model| registered_for_nothing(config, raw, model));
     pools
         .chain(idle)
@@ -24,6 +29,7 @@ pub(super) fn of(config: &Config, raw: &raw::Root) -> Vec<String> {
         .chain(fallbacks)
         .chain(ladder)
         .chain(features)
+        .chain(lives)
         .chain(registered)
         .collect()
 }
@@ -105,6 +111,24 @@ fn ladder_without_rungs(config: &Config) -> Option<String> {
          fallback (a model, a rule, default outputs), or take the section out"
             .to_owned(),
     )
+}
+
+/// A view's `ttl` only shortens: where nothing but L1 keeps copies for so long, `l1.ttl` is what counts.
+fn ttl_that_is_cut(config: &Config, raw: &raw::Root, name: &str) -> Option<String> {
+    let (l1, ttl) = (&config.features.l1, raw.features.as_ref()?.views.get(name)?.ttl?);
+    let view = config.features.views.iter().find(|view| *view.name == *name)?;
+    // The embedded store keeps what it was given for the view's time.
+    let is_cut = ttl.0 > l1.ttl
+        && view.consistency != Consistency::Immutable
+        && !matches!(config.features.l2, L2::Embedded { .. });
+    is_cut.then(|| {
+        format!(
+            "features.views.{name}.ttl: {ttl}, and features.l1.ttl is {}; the shorter counts: a copy is good for {}; raise l1.ttl, or leave the \
+             view's out",
+            raw::Span(l1.ttl),
+            raw::Span(l1.ttl)
+        )
+    })
 }
 
 /// Promotions drop predictions, and nothing else.
@@ -262,6 +286,29 @@ mod tests {
             assert_eq!(warned(text), paths, "{text}");
         }
     }
+
+    #[test]
+    fn a_ttl_that_is_cut_is_told() {
+        let with = |l2: &str, view: &str| {
+            format!(
+                "features: {{project: p, {l2}, views: {{v: {{entities: {{i: INT64}}, features: {{f: {{type: INT64}}}}, {view}}}}}}}"
+            )
+        };
+        let redis = "l1: {ttl: 60s}, l2: {redis: 'redis://h:1'}";
+        assert_eq!(warned(&with(redis, "ttl: 5m")), ["features.views.v.ttl"]);
+        let told = Config::parse(&with(redis, "ttl: 5m"), "t").unwrap().warnings.concat();
+        assert!(told.contains(".ttl: 5m, and features.l1.ttl is 1m; the shorter counts"), "{told}");
+        for (l2, view) in [
+            (redis, "ttl: 60s"),
+            (redis, "max_age: 1h"),
+            (redis, "ttl: 5m, consistency: immutable"),
+            ("l1: {ttl: 1h}, l2: {redis: 'redis://h:1'}", "ttl: 5m"),
+            ("l1: {ttl: 60s}, l2: {path: /x}", "ttl: 5m"),
+        ] {
+            assert!(warned(&with(l2, view)).is_empty(), "{l2} {view}");
+        }
+    }
+
     #[test]
     fn a_registered_model_is_looked_up_for_a_cache_by_mlflow() {
         for (text, paths) in [

@@ -39,6 +39,9 @@ const STACK: usize = 32 << 20;
 const FUNCTIONS: &[&str] =
     &["bool", "bytes", "contains", "double", "dyn", "endsWith", "int", "size", "startsWith", "string", "uint"];
 
+/// What CEL calls `?:`.
+const CONDITIONAL: &str = "_?_:_";
+
 /// What CEL makes of a loop (`all`, `exists`, `map`, `filter`) reads a variable that begins so.
 const INTERNAL: char = '@';
 
@@ -80,6 +83,23 @@ impl Rule {
         &self.names
     }
 
+    /// What it may come to whatever a row holds: the answers of its conditions (`c ? this : that`) that read nothing.
+    pub(crate) fn constants(&self) -> Vec<Variable> {
+        let mut constants = Vec::new();
+        let mut left = vec![&*self.expression];
+        while let Some(answer) = left.pop() {
+            match &answer.expr {
+                Expr::Call(call) if call.func_name == CONDITIONAL => left.extend(call.args.iter().skip(1)),
+                Expr::Literal(_) => {
+                    let context = Context::with_env(Arc::clone(&LIBRARY));
+                    constants.extend(Value::resolve(answer, &context).map(Variable));
+                }
+                _ => {}
+            }
+        }
+        constants
+    }
+
     /// The expression as it was written.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -112,8 +132,23 @@ fn first(errors: &ParseErrors) -> String {
     match errors.errors.first() {
         // The parser tells this one as a dump of itself.
         Some(error) if error.msg.contains("Recursion limit") => too_deep(),
-        Some(error) => format!("line {} column {}: {}", error.pos.0, error.pos.1, error.msg),
+        Some(error) => format!("line {} column {}: {}", error.pos.0, error.pos.1, in_words(&error.msg)),
         None => "the expression cannot be parsed".to_owned(),
+    }
+}
+
+/// What the parser says, where it speaks of itself.
+fn in_words(told: &str) -> &str {
+    if told.starts_with("Incomplete `ExprContext`") {
+        "`?` without both answers: write `condition ? this : that`"
+    } else if told.starts_with("Incomplete ") {
+        "something is missing here"
+    } else if told.contains("'<EOF>'") {
+        "the expression ends before it is whole"
+    } else if told.contains("expecting <EOF>") {
+        "nothing may follow here: the expression is whole before it"
+    } else {
+        told.strip_prefix("Syntax error: ").unwrap_or(told)
     }
 }
 
@@ -336,6 +371,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_knows_what_it_may_come_to() {
+        for (text, constants) in [
+            ("\"abc\"", &["[Text(\"abc\")]"][..]),
+            ("a > 1.0 ? 0.9 : b ? \"x\" : c", &["[Text(\"x\")]", "[Double(0.9)]"]),
+            ("a * 2.0", &[]),
+        ] {
+            let rule = Rule::compile(text).unwrap();
+            let told: Vec<_> =
+                rule.constants().iter().map(|each| format!("{:?}", each.elements().unwrap().as_slice())).collect();
+            assert_eq!(told, constants, "{text}");
+        }
+    }
+
+    #[test]
     fn bad_rules_are_told_with_their_place() {
         let unknown = Rule::compile("maximum(a, b)").unwrap_err();
         assert!(
@@ -344,6 +393,15 @@ mod tests {
         );
         let place = Rule::compile("amount >").unwrap_err();
         assert!(place.starts_with("line 1 column 9: "), "{place}");
+        for text in ["amount > 1000.0 ? 0.9", "amount >", "(a", "a b", "a.", "a[1", "1 +", "a ? b :"] {
+            let told = Rule::compile(text).unwrap_err();
+            assert!(
+                told.starts_with("line 1 column ") && !told.contains("Context") && !told.contains("EOF"),
+                "{text}: {told}"
+            );
+        }
+        let halved = Rule::compile("amount > 1000.0 ? 0.9").unwrap_err();
+        assert!(halved.ends_with("`?` without both answers: write `condition ? this : that`"), "{halved}");
         for (text, told) in [
             ("maximum(a, b)", "there is no function \"maximum\"; allowed: bool, bytes"),
             ("a.all(x, a.all(y, x == y))", "a loop (all, exists, map, filter) inside a loop is not allowed"),

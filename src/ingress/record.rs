@@ -74,6 +74,7 @@ impl Call<'_> {
         self.ended = true;
         let took = self.began.elapsed();
         let (status, level) = match outcome {
+            Ok(answer) if is_receipt(answer) => (StatusCode::ACCEPTED, answer.level),
             Ok(answer) => (encode::status_of(answer, self.protocol), answer.level),
             Err(error) => {
                 let row = status::of(error.kind());
@@ -83,14 +84,19 @@ impl Call<'_> {
         let handles = self.records.handles.model(self.model);
         handles.request(self.protocol, status);
         handles.took(took);
-        if let Ok(answer) = outcome {
-            handles.answered(level);
-            handles.added(took, answer.timings.model);
-        } else if level == Level::Reject {
-            handles.answered(level);
-        }
-        if let Err(error) = outcome {
-            self.tell(error);
+        match outcome {
+            // Neither an answer nor an error: there is a status for it, and `weir_spool_requests_total`.
+            Ok(answer) if is_receipt(answer) => {}
+            Ok(answer) => {
+                handles.answered(level);
+                handles.added(took, answer.timings.model);
+            }
+            Err(error) => {
+                if level == Level::Reject {
+                    handles.answered(level);
+                }
+                self.tell(error);
+            }
         }
         if self.records.log.enabled() {
             self.write(id, (status, level, took), outcome);
@@ -151,6 +157,12 @@ impl Drop for Call<'_> {
             handles.took(self.began.elapsed());
         }
     }
+}
+
+/// Whether it only says that the request is kept for later (`later`): nothing else comes as an answer at level 4. Over gRPC, which has no
+/// 202, it reads as an error, and is none.
+fn is_receipt(answer: &Answer) -> bool {
+    answer.level == Level::Reject
 }
 
 /// Milliseconds since the epoch.

@@ -216,7 +216,10 @@ impl Model {
             return;
         }
         self.handles.moved(level);
-        let (model, reason) = (&self.name, standing.worst().map_or("quiet", |(_, cause)| cause.token()));
+        let was_held = before.drill() > standing.drill();
+        let reason =
+            standing.worst().map_or(if was_held { "drill ended" } else { "quiet" }, |(_, cause)| cause.token());
+        let model = &self.name;
         if level > before.level() {
             tracing::warn!(%model, %level, from = %before.level(), reason, acts, "model stands lower");
         } else {

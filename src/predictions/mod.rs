@@ -394,6 +394,12 @@ impl Predictions {
         self.begin_era(model, rand::random());
     }
 
+    /// Whether other gateways hear of what is dropped here within a second: they share a Redis, and it answered at the last look. Where it
+    /// did not, they hear of it once it does.
+    pub(crate) fn reach_others(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.knows_eras())
+    }
+
     /// Which era a model's predictions are in, in a word that gateways which share them agree on.
     pub(crate) fn era(&self, model: ModelId) -> u64 {
         self.eras.now(model).token

@@ -171,6 +171,11 @@ impl Shared {
         pass.record(outcome);
     }
 
+    /// Whether Redis answered at the last look.
+    pub(super) fn knows_eras(&self) -> bool {
+        self.knows_eras.load(Ordering::Acquire)
+    }
+
     /// The model's era began here: the others are to be told.
     pub(super) fn tell(&self, model: ModelId) {
         if let Some(told) = &self.models[model.index()] {

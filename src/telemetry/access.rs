@@ -15,6 +15,9 @@ use serde::Serialize;
 
 use super::names;
 
+/// Names the sink.
+const VARIABLE: &str = "WEIR_ACCESS_LOG";
+
 /// Lines that may wait for the writer.
 const QUEUE: usize = 8_192;
 
@@ -79,11 +82,21 @@ impl Log {
     ///
     /// The file cannot be opened, or the writer's thread cannot be started.
     pub fn from_env() -> io::Result<Self> {
-        match std::env::var("WEIR_ACCESS_LOG").as_deref() {
-            Err(_) | Ok("" | "off") => Ok(Self::off()),
-            Ok("stdout") => Self::to(io::stdout()),
-            Ok("stderr") => Self::to(io::stderr()),
-            Ok(path) => Self::to(OpenOptions::new().create(true).append(true).open(path)?),
+        Self::named(&std::env::var(VARIABLE).unwrap_or_default())
+    }
+
+    fn named(sink: &str) -> io::Result<Self> {
+        match sink {
+            "" | "off" => Ok(Self::off()),
+            "stdout" => Self::to(io::stdout()),
+            "stderr" => Self::to(io::stderr()),
+            path => {
+                let file = OpenOptions::new().create(true).append(true).open(path);
+                Self::to(file.map_err(|error| {
+                    let allowed = "stdout, stderr, off, or a file's path";
+                    io::Error::new(error.kind(), format!("{VARIABLE}={path}: {error}; allowed: {allowed}"))
+                })?)
+            }
         }
     }
 
@@ -142,6 +155,17 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    #[test]
+    fn a_sink_that_cannot_be_opened_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/log").display().to_string();
+        let error = Log::named(&path).err().unwrap();
+        let told = error.to_string();
+        assert!(told.starts_with(&format!("WEIR_ACCESS_LOG={path}: No such file")), "{told}");
+        assert!(told.ends_with("; allowed: stdout, stderr, off, or a file's path"), "{told}");
+        assert!(!Log::named("off").unwrap().enabled() && !Log::named("").unwrap().enabled());
+    }
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);

@@ -33,17 +33,17 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO = "weir_build_info", Gauge, "1, labelled with the version.";
-    REQUESTS = "weir_requests_total", Counter, "Inference requests answered, by model, protocol and HTTP status; a gRPC status held with its answer counts as the HTTP status it corresponds to, that of a streamed answer as 200.";
+    REQUESTS = "weir_requests_total", Counter, "Inference requests answered, by model, protocol and HTTP status; a gRPC status held with its answer counts as the HTTP status it corresponds to, that of a streamed answer as 200, one kept for later as 202.";
     REQUEST_DURATION = "weir_request_duration_seconds", Histogram, "From a request's head until its answer is ready to be sent (a streamed one: its head), an error or the caller leaving, by model.";
-    STAGE_DURATION = "weir_stage_duration_seconds", Histogram, "Time spent in each stage of the path.";
+    STAGE_DURATION = "weir_stage_duration_seconds", Histogram, "Time spent in each stage of the path: admission (waiting for a slot), features, enrich, predict (all attempts).";
     ADDED_LATENCY = "weir_added_latency_seconds", Histogram, "An answered request's time in Weir less its time at the model, by model.";
-    ANSWERS = "weir_answers_total", Counter, "Answers by model and the level that answered.";
+    ANSWERS = "weir_answers_total", Counter, "Answers by model and the level that answered; reject: errors with weir-level 4. What is kept for later counts once there is an answer, in weir_spool_replays_total.";
     FEATURE_LOOKUPS = "weir_feature_lookups_total", Counter, "Row lookups by layer (l1, l2, l3) and outcome (hit, stale_hit, negative_hit, miss, error, timeout, unreadable: what is stored is no row).";
     FEATURE_LOOKUP_DURATION = "weir_feature_lookup_duration_seconds", Histogram, "One request's lookups at one layer.";
     FEATURE_AGE = "weir_feature_age_seconds", Histogram, "Age of the event behind each row served, by view.";
     FEATURE_ROWS_AHEAD = "weir_feature_rows_ahead_total", Counter, "Rows whose event is more than a minute ahead of this machine's clock, by view and where they were seen (read, pushed).";
     FEATURE_STAND_INS = "weir_feature_stand_ins_total", Counter, "Rows of L3 used because L2 could not say what it has, by view.";
-    FEATURE_DEFAULTS = "weir_feature_defaults_total", Counter, "Rows in which defaults stood in, by view and reason.";
+    FEATURE_DEFAULTS = "weir_feature_defaults_total", Counter, "Rows in which defaults stood in, by view and reason (not_found, null, outside_max_age, unavailable).";
     FEATURE_HIT_RATIO = "weir_feature_hit_ratio", Gauge, "Share of row lookups that the layer answered, since start.";
     FEATURE_HIT_RATIO_TARGET = "weir_feature_hit_ratio_target", Gauge, "The hit ratio the layer is expected to reach.";
     FEATURE_EARLY_REFRESHES = "weir_feature_early_refreshes_total", Counter, "Rows fetched again shortly before they would have expired.";
@@ -99,8 +99,8 @@ metrics! {
     PREDICTIONS_ENTRIES = "weir_predictions_entries", Gauge, "Predictions kept in this process.";
     MLFLOW_DELIVERIES = "weir_mlflow_deliveries_total", Counter, "Deliveries of MLflow's webhook by outcome: dropped (predictions were), duplicate, ignored (a test, another event or alias, a model that none here is or of which nothing is kept), unsigned, late (its time is too far from now), malformed.";
     MLFLOW_LOOKS = "weir_mlflow_looks_total", Counter, "Looks at registered models in MLflow by outcome: unchanged, changed (an alias is: predictions are dropped, if no other gateway did), failed.";
-    BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in, else 0.";
-    BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and new state.";
+    BREAKER_STATE = "weir_breaker_state", Gauge, "1 for the state a target's breaker is in (closed, open, half_open), else 0. One that is well again stays open or half_open until somebody asks it: weir_breaker_open_seconds tells for how long it refuses.";
+    BREAKER_TRANSITIONS = "weir_breaker_transitions_total", Counter, "Breaker transitions by target and the state moved to (closed, open, half_open).";
     BREAKER_OPEN = "weir_breaker_open_seconds", Gauge, "Seconds until an open breaker lets its next probe by, 0 in other states, by target.";
     REDIS_REFUSED = "weir_redis_refused_total", Counter, "Requests not sent to a Redis server, by target and reason: open (its breaker is), full (as many are under way as may be).";
     L2_ACTIVE = "weir_l2_active", Gauge, "With l2.dr: 1 for the Redis that has the rows (store: primary, dr), else 0.";
@@ -110,9 +110,9 @@ metrics! {
     REDIS_REPLICA_READS = "weir_redis_replica_reads_total", Counter, "Rows that were to be read from a replica, by outcome: answered, absent (it has none, so its master was asked), moved (it named another), failed (no answer in time or none that serves, so its master was asked), behind (none was known to be within max_lag: the master was asked).";
     REDIS_REPLICA_LAG = "weir_redis_replica_lag_seconds", Gauge, "How far a replica may be behind its master, by target; absent while that is not known. More than max_lag, and it is not read.";
     FEATURE_SERVER_REQUESTS = "weir_feature_server_requests_total", Counter, "With l2.feature_server: requests for rows by target and outcome: answered, refused (4xx), failed (5xx, no connection, bytes that are no answer), timeout, full (not sent: as many are under way as may be).";
-    ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome class.";
+    ATTEMPTS = "weir_attempts_total", Counter, "Attempts by pool and outcome: success, caller_error (the model refused the request as malformed), overloaded (429, retry-after), failed (a 5xx, a reset, an unreadable answer), connect_failed, timeout, cancelled (the caller went away, or another attempt beside it was answered first).";
     RETRIES = "weir_retries_total", Counter, "Attempts after the first, by pool.";
-    RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason.";
+    RETRIES_DENIED = "weir_retries_denied_total", Counter, "Retries not made, by pool and reason: budget (it is spent), deadline (it leaves no room), not_replayable (the body was passed on as it came), not_idempotent, pushback (the endpoint asked not to be asked again), no_endpoint.";
     HEDGES = "weir_hedges_total", Counter, "Second attempts beside slow first ones, by pool and outcome: won (its answer came first), lost (the first attempt's did), failed (neither's).";
     HEDGES_DENIED = "weir_hedges_denied_total", Counter, "Slow attempts that were not hedged, by pool and reason: share, budget, deadline, no_endpoint.";
     ENDPOINT_HEALTHY = "weir_endpoint_healthy", Gauge, "1 while the endpoint's last health check passed, by pool and endpoint.";
@@ -143,11 +143,29 @@ metrics! {
     SPOOL_KEPT = "weir_spool_requests_total", Counter, "Requests that were to be kept for later, by outcome: queued, logged (answered at level 3), known (kept already under its idempotency key), other_request (its key is another's), full (spool.max_entries), error (the store failed), dropped (too many were being logged, or the process ended).";
     SPOOL_REPLAYS = "weir_spool_replays_total", Counter, "Replays of kept requests by outcome: done, already (there was a result), retried, parked, given_back (it did not reach the model), lost (its entry is gone or another gateway's), unstored (the store failed).";
     ACCESS_LOG_DROPPED = "weir_access_log_dropped_total", Counter, "Access log lines dropped because the writer was behind.";
-    CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener.";
+    CONNECTIONS = "weir_connections", Gauge, "Open downstream connections, by listener (http, grpc).";
     HELD_BODY_BYTES = "weir_held_body_bytes", Gauge, "Bytes of requests' bodies held to be decoded or sent again; listen.hold_bodies is the most.";
     BODIES_NOT_HELD = "weir_bodies_not_held_total", Counter, "Requests' bodies that found no room in listen.hold_bodies, by outcome: streamed (passed on as it came, so that it cannot be sent again), refused (it had to be decoded).";
     STALLED_ANSWERS = "weir_stalled_answers_total", Counter, "Streamed answers broken off because their caller took nothing of them for listen.send_timeout.";
     REGISTRY_REFRESHES = "weir_registry_refreshes_total", Counter, "Looks at Feast's registry after the first, by outcome: unchanged, changed, refused (what it has become is no registry, or does not fit the models; the one before serves on), unreachable.";
     OBJECT_READS = "weir_object_reads_total", Counter, "Reads of lookup files on the object store, by view and kind (manifest, directory, bucket).";
     OBJECT_ERRORS = "weir_object_errors_total", Counter, "Lookups in lookup files that failed, by view and reason (unavailable, timeout, open: its circuit breaker is, busy, damaged, mismatch).";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `docs/metrics.md` has a line a metric, with its kind and what `# HELP` says, and no other.
+    #[test]
+    fn each_is_documented_as_it_is_described() {
+        let page = include_str!("../../docs/metrics.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for (row, Metric { name, kind, help }) in rows.iter().zip(ALL) {
+            let begin = format!("| `{name}` | {} | ", format!("{kind:?}").to_lowercase());
+            let end = format!(" | {help} |");
+            assert!(row.starts_with(&begin) && row.ends_with(&end), "{begin}…{end} in the place of {row}");
+        }
+        assert_eq!(rows.len(), ALL.len());
+    }
 }

@@ -123,6 +123,30 @@ fn a_file_that_is_none() {
     }
 }
 
+/// A start that cannot go on says which key, or which variable, is in the way.
+#[test]
+fn a_file_that_serve_cannot_make_is_named() {
+    let folder = Folder::new("serve");
+    let file = folder.path().join("none/file").display().to_string();
+    let serve = |name: &str, sections: &str, log: &str| {
+        let text = format!("listen: {{http: \"127.0.0.1:0\", grpc: none, admin: \"127.0.0.1:0\"}}\n{sections}\n");
+        let path = folder.write(name, text);
+        let mut serve = command();
+        serve.args(["serve", "-c"]).arg(path).env("WEIR_ACCESS_LOG", log).stdin(Stdio::null());
+        let output = serve.output().expect("weir starts");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        said(&output)
+    };
+    for (sections, log, told) in [
+        (format!("spool: {{path: {file}}}"), "off", format!("spool.path: {file} cannot be opened")),
+        (format!("features: {{project: p, l2: {{path: {file}}}}}"), "off", format!("features.l2: cannot open {file}")),
+        (String::new(), &*file, format!("WEIR_ACCESS_LOG={file}: No such file")),
+    ] {
+        let text = serve("weir.yaml", &sections, log);
+        assert!(text.contains(&told), "{told}: {text}");
+    }
+}
+
 #[test]
 fn the_schema_is_a_json_schema() {
     let output = run(&["schema"]);

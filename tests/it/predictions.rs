@@ -241,6 +241,13 @@ fn await_l2(weir: &Weir) {
     });
 }
 
+/// Drops a model's predictions; whether other gateways are told.
+fn drop_echo(weir: &Weir) -> String {
+    let told = http1::post(weir.admin(), "/admin/v1/invalidate", r#"{"model":"echo"}"#).expect(200).json();
+    assert_eq!(told["predictions"], "dropped");
+    told["other_gateways"].as_str().expect("it says so").to_owned()
+}
+
 fn gateways_share(redis: &str, project: &str, keys: impl Fn() -> u64) {
     let model = Counting::listen(ANSWER);
     let features = format!("features: {{project: {project}, l2: {{{redis}, timeout: 5s}}}}\n");
@@ -258,7 +265,7 @@ fn gateways_share(redis: &str, project: &str, keys: impl Fn() -> u64) {
     assert_eq!(model.count(), asked + 20);
     assert!(other.metrics().count("weir_prediction_lookups_total", &[("layer", "l2"), ("outcome", "hit")]) == 20.0);
     // A promotion that one hears of ends the other's too, and what lies in Redis.
-    http1::Http1::connect(one.admin()).post("/admin/v1/invalidate", r#"{"model":"echo"}"#).expect(200);
+    wait_until("the others to be told", START, || drop_echo(&one) == "told");
     assert_eq!(cache(&predict(&one, &v1(1, 0)).expect(200)), "fwd=miss");
     wait_until("the other gateway to hear of it", START, || {
         predict(&other, &v1(1, 1)).expect(200);
@@ -298,6 +305,7 @@ fn a_redis_that_is_away_costs_hits_and_no_answer() {
     }
     let errors = weir.metrics().count("weir_prediction_lookups_total", &[("layer", "l2"), ("outcome", "error")]);
     assert!(errors > 0.0);
+    wait_until("others not to be told", START, || drop_echo(&weir) == "not told");
     redis.thaw();
     redis.kill();
     assert_eq!(cache(&predict(&weir, &v1(1, 100)).expect(200)), "fwd=miss");

@@ -1,6 +1,12 @@
 //! What can be seen from outside: metrics that promtool accepts, and headers that tell each answer's story.
 
-use std::{collections::BTreeSet, path::Path, process::Command, sync::LazyLock, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -77,10 +83,58 @@ fn the_alerts_fire_for_what_they_are_about() {
     }
     let sources = label_sources();
     let values = rules.lines().filter(|line| line.contains("weir_")).flat_map(values_in);
-    let values: BTreeSet<_> = values.collect();
+    // Statuses are numbers.
+    let values: BTreeSet<_> = values.filter(|value| *value != "5..").collect();
     assert!(values.len() > 10, "{values:?}");
     for value in values {
         assert!(sources.contains(&format!("\"{value}\"")), "{value} is no label's value");
+    }
+}
+
+/// The labels that `docs/metrics.md` names are those of the series (its names, kinds and texts: `telemetry/names.rs`).
+#[test]
+fn the_labels_of_metrics_are_those_that_are_documented() {
+    ask(&[]);
+    let documented: HashMap<_, BTreeSet<_>> = include_str!("../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(name, rest)| {
+            (name, rest.split(" | ").nth(1).unwrap_or_default().split('`').skip(1).step_by(2).collect())
+        })
+        .collect();
+    let metrics = WEIR.metrics();
+    let mut seen = 0;
+    for line in metrics.text().lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (series, labels) = line.split_once('{').unwrap_or_else(|| (line.split(' ').next().unwrap_or(line), ""));
+        let mut names: Vec<_> = labels.split("=\"").filter_map(|part| part.rsplit(',').next()).collect();
+        // The last one's value.
+        names.pop();
+        let labels: BTreeSet<_> = names.into_iter().filter(|name| *name != "le").collect();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| series.strip_suffix(end)).unwrap_or(series);
+        assert_eq!(documented.get(family), Some(&labels), "{line}");
+        seen += 1;
+    }
+    assert!(seen > 100, "{seen} series");
+}
+
+/// Each alert says where its runbook is, and it is there; nothing else is.
+#[test]
+fn every_alert_has_its_runbook() {
+    let (rules, runbooks) = (include_str!("../../config/alerts.yaml"), include_str!("../../docs/runbooks.md"));
+    let alerts: Vec<_> = rules.split("- alert: ").skip(1).collect();
+    let mut names = BTreeSet::new();
+    for alert in alerts {
+        let name = alert.lines().next().expect("a name");
+        let place = format!("\n          runbook: docs/runbooks.md#{}\n", name.to_lowercase());
+        assert!(alert.contains(&place), "{name} has no annotation{place}");
+        names.insert(name);
+    }
+    let sections: BTreeSet<_> = runbooks.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(sections, names);
+    for section in runbooks.split("\n### ").skip(1) {
+        for part in ["\n**Callers** ", "\n**Look** at ", "\n**Do** "] {
+            assert!(section.contains(part), "{part:?} is not in {section}");
+        }
     }
 }
 

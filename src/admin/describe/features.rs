@@ -55,6 +55,7 @@ pub(in crate::admin) fn features(config: &Config) -> Json {
             "capacity": size(features.l1.capacity),
             "ttl": length(features.l1.ttl),
             "stale_for": length(features.l1.stale_for),
+            "negative_ttl": length(features.l1.negative_ttl),
             "warm_start": features.l1.warm_start.as_ref().map(warm_start),
         },
         "l2": l2,

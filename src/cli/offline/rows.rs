@@ -66,8 +66,13 @@ impl<'a> RowReader<'a> {
         let needed: Vec<&str> = entities.chain(features).chain([names.timestamp]).chain(created).collect();
         let missing: Vec<_> = needed.iter().copied().filter(|name| !has(name)).collect();
         if !missing.is_empty() {
+            let hint = if missing.contains(&names.timestamp) {
+                "; --timestamp-field names the column with the event time"
+            } else {
+                ""
+            };
             bail!(
-                "{}: missing {}; the file has {}",
+                "{}: missing {}; the file has {}{hint}",
                 source.name,
                 quoted(&missing),
                 quoted(&columns_of(builder.schema(), source))

@@ -222,7 +222,8 @@ async fn what_does_not_fit_is_told_with_file_column_and_row() {
         ),
         (
             good()[..1].to_vec(),
-            "/in/a.parquet: missing \"count\", \"city\", \"event_timestamp\"; the file has \"user_id\"",
+            "/in/a.parquet: missing \"count\", \"city\", \"event_timestamp\"; the file has \"user_id\"; --timestamp-field names the \
+             column with the event time",
         ),
     ];
     for (columns, expected) in table {

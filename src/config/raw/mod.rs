@@ -1,7 +1,7 @@
 //! What the YAML may say: one struct a section, every key with its meaning, unit and default.
 //!
-//! The doc comment of a key is its description in the JSON Schema; `x-reload` says when a change takes effect (a key without
-//! it takes its section's), `x-minimum` and `x-maximum` how short and long a duration may be, `x-map` from what to what a mapping is,
+//! The doc comment of a key is its description in the JSON Schema; `x-reload` says when a change will take effect once there is live reload (a key without
+//! it takes its section's; nobody is told until then), `x-minimum` and `x-maximum` how short and long a duration may be, `x-map` from what to what a mapping is,
 //! `x-required` what must be given. Nothing is checked here; `shape` and `validate` do that.
 
 mod features;

@@ -693,6 +693,42 @@ fn rules_that_cannot_answer() {
 }
 
 #[test]
+fn rules_whose_answers_do_not_fit() {
+    let with = |rule: &str, datatype: &str, data: &str| {
+        format!(
+            "{POOL}models:\n  m: {{fallback: {{rule: '{rule}', default: {{outputs: [{{name: s, datatype: {datatype}, shape: [1], data: [{data}]}}]}}}}}}\n"
+        )
+    };
+    for (rule, datatype, data) in [
+        ("\"abc\"", "FP32", "1"),
+        ("a > 1.0 ? 0.5 : \"no\"", "FP32", "1"),
+        ("0.5", "INT64", "1"),
+        ("\"yes\"", "BOOL", "true"),
+    ] {
+        let said = bad(&with(rule, datatype, data));
+        let told = "models.m.fallback.rule: does not fit the output that it fills: tensor \"s\": element 0: ";
+        assert!(
+            said.len() == 1 && said[0].starts_with(told) && said[0].contains("; allowed: answers that are "),
+            "{said:#?}"
+        );
+    }
+    let null = bad(&with("a > 1.0 ? null : 0.5", "FP32", "1"));
+    assert!(
+        null[0].starts_with("models.m.fallback.rule: does not fit the output that it fills: null is no element; "),
+        "{null:?}"
+    );
+    for (rule, datatype, data) in [
+        ("1", "FP32", "1"),
+        ("a > 1.0 ? 0.5 : b", "FP32", "1"),
+        ("\"abc\"", "BYTES", "x"),
+        ("a", "INT64", "1"),
+        ("true", "BOOL", "true"),
+    ] {
+        good(&with(rule, datatype, data));
+    }
+}
+
+#[test]
 fn a_spool_has_one_place_and_a_time() {
     says(
         "spool:\n  path: \"\"\n  keep_for: 0s\n",

@@ -14,7 +14,7 @@ fn a_model_is_registered_as_what_it_says_else_as_its_pool_calls_it() {
     assert_eq!(names, ["up", "r", "o"]);
     assert!(config.mlflow.is_none());
     let explained = read(MODELS).unwrap().explained;
-    assert!(explained.contains("models.m.registered_model: up  (default; reload: live)"), "{explained}");
+    assert!(explained.contains("models.m.registered_model: up  (default)"), "{explained}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
         problems::Path,
         raw::{self, Loose},
     },
-    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine},
+    infer::{Datatype, ModelId, Output, Rule, decoded::Scalar, outputs::Combine, rule::Variable},
 };
 
 use super::{Check, index, inputs::Joined};
@@ -28,15 +28,15 @@ impl Check<'_> {
         if raw.rule.is_some() {
             self.filled(path, outputs);
         }
+        let default = self.outputs(&path.key("default").key("outputs"), outputs);
         if let Some(rule) = &rule {
             self.unambiguous(&path.key("rule"), rule, joined);
+            if let Some(output) = default.first() {
+                self.fits(&path.key("rule"), rule, output);
+            }
         }
-        Some(Fallback {
-            model: self.fallback_model(&path.key("model"), name, raw),
-            rule,
-            reserve: raw.reserve.0,
-            default: self.outputs(&path.key("default").key("outputs"), outputs),
-        })
+        let model = self.fallback_model(&path.key("model"), name, raw);
+        Some(Fallback { model, rule, reserve: raw.reserve.0, default })
     }
 
     /// Checks the output that a rule fills, a row of it for each of the request's.
@@ -63,6 +63,19 @@ impl Check<'_> {
             if views.len() > 1 && joined.unsure.is_none() {
                 self.wrong(path, format_args!("{name} is a feature of several views"), views.join(", "));
             }
+        }
+    }
+
+    /// Checks that the output which a rule fills takes what it is known to come to.
+    fn fits(&mut self, path: &Path, rule: &Rule, output: &Output) {
+        let misfit = |constant: &Variable| {
+            let Some(elements) = constant.elements() else { return Some("null is no element".to_owned()) };
+            let shape = [elements.len() as i64];
+            Output::new(output.name().into(), output.datatype(), shape[..].into(), elements).err()
+        };
+        if let Some(wrong) = rule.constants().iter().find_map(misfit) {
+            let allowed = format_args!("answers that are {}", kind_of(output.datatype()));
+            self.wrong(path, format_args!("does not fit the output that it fills: {wrong}"), allowed);
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) enum Wrong {
     Literal(String),
     /// A number that does not fit; the number.
     Range(String),
+    /// Text that is no time.
+    Time(String),
     /// Of another type.
     Type,
 }
@@ -41,7 +43,7 @@ impl Wrong {
             Self::Null => "attribute name must be string, not 'NoneType'".into(),
             Self::Literal(text) => format!("invalid literal for int() with base 10: {}", repr(shown(text, 128))),
             Self::Range(number) => format!("Value out of range: {}", shown(number, 128)),
-            Self::Type => "bad argument type for built-in operation".into(),
+            Self::Time(_) | Self::Type => "bad argument type for built-in operation".into(),
         }
     }
 
@@ -51,6 +53,7 @@ impl Wrong {
             Self::Null => format!("null or a list; allowed for {kind}: {allowed}"),
             Self::Literal(text) => format!("{:?} is no whole number; allowed for {kind}: {allowed}", shown(text, 64)),
             Self::Range(number) => format!("{} does not fit {kind}; allowed: {allowed}", shown(number, 64)),
+            Self::Time(text) => format!("{:?} is no time; allowed for {kind}: {allowed}", shown(text, 64)),
             Self::Type => format!("of another type; allowed for {kind}: {allowed}"),
         }
     }
@@ -116,7 +119,7 @@ pub(super) fn feature(kind: FeatureType, raw: &[u8]) -> Result<Value, Wrong> {
 /// A cell as the time of an event, in nanoseconds: ISO 8601, or a number of nanoseconds.
 pub(super) fn event_time(cell: &Scalar<'_>) -> Result<i64, Wrong> {
     match cell {
-        Scalar::Text(text) => time::parse(text).ok_or(Wrong::Type),
+        Scalar::Text(text) => time::parse(text).ok_or_else(|| Wrong::Time(text.clone().into_owned())),
         Scalar::Number(_) => integer(cell),
         Scalar::Null => Err(Wrong::Null),
         _ => Err(Wrong::Type),
@@ -296,6 +299,17 @@ pub(super) const fn feature_cells(kind: FeatureType) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_that_is_no_time_is_quoted() {
+        let wrong = event_time(&Scalar::json(br#""yesterday""#)).unwrap_err();
+        assert_eq!(wrong.told("a time", "ISO 8601"), "\"yesterday\" is no time; allowed for a time: ISO 8601");
+        assert_eq!(wrong.python(), Wrong::Type.python(), "what Feast's server says of it");
+        assert_eq!(
+            event_time(&Scalar::json(b"[1]")).unwrap_err().told("a time", "x").split(';').next(),
+            Some("of another type")
+        );
+    }
 
     fn key(kind: EntityType, json: &str) -> Result<EntityValue, Wrong> {
         entity(kind, &Scalar::json(json.as_bytes()), Compat::FeastPython)

@@ -70,6 +70,8 @@ fn a_drill_holds_a_level_until_its_time_or_level_0() {
                 _ => {}
             }
             assert_eq!(standing(&weir, &name)["level"].to_string(), level);
+            let models = http1::get(weir.admin(), "/admin/v1/models").expect(200).json();
+            assert_eq!(models["state"][&name]["level"].to_string(), level, "there too: {models}");
             assert!(standing(&weir, &name)["drill_seconds_left"].as_f64().is_some_and(|left| left > 200.0));
             let metrics = weir.metrics();
             assert_eq!(metrics.sum("weir_ladder_level", &[("model", &name)]), level.parse().ok());
@@ -86,6 +88,8 @@ fn a_drill_holds_a_level_until_its_time_or_level_0() {
     for name in PROTOCOLS.map(tag) {
         assert_eq!(log.matches(&format!("drill model=\"{name}\"")).count(), 6, "each is told\n{log}");
         assert!(moves(&log, "model stands lower", &name, "drill") >= 1, "{log}");
+        assert_eq!(moves(&log, "model stands higher", &name, "drill ended"), 2, "by level 0, and by its time\n{log}");
+        assert_eq!(moves(&log, "model stands higher", &name, "quiet"), 0, "{log}");
     }
     assert_eq!(promtool(weir.metrics().text()), "");
 }

@@ -58,6 +58,12 @@ fn a_failure_that_the_server_tells_is_queued_in_every_protocol() {
             }
         }
         assert_eq!(once.arrivals(), 3, "a request each, and no replay");
+        // What is kept is neither an answer nor an error.
+        let eager = format!("{name}-eager");
+        let metrics = weir.metrics();
+        assert_eq!(metrics.count("weir_requests_total", &[("model", &eager), ("status", "202")]), 3.0);
+        assert_eq!(metrics.count("weir_requests_total", &[("model", &eager)]), 3.0);
+        assert_eq!(metrics.count("weir_answers_total", &[("model", &eager)]), 0.0);
         model.turn("none");
         for place in &places {
             // It was tried in vain, or is about to be for the first time.

@@ -24,6 +24,15 @@ use crate::{
     fixture,
 };
 
+#[test]
+fn why_nothing_is_heard_is_told_once() {
+    let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let unreachable = chain(&Deaf::Unreachable(refused().into()));
+    assert_eq!(unreachable, format!("cannot be reached: {}", ::redis::RedisError::from(refused())));
+    assert_eq!(unreachable.matches(&refused().to_string()).count(), 1, "{unreachable}");
+    assert_eq!(chain(&Deaf::Broken(refused())), format!("the connection broke: {}", refused()));
+}
+
 /// Notes what it is told.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
