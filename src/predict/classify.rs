@@ -129,6 +129,8 @@ pub(crate) enum Class {
     Broken,
     /// No answer in time.
     TimedOut,
+    /// No answer when it was given up for others, before its caller would have, in a time in which nearly every answer comes.
+    Outlasted,
     /// No answer in a time in which there could hardly be one: others used it, or its caller gave no more, and the endpoint is not
     /// to blame.
     Hurried,
@@ -147,6 +149,7 @@ impl Class {
             | Self::Connect
             | Self::Broken
             | Self::TimedOut
+            | Self::Outlasted
             | Self::Hurried => Verdict::Failed,
         }
     }
@@ -159,7 +162,7 @@ impl Class {
             Self::Overloaded => AttemptOutcome::Overloaded,
             Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
             Self::Connect => AttemptOutcome::ConnectFailed,
-            Self::TimedOut | Self::Hurried => AttemptOutcome::Timeout,
+            Self::TimedOut | Self::Outlasted | Self::Hurried => AttemptOutcome::Timeout,
             Self::Caller => AttemptOutcome::Cancelled,
         }
     }
@@ -221,7 +224,7 @@ impl Class {
             Self::ServerError => 4,
             Self::Overloaded | Self::Unjudged => 3,
             Self::Broken => 2,
-            Self::TimedOut | Self::Hurried => 1,
+            Self::TimedOut | Self::Outlasted | Self::Hurried => 1,
             Self::Connect | Self::Caller => 0,
         }
     }
@@ -229,9 +232,13 @@ impl Class {
     /// Whether another attempt may bring a better answer.
     pub(super) const fn retryable(self) -> bool {
         match self {
-            Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut | Self::Hurried => {
-                true
-            }
+            Self::Overloaded
+            | Self::ServerError
+            | Self::Connect
+            | Self::Broken
+            | Self::TimedOut
+            | Self::Outlasted
+            | Self::Hurried => true,
             Self::Answered | Self::Refused | Self::Unjudged | Self::ModelError | Self::Caller => false,
         }
     }
@@ -240,7 +247,7 @@ impl Class {
     pub(super) const fn timeliness(self) -> Option<Event> {
         match self {
             Self::TimedOut => Some(Event::Bad),
-            Self::Hurried | Self::Unjudged | Self::Caller => None,
+            Self::Outlasted | Self::Hurried | Self::Unjudged | Self::Caller => None,
             Self::Answered
             | Self::Refused
             | Self::Overloaded
@@ -256,6 +263,7 @@ impl Class {
         match self {
             Self::Answered | Self::Refused | Self::Unjudged => Outcome::Success,
             Self::Overloaded | Self::Caller | Self::Hurried => Outcome::Neutral,
+            Self::Outlasted => Outcome::Silence,
             Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
         }
     }
@@ -346,7 +354,7 @@ mod tests {
     #[test]
     fn only_what_was_given_its_time_tells_of_the_time_it_takes() {
         assert_eq!(Class::TimedOut.timeliness(), Some(Event::Bad));
-        for class in [Class::Hurried, Class::Unjudged, Class::Caller] {
+        for class in [Class::Outlasted, Class::Hurried, Class::Unjudged, Class::Caller] {
             assert_eq!(class.timeliness(), None, "{class:?}");
         }
         for class in [Class::Answered, Class::Refused, Class::ServerError, Class::Connect, Class::Broken] {
