@@ -39,6 +39,7 @@ mod replicas;
 mod row_faults;
 mod sidecars;
 mod spool;
+mod tails;
 mod telemetry;
 mod tiers;
 mod warm_start;
