@@ -83,6 +83,9 @@ impl Failure {
             Self::Caller(BodyFault::TooLong) => {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
+            Self::Caller(BodyFault::Late) => {
+                Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")
+            }
             Self::Caller(BodyFault::BrokeOff) => {
                 Error::new(Kind::Cancelled, "the caller broke off while sending the request's body")
             }

@@ -5,6 +5,7 @@
 //! metrics read that class.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -40,10 +41,12 @@ pub(crate) use failover::Region;
 pub(crate) use state::{DiscoveryState, EndpointState, PoolState};
 
 use attempt::{Attempt, Call, Holding, Reply, Settled};
+use body::BodyFault;
 use classify::{Advice, Class, Failure};
 use endpoint::{Endpoint, InFlight};
 use outgoing::{Outgoing, Single};
 use pool::{Choice, Nobody, Pool, Want};
+use race::Runner;
 
 use crate::{
     admission::Permit,
@@ -288,10 +291,17 @@ impl Run<'_> {
         let (mut made, mut asked, mut sent) = (0, Duration::ZERO, false);
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
-            let (settled, attempts) = match self.beside(&attempt) {
-                None => (self.make(attempt, &outgoing).await, 1),
-                // Boxed: who has nobody beside it does not carry the room for two attempts.
-                Some(beside) => Box::pin(self.race(attempt, &outgoing, beside, made)).await,
+            let beside = self.beside(&attempt);
+            let (runner, limit, in_flight, endpoint) = Runner::of(attempt);
+            let mut call = pin!(self.call(&endpoint, (runner.began, limit), in_flight, &outgoing));
+            let outcome = match beside {
+                None => Ok(call.as_mut().await),
+                Some(beside) => tokio::time::timeout_at(beside.first_at(), call.as_mut()).await.map_err(|_| beside),
+            };
+            let (settled, attempts) = match outcome {
+                Ok(outcome) => (self.ended(outcome, runner, &outgoing), 1),
+                // Boxed: who is answered before that does not carry the room for two attempts.
+                Err(beside) => Box::pin(self.race((call, runner), &outgoing, beside, made)).await,
             };
             made += attempts;
             asked += settled.took();
@@ -321,9 +331,13 @@ impl Run<'_> {
 
     /// The attempt after `made`.
     fn turn(&self, outgoing: &Outgoing, made: u32, now: Instant) -> Turn {
-        let patience = if outgoing.method == Method::Predict { self.model.tail.delay(now) } else { None };
-        let (left, needs) = (self.left(outgoing, made), self.needs(outgoing.method, now));
-        Turn { made, left, needs, patience: patience.unwrap_or_default() }
+        let method = outgoing.method;
+        Turn {
+            made,
+            left: self.left(outgoing, made),
+            needs: self.needs(method, now),
+            patience: self.patience(method, now),
+        }
     }
 
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
@@ -361,25 +375,11 @@ impl Run<'_> {
         }
     }
 
-    /// Makes one attempt, to its end.
+    /// Makes one attempt, which began then and has so long, to its end, and says what came of it to nobody else.
     ///
     /// # Cancel safety
     ///
     /// As [`Call::send`]; a dropped attempt says nothing to its breaker.
-    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
-    fn make<'a>(&'a self, attempt: Attempt, outgoing: &'a Outgoing) -> impl Future<Output = Settled> + Send + 'a {
-        async move {
-            let Attempt { choice, in_flight, began, limit, .. } = attempt;
-            let outcome = self.call(&choice.endpoint, (began, limit), in_flight, outgoing).await;
-            self.settle(outcome, choice, outgoing.method, began)
-        }
-    }
-
-    /// Makes one attempt, which began then and has so long, and says what came of it to nobody else.
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Call::send`].
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
     fn call<'a>(
         &'a self,
@@ -396,6 +396,7 @@ impl Run<'_> {
                     Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
                 }
                 Ok(outcome) => outcome,
+                Err(_) if outgoing.awaits_caller() => Err(Failure::Caller(BodyFault::Late)),
                 Err(_) if call.connected.load(Relaxed) => Err(Failure::TimedOut(limit)),
                 Err(_) => Err(Failure::Unconnected(limit)),
             }
@@ -444,6 +445,12 @@ impl Run<'_> {
         Some(EXPECTED * median.or_else(least)?)
     }
 
+    /// What nearly every answer takes at the most; zero where that is not known.
+    fn patience(&self, method: Method, now: Instant) -> Duration {
+        let tail = if method == Method::Predict { self.model.tail.delay(now) } else { None };
+        tail.unwrap_or_default()
+    }
+
     /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
     fn least(&self, method: Method, now: Instant) -> Duration {
         if method == Method::Predict { self.model.floor.least(now) } else { Duration::ZERO }
@@ -451,7 +458,8 @@ impl Run<'_> {
 
     /// What an attempt came to. Whose time ran out may not be to blame: its caller was impatient, or others used the time, or this
     /// process slept through it, or it was cut off for others before its caller would have given up. What the config gives is enough:
-    /// `attempt_timeout`, and of a caller's time a fair part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
+    /// `attempt_timeout`, and a fair part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
+    /// A caller that gives less is no measure of a model of which more is known.
     fn class(&self, outcome: &Result<Reply, Failure>, method: Method, (began, ended): (Instant, Instant)) -> Class {
         let class = match outcome {
             Ok(reply) => reply.class,
@@ -467,9 +475,11 @@ impl Run<'_> {
         if *had < self.plan.model_by.remaining(began) {
             return self.outlasted(ended);
         }
-        let is_patient = PATIENT * *had >= self.model.timeout;
-        let is_short = || self.needs(method, ended).is_none_or(|needs| *had < needs);
-        if !is_patient && is_short() { Class::Hurried } else { class }
+        // While nothing is known, no caller's deadline could ever be blamed for being short.
+        let needs = self.needs(method, ended);
+        let is_patient = PATIENT * *had >= self.model.timeout && (needs.is_none() || !self.plan.deadline.is_callers());
+        let is_enough = needs.is_some_and(|needs| *had >= needs.max(self.patience(method, ended)));
+        if is_patient || is_enough { class } else { Class::Hurried }
     }
 
     /// What an attempt came to that was given up for others: its part was what nearly every answer takes, where that is known.

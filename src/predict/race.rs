@@ -49,6 +49,11 @@ impl Beside {
         hedge.filter(|hedge| self.retry.is_none_or(|retry| hedge.at < retry)).or_else(|| self.retry())
     }
 
+    /// When the first of them is due.
+    pub(super) fn first_at(self) -> Instant {
+        self.first().map_or_else(Instant::now, |start| start.at)
+    }
+
     fn retry(self) -> Option<Start> {
         Some(Start { at: self.retry?, name: Name::Retry, paid: None })
     }
@@ -71,15 +76,15 @@ enum Name {
 }
 
 /// An attempt under way.
-struct Runner {
+pub(super) struct Runner {
     choice: Choice,
-    began: Instant,
+    pub(super) began: Instant,
     part: Duration,
 }
 
 impl Runner {
     /// What its call needs beside it: how long it has, its place at the endpoint, and the endpoint.
-    fn of(attempt: Attempt) -> (Self, Duration, InFlight, Arc<Endpoint>) {
+    pub(super) fn of(attempt: Attempt) -> (Self, Duration, InFlight, Arc<Endpoint>) {
         let Attempt { choice, in_flight, began, limit, part, .. } = attempt;
         let endpoint = choice.endpoint.clone();
         (Self { choice, began, part }, limit, in_flight, endpoint)
@@ -127,9 +132,13 @@ impl Run<'_> {
     /// # Cancel safety
     ///
     /// Dropped, it cancels all that are under way.
-    pub(super) async fn race(&self, first: Attempt, outgoing: &Outgoing, beside: Beside, made: u32) -> (Settled, u32) {
-        let (slow, limit, in_flight, endpoint) = Runner::of(first);
-        let mut one = pin!(self.call(&endpoint, (slow.began, limit), in_flight, outgoing));
+    pub(super) async fn race(
+        &self,
+        (mut one, slow): (Pin<&mut impl Future<Output = Result<Reply, Failure>>>, Runner),
+        outgoing: &Outgoing,
+        beside: Beside,
+        made: u32,
+    ) -> (Settled, u32) {
         let mut race = Race { outgoing, beside, made, attempts: 1, hedged: false, failed: None, slept: false };
         let mut next = beside.first();
         while let Some(start) = next {
@@ -177,7 +186,8 @@ impl Run<'_> {
         self.over(race, settled)
     }
 
-    fn ended(&self, outcome: Result<Reply, Failure>, runner: Runner, outgoing: &Outgoing) -> Settled {
+    /// Tells everybody how an attempt ended.
+    pub(super) fn ended(&self, outcome: Result<Reply, Failure>, runner: Runner, outgoing: &Outgoing) -> Settled {
         self.settle(outcome, runner.choice, outgoing.method, runner.began)
     }
 

@@ -505,6 +505,23 @@ async fn a_model_that_does_not_answer_within_its_own_timeout_is_to_blame_whateve
     }
 }
 
+/// A caller that gives 400 ms of a second, of a model of which half of the answers take 500.
+#[tokio::test(start_paused = true)]
+async fn a_caller_s_own_deadline_is_no_measure_of_the_model() {
+    for (is_callers, is_closed) in [(true, true), (false, false)] {
+        let server = Server::start(&[""]).await;
+        let predict = asking(pool(&[&server.authority]), |model| model.timeout = Duration::from_secs(1));
+        (0..8).for_each(|_| predict.models[0].answered(Duration::from_millis(500), Instant::now()));
+        for _ in 0..5 {
+            let (now, left) = (Instant::now(), Duration::from_millis(400));
+            let deadline = if is_callers { Deadline::asked(now, left) } else { Deadline::after(now, left) };
+            let plan = Plan { deadline, model_by: deadline, ..plan(left) };
+            drop(predict.run(request(), None, &plan, PoolId(0), now).await);
+        }
+        assert_eq!(predict.pools[0].members()[0].breaker.is_closed(), is_closed, "{is_callers}");
+    }
+}
+
 /// Where the first retry waits for 100 ms, two attempts share little of a short deadline.
 #[tokio::test]
 async fn a_model_of_which_nothing_is_known_has_all_the_time_that_there_is() {
