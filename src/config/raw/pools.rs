@@ -21,8 +21,9 @@ pub(crate) struct Pool {
     /// A second attempt at slow requests, to another endpoint; the first good answer counts.
     #[schemars(extend("x-unset" = "off"))]
     pub(crate) hedge: Option<Hedge>,
-    /// Longest time of one attempt.
-    #[schemars(extend("x-unset" = "what the waits between attempts leave of the deadline, divided by the attempts that fit"))]
+    /// Longest time of one attempt. Unset, an attempt goes on until the deadline; after its part of that, the next one is made beside
+    /// it, at another endpoint.
+    #[schemars(extend("x-unset" = "until the deadline"))]
     pub(crate) attempt_timeout: Option<Span>,
     /// Longest time to open a connection.
     #[schemars(extend("x-reload" = "new connections"))]

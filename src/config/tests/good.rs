@@ -380,7 +380,7 @@ fn the_policies_that_apply_to_a_pool_are_explained() {
         "pools.p.hedge: off  (default; reload: live)",
         "pools.q.hedge.after: p95  (default; reload: live)",
         "pools.q.hedge.share: 0.02  (default; reload: live)",
-        "pools.p.attempt_timeout: what the waits between attempts leave of the deadline, divided by the attempts that fit  (default; reload: live)",
+        "pools.p.attempt_timeout: until the deadline  (default; reload: live)",
         "pools.p.max_in_flight: no limit  (default; reload: live)",
         "pools.p.limit: as many as the tiers' slots  (default; reload: live)",
         "pools.p.outlier.max_ejected: 0.5  (default; reload: live)",
