@@ -161,6 +161,7 @@ fn breaker() -> Breaker {
     Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),
+        success_rate: 0.8,
         open_for: Duration::from_secs(30),
         max_open_for: Duration::from_secs(30),
         half_open_requests: 3,

@@ -324,6 +324,7 @@ fn breaker(breaker: &Breaker) -> Json {
     json!({
         "failure_threshold": breaker.failure_threshold,
         "window": length(breaker.window),
+        "success_rate": breaker.success_rate,
         "open_for": length(breaker.open_for),
         "max_open_for": length(breaker.max_open_for),
         "half_open_requests": breaker.half_open_requests,

@@ -212,6 +212,8 @@ pub(crate) struct Health {
 pub(crate) struct Breaker {
     pub(crate) failure_threshold: u32,
     pub(crate) window: Duration,
+    /// 0: success rates trip nothing.
+    pub(crate) success_rate: f64,
     pub(crate) open_for: Duration,
     /// At least `open_for`: how far the time grows while probes fail.
     pub(crate) max_open_for: Duration,

@@ -126,6 +126,7 @@ pub(super) fn breaker() -> config::Breaker {
     config::Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),
+        success_rate: 0.8,
         open_for: Duration::from_secs(30),
         max_open_for: Duration::from_secs(30),
         half_open_requests: 3,

@@ -6,13 +6,43 @@ use tokio::time::Instant;
 
 /// The instant by which the caller must have its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    at: Instant,
+    whose: Whose,
+}
+
+/// Who gives no more time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    /// The model's own timeout, or what is derived from it.
+    Ours,
+    /// A caller that asked for an answer sooner.
+    Callers,
+}
 
 impl Deadline {
     /// The deadline `timeout` from `now`.
     #[must_use]
     pub fn after(now: Instant, timeout: Duration) -> Self {
-        Self(now + timeout)
+        Self { at: now + timeout, whose: Whose::Ours }
+    }
+
+    /// The same, of a caller that gives less than it would have.
+    #[must_use]
+    pub fn asked(now: Instant, timeout: Duration) -> Self {
+        Self { whose: Whose::Callers, ..Self::after(now, timeout) }
+    }
+
+    /// Whether the caller gave less than it would have had.
+    #[must_use]
+    pub fn is_callers(self) -> bool {
+        self.whose == Whose::Callers
+    }
+
+    /// The deadline `timeout` from `now`, for a part of what this one is for.
+    #[must_use]
+    pub fn part(self, now: Instant, timeout: Duration) -> Self {
+        Self { at: now + timeout, ..self }
     }
 
     /// The earlier of the two.
@@ -24,12 +54,12 @@ impl Deadline {
     /// What is left at `now`; zero once it has passed.
     #[must_use]
     pub fn remaining(self, now: Instant) -> Duration {
-        self.0.saturating_duration_since(now)
+        self.at.saturating_duration_since(now)
     }
 
     /// The same point in time, for tokio's timers.
     #[must_use]
     pub const fn instant(self) -> Instant {
-        self.0
+        self.at
     }
 }

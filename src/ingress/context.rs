@@ -120,7 +120,7 @@ impl Told {
         if let Some(value) = &rare.grpc_timeout {
             timeout = timeout.min(grpc_timeout(value)?);
         }
-        Ok(Deadline::after(now, timeout))
+        Ok(if timeout < longest { Deadline::asked(now, timeout) } else { Deadline::after(now, timeout) })
     }
 
     /// The model's tier, or the lower one the caller asked for. A higher one is not granted, silently: callers share configs.

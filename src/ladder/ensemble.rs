@@ -36,7 +36,7 @@ impl Ladder {
     /// When the answers of a plan's members must be there.
     pub fn members_by(&self, plan: &Plan, now: Instant) -> Deadline {
         let left = plan.model_by.remaining(now);
-        Deadline::after(now, left - (left / COMBINING_SHARE).min(INSTANT))
+        plan.deadline.part(now, left - (left / COMBINING_SHARE).min(INSTANT))
     }
 
     /// The plan for a member of the plan's ensemble, whose answer must be there `by` then.

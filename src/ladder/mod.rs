@@ -66,10 +66,6 @@ pub struct First {
 
 /// What becomes of a walk.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the largest is what nearly every walk comes to: a box would cost it more"
-)]
 pub enum Settled {
     /// It is the answer.
     Answer(Answer),

@@ -43,7 +43,12 @@ pub(super) struct Attempt {
     pub(super) choice: Choice,
     pub(super) in_flight: InFlight,
     pub(super) began: Instant,
+    /// Then it is cut off.
     pub(super) limit: Duration,
+    /// Then the next one is made, beside it or in its place.
+    pub(super) part: Duration,
+    /// Whether another one may be made beside it.
+    pub(super) accompanied: bool,
 }
 
 /// An attempt that ended.

@@ -38,9 +38,13 @@ pub(super) enum RequestBody {
     },
 }
 
-/// Whether a caller's body failed on its way, and how. HTTP/2 reports it as any other broken stream, so it is noted here.
+/// Whether a caller's body failed on its way, and how, or is waited for. HTTP/2 reports a failure as any other broken stream, so it is
+/// noted here.
 #[derive(Debug, Default)]
 pub(super) struct Fault(AtomicU8);
+
+/// What [`Fault`] says of a body of which more is to come, which its endpoint would take.
+const AWAITED: u8 = 4;
 
 /// How a caller's body failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub(super) enum BodyFault {
     Malformed,
     /// It broke off.
     BrokeOff,
+    /// It did not end in time.
+    Late,
 }
 
 impl Fault {
@@ -68,11 +74,20 @@ impl Fault {
     /// What was noted.
     pub(super) fn noted(&self) -> Option<BodyFault> {
         match self.0.load(Ordering::Relaxed) {
-            0 => None,
             1 => Some(BodyFault::TooLong),
             2 => Some(BodyFault::Malformed),
-            _ => Some(BodyFault::BrokeOff),
+            3 => Some(BodyFault::BrokeOff),
+            _ => None,
         }
+    }
+
+    fn awaits(&self, more: bool) {
+        self.0.store(if more { AWAITED } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether the caller is waited for.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == AWAITED
     }
 }
 
@@ -85,10 +100,14 @@ impl Body for RequestBody {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream { head, rest, fault } => match head.take() {
                 Some(head) => Poll::Ready(Some(Ok(Frame::data(head)))),
-                None => Pin::new(rest).poll_frame(cx).map_err(|error| {
-                    fault.note(&*error);
-                    error
-                }),
+                None => {
+                    let polled = Pin::new(rest).poll_frame(cx);
+                    fault.awaits(polled.is_pending());
+                    polled.map_err(|error| {
+                        fault.note(&*error);
+                        error
+                    })
+                }
             },
         }
     }

@@ -84,6 +84,9 @@ impl Failure {
                 Error::new(Kind::TooLarge, "the request's body is longer than listen.max_body allows")
             }
             Self::Caller(BodyFault::Malformed) => Error::invalid("the request's body is not valid chunked encoding"),
+            Self::Caller(BodyFault::Late) => {
+                Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")
+            }
             Self::Caller(BodyFault::BrokeOff) => {
                 Error::new(Kind::Cancelled, "the caller broke off while sending the request's body")
             }
@@ -130,6 +133,8 @@ pub(crate) enum Class {
     Broken,
     /// No answer in time.
     TimedOut,
+    /// No answer when it was given up for others, before its caller would have, in a time in which nearly every answer comes.
+    Outlasted,
     /// No answer in a time in which there could hardly be one: others used it, or its caller gave no more, and the endpoint is not
     /// to blame.
     Hurried,
@@ -148,6 +153,7 @@ impl Class {
             | Self::Connect
             | Self::Broken
             | Self::TimedOut
+            | Self::Outlasted
             | Self::Hurried => Verdict::Failed,
         }
     }
@@ -160,7 +166,7 @@ impl Class {
             Self::Overloaded => AttemptOutcome::Overloaded,
             Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
             Self::Connect => AttemptOutcome::ConnectFailed,
-            Self::TimedOut | Self::Hurried => AttemptOutcome::Timeout,
+            Self::TimedOut | Self::Outlasted | Self::Hurried => AttemptOutcome::Timeout,
             Self::Caller => AttemptOutcome::Cancelled,
         }
     }
@@ -206,7 +212,7 @@ impl Class {
             Self::ServerError => 4,
             Self::Overloaded | Self::Unjudged => 3,
             Self::Broken => 2,
-            Self::TimedOut | Self::Hurried => 1,
+            Self::TimedOut | Self::Outlasted | Self::Hurried => 1,
             Self::Connect | Self::Caller => 0,
         }
     }
@@ -214,9 +220,13 @@ impl Class {
     /// Whether another attempt may bring a better answer.
     pub(super) const fn retryable(self) -> bool {
         match self {
-            Self::Overloaded | Self::ServerError | Self::Connect | Self::Broken | Self::TimedOut | Self::Hurried => {
-                true
-            }
+            Self::Overloaded
+            | Self::ServerError
+            | Self::Connect
+            | Self::Broken
+            | Self::TimedOut
+            | Self::Outlasted
+            | Self::Hurried => true,
             Self::Answered | Self::Refused | Self::Unjudged | Self::ModelError | Self::Caller => false,
         }
     }
@@ -225,7 +235,7 @@ impl Class {
     pub(super) const fn timeliness(self) -> Option<Event> {
         match self {
             Self::TimedOut => Some(Event::Bad),
-            Self::Hurried | Self::Unjudged | Self::Caller => None,
+            Self::Outlasted | Self::Hurried | Self::Unjudged | Self::Caller => None,
             Self::Answered
             | Self::Refused
             | Self::Overloaded
@@ -241,6 +251,7 @@ impl Class {
         match self {
             Self::Answered | Self::Refused | Self::Unjudged => Outcome::Success,
             Self::Overloaded | Self::Caller | Self::Hurried => Outcome::Neutral,
+            Self::Outlasted => Outcome::Silence,
             Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
         }
     }
@@ -313,7 +324,7 @@ mod tests {
     #[test]
     fn only_what_was_given_its_time_tells_of_the_time_it_takes() {
         assert_eq!(Class::TimedOut.timeliness(), Some(Event::Bad));
-        for class in [Class::Hurried, Class::Unjudged, Class::Caller] {
+        for class in [Class::Outlasted, Class::Hurried, Class::Unjudged, Class::Caller] {
             assert_eq!(class.timeliness(), None, "{class:?}");
         }
         for class in [Class::Answered, Class::Refused, Class::ServerError, Class::Connect, Class::Broken] {

@@ -406,7 +406,7 @@ impl Endpoint {
             _ => self.load.penalize(asked, now),
         }
         let verdict = class.verdict();
-        if verdict == breaker::Outcome::Failure {
+        if matches!(verdict, breaker::Outcome::Failure | breaker::Outcome::Silence) {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let probe = permit.is_probe();

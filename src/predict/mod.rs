@@ -1,10 +1,11 @@
 //! Stage 6: asks the model. The attempt loop is the only place that asks twice.
 //!
 //! An attempt picks an endpoint, sends the request with the time that remains, and holds a short answer until it is whole, so
-//! that a broken one can still be asked for again; a slow one may get a second beside it (`race`). Outcomes are classified once (`classify`); breaker, balance, budget and
+//! that a broken one can still be asked for again; a slow one gets others beside it (`race`). Outcomes are classified once (`classify`); breaker, balance, budget and
 //! metrics read that class.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -40,9 +41,12 @@ pub(crate) use failover::Region;
 pub(crate) use state::{DiscoveryState, EndpointState, PoolState};
 
 use attempt::{Attempt, Call, Holding, Reply, Settled};
+use body::BodyFault;
 use classify::{Advice, Class, Failure};
+use endpoint::{Endpoint, InFlight};
 use outgoing::{Outgoing, Single};
 use pool::{Choice, Nobody, Pool, Want};
+use race::Runner;
 
 use crate::{
     admission::Permit,
@@ -67,6 +71,10 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const FREE_RESENDS: u32 = 8;
 /// So many times their median is a time in which a model's answers can be expected.
 const EXPECTED: u32 = 2;
+/// The share of a model's answers that come before another attempt is made at their request.
+const NEARLY_ALL: f64 = 0.95;
+/// What was given up takes so many times as long as it was waited for, as far as anybody knows.
+const UNSEEN: u32 = 2;
 /// Who waited for this part of a model's own timeout was not impatient, whatever its answers take.
 const PATIENT: u32 = 3;
 /// A timeout that is told so much too late, and by half of itself, tells of this process, which did not run meanwhile.
@@ -189,6 +197,8 @@ struct Model {
     floor: Floor,
     /// What half of them take.
     median: Median,
+    /// What nearly all of them take at the most.
+    tail: Moment,
     /// What it has at the most.
     timeout: Duration,
     /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
@@ -208,6 +218,7 @@ impl Model {
             idempotent: model.idempotent,
             floor: Floor::new(now),
             median: Median::new(now),
+            tail: Moment::new(After::Quantile(NEARLY_ALL), now),
             timeout: model.timeout,
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
             timeouts: BadRatio::new(now),
@@ -229,9 +240,16 @@ impl Model {
     fn answered(&self, took: Duration, now: Instant) {
         self.floor.record(took, now);
         self.median.observe(took, now);
+        self.tail.record(took, now);
         if let Some(hedge) = &self.hedge {
             hedge.record(took, now);
         }
+    }
+
+    /// Learns from an attempt that was given up after `waited`. Left out, only the fast answers would be known of a model that is slow
+    /// now and then; so what it was waited for grows until they are seen.
+    fn outlasted(&self, waited: Duration, now: Instant) {
+        self.tail.record(UNSEEN * waited, now);
     }
 }
 
@@ -263,6 +281,8 @@ struct Turn {
     left: u32,
     /// What each of them needs; `None`: that is not known.
     needs: Option<Duration>,
+    /// What it is to have before another is made; zero where that is not known.
+    patience: Duration,
 }
 
 impl Run<'_> {
@@ -271,10 +291,17 @@ impl Run<'_> {
         let (mut made, mut asked, mut sent) = (0, Duration::ZERO, false);
         let mut attempt = self.begin(&outgoing, (made, None), self.started)?;
         loop {
-            let (settled, attempts) = match self.beside(&outgoing, &attempt, made) {
-                None => (self.make(attempt, &outgoing).await, 1),
-                // Boxed: who is not hedged does not carry the room for two attempts.
-                Some(beside) => Box::pin(self.race(attempt, &outgoing, beside, made)).await,
+            let beside = self.beside(&attempt);
+            let (runner, limit, in_flight, endpoint) = Runner::of(attempt);
+            let mut call = pin!(self.call(&endpoint, (runner.began, limit), in_flight, &outgoing));
+            let outcome = match beside {
+                None => Ok(call.as_mut().await),
+                Some(beside) => tokio::time::timeout_at(beside.first_at(), call.as_mut()).await.map_err(|_| beside),
+            };
+            let (settled, attempts) = match outcome {
+                Ok(outcome) => (self.ended(outcome, runner, &outgoing), 1),
+                // Boxed: who is answered before that does not carry the room for two attempts.
+                Err(beside) => Box::pin(self.race((call, runner), &outgoing, beside, made)).await,
             };
             made += attempts;
             asked += settled.took();
@@ -304,15 +331,31 @@ impl Run<'_> {
 
     /// The attempt after `made`.
     fn turn(&self, outgoing: &Outgoing, made: u32, now: Instant) -> Turn {
-        Turn { made, left: self.left(outgoing, made), needs: self.needs(outgoing.method, now) }
+        let method = outgoing.method;
+        Turn {
+            made,
+            left: self.left(outgoing, made),
+            needs: self.needs(method, now),
+            patience: self.patience(method, now),
+        }
     }
 
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
     /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes holds up no other.
+    ///
+    /// None is cut off but those that the config cuts off, probes, and what is made beside another: it may be slow, and be answered in
+    /// time.
     fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
         let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
         let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
         let mut attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
+        let has_others = self.pool.members().len() > 1;
+        // A probe's answer decides whether its breaker closes: given up, it would say nothing.
+        attempt.accompanied =
+            has_others && repeatable && outgoing.method == Method::Predict && !attempt.choice.permit.is_probe();
+        if self.plan.attempt_timeout.is_none() && (attempt.accompanied || !has_others) {
+            attempt.limit = self.plan.model_by.remaining(now);
+        }
         if !outgoing.is_held() {
             attempt.choice.permit.yield_place();
         }
@@ -323,36 +366,40 @@ impl Run<'_> {
     fn choose(&self, mut want: Want, turn: Turn, now: Instant) -> Result<Attempt, Error> {
         loop {
             let choice = self.pool.pick(&want, now).map_err(|nobody| self.nobody(nobody, want.protocol, now))?;
-            let limit = self.attempt_timeout(turn, now)?;
+            let (limit, part) = self.times(turn, now)?;
             if let Some(in_flight) = choice.endpoint.enter() {
-                return Ok(Attempt { choice, in_flight, began: now, limit });
+                return Ok(Attempt { choice, in_flight, began: now, limit, part, accompanied: false });
             }
             // Somebody took the last place meanwhile.
             want.last = Some(choice.index);
         }
     }
 
-    /// Makes one attempt, to its end.
+    /// Makes one attempt, which began then and has so long, to its end, and says what came of it to nobody else.
     ///
     /// # Cancel safety
     ///
     /// As [`Call::send`]; a dropped attempt says nothing to its breaker.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
-    fn make<'a>(&'a self, attempt: Attempt, outgoing: &'a Outgoing) -> impl Future<Output = Settled> + Send + 'a {
+    fn call<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        (began, limit): (Instant, Duration),
+        in_flight: InFlight,
+        outgoing: &'a Outgoing,
+    ) -> impl Future<Output = Result<Reply, Failure>> + Send + 'a {
         async move {
             let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
-            let (endpoint, began, connected) = (&attempt.choice.endpoint, attempt.began, AtomicBool::new(false));
-            let call = Call { run: self, endpoint, protocol, holding, began, connected };
-            let until = attempt.began + attempt.limit;
-            let outcome = match tokio::time::timeout_at(until, call.send(outgoing, attempt.in_flight)).await {
+            let call = Call { run: self, endpoint, protocol, holding, began, connected: AtomicBool::new(false) };
+            match tokio::time::timeout_at(began + limit, call.send(outgoing, in_flight)).await {
                 Ok(Err(Failure::Broken(error))) => {
                     Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
                 }
                 Ok(outcome) => outcome,
-                Err(_) if call.connected.load(Relaxed) => Err(Failure::TimedOut(attempt.limit)),
-                Err(_) => Err(Failure::Unconnected(attempt.limit)),
-            };
-            self.settle(outcome, attempt.choice, outgoing.method, attempt.began)
+                Err(_) if outgoing.awaits_caller() => Err(Failure::Caller(BodyFault::Late)),
+                Err(_) if call.connected.load(Relaxed) => Err(Failure::TimedOut(limit)),
+                Err(_) => Err(Failure::Unconnected(limit)),
+            }
         }
     }
 
@@ -370,22 +417,25 @@ impl Run<'_> {
         }
     }
 
-    /// An attempt's share of what is left; an error once nothing is.
+    /// How long an attempt has if it is cut off, and after how long of that the next one is made; an error once nothing is left.
     ///
-    /// Recomputed for every attempt, with the waits that the ones after it would cost. Where it is not known what answers take, one
-    /// attempt has all that is left: a share could be too short for every answer, and nothing would ever be learned. After such a share
-    /// the next attempt is made beside it (`race`). So is the first one made however little is left; extra ones ask [`Self::least`] before.
-    fn attempt_timeout(&self, turn: Turn, now: Instant) -> Result<Duration, Error> {
+    /// That is an equal part of what the waits between the attempts that fit leave, and no less than what nearly every answer takes:
+    /// recomputed for every attempt. Where it is not known what answers take, it is not cut off: a part could be too short for every
+    /// answer. So is the first one made however little is left; extra ones ask [`Self::least`] before.
+    fn times(&self, turn: Turn, now: Instant) -> Result<(Duration, Duration), Error> {
         let left = self.plan.model_by.remaining(now);
         if left.is_zero() {
             let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
             return Err(Error::new(Kind::DeadlineExceeded, message).with_acted(false));
         }
-        let share = || match turn.needs {
-            Some(needs) => self.pool.backoff.share(left, (turn.made, turn.left), needs),
-            None => left,
-        };
-        Ok(self.plan.attempt_timeout.map_or_else(share, |timeout| timeout.min(left)))
+        if let Some(timeout) = self.plan.attempt_timeout {
+            let limit = timeout.min(left);
+            return Ok((limit, limit));
+        }
+        let Some(needs) = turn.needs else { return Ok((left, left / turn.left)) };
+        let share = self.pool.backoff.share(left, (turn.made, turn.left), needs);
+        let part = share.max(turn.patience).min(left);
+        Ok((part, part))
     }
 
     /// A time in which an answer can be expected, from the median of late, or from the fastest of few; `None`: there was none.
@@ -395,36 +445,60 @@ impl Run<'_> {
         Some(EXPECTED * median.or_else(least)?)
     }
 
+    /// What nearly every answer takes at the most; zero where that is not known.
+    fn patience(&self, method: Method, now: Instant) -> Duration {
+        let tail = if method == Method::Predict { self.model.tail.delay(now) } else { None };
+        tail.unwrap_or_default()
+    }
+
     /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
     fn least(&self, method: Method, now: Instant) -> Duration {
         if method == Method::Predict { self.model.floor.least(now) } else { Duration::ZERO }
     }
 
-    /// Whether the attempt timed out and had less time than an answer can be expected in: its caller was impatient, or others used
-    /// the time, or this process slept through it, and neither the endpoint nor the model is to blame. What the config gives is enough: `attempt_timeout`, and a fair
-    /// part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
-    fn was_hurried(&self, outcome: &Result<Reply, Failure>, method: Method, (took, now): (Duration, Instant)) -> bool {
-        let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return false };
-        if has_stalled(*had, took) {
-            return true;
+    /// What an attempt came to. Whose time ran out may not be to blame: its caller was impatient, or others used the time, or this
+    /// process slept through it, or it was cut off for others before its caller would have given up. What the config gives is enough:
+    /// `attempt_timeout`, and a fair part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
+    /// A caller that gives less is no measure of a model of which more is known.
+    fn class(&self, outcome: &Result<Reply, Failure>, method: Method, (began, ended): (Instant, Instant)) -> Class {
+        let class = match outcome {
+            Ok(reply) => reply.class,
+            Err(failure) => Class::of_failure(failure),
+        };
+        let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return class };
+        if has_stalled(*had, ended - began) {
+            return Class::Hurried;
         }
-        let configured = self.plan.attempt_timeout.is_some_and(|timeout| *had >= timeout);
-        let is_patient = PATIENT * *had >= self.model.timeout;
-        !configured && !is_patient && self.needs(method, now).is_none_or(|needs| *had < needs)
+        if self.plan.attempt_timeout.is_some_and(|timeout| *had >= timeout) {
+            return class;
+        }
+        if *had < self.plan.model_by.remaining(began) {
+            return self.outlasted(ended);
+        }
+        // While nothing is known, no caller's deadline could ever be blamed for being short.
+        let needs = self.needs(method, ended);
+        let is_patient = PATIENT * *had >= self.model.timeout && (needs.is_none() || !self.plan.deadline.is_callers());
+        let is_enough = needs.is_some_and(|needs| *had >= needs.max(self.patience(method, ended)));
+        if is_patient || is_enough { class } else { Class::Hurried }
+    }
+
+    /// What an attempt came to that was given up for others: its part was what nearly every answer takes, where that is known.
+    fn outlasted(&self, now: Instant) -> Class {
+        if self.model.tail.delay(now).is_some() { Class::Outlasted } else { Class::Hurried }
     }
 
     /// Tells everybody how the attempt ended.
     fn settle(&self, outcome: Result<Reply, Failure>, choice: Choice, method: Method, began: Instant) -> Settled {
-        let (class, advice) = match &outcome {
-            Ok(reply) => (reply.class, reply.advice),
-            Err(failure) => (Class::of_failure(failure), Advice::None),
-        };
+        let advice = outcome.as_ref().map_or(Advice::None, |reply| reply.advice);
         let ended = Instant::now();
-        let class = if self.was_hurried(&outcome, method, (ended - began, ended)) { Class::Hurried } else { class };
+        let class = self.class(&outcome, method, (began, ended));
         let Choice { index, endpoint, permit } = choice;
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
         if method == Method::Predict {
             self.model.ended(class, ended - began, ended);
+        }
+        if class == Class::Outlasted {
+            self.model.outlasted(ended - began, ended);
         }
         self.pool.metrics.attempt(class.counted_as());
         Settled { outcome, class, index, endpoint, began, ended }
@@ -433,20 +507,17 @@ impl Run<'_> {
     /// Waits for the next attempt, if there is to be one, and says when it was taken out of the budget. What is not made leaves the
     /// outcome at hand to be told.
     async fn again(&self, made: u32, settled: &Settled, outgoing: &Outgoing) -> Option<Instant> {
+        let withdrawn = Instant::now();
+        tokio::time::sleep(self.wait(made, settled, outgoing, withdrawn)?).await;
+        Some(withdrawn)
+    }
+
+    /// How long after an outcome the next attempt is to be made, which is paid for then; `None`: there is to be none.
+    fn wait(&self, made: u32, settled: &Settled, outgoing: &Outgoing, now: Instant) -> Option<Duration> {
         if !settled.class.retryable() || made >= self.plan.attempts {
             return None;
         }
-        let withdrawn = Instant::now();
-        match self.delay(made, settled, outgoing, withdrawn) {
-            Ok(delay) => {
-                tokio::time::sleep(delay).await;
-                Some(withdrawn)
-            }
-            Err(reason) => {
-                self.pool.metrics.denied(reason);
-                None
-            }
-        }
+        self.delay(made, settled, outgoing, now).map_err(|reason| self.pool.metrics.denied(reason)).ok()
     }
 
     fn delay(&self, made: u32, settled: &Settled, outgoing: &Outgoing, now: Instant) -> Result<Duration, RetryDenied> {
@@ -483,7 +554,7 @@ impl Run<'_> {
             }
             Err(failure) => {
                 let error = failure.into_error(&self.model.name, settled.endpoint.name(), made).with_acted(sent);
-                Err(if class == Class::TimedOut { error.with_waited(asked) } else { error })
+                Err(if matches!(class, Class::TimedOut | Class::Outlasted) { error.with_waited(asked) } else { error })
             }
         }
     }

@@ -130,6 +130,11 @@ impl Outgoing {
         self.fault.noted()
     }
 
+    /// Whether the endpoint cannot answer yet because the caller still sends. Of a stream it need not have all to answer.
+    pub(super) fn awaits_caller(&self) -> bool {
+        self.method != Method::Stream && self.fault.is_awaited()
+    }
+
     /// Takes back the body of an attempt that was never sent.
     pub(super) fn restore(&self, body: RequestBody) {
         if let Replay::Once(slot) = &self.body {

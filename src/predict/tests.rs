@@ -88,6 +88,7 @@ fn pool(authorities: &[&str]) -> config::Pool {
         breaker: config::Breaker {
             failure_threshold: 5,
             window: Duration::from_secs(10),
+            success_rate: 0.8,
             open_for: Duration::from_secs(30),
             max_open_for: Duration::from_secs(30),
             half_open_requests: 3,
@@ -463,6 +464,7 @@ async fn max_in_flight_is_kept() {
 mod advice;
 mod grpc;
 mod hedges;
+mod tails;
 mod takeovers;
 
 #[tokio::test]
@@ -517,6 +519,23 @@ async fn a_model_that_does_not_answer_within_its_own_timeout_is_to_blame_whateve
     }
 }
 
+/// A caller that gives 400 ms of a second, of a model of which half of the answers take 500.
+#[tokio::test(start_paused = true)]
+async fn a_caller_s_own_deadline_is_no_measure_of_the_model() {
+    for (is_callers, is_closed) in [(true, true), (false, false)] {
+        let server = Server::start(&[""]).await;
+        let predict = asking(pool(&[&server.authority]), |model| model.timeout = Duration::from_secs(1));
+        (0..8).for_each(|_| predict.models[0].answered(Duration::from_millis(500), Instant::now()));
+        for _ in 0..5 {
+            let (now, left) = (Instant::now(), Duration::from_millis(400));
+            let deadline = if is_callers { Deadline::asked(now, left) } else { Deadline::after(now, left) };
+            let plan = Plan { deadline, model_by: deadline, ..plan(left) };
+            drop(predict.run(request(), None, &plan, PoolId(0), now).await);
+        }
+        assert_eq!(predict.pools[0].members()[0].breaker.is_closed(), is_closed, "{is_callers}");
+    }
+}
+
 /// Where the first retry waits for 100 ms, two attempts share little of a short deadline.
 #[tokio::test]
 async fn a_model_of_which_nothing_is_known_has_all_the_time_that_there_is() {
@@ -534,11 +553,19 @@ async fn a_model_of_which_nothing_is_known_has_all_the_time_that_there_is() {
         started: began,
     };
     let outgoing = Outgoing::new(request(), "m", "m");
-    let limit = |made| run.begin(&outgoing, (made, None), began).ok().unwrap().limit;
+    let times = |made| {
+        let attempt = run.begin(&outgoing, (made, None), began).ok().unwrap();
+        (attempt.limit, attempt.part)
+    };
     let left = plan.model_by.remaining(began);
-    assert_eq!((limit(0), limit(1)), (left, left), "half of a second would be too short for any answer");
+    assert_eq!(
+        (times(0), times(1)),
+        ((left, left / 3), (left, left / 2)),
+        "half of a second would be too short for any answer"
+    );
     predict.models[0].answered(Duration::from_millis(50), began);
-    assert!(limit(0) < Duration::from_secs(1), "two fit, and the wait between them");
+    let (limit, part) = times(0);
+    assert!(limit == left && part < Duration::from_secs(1), "two fit, and the wait between them: {part:?}");
 }
 
 /// With default retries, whose waits are of 100 and 200 ms: attempts that could never be made are not planned for.
@@ -552,7 +579,7 @@ async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
     let predict = predict(config::Pool { retry: retry.clone(), ..pool(&["127.0.0.1:1"]) });
     let now = Instant::now();
     let outgoing = Outgoing::new(request(), "m", "m");
-    let limit = |predict: &Predict, millis: u64, made: u32| {
+    let part = |predict: &Predict, millis: u64, made: u32| {
         let deadline = Deadline::after(now, Duration::from_millis(millis));
         let plan = Plan { deadline, model_by: deadline, ..plan(Duration::ZERO) };
         let run = Run {
@@ -564,19 +591,19 @@ async fn an_attempt_leaves_the_waits_to_the_attempts_after_it() {
             plan: &plan,
             started: now,
         };
-        run.begin(&outgoing, (made, None), now).ok().unwrap().limit
+        run.begin(&outgoing, (made, None), now).ok().unwrap().part
     };
-    assert_eq!(limit(&predict, 900, 0), Duration::from_millis(900), "nothing is known");
+    assert_eq!(part(&predict, 900, 0), Duration::from_millis(300), "nothing is known");
     let fast = predict;
     let predict = self::predict(config::Pool { retry, ..pool(&["127.0.0.1:1"]) });
     fast.models[0].answered(Duration::from_millis(5), now);
     for (left, made, millis) in [(200, 0, 50), (900, 0, 200), (500, 1, 150), (100, 1, 100), (100, 2, 100)] {
-        assert_eq!(limit(&fast, left, made), Duration::from_millis(millis), "{left} ms after {made}");
+        assert_eq!(part(&fast, left, made), Duration::from_millis(millis), "{left} ms after {made}");
     }
     // Nothing was answered in less than 80 ms of late: two of 50 ms would bring no answer.
     predict.models[0].answered(Duration::from_millis(80), now);
-    assert_eq!(limit(&predict, 200, 0), Duration::from_millis(200));
-    assert_eq!(limit(&predict, 900, 0), Duration::from_millis(200));
+    assert_eq!(part(&predict, 200, 0), Duration::from_millis(200));
+    assert_eq!(part(&predict, 900, 0), Duration::from_millis(200));
 }
 
 /// What a pool's limit and a model's median learn from.
@@ -598,7 +625,7 @@ async fn an_answer_took_its_own_attempts_time_without_the_wait_before_it() {
 
 #[tokio::test]
 async fn time_waited_in_vain_is_told_without_the_waits_between() {
-    let server = Server::start(&[""]).await;
+    let server = Server::start(&["HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy", ""]).await;
     let mut pool = pool(&[&server.authority]);
     (pool.retry.initial_delay, pool.retry.jitter) = (Duration::from_millis(100), 0.0);
     pool.retry.max_delay = pool.retry.initial_delay;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            5 failures in 10 s without a success between them,
-//!            or < 80 % successes of ≥ 20 answers in 10 s
+//!            or < 80 % (`success_rate`) successes of ≥ 20 answers in 10 s
 //!   closed ───────────────────────────────────────────────────► open
 //!     ▲                                                         │ ▲
 //!     │ 3 successes                     open_for (30 s) passed, │ │ any failure: open for twice as long,
@@ -20,6 +20,8 @@
 //! Invariants: half-open admits one probe at a time, and open one early probe; one that may take as long as its caller likes yields its place, and of those
 //! and the one in the place there are never more than `half_open_requests`; an answer to a call admitted before the last transition
 //! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
+//! A call that was not waited for to its end is a silence: a target that never answers has nothing else, and one that is only slow now and
+//! then has answers between them. So it counts in a row, and not in the rate.
 
 mod transition;
 mod window;
@@ -39,12 +41,14 @@ use self::window::Window;
 use crate::config;
 
 /// When a breaker trips and how it closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
     /// Failures without a success between them that trip it.
     pub failure_threshold: u32,
     /// Within this long.
     pub window: Duration,
+    /// The share of successes, of 20 answers or more within that long, under which it trips; 0: never by that.
+    pub success_rate: f64,
     /// How long it stays open.
     pub open_for: Duration,
     /// How long it stays open at most when probes keep failing: each time twice as long as before. As `open_for`: always the same.
@@ -60,6 +64,7 @@ impl Default for Policy {
         Self {
             failure_threshold: 5,
             window: Duration::from_secs(10),
+            success_rate: 0.8,
             open_for: Duration::from_secs(30),
             max_open_for: Duration::from_secs(30),
             half_open_requests: 3,
@@ -80,6 +85,7 @@ impl From<&config::Breaker> for Policy {
         Self {
             failure_threshold: breaker.failure_threshold,
             window: breaker.window,
+            success_rate: breaker.success_rate,
             open_for: breaker.open_for,
             max_open_for: breaker.max_open_for,
             half_open_requests: breaker.half_open_requests,
@@ -118,6 +124,8 @@ pub enum Outcome {
     Success,
     /// The target failed.
     Failure,
+    /// It had not answered when it was given up, in a time in which it seldom had not.
+    Silence,
     /// It says nothing about the target (cancelled, the caller's mistake).
     Neutral,
 }
@@ -325,11 +333,11 @@ impl Machine {
             }
             (Phase::Open { early, .. }, _) => early.out = false,
             (Phase::Closed(window), outcome) => {
-                if let Some(cause) = window.trips(&self.policy, outcome == Outcome::Success, now) {
+                if let Some(cause) = window.trips(&self.policy, outcome, now) {
                     self.open(cause, now);
                 }
             }
-            (Phase::HalfOpen { .. }, Outcome::Failure) => self.open(Cause::Probe, now),
+            (Phase::HalfOpen { .. }, Outcome::Failure | Outcome::Silence) => self.open(Cause::Probe, now),
             (Phase::HalfOpen { successes, probing, yielded }, outcome) => {
                 *successes += u32::from(outcome == Outcome::Success);
                 match call.call {

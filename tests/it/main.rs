@@ -40,6 +40,7 @@ mod replicas;
 mod row_faults;
 mod sidecars;
 mod spool;
+mod tails;
 mod telemetry;
 mod tiers;
 mod warm_start;

@@ -87,6 +87,11 @@ impl Counting {
 
     /// The same, after `pause`.
     pub(crate) fn slow(answer: &'static [u8], pause: Duration) -> Self {
+        Self::slow_if(answer, pause, |_| true)
+    }
+
+    /// The same, where the pause is only before answers to POSTs of these numbers, from 0.
+    pub(crate) fn slow_if(answer: &'static [u8], pause: Duration, is_slow: fn(usize) -> bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("it is bound");
         let count = Arc::new(AtomicUsize::new(0));
@@ -94,7 +99,7 @@ impl Counting {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counter = counter.clone();
-                thread::spawn(move || count_and_answer(stream, &counter, (answer, pause)));
+                thread::spawn(move || count_and_answer(stream, &counter, (answer, pause, is_slow)));
             }
         });
         Self { address, count }
@@ -146,11 +151,15 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
-fn count_and_answer(mut stream: TcpStream, counter: &AtomicUsize, (answer, pause): (&[u8], Duration)) {
+fn count_and_answer(
+    mut stream: TcpStream,
+    counter: &AtomicUsize,
+    (answer, pause, is_slow): (&[u8], Duration, fn(usize) -> bool),
+) {
     while let Some((head, _)) = read_request(&mut stream) {
         let post = !head.starts_with("GET ");
-        counter.fetch_add(usize::from(post), Ordering::SeqCst);
-        if post {
+        let number = counter.fetch_add(usize::from(post), Ordering::SeqCst);
+        if post && is_slow(number) {
             thread::sleep(pause);
         }
         if stream.write_all(if post { answer } else { READY }).is_err() {

@@ -21,8 +21,9 @@ pub(crate) struct Pool {
     /// A second attempt at slow requests, to another endpoint; the first good answer counts.
     #[schemars(extend("x-unset" = "off"))]
     pub(crate) hedge: Option<Hedge>,
-    /// Longest time of one attempt.
-    #[schemars(extend("x-unset" = "what the waits between attempts leave of the deadline, divided by the attempts that fit"))]
+    /// Longest time of one attempt. Unset, an attempt goes on until the deadline; after its part of that, the next one is made beside
+    /// it, at another endpoint.
+    #[schemars(extend("x-unset" = "until the deadline"))]
     pub(crate) attempt_timeout: Option<Span>,
     /// Longest time to open a connection.
     #[schemars(extend("x-reload" = "new connections"))]
@@ -183,8 +184,10 @@ pub(crate) struct Breaker {
     /// Failures without a success between them, inside `window`, that open it.
     #[schemars(range(min = 1))]
     pub(crate) failure_threshold: u32,
-    /// How far back failures count.
+    /// How far back answers count.
     pub(crate) window: Span,
+    /// Share of successes under which it opens as well, of 20 answers or more inside `window`; 0: only failures in a row open it.
+    pub(crate) success_rate: Ratio,
     /// How long it stays open.
     pub(crate) open_for: Span,
     /// How long it may stay open at most when probes keep failing: each time twice as long as before.
@@ -203,6 +206,7 @@ impl Default for Breaker {
         Self {
             failure_threshold: 5,
             window: Span::secs(10),
+            success_rate: Ratio(0.8),
             open_for: Span::secs(30),
             max_open_for: None,
             half_open_requests: 3,

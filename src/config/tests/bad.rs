@@ -517,6 +517,10 @@ fn numbers_that_would_stop_or_spin_the_process() {
         refused(&format!("capacity: {{shared: {number}}}\n"), "capacity.shared: not a ratio");
     }
     let pool = |keys: &str| format!("pools: {{p: {{endpoints: [http://h:1], {keys}}}}}\n");
+    for number in [".nan", "-0.1", "1.1"] {
+        refused(&pool(&format!("breaker: {{success_rate: {number}}}")), "pools.p.breaker.success_rate: not a ratio");
+    }
+    super::good(&pool("breaker: {success_rate: 0}"));
     for number in [".nan", ".inf", "1e999", "0.5"] {
         refused(&pool(&format!("retry: {{multiplier: {number}}}")), "pools.p.retry.multiplier: ");
     }

@@ -47,6 +47,7 @@ fn the_documented_file_says_what_it_says() {
     assert_eq!((pool.retry.max_retries, pool.retry.max_delay), (2, Duration::from_secs(1)));
     assert_eq!(pool.breaker.open_for, Duration::from_secs(30));
     assert_eq!(pool.breaker.max_open_for, pool.breaker.open_for, "it grows only where it is set");
+    assert_eq!(pool.breaker.success_rate.to_bits(), 0.8_f64.to_bits());
     let hedge = pool.hedge.as_ref().unwrap();
     assert_eq!((&hedge.after, hedge.share), (&HedgeAfter::Percentile(95.0), 0.02));
     assert_eq!(config.drain.deadline, Duration::from_secs(30));
@@ -379,6 +380,7 @@ fn the_policies_that_apply_to_a_pool_are_explained() {
     let explained = super::read(text).unwrap_or_else(|problems| panic!("{problems}")).explained;
     for line in [
         "pools.p.breaker.failure_threshold: 5  (default)",
+        "pools.p.breaker.success_rate: 0.8  (default)",
         "pools.p.breaker.open_for: 30s  (default)",
         "pools.p.breaker.max_open_for: as open_for  (default)",
         "pools.p.retry.max_retries: 2  (default)",
@@ -386,7 +388,7 @@ fn the_policies_that_apply_to_a_pool_are_explained() {
         "pools.p.hedge: off  (default)",
         "pools.q.hedge.after: p95  (default)",
         "pools.q.hedge.share: 0.02  (default)",
-        "pools.p.attempt_timeout: what the waits between attempts leave of the deadline, divided by the attempts that fit  (default)",
+        "pools.p.attempt_timeout: until the deadline  (default)",
         "pools.p.max_in_flight: no limit  (default)",
         "pools.p.limit: as many as the tiers' slots  (default)",
         "pools.p.outlier.max_ejected: 0.5  (default)",

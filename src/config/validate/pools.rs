@@ -64,6 +64,7 @@ impl Check<'_> {
         Breaker {
             failure_threshold: raw.failure_threshold,
             window: self.positive(&path.key("window"), raw.window),
+            success_rate: raw.success_rate.0,
             open_for,
             max_open_for: raw.max_open_for.map_or(open_for, |max| max.0),
             half_open_requests: raw.half_open_requests,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{body::Incoming, service::service_fn};
@@ -275,6 +276,17 @@ async fn upload(request: &'static str) -> (RequestBody, tokio::io::DuplexStream,
 }
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// While its endpoint takes what comes.
+#[tokio::test]
+async fn a_caller_that_stops_sending_is_known_to_be_waited_for() {
+    let (mut body, mut caller, fault) = upload("POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nab").await;
+    while body.frame().now_or_never().is_some() {}
+    assert!(fault.is_awaited() && fault.noted().is_none());
+    caller.write_all(b"cd").await.unwrap();
+    while body.frame().await.is_some() {}
+    assert!(!fault.is_awaited());
+}
 
 #[tokio::test]
 async fn an_upload_keeps_its_framing() {

@@ -7,6 +7,7 @@ use super::*;
 const POLICY: Policy = Policy {
     failure_threshold: 5,
     window: Duration::from_secs(10),
+    success_rate: 0.8,
     open_for: Duration::from_secs(30),
     max_open_for: Duration::from_secs(30),
     half_open_requests: 3,
@@ -112,7 +113,7 @@ fn a_low_success_rate_trips_from_twenty_answers_on() {
     bench.calls(2, Outcome::Success).call(Outcome::Failure);
     assert_eq!(bench.state(), State::Closed);
     assert_eq!(bench.call(Outcome::Success).state(), State::Open, "15 of 20 is 75 %");
-    let cause = Cause::Rate { successes: 15, answers: 20, window: POLICY.window };
+    let cause = Cause::Rate { successes: 15, answers: 20, window: POLICY.window, least: 0.8 };
     assert_eq!(bench.machine.transition(), Transition::Opened { cause, open_for: POLICY.open_for });
 }
 
@@ -123,6 +124,35 @@ fn eighty_percent_is_good_enough() {
         bench.calls(4, Outcome::Success).call(Outcome::Failure);
     }
     assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn the_rate_is_the_policy_s_and_none_trips_by_nothing() {
+    for (success_rate, expected) in [(0.0, State::Closed), (0.5, State::Closed), (0.8, State::Open)] {
+        let mut bench = Bench::new();
+        bench.machine = Machine::new(Policy { success_rate, ..POLICY });
+        for _ in 0..10 {
+            bench.call(Outcome::Success).call(Outcome::Failure);
+            if bench.state() == State::Open {
+                break;
+            }
+        }
+        assert_eq!(bench.state(), expected, "half of 20 against {success_rate}");
+    }
+}
+
+/// Half of the calls are given up: it is slow. All are: it hangs.
+#[test]
+fn silences_count_in_a_row_and_not_in_the_rate() {
+    let mut bench = Bench::new();
+    for _ in 0..50 {
+        bench.call(Outcome::Success).call(Outcome::Silence);
+    }
+    assert_eq!(bench.state(), State::Closed);
+    assert_eq!(bench.calls(3, Outcome::Silence).state(), State::Closed);
+    assert_eq!(bench.call(Outcome::Silence).state(), State::Open, "five without an answer between them");
+    bench.pass(POLICY.open_for).call(Outcome::Silence);
+    assert_eq!(bench.state(), State::Open, "nor is it a probe's success");
 }
 
 #[test]
@@ -341,7 +371,7 @@ proptest! {
                 let (call, epoch) = out.swap_remove(pick % out.len());
                 let outcome = [Outcome::Success, Outcome::Failure, Outcome::Neutral][usize::from(action - 1)];
                 machine.record(call, outcome, now);
-                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure => Some(false), Outcome::Neutral => None };
+                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure | Outcome::Silence => Some(false), Outcome::Neutral => None };
                 model.record(epoch, success, now);
             }
             prop_assert_eq!(machine.state(), model.state);

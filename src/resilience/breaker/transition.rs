@@ -2,8 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use super::window::LEAST_SUCCESS_RATE;
-
 /// A move from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Transition {
@@ -36,8 +34,10 @@ pub enum Cause {
         successes: u32,
         /// of so many answers,
         answers: u32,
-        /// in so long.
+        /// in so long,
         window: Duration,
+        /// where it has to be this share.
+        least: f64,
     },
     /// A probe failed.
     Probe,
@@ -48,12 +48,9 @@ impl fmt::Display for Cause {
         match *self {
             Self::Run { failures: 1, .. } => f.write_str("a failure"),
             Self::Run { failures, within } => write!(f, "{failures} consecutive failures within {within:.1?}"),
-            Self::Rate { successes, answers, window } => {
+            Self::Rate { successes, answers, window, least } => {
                 let rate = f64::from(successes) / f64::from(answers.max(1));
-                write!(
-                    f,
-                    "success rate {rate:.2} ({successes} of {answers} answers in {window:?}), under {LEAST_SUCCESS_RATE}"
-                )
+                write!(f, "success rate {rate:.2} ({successes} of {answers} answers in {window:?}), under {least}")
             }
             Self::Probe => f.write_str("a probe failed"),
         }
@@ -71,7 +68,7 @@ mod tests {
             (Cause::Run { failures: 1, within: Duration::ZERO }, "a failure"),
             (Cause::Run { failures: 5, within: second * 3 / 2 }, "5 consecutive failures within 1.5s"),
             (
-                Cause::Rate { successes: 15, answers: 20, window: second * 10 },
+                Cause::Rate { successes: 15, answers: 20, window: second * 10, least: 0.8 },
                 "success rate 0.75 (15 of 20 answers in 10s), under 0.8",
             ),
             (Cause::Probe, "a probe failed"),

@@ -5,10 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Cause, Policy};
-
-/// The success rate under which a closed breaker trips.
-pub(super) const LEAST_SUCCESS_RATE: f64 = 0.8;
+use super::{Cause, Outcome, Policy};
 
 /// Answers in the window below which the rate says nothing.
 const LEAST_ANSWERS: u32 = 20;
@@ -33,10 +30,11 @@ struct Bucket {
 }
 
 impl Window {
-    /// Takes in an answer; what it trips the breaker by, if it is one too many.
-    pub(super) fn trips(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
+    /// Takes in how a call ended that says something of the target; what it trips the breaker by, if it is one too many.
+    pub(super) fn trips(&mut self, policy: &Policy, outcome: Outcome, now: Instant) -> Option<Cause> {
+        let success = outcome == Outcome::Success;
         let by_run = self.run(policy, success, now);
-        let by_rate = self.rate(policy, success, now);
+        let by_rate = if outcome == Outcome::Silence { None } else { self.rate(policy, success, now) };
         by_run.or(by_rate)
     }
 
@@ -68,7 +66,7 @@ impl Window {
         }
         let successes: u32 = self.answers.iter().map(|bucket| bucket.successes).sum();
         let answers = successes + self.answers.iter().map(|bucket| bucket.failures).sum::<u32>();
-        let is_low = answers >= LEAST_ANSWERS && f64::from(successes) < LEAST_SUCCESS_RATE * f64::from(answers);
-        is_low.then_some(Cause::Rate { successes, answers, window: policy.window })
+        let is_low = answers >= LEAST_ANSWERS && f64::from(successes) < policy.success_rate * f64::from(answers);
+        is_low.then_some(Cause::Rate { successes, answers, window: policy.window, least: policy.success_rate })
     }
 }
