@@ -47,7 +47,7 @@ use pool::{Choice, Nobody, Pool, Want};
 use crate::{
     admission::Permit,
     app::Tasks,
-    config::{self, Config},
+    config::{self, Config, LadderMode},
     enrich::Enriched,
     infer::{AnswerBody, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
@@ -112,7 +112,7 @@ impl Predict {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
             failovers: failover::failovers(&config.pools),
             awaited: failover::awaited(config),
-            models: config.models.iter().map(|model| Model::new(model, config.pool(model.pool), now)).collect(),
+            models: models(config, now),
             tasks,
         }
     }
@@ -178,6 +178,19 @@ impl Predict {
     }
 }
 
+fn models(config: &Config, now: Instant) -> Vec<Model> {
+    let fallbacks: Vec<ModelId> = config.models.iter().filter_map(|model| model.fallback.as_ref()?.model).collect();
+    let judged = |index: usize, model: &config::Model| {
+        let stands_in = fallbacks.iter().any(|fallback| fallback.index() == index);
+        config.ladder.mode == LadderMode::Act && (stands_in || model.fallback.is_some() || model.cache.is_some())
+    };
+    let made = |(index, model): (usize, &config::Model)| Model {
+        judged: judged(index, model),
+        ..Model::new(model, config.pool(model.pool), now)
+    };
+    config.models.iter().enumerate().map(made).collect()
+}
+
 /// What the loop knows of a model.
 struct Model {
     name: Arc<str>,
@@ -197,6 +210,8 @@ struct Model {
     timeouts: BadRatio,
     /// Its own pool's name.
     pool: Arc<str>,
+    /// Whether another way may answer as well, so that what cannot be an answer is not told as one.
+    judged: bool,
 }
 
 impl Model {
@@ -212,6 +227,7 @@ impl Model {
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
             timeouts: BadRatio::new(now),
             pool: pool.name.clone(),
+            judged: false,
         }
     }
 
@@ -342,7 +358,8 @@ impl Run<'_> {
         async move {
             let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
             let (endpoint, began, connected) = (&attempt.choice.endpoint, attempt.began, AtomicBool::new(false));
-            let call = Call { run: self, endpoint, protocol, holding, began, connected };
+            let judged = self.model.judged && outgoing.method == Method::Predict;
+            let call = Call { run: self, endpoint, protocol, holding, judged, began, connected };
             let until = attempt.began + attempt.limit;
             let outcome = match tokio::time::timeout_at(until, call.send(outgoing, attempt.in_flight)).await {
                 Ok(Err(Failure::Broken(error))) => {
