@@ -371,6 +371,16 @@ impl Pipeline {
         })
     }
 
+    /// Who stands in for the model named answers under that one's name. What is kept of its answers was kept before, under its own.
+    fn name_as_asked(&self, protocol: Protocol, outcome: &mut Result<Answer, Error>, plan: &Plan) {
+        if plan.model != plan.named
+            && let Ok(answer) = outcome
+        {
+            let (model, named) = (self.config.model(plan.model), self.config.model(plan.named));
+            rename(protocol, (&mut answer.headers, &mut answer.body), (&model.name, &named.name));
+        }
+    }
+
     /// Longer bodies than are held pass with the upstream's own name.
     fn rename_back(&self, protocol: Protocol, prediction: &mut Prediction, plan: &Plan) {
         let model = self.config.model(plan.model);
