@@ -49,7 +49,7 @@ use crate::{
     app::Tasks,
     config::{self, Config, LadderMode},
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
+    infer::{AnswerBody, Asker, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
@@ -324,12 +324,14 @@ impl Run<'_> {
     }
 
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
-    /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes holds up no other.
+    /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes, or that nobody waits for, holds
+    /// up no other.
     fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
         let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
-        let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
+        let asker = self.plan.asker;
+        let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable, asker };
         let mut attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
-        if !outgoing.is_held() {
+        if !outgoing.is_held() || asker == Asker::Spool {
             attempt.choice.permit.yield_place();
         }
         Ok(attempt)
@@ -437,8 +439,10 @@ impl Run<'_> {
             Err(failure) => (Class::of_failure(failure), Advice::None),
         };
         let ended = Instant::now();
-        let class = if self.was_hurried(&outcome, method, (ended - began, ended)) { Class::Hurried } else { class };
         let Choice { index, endpoint, permit } = choice;
+        let is_spare = permit.is_spare() && class == Class::TimedOut;
+        let is_hurried = is_spare || self.was_hurried(&outcome, method, (ended - began, ended));
+        let class = if is_hurried { Class::Hurried } else { class };
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
         if method == Method::Predict {
             self.model.ended(class, ended - began, ended);
@@ -471,7 +475,8 @@ impl Run<'_> {
             outgoing.repeatable(self.model.idempotent)?;
         }
         let delay = self.pool.backoff.delay(made - 1, rand::random());
-        let want = Want { protocol: outgoing.protocol, last: Some(settled.index), probing: false };
+        let (last, asker) = (Some(settled.index), self.plan.asker);
+        let want = Want { protocol: outgoing.protocol, last, probing: false, asker };
         let elsewhere = || self.pool.elsewhere(&want, now + delay);
         let delay = settled.advice().wait(delay, elsewhere).ok_or(RetryDenied::Pushback)?;
         let needed = delay.saturating_add(self.least(outgoing.method, now));

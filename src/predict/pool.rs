@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config,
-    infer::{Kind, Protocol},
+    infer::{Asker, Kind, Protocol},
     resilience::{backoff, breaker, budget::Budget},
     telemetry::handles::{
         balance::BalanceHandles,
@@ -73,6 +73,8 @@ pub(super) struct Want {
     pub(super) last: Option<usize>,
     /// Whether it may find out how an endpoint is whose breaker was open.
     pub(super) probing: bool,
+    /// Who waits for it.
+    pub(super) asker: Asker,
 }
 
 /// Why no endpoint of a pool can be asked.
@@ -167,7 +169,7 @@ impl Pool {
     pub(super) fn pick(&self, want: &Want, now: Instant) -> Result<Choice, Nobody> {
         let members = self.members();
         if let [only] = &**members {
-            return self.only(only, want.protocol, now);
+            return self.only(only, want, now);
         }
         let crowd = Crowd { members: &members, want, now };
         let panicking = self.panicking.load(Ordering::Relaxed);
@@ -200,11 +202,12 @@ impl Pool {
         }
     }
 
-    fn only(&self, endpoint: &Arc<Endpoint>, protocol: Protocol, now: Instant) -> Result<Choice, Nobody> {
+    fn only(&self, endpoint: &Arc<Endpoint>, want: &Want, now: Instant) -> Result<Choice, Nobody> {
+        let protocol = want.protocol;
         if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
             return Err(self.nobody(protocol, now));
         }
-        let admitted = endpoint.breaker.admit(now);
+        let admitted = endpoint.admit(want.asker, now);
         admitted.map(|permit| Choice::new(endpoint, permit)).map_err(|_| self.nobody(protocol, now))
     }
 
@@ -224,11 +227,14 @@ impl Pool {
         crowd.elsewhere(if all { State::Any } else { State::Healthy })
     }
 
-    /// Whether some healthy endpoint can be asked now.
-    pub(super) fn may_be_asked(&self, protocol: Protocol, now: Instant) -> bool {
-        self.members()
-            .iter()
-            .any(|endpoint| endpoint.upstream(protocol).is_some() && endpoint.has_room() && endpoint.is_available(now))
+    /// Whether some healthy endpoint can be asked now, for whom.
+    pub(super) fn may_be_asked(&self, protocol: Protocol, asker: Asker, now: Instant) -> bool {
+        self.members().iter().any(|endpoint| {
+            endpoint.upstream(protocol).is_some()
+                && endpoint.has_room()
+                && endpoint.is_healthy()
+                && endpoint.would_admit(asker, now)
+        })
     }
 
     /// Why no endpoint could be asked.

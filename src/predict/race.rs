@@ -149,7 +149,8 @@ impl Run<'_> {
             Name::Retry if !self.pool.budget.withdraw(now) => return Err(HedgeDenied::Budget),
             Name::Retry => {}
         }
-        let want = Want { protocol: outgoing.protocol, last: Some(slow.index), probing: false };
+        let (last, asker) = (Some(slow.index), self.plan.asker);
+        let want = Want { protocol: outgoing.protocol, last, probing: false, asker };
         let made = if name == Name::Hedge { made } else { made + 1 };
         let second = self.choose(want, self.turn(outgoing, made, now), now).ok();
         // Where there is no other endpoint, the same one is chosen.
