@@ -46,6 +46,7 @@ pub(crate) fn config() -> Config {
                 multiplier: 2.0,
                 jitter: 0.3,
             },
+            log: true,
         },
         metrics_aliases: true,
         notices: vec!["pools.gpu.hedge: not acted on yet".into()],

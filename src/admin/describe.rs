@@ -98,13 +98,13 @@ fn mlflow(mlflow: &Mlflow) -> Json {
 }
 
 fn spool(config: &Config) -> Json {
-    let Spool { store, keep_for, max_entries, max_bytes, retry } = &config.spool;
+    let Spool { store, keep_for, max_entries, max_bytes, retry, log } = &config.spool;
     let place = match store {
         SpoolStore::Redis { .. } => "redis".into(),
         SpoolStore::Embedded { path: Some(path) } => path.display().to_string(),
         SpoolStore::Embedded { path: None } => "memory".into(),
     };
-    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "max_bytes": size(*max_bytes), "retry": self::retry(retry, None)})
+    json!({"store": place, "keep_for": length(*keep_for), "max_entries": max_entries, "max_bytes": size(*max_bytes), "retry": self::retry(retry, None), "log": log})
 }
 
 /// The tiers, highest first.

@@ -261,7 +261,7 @@ fn well(gateway: &Gateway, turn: u64) -> (Vec<Arc<str>>, Duration) {
         is_full
             && [Protocol::V2Json, Protocol::Grpc]
                 .into_iter()
-                .any(|protocol| pipeline.predict.may_ask(pool, protocol, now))
+                .any(|protocol| pipeline.predict.may_replay(pool, protocol, now))
     };
     let mut ids: Vec<u32> = (0..config.models.len() as u32).filter(is_well).collect();
     if !ids.is_empty() {

@@ -20,6 +20,8 @@ pub(crate) struct Spool {
     pub(crate) max_bytes: u64,
     /// How a kept request is tried again.
     pub(crate) retry: Retry,
+    /// Whether what was answered at level 3 is kept too.
+    pub(crate) log: bool,
 }
 
 /// Where requests are kept.

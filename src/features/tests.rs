@@ -167,6 +167,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
             max_entries: 1,
             max_bytes: 1,
             retry: features.retry.clone(),
+            log: true,
         },
         features,
         metrics_aliases: false,

@@ -29,7 +29,7 @@ pub(crate) use entity::{EntityKeys, Parts};
 pub use error::{Error, Kind};
 pub use level::Level;
 pub use outputs::Output;
-pub use plan::{Members, Optional, Plan, Queue, Reduced, Source, Stale};
+pub use plan::{Asker, Members, Optional, Plan, Queue, Reduced, Source, Stale};
 pub(crate) use request::{AsCame, Came, is_malformed};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,

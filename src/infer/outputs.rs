@@ -7,6 +7,7 @@
 mod asked;
 mod combine;
 mod read;
+mod sound;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -15,6 +16,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
+pub(crate) use self::sound::{is_answer, may_be_answer};
 pub use self::{
     asked::Asked,
     combine::{Ballot, Combine, Combined, combine},

@@ -37,6 +37,8 @@ pub struct Plan {
     pub members: Members,
     /// Whether it may wait for a slot.
     pub queue: Queue,
+    /// Who waits for the answer.
+    pub asker: Asker,
     /// How many attempts may be made (retries + 1).
     pub attempts: u32,
     /// How long one attempt may take; never past `model_by`.
@@ -63,6 +65,7 @@ impl Plan {
             reduced: Reduced::Allowed,
             members: Members::All,
             queue: Queue::Waits,
+            asker: Asker::Caller,
             attempts: 1,
             attempt_timeout: None,
         }
@@ -116,6 +119,16 @@ pub enum Members {
     All,
     /// The one at that place, alone.
     One(u32),
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A caller.
+    Caller,
+    /// Nobody: the request was kept for later. It takes no probe that a caller's request could be, and its failure is held against
+    /// nobody: the next caller's request may be another one.
+    Spool,
 }
 
 /// Whether a request may wait for a slot.

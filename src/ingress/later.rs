@@ -271,7 +271,9 @@ pub(crate) fn logging(spool: &Arc<Spool>) -> Log {
     let spool = Arc::clone(spool);
     Box::new(move |config, request| {
         let once = !config.model(request.model).idempotent;
-        if let Some(request) = kept(config, request) {
+        if config.spool.log
+            && let Some(request) = kept(config, request)
+        {
             let id = spool::new_id();
             spool.log(New { key: Arc::clone(&id), id, why: Why::Logged, once, request });
         }

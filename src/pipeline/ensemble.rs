@@ -18,7 +18,7 @@ use http::header;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use super::{Pipeline, Walked, json_length, rename};
+use super::{Pipeline, Walked, json_length};
 use crate::{
     config::{self, Config},
     infer::{
@@ -124,7 +124,10 @@ impl Pipeline {
     /// A walk of the plan's model, or of those that answer together for it.
     pub(super) async fn walk(&self, request: Box<InferRequest>, plan: &Plan, began: Instant) -> Walked {
         let Some(ensemble) = self.ensembles.of(plan.model) else {
-            return self.compute(request, plan, began).await;
+            let protocol = request.protocol;
+            let mut walked = self.compute(request, plan, began).await;
+            self.name_as_asked(protocol, &mut walked.outcome, plan);
+            return walked;
         };
         let outcome = match plan.members {
             // Boxed: who has no members does not carry the room for them.
@@ -146,8 +149,9 @@ impl Pipeline {
         let alone = self.ladder.alone(plan, member.id, began);
         let (request, _) = self.readable(request)?;
         let protocol = request.protocol;
-        let mut answer = self.compute(request, &alone, began).await.outcome?;
-        rename(protocol, (&mut answer.headers, &mut answer.body), (&member.name, &ensemble.name));
+        let mut outcome = self.compute(request, &alone, began).await.outcome;
+        self.name_as_asked(protocol, &mut outcome, &alone);
+        let mut answer = outcome?;
         let cause = plan.cause.unwrap_or(Cause::Timeouts);
         answer.degraded.push(Degradation::Model { used: member.name.clone(), cause });
         Ok(answer)

@@ -14,8 +14,8 @@ use crate::{
     enrich::{self, Enriched, Enricher},
     features,
     infer::{
-        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload, Plan,
-        PoolId, Protocol, Reduced, Source, Timings, Verdict, headers::JSON_LENGTH, may_have_acted,
+        Answer, AnswerBody, Asker, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Method, Payload,
+        Plan, PoolId, Protocol, Reduced, Source, Timings, Verdict, headers::JSON_LENGTH, may_have_acted,
     },
     ladder::{Ladder, Settled},
     predict::{Predict, Prediction},
@@ -32,7 +32,7 @@ use ensemble::Ensembles;
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
 
-/// What is told of a request that was answered at level 3, so that it can be asked again when its model is well. Of a model that must
+/// What is told of a request that was answered at level 3, by no drill, so that it can be asked again when its model is well. Of a model that must
 /// not act twice only of those on which it cannot have acted.
 pub(crate) type Log = Box<dyn Fn(&Config, &InferRequest) + Send + Sync>;
 
@@ -146,7 +146,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Answers an inference request in full or not at all: nothing stands in for its model, nor for its features.
+    /// Answers an inference request that was kept for later, in full or not at all: nothing stands in for its model, nor for its features.
     ///
     /// # Errors
     ///
@@ -161,6 +161,7 @@ impl Pipeline {
         if plan.level > Level::Full || plan.source != Source::Model || plan.model != plan.named {
             return Err(Error::new(Kind::Unavailable, "the model stands at a lower level"));
         }
+        let plan = Plan { asker: Asker::Spool, ..plan };
         let Walked { outcome, .. } = self.walk(request, &plan, now).await;
         self.ladder.conclude(&plan, outcome)
     }
@@ -187,9 +188,9 @@ impl Pipeline {
             let walked_of = plan.model;
             plan = match self.ladder.settle(&plan, walked.outcome, &mut first, now) {
                 Settled::Answer(answer) => {
-                    // A model that may have acted is not asked by us to act again.
-                    if answer.level == Level::DefaultResponse && (self.config.model(request.model).idempotent || !acted)
-                    {
+                    // A model that may have acted is not asked by us to act again; nor one that is well for what a drill answered.
+                    let may_ask = self.config.model(request.model).idempotent || !acted;
+                    if answer.level == Level::DefaultResponse && plan.cause != Some(Cause::Drill) && may_ask {
                         (self.log)(&self.config, &request);
                     }
                     return Ok(answer);
@@ -374,6 +375,16 @@ impl Pipeline {
             caches: Vec::new(),
             timings,
         })
+    }
+
+    /// Who stands in for the model named answers under that one's name. What is kept of its answers was kept before, under its own.
+    fn name_as_asked(&self, protocol: Protocol, outcome: &mut Result<Answer, Error>, plan: &Plan) {
+        if plan.model != plan.named
+            && let Ok(answer) = outcome
+        {
+            let (model, named) = (self.config.model(plan.model), self.config.model(plan.named));
+            rename(protocol, (&mut answer.headers, &mut answer.body), (&model.name, &named.name));
+        }
     }
 
     /// Longer bodies than are held pass with the upstream's own name.

@@ -33,6 +33,8 @@ pub(super) struct Call<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) protocol: Protocol,
     pub(super) holding: Holding,
+    /// Whether what cannot be an answer is none.
+    pub(super) judged: bool,
     pub(super) began: Instant,
     /// Whether there is a connection for it: until then, nothing was sent.
     pub(super) connected: AtomicBool,
@@ -185,8 +187,14 @@ impl Call<'_> {
             } else {
                 stream.hold(HOLD_UP_TO).await?
             };
-            if let (Held::Whole(bytes, trailers), Protocol::Grpc, StatusCode::OK) = (&body, self.protocol, status) {
-                message::ended(&headers, bytes, trailers.as_ref())?;
+            if let (Held::Whole(bytes, trailers), StatusCode::OK) = (&body, status) {
+                let trailers = trailers.as_ref();
+                if self.protocol == Protocol::Grpc {
+                    message::ended(&headers, bytes, trailers)?;
+                }
+                if self.judged {
+                    message::makes_sense(self.protocol, &headers, bytes, trailers)?;
+                }
             }
             let trailers = match &body {
                 Held::Whole(_, trailers) => trailers.as_ref(),

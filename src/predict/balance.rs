@@ -55,11 +55,11 @@ impl Crowd<'_> {
             !endpoint.breaker.is_closed()
                 && (state == State::Any || endpoint.is_healthy())
                 && self.is_able(endpoint)
-                && endpoint.breaker.would_admit(self.now)
+                && endpoint.would_admit(self.want.asker, self.now)
         });
         // Another may have been faster: then it is that one's.
         let mut admitted =
-            waiting.filter_map(|endpoint| Some(Choice::new(endpoint, endpoint.breaker.admit(self.now).ok()?)));
+            waiting.filter_map(|endpoint| Some(Choice::new(endpoint, endpoint.admit(self.want.asker, self.now).ok()?)));
         admitted.next()
     }
 
@@ -70,7 +70,7 @@ impl Crowd<'_> {
                 [first, second] if first == second => &self.members[first],
                 [first, second] => self.better(&self.members[first], &self.members[second]),
             };
-            if let Ok(permit) = endpoint.breaker.admit(self.now) {
+            if let Ok(permit) = endpoint.admit(self.want.asker, self.now) {
                 return Some(Choice::new(endpoint, permit));
             }
         }
@@ -101,7 +101,7 @@ impl Crowd<'_> {
             && (group.state == State::Any || endpoint.is_healthy())
             && (group.last || self.is_free(endpoint))
             && (group.place == Place::Any || endpoint.is_own == (group.place == Place::Own))
-            && endpoint.breaker.would_admit(self.now)
+            && endpoint.would_admit(self.want.asker, self.now)
     }
 
     /// Where nothing was asked yet, what an endpoint asked for is a matter of its cost.

@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::Instant};
 use super::{classify::Class, http1, http2, pool::Pool};
 use crate::{
     config,
-    infer::{Protocol, WorkerId},
+    infer::{Asker, Protocol, WorkerId},
     resilience::{
         breaker::{self, Breaker, Transition},
         ewma::PeakEwma,
@@ -194,6 +194,22 @@ impl Endpoint {
     /// pool has taken over, nothing else could bring it back.
     pub(super) fn is_available(&self, now: Instant) -> bool {
         self.is_healthy() && self.breaker.would_admit(now)
+    }
+
+    /// Whether its breaker would let such a request by.
+    pub(super) fn would_admit(&self, asker: Asker, now: Instant) -> bool {
+        match asker {
+            Asker::Caller => self.breaker.would_admit(now),
+            Asker::Spool => self.breaker.would_admit_spare(now),
+        }
+    }
+
+    /// Its breaker's leave for such a request.
+    pub(super) fn admit(&self, asker: Asker, now: Instant) -> Result<breaker::Permit, breaker::Refused> {
+        match asker {
+            Asker::Caller => self.breaker.admit(now),
+            Asker::Spool => self.breaker.admit_spare(now),
+        }
     }
 
     /// Lets it back in if its ejection is over; whether that was so.
@@ -403,10 +419,13 @@ impl Endpoint {
                 self.latencies.note(took);
             }
             Class::Overloaded => self.load.hold(asked, now),
+            // What was kept for later may have been kept because it fails.
+            _ if permit.is_spare() => {}
             _ => self.load.penalize(asked, now),
         }
         let verdict = class.verdict();
-        if matches!(verdict, breaker::Outcome::Failure | breaker::Outcome::Silence) {
+        let failed = matches!(verdict, breaker::Outcome::Failure | breaker::Outcome::Silence);
+        if failed && !permit.is_spare() {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let probe = permit.is_probe();

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::{Predict, discovery, health, pool::Pool, survey};
 use crate::{
     config,
-    infer::{PoolId, Protocol, WorkerId},
+    infer::{Asker, PoolId, Protocol, WorkerId},
     resilience::failover::Failover,
 };
 
@@ -110,7 +110,12 @@ impl Predict {
 
     /// Whether the pool has an endpoint that can be asked now; it may have changed by the time one is.
     pub(crate) fn may_ask(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
-        self.pools[pool.index()].may_be_asked(protocol, now)
+        self.pools[pool.index()].may_be_asked(protocol, Asker::Caller, now)
+    }
+
+    /// The same for what was kept for later.
+    pub(crate) fn may_replay(&self, pool: PoolId, protocol: Protocol, now: Instant) -> bool {
+        self.pools[pool.index()].may_be_asked(protocol, Asker::Spool, now)
     }
 
     /// The pool that does this one's work now.

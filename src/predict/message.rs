@@ -1,9 +1,12 @@
 //! Where a gRPC answer ends: with a status, and behind a message. One that ends before is cut short, however well its stream
-//! ended, as an HTTP answer shorter than its length is. Nothing of a message itself is read.
+//! ended, as an HTTP answer shorter than its length is.
+//!
+//! Nothing of an answer itself is read, but where another way can answer as well: there what cannot be one, at a glance, is none.
 
 use http::HeaderMap;
 
 use super::classify::Failure;
+use crate::infer::{Protocol, outputs::may_be_answer};
 
 const STATUS: &str = "grpc-status";
 
@@ -14,6 +17,10 @@ enum Unfinished {
     NoStatus,
     #[error("it ended within a message")]
     WithinMessage,
+    #[error("its body is no JSON, or not all of it")]
+    NoJson,
+    #[error("its message cannot be read")]
+    NoMessage,
 }
 
 /// Whether an answer held whole is one: it has a status, and if that is OK, its body ends with a message.
@@ -27,6 +34,26 @@ pub(super) fn ended(head: &HeaderMap, body: &[u8], trailers: Option<&HeaderMap>)
         Some(code) if code == "0" && !ends_with_message(body) => Err(Failure::Broken(Unfinished::WithinMessage.into())),
         Some(_) => Ok(()),
     }
+}
+
+/// Whether an answer held whole that says OK may be one, by both of its ends.
+///
+/// # Errors
+///
+/// `Broken`: asking again may help.
+pub(super) fn makes_sense(
+    protocol: Protocol,
+    head: &HeaderMap,
+    body: &[u8],
+    trailers: Option<&HeaderMap>,
+) -> Result<(), Failure> {
+    let is_told =
+        protocol == Protocol::Grpc && head.get(STATUS).or_else(|| trailers?.get(STATUS)).is_none_or(|code| code != "0");
+    if is_told || may_be_answer(protocol, head, body) {
+        return Ok(());
+    }
+    let why = if protocol == Protocol::Grpc { Unfinished::NoMessage } else { Unfinished::NoJson };
+    Err(Failure::Broken(why.into()))
 }
 
 /// **Source:** gRPC over HTTP/2, "Length-Prefixed-Message".

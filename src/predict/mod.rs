@@ -51,9 +51,9 @@ use race::Runner;
 use crate::{
     admission::Permit,
     app::Tasks,
-    config::{self, Config},
+    config::{self, Config, LadderMode},
     enrich::Enriched,
-    infer::{AnswerBody, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
+    infer::{AnswerBody, Asker, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
     resilience::{
         floor::Floor,
         hedge::{After, Moment},
@@ -120,7 +120,7 @@ impl Predict {
             pools: config.pools.iter().map(|pool| Pool::new(pool, config.workers, now)).collect(),
             failovers: failover::failovers(&config.pools),
             awaited: failover::awaited(config),
-            models: config.models.iter().map(|model| Model::new(model, config.pool(model.pool), now)).collect(),
+            models: models(config, now),
             tasks,
         }
     }
@@ -186,6 +186,19 @@ impl Predict {
     }
 }
 
+fn models(config: &Config, now: Instant) -> Vec<Model> {
+    let fallbacks: Vec<ModelId> = config.models.iter().filter_map(|model| model.fallback.as_ref()?.model).collect();
+    let judged = |index: usize, model: &config::Model| {
+        let stands_in = fallbacks.iter().any(|fallback| fallback.index() == index);
+        config.ladder.mode == LadderMode::Act && (stands_in || model.fallback.is_some() || model.cache.is_some())
+    };
+    let made = |(index, model): (usize, &config::Model)| Model {
+        judged: judged(index, model),
+        ..Model::new(model, config.pool(model.pool), now)
+    };
+    config.models.iter().enumerate().map(made).collect()
+}
+
 /// What the loop knows of a model.
 struct Model {
     name: Arc<str>,
@@ -207,6 +220,8 @@ struct Model {
     timeouts: BadRatio,
     /// Its own pool's name.
     pool: Arc<str>,
+    /// Whether another way may answer as well, so that what cannot be an answer is not told as one.
+    judged: bool,
 }
 
 impl Model {
@@ -223,6 +238,7 @@ impl Model {
             hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
             timeouts: BadRatio::new(now),
             pool: pool.name.clone(),
+            judged: false,
         }
     }
 
@@ -341,13 +357,15 @@ impl Run<'_> {
     }
 
     /// The attempt after `made`, at another endpoint than `last`. Nobody waits for a probe on purpose but first attempts: what
-    /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes holds up no other.
+    /// it loses, the attempts after it must be able to make good. One that may take as long as its caller likes, or that nobody waits for, holds
+    /// up no other.
     ///
     /// None is cut off but those that the config cuts off, probes, and what is made beside another: it may be slow, and be answered in
     /// time.
     fn begin(&self, outgoing: &Outgoing, (made, last): (u32, Option<usize>), now: Instant) -> Result<Attempt, Error> {
         let repeatable = outgoing.repeatable(self.model.idempotent).is_ok();
-        let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable };
+        let asker = self.plan.asker;
+        let want = Want { protocol: outgoing.protocol, last, probing: made == 0 && repeatable, asker };
         let mut attempt = self.choose(want, self.turn(outgoing, made, now), now)?;
         let has_others = self.pool.members().len() > 1;
         // A probe's answer decides whether its breaker closes: given up, it would say nothing.
@@ -356,7 +374,7 @@ impl Run<'_> {
         if self.plan.attempt_timeout.is_none() && (attempt.accompanied || !has_others) {
             attempt.limit = self.plan.model_by.remaining(now);
         }
-        if !outgoing.is_held() {
+        if !outgoing.is_held() || asker == Asker::Spool {
             attempt.choice.permit.yield_place();
         }
         Ok(attempt)
@@ -390,7 +408,9 @@ impl Run<'_> {
     ) -> impl Future<Output = Result<Reply, Failure>> + Send + 'a {
         async move {
             let (protocol, holding) = (outgoing.protocol, Holding::of(outgoing.method));
-            let call = Call { run: self, endpoint, protocol, holding, began, connected: AtomicBool::new(false) };
+            let judged = self.model.judged && outgoing.method == Method::Predict;
+            let connected = AtomicBool::new(false);
+            let call = Call { run: self, endpoint, protocol, holding, judged, began, connected };
             match tokio::time::timeout_at(began + limit, call.send(outgoing, in_flight)).await {
                 Ok(Err(Failure::Broken(error))) => {
                     Err(outgoing.fault().map_or(Failure::Broken(error), Failure::Caller))
@@ -493,6 +513,8 @@ impl Run<'_> {
         let ended = Instant::now();
         let class = self.class(&outcome, method, (began, ended));
         let Choice { index, endpoint, permit } = choice;
+        // A replay that ran out of time says nothing: it may have been kept because it does.
+        let class = if permit.is_spare() && class == Class::TimedOut { Class::Hurried } else { class };
         endpoint.observe((class, advice.asked()), permit, ended - began, ended);
         if method == Method::Predict {
             self.model.ended(class, ended - began, ended);
@@ -525,7 +547,8 @@ impl Run<'_> {
             outgoing.repeatable(self.model.idempotent)?;
         }
         let delay = self.pool.backoff.delay(made - 1, rand::random());
-        let want = Want { protocol: outgoing.protocol, last: Some(settled.index), probing: false };
+        let (last, asker) = (Some(settled.index), self.plan.asker);
+        let want = Want { protocol: outgoing.protocol, last, probing: false, asker };
         let elsewhere = || self.pool.elsewhere(&want, now + delay);
         let delay = settled.advice().wait(delay, elsewhere).ok_or(RetryDenied::Pushback)?;
         let needed = delay.saturating_add(self.least(outgoing.method, now));

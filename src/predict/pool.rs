@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config,
-    infer::{Kind, Protocol},
+    infer::{Asker, Kind, Protocol},
     resilience::{backoff, breaker, budget::Budget, trickle::Trickle},
     telemetry::handles::{
         balance::BalanceHandles,
@@ -75,6 +75,8 @@ pub(super) struct Want {
     pub(super) last: Option<usize>,
     /// Whether it may find out how an endpoint is whose breaker was open.
     pub(super) probing: bool,
+    /// Who waits for it.
+    pub(super) asker: Asker,
 }
 
 /// Why no endpoint of a pool can be asked.
@@ -172,7 +174,7 @@ impl Pool {
     pub(super) fn pick(&self, want: &Want, now: Instant) -> Result<Choice, Nobody> {
         let members = self.members();
         if let [only] = &**members {
-            return self.only(only, want.protocol, now);
+            return self.only(only, want, now);
         }
         let crowd = Crowd { members: &members, want, now };
         let panicking = self.panicking.load(Ordering::Relaxed);
@@ -184,15 +186,19 @@ impl Pool {
         }
         let chosen = self.of_zone(&crowd, state);
         let desperate = || (!panicking && crowd.is_ill()).then(|| self.of_zone(&crowd, State::Any)).flatten();
-        let early = || self.early(&members, want.protocol, now);
+        let early = || self.early(&members, want, now);
         chosen.or_else(desperate).or_else(early).ok_or_else(|| self.nobody(want.protocol, now))
     }
 
     /// A probe ahead of its time, where the breaker of every endpoint refuses: as long as others can be asked, one that fails is best
     /// left alone for as long as its breaker says, but then nobody is spared by that. Of those that pass their health checks it is the one
     /// that was left alone longest.
-    fn early(&self, members: &Members, protocol: Protocol, now: Instant) -> Option<Choice> {
-        let speaking = members.iter().filter(|endpoint| endpoint.upstream(protocol).is_some());
+    fn early(&self, members: &Members, want: &Want, now: Instant) -> Option<Choice> {
+        // What was kept for later waits for whoever is there to ask.
+        if want.asker == Asker::Spool {
+            return None;
+        }
+        let speaking = members.iter().filter(|endpoint| endpoint.upstream(want.protocol).is_some());
         if speaking.clone().any(|endpoint| endpoint.breaker.would_admit(now)) {
             return None;
         }
@@ -224,12 +230,13 @@ impl Pool {
         }
     }
 
-    fn only(&self, endpoint: &Arc<Endpoint>, protocol: Protocol, now: Instant) -> Result<Choice, Nobody> {
+    fn only(&self, endpoint: &Arc<Endpoint>, want: &Want, now: Instant) -> Result<Choice, Nobody> {
+        let protocol = want.protocol;
         if endpoint.upstream(protocol).is_none() || !endpoint.has_room() {
             return Err(self.nobody(protocol, now));
         }
-        let admitted = endpoint.breaker.admit(now).ok().map(|permit| Choice::new(endpoint, permit));
-        let early = || self.early(&self.members(), protocol, now);
+        let admitted = endpoint.admit(want.asker, now).ok().map(|permit| Choice::new(endpoint, permit));
+        let early = || self.early(&self.members(), want, now);
         admitted.or_else(early).ok_or_else(|| self.nobody(protocol, now))
     }
 
@@ -249,11 +256,14 @@ impl Pool {
         crowd.elsewhere(if all { State::Any } else { State::Healthy })
     }
 
-    /// Whether some healthy endpoint can be asked now.
-    pub(super) fn may_be_asked(&self, protocol: Protocol, now: Instant) -> bool {
-        self.members()
-            .iter()
-            .any(|endpoint| endpoint.upstream(protocol).is_some() && endpoint.has_room() && endpoint.is_available(now))
+    /// Whether some healthy endpoint can be asked now, for whom.
+    pub(super) fn may_be_asked(&self, protocol: Protocol, asker: Asker, now: Instant) -> bool {
+        self.members().iter().any(|endpoint| {
+            endpoint.upstream(protocol).is_some()
+                && endpoint.has_room()
+                && endpoint.is_healthy()
+                && endpoint.would_admit(asker, now)
+        })
     }
 
     /// Why no endpoint could be asked.

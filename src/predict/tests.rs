@@ -330,7 +330,8 @@ fn retry_after_is_that_of_the_endpoint_that_comes_back_first() {
         (0..5).for_each(|_| breaker.admit(now).ok().unwrap().record(Outcome::Failure, now));
     }
     let now = start + Duration::from_millis(8_500);
-    let error = pool.pick(&Want { protocol: Protocol::V2Json, last: None, probing: true }, now).err().unwrap();
+    let want = Want { protocol: Protocol::V2Json, last: None, probing: true, asker: Asker::Caller };
+    let error = pool.pick(&want, now).err().unwrap();
     assert_eq!(error.kind, Kind::Unavailable);
     assert_eq!(error.wait, Some(Duration::from_millis(21_500)));
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::infer::{
     Answer, AnswerBody, Degradation, Level, Protocol, Reason, Verdict,
     headers::{JSON_LENGTH, REQUEST_ID},
+    outputs::is_answer,
 };
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -52,6 +53,8 @@ pub(crate) enum Unfit {
     Forbidden,
     /// It has an id of its own.
     Id,
+    /// Its body is no answer, or not all of one.
+    Malformed,
 }
 
 impl From<Unlike> for Unfit {
@@ -79,6 +82,10 @@ impl Kept {
         let headers = &answer.headers;
         if !may_be_kept(headers, scheme) {
             return Err(Unfit::Forbidden);
+        }
+        // Told again, it would outlive the moment of whatever went wrong.
+        if !is_answer(protocol, headers, body) {
+            return Err(Unfit::Malformed);
         }
         let json_length = json_length(headers)?;
         let place = match id {

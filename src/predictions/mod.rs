@@ -455,6 +455,7 @@ impl Unfit {
             Self::Degraded => Keeping::Degraded,
             Self::Forbidden => Keeping::Forbidden,
             Self::Id => Keeping::Id,
+            Self::Malformed => Keeping::Malformed,
         }
     }
 }

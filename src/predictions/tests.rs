@@ -105,6 +105,9 @@ fn decoded(request: &InferRequest) -> Decoded {
     decode(request.protocol, body.clone(), request.json_length).unwrap()
 }
 
+/// What a model says that has nothing to say.
+const SAID: &str = r#"{"outputs":[]}"#;
+
 fn answer(body: impl Into<Bytes>) -> Answer {
     Answer {
         status: StatusCode::OK,
@@ -255,8 +258,9 @@ impl Variation {
     /// What the model says: everything that it was asked, and the id.
     fn answer(&self, protocol: Protocol, id: &str) -> Answer {
         let told = format!("{self:?}");
-        let json = || {
-            let mut said = serde_json::json!({"model_name": "fraud", "outputs": [told]});
+        let json = |binary: usize| {
+            let output = serde_json::json!({"name": told, "parameters": {"binary_data_size": binary}});
+            let mut said = serde_json::json!({"model_name": "fraud", "outputs": [output]});
             if !id.is_empty() {
                 said["id"] = id.into();
             }
@@ -264,10 +268,10 @@ impl Variation {
         };
         match protocol {
             Protocol::V1 => answer(serde_json::json!({"predictions": [told]}).to_string()),
-            Protocol::V2Json => answer(json()),
+            Protocol::V2Json => answer(json(0)),
             Protocol::V2Binary => {
-                let mut answer = answer(format!("{}\x01\x02", json()));
-                answer.headers.insert(JSON_LENGTH, HeaderValue::from(json().len()));
+                let mut answer = answer(format!("{}\x01\x02", json(2)));
+                answer.headers.insert(JSON_LENGTH, HeaderValue::from(json(2).len()));
                 answer
             }
             Protocol::Grpc => {
@@ -322,9 +326,9 @@ async fn of_100_000_requests_that_differ_in_one_thing_none_gets_anothers_answer(
 async fn a_prediction_answers_for_its_ttl_and_stands_in_for_longer() {
     let bench = Bench::new();
     let question = bench.ask(r#"{"inputs":[]}"#);
-    bench.keep(&question, answer("{}"));
+    bench.keep(&question, answer(SAID));
     advance(Duration::from_millis(29_999)).await;
-    assert_eq!(bench.look(&question).as_deref(), Some(&b"{}"[..]));
+    assert_eq!(bench.look(&question).as_deref(), Some(SAID.as_bytes()));
     advance(Duration::from_millis(1)).await;
     assert_eq!(bench.look(&question), None);
     let kept = async || {
@@ -346,7 +350,7 @@ async fn a_prediction_answers_for_its_ttl_and_stands_in_for_longer() {
 async fn a_promotion_stops_old_predictions_at_once() {
     let bench = Bench::new();
     let (lite, fraud) = (bench.ask("{}"), bench.question(json(FRAUD, "{}"), None).key);
-    bench.keep(&lite, answer("{}"));
+    bench.keep(&lite, answer(SAID));
     bench.predictions.drop_model(FRAUD);
     assert!(bench.look(&lite).is_some(), "another model's");
     assert_ne!(bench.question(json(FRAUD, "{}"), None).key, fraud);
@@ -354,7 +358,7 @@ async fn a_promotion_stops_old_predictions_at_once() {
     let after = bench.ask("{}");
     assert_eq!(bench.look(&after), None);
     // One that was asked before and is answered after is the old model's.
-    bench.keep(&lite, answer("{}"));
+    bench.keep(&lite, answer(SAID));
     assert_eq!(bench.look(&after), None);
 }
 
@@ -362,13 +366,13 @@ async fn a_promotion_stops_old_predictions_at_once() {
 async fn no_cache_asks_the_model_and_renews_what_is_kept() {
     let bench = Bench::new();
     let question = bench.ask("{}");
-    bench.keep(&question, answer("old"));
+    bench.keep(&question, answer(r#"{"outputs":[],"x":"old"}"#));
     let mut again = bench.ask("{}");
     again.caching = Caching::Bypassed;
     assert_eq!(again.missed().outcome, CacheOutcome::Bypass);
     let Look::Miss(lead) = bench.predictions.look(&again) else { panic!("looked up") };
-    bench.predictions.keep(lead, &again, &Ok(answer("new")), &OtherKeys::default());
-    assert_eq!(bench.look(&question).as_deref(), Some(&b"new"[..]));
+    bench.predictions.keep(lead, &again, &Ok(answer(SAID)), &OtherKeys::default());
+    assert_eq!(bench.look(&question).as_deref(), Some(SAID.as_bytes()));
     let mut request = json(LITE, "{}");
     request.caching = Caching::Bypassed;
     let enriched = bench.enriched(json(LITE, "{}"), None);
@@ -378,15 +382,15 @@ async fn no_cache_asks_the_model_and_renews_what_is_kept() {
 #[tokio::test]
 async fn what_is_no_full_prediction_or_may_not_be_kept_is_not() {
     let with = |name: &'static str, value: &'static str| {
-        let mut answer = answer("{}");
+        let mut answer = answer(SAID);
         answer.headers.insert(name, HeaderValue::from_static(value));
         answer
     };
     let of_rows = |reason| Degradation::Default { view: "v".into(), reason };
     let stale = Degradation::Stale { view: "v".into(), age: Duration::ZERO };
     let cases = [
-        (answer("{}"), true),
-        (Answer { degraded: vec![of_rows(Reason::NotFound)], ..answer("{}") }, true),
+        (answer(SAID), true),
+        (Answer { degraded: vec![of_rows(Reason::NotFound)], ..answer(SAID) }, true),
         (with("cache-control", "max-age=60"), true),
         (with("cache-control", "max-age=0"), false),
         (with("vary", "Accept-Encoding, x-tenant"), true),
@@ -395,11 +399,15 @@ async fn what_is_no_full_prediction_or_may_not_be_kept_is_not() {
         (with("cache-control", "max-age=60, No-Store"), false),
         (with("cache-control", "private=\"x\""), false),
         (with("set-cookie", "a=b"), false),
-        (Answer { status: StatusCode::ACCEPTED, ..answer("{}") }, false),
-        (Answer { verdict: Verdict::Failed, ..answer("{}") }, false),
-        (Answer { level: Level::ReducedFeatures, ..answer("{}") }, false),
-        (Answer { degraded: vec![of_rows(Reason::Unavailable)], ..answer("{}") }, false),
-        (Answer { degraded: vec![stale], ..answer("{}") }, false),
+        (Answer { status: StatusCode::ACCEPTED, ..answer(SAID) }, false),
+        (Answer { verdict: Verdict::Failed, ..answer(SAID) }, false),
+        (Answer { level: Level::ReducedFeatures, ..answer(SAID) }, false),
+        (Answer { degraded: vec![of_rows(Reason::Unavailable)], ..answer(SAID) }, false),
+        (Answer { degraded: vec![stale], ..answer(SAID) }, false),
+        // 200 is said by what is no model, too, and by one that fails in the middle of its answer.
+        (answer("xyz"), false),
+        (answer(&SAID[..SAID.len() - 1]), false),
+        (answer(r#"{"error":"out of memory"}"#), false),
     ];
     for (number, (answer, kept)) in cases.into_iter().enumerate() {
         let bench = Bench::new();
@@ -447,10 +455,10 @@ async fn who_comes_while_the_model_is_asked_waits_for_that() {
     let Look::Asked(asked) = bench.predictions.look(&second) else { panic!("somebody asks") };
     let until = Instant::now() + Duration::from_secs(60);
     let (waited, ()) = tokio::join!(bench.predictions.wait(asked, &second, until), async {
-        bench.predictions.keep(lead, &first, &Ok(answer(r#"{"id":"a","x":1}"#)), &OtherKeys::default());
+        bench.predictions.keep(lead, &first, &Ok(answer(r#"{"id":"a","outputs":[]}"#)), &OtherKeys::default());
     });
     let Some(Waited::Told(told)) = waited else { panic!("{waited:?}") };
-    assert_eq!(&told.body[..], br#"{"id":"other","x":1}"#);
+    assert_eq!(&told.body[..], br#"{"id":"other","outputs":[]}"#);
     // Of another tier nobody waits.
     let mut third = bench.ask(r#"{"x":1}"#);
     let Look::Miss(_lead) = bench.predictions.look(&third) else { panic!("nothing is kept") };
@@ -498,7 +506,7 @@ async fn the_last_prediction_about_the_same_entities_stands_in() {
     let entity = bench.other_keys(&asked);
     assert_eq!(entity.iter().count(), 1);
     let question = bench.question(asked, None);
-    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a"}"#)), &entity);
+    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a","outputs":[]}"#)), &entity);
     let kept = async |body: &str| {
         let request = json(LITE, body);
         let enriched = bench.enriched(json(LITE, body), None);
@@ -506,7 +514,7 @@ async fn the_last_prediction_about_the_same_entities_stands_in() {
         bench.predictions.kept(&request, (Some(&enriched), Some(&decoded)), &[], &bench.plan(LITE)).await
     };
     let stand_in = kept(&body(r#""id":"b","#, "1,2", 2, 9.75, "")).await.unwrap();
-    assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b"}"#[..], CachedOf::Entity));
+    assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b","outputs":[]}"#[..], CachedOf::Entity));
     for (number, other) in [
         body(r#""id":"b","#, "2, 1", 2, 0.5, ""),
         body(r#""id":"b","#, "1", 1, 0.5, ""),
@@ -549,7 +557,7 @@ async fn a_request_whose_features_cannot_be_read_is_known_as_it_came() {
     let keys = OtherKeys { entities: None, ..keys };
     // Not its default, which is what the model sees where it cannot be read.
     let question = bench.question(first, Some(9));
-    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a","y":1}"#)), &keys);
+    bench.predictions.keep(Lead(None), &question, &Ok(answer(r#"{"id":"a","outputs":[],"y":1}"#)), &keys);
 
     let kept = async |user: i64, feature: Option<i64>, degraded: &[Degradation]| {
         let request = asked("b", user);
@@ -560,7 +568,7 @@ async fn a_request_whose_features_cannot_be_read_is_known_as_it_came() {
     let of = |reason| [Degradation::Default { view: "user_stats".into(), reason }];
     let unread = of(Reason::Unavailable);
     let stand_in = kept(7, None, &unread).await.unwrap();
-    assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b","y":1}"#[..], CachedOf::Request));
+    assert_eq!((&stand_in.told.body[..], stand_in.of), (&br#"{"id":"b","outputs":[],"y":1}"#[..], CachedOf::Request));
     assert!(kept(8, None, &unread).await.is_none(), "another request");
     assert!(kept(7, Some(8), &[]).await.is_none(), "the store says something else now");
     assert!(kept(7, None, &of(Reason::NotFound)).await.is_none(), "the store says that there is none");
@@ -592,7 +600,7 @@ async fn memory_is_bounded() {
     let bench = Bench::new();
     for number in 0..3000 {
         let question = bench.ask(&format!(r#"{{"x":{number}}}"#));
-        let (_, kept) = bench.predictions.kept_of(&question, &answer(vec![b' '; 1000])).unwrap();
+        let (_, kept) = bench.predictions.kept_of(&question, &answer(format!("{SAID:1000}"))).unwrap();
         memory.put(&question.key, kept, Instant::now() + Duration::from_secs(60), |_| true);
     }
     assert!(memory.bytes() <= 1 << 20, "{}", memory.bytes());
@@ -618,9 +626,9 @@ fn came(
 async fn told_twice(bench: &Bench) -> Verbatim {
     let came = came(bench, LITE, REQUEST).unwrap();
     let asked = || bench.question(InferRequest { as_came: Some(came.kept()), ..json(LITE, REQUEST.1) }, None);
-    bench.keep(&asked(), answer(r#"{"id":"a","y":1}"#));
+    bench.keep(&asked(), answer(r#"{"id":"a","outputs":[],"y":1}"#));
     assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_none(), "what was asked once takes no room");
-    assert_eq!(bench.look(&asked()).unwrap(), r#"{"id":"a","y":1}"#);
+    assert_eq!(bench.look(&asked()).unwrap(), r#"{"id":"a","outputs":[],"y":1}"#);
     came
 }
 
@@ -628,7 +636,10 @@ async fn told_twice(bench: &Bench) -> Verbatim {
 async fn the_same_bytes_get_the_same_answer_at_once_and_others_never() {
     let bench = Bench::new();
     let same = told_twice(&bench).await;
-    assert_eq!(bench.predictions.told_before(LITE, &same, Instant::now()).unwrap().body, r#"{"id":"a","y":1}"#);
+    assert_eq!(
+        bench.predictions.told_before(LITE, &same, Instant::now()).unwrap().body,
+        r#"{"id":"a","outputs":[],"y":1}"#
+    );
     let (path, body, _, _) = REQUEST;
     let auth = ("authorization", "x");
     for other in [
@@ -658,11 +669,14 @@ async fn what_no_cache_renewed_is_told_to_the_same_bytes_too() {
     let came = told_twice(&bench).await;
     advance(Duration::from_secs(1)).await;
     let bypass = InferRequest { caching: Caching::Bypassed, ..json(LITE, REQUEST.1) };
-    bench.keep(&bench.question(bypass, None), answer(r#"{"id":"a","y":2}"#));
+    bench.keep(&bench.question(bypass, None), answer(r#"{"id":"a","outputs":[],"y":2}"#));
     assert!(bench.predictions.told_before(LITE, &came, Instant::now()).is_none());
     let again = bench.question(InferRequest { as_came: Some(came.kept()), ..json(LITE, REQUEST.1) }, None);
-    assert_eq!(bench.look(&again).unwrap(), r#"{"id":"a","y":2}"#);
-    assert_eq!(bench.predictions.told_before(LITE, &came, Instant::now()).unwrap().body, r#"{"id":"a","y":2}"#);
+    assert_eq!(bench.look(&again).unwrap(), r#"{"id":"a","outputs":[],"y":2}"#);
+    assert_eq!(
+        bench.predictions.told_before(LITE, &came, Instant::now()).unwrap().body,
+        r#"{"id":"a","outputs":[],"y":2}"#
+    );
 }
 
 #[tokio::test(start_paused = true)]

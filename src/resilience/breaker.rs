@@ -17,6 +17,8 @@
 //! fails or comes to nothing moves nothing, so that the target is probed no later and no less often for it; one that succeeds was the
 //! first probe, and the breaker is half-open.
 //!
+//! A spare call, for which nobody waits, is not made while another could be the probe, and its failure opens nothing.
+//!
 //! Invariants: half-open admits one probe at a time, and open one early probe; one that may take as long as its caller likes yields its place, and of those
 //! and the one in the place there are never more than `half_open_requests`; an answer to a call admitted before the last transition
 //! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
@@ -58,6 +60,9 @@ pub struct Policy {
     /// Successes that close it; more than `half_open_requests` could never be reached and means that many.
     pub success_threshold: u32,
 }
+
+/// How long a breaker waits for a probe before a call for which nobody waits may be it: who has requests of callers has one by then.
+const UNWANTED: Duration = Duration::from_secs(2);
 
 impl Default for Policy {
     fn default() -> Self {
@@ -168,8 +173,18 @@ pub struct Machine {
 #[derive(Debug)]
 enum Phase {
     Closed(Window),
-    Open { until: Instant, begun: Trip, early: Early },
-    HalfOpen { successes: u32, probing: bool, yielded: u32 },
+    Open {
+        until: Instant,
+        begun: Trip,
+        early: Early,
+    },
+    /// `since`: when the last probe went, or ended.
+    HalfOpen {
+        successes: u32,
+        probing: bool,
+        yielded: u32,
+        since: Instant,
+    },
 }
 
 /// The probes ahead of time.
@@ -227,11 +242,11 @@ impl Machine {
             Phase::Open { until, .. } if now < until => Err(Refused { until: Some(until) }),
             Phase::HalfOpen { probing: true, .. } => Err(Refused { until: None }),
             Phase::Open { .. } => {
-                self.enter(Phase::HalfOpen { successes: 0, probing: true, yielded: 0 });
+                self.enter(Phase::HalfOpen { successes: 0, probing: true, yielded: 0, since: now });
                 Ok(Admitted { epoch: self.epoch, call: Call::Probe })
             }
-            Phase::HalfOpen { ref mut probing, .. } => {
-                *probing = true;
+            Phase::HalfOpen { ref mut probing, ref mut since, .. } => {
+                (*probing, *since) = (true, now);
                 Ok(Admitted { epoch: self.epoch, call: Call::Probe })
             }
         }
@@ -273,6 +288,17 @@ impl Machine {
             Phase::Closed(_) => true,
             Phase::Open { until, .. } => now >= until,
             Phase::HalfOpen { probing, .. } => !probing,
+        }
+    }
+
+    /// Whether a spare call would be admitted: it is closed, or has waited for a probe for [`UNWANTED`], so that nobody else is there
+    /// to be one.
+    #[must_use]
+    pub fn would_admit_spare(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Closed(_) => true,
+            Phase::Open { until, .. } => now >= until + UNWANTED,
+            Phase::HalfOpen { probing, since, .. } => !probing && now >= since + UNWANTED,
         }
     }
 
@@ -326,7 +352,7 @@ impl Machine {
             (Phase::Closed(_), Outcome::Neutral) => {}
             // No other call is of the epoch of an open breaker than an early probe.
             (Phase::Open { .. }, Outcome::Success) => {
-                self.enter(Phase::HalfOpen { successes: 1, probing: false, yielded: 0 });
+                self.enter(Phase::HalfOpen { successes: 1, probing: false, yielded: 0, since: now });
                 if self.policy.closes_at() <= 1 {
                     self.close();
                 }
@@ -338,7 +364,8 @@ impl Machine {
                 }
             }
             (Phase::HalfOpen { .. }, Outcome::Failure | Outcome::Silence) => self.open(Cause::Probe, now),
-            (Phase::HalfOpen { successes, probing, yielded }, outcome) => {
+            (Phase::HalfOpen { successes, probing, yielded, since }, outcome) => {
+                *since = now;
                 *successes += u32::from(outcome == Outcome::Success);
                 match call.call {
                     Call::Yielded => *yielded -= 1,
@@ -398,7 +425,25 @@ impl Breaker {
         } else {
             self.with(|machine| machine.admit(now))?
         };
-        Ok(Permit { breaker: Arc::clone(self), call: Some(call) })
+        Ok(Permit { breaker: Arc::clone(self), call: Some(call), spare: false })
+    }
+
+    /// Asks to make a call for which nobody waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] while open, and while it waits for a probe that somebody else may be.
+    pub fn admit_spare(self: &Arc<Self>, now: Instant) -> Result<Permit, Refused> {
+        let admitted = self.with(|machine| {
+            if machine.would_admit_spare(now) { machine.admit(now) } else { Err(Refused { until: machine.until() }) }
+        });
+        admitted.map(|call| Permit { breaker: Arc::clone(self), call: Some(call), spare: true })
+    }
+
+    /// Whether a spare call would be admitted; changes nothing.
+    #[must_use]
+    pub fn would_admit_spare(&self, now: Instant) -> bool {
+        self.is_closed() || self.lock().would_admit_spare(now)
     }
 
     /// Asks to make a call ahead of an open breaker's time, where nobody else can be asked; the next such call not within `pause`.
@@ -408,7 +453,7 @@ impl Breaker {
     /// [`Refused`] within a second of the trip, within the pause, and while such a call, or a probe, is out.
     pub fn admit_early(self: &Arc<Self>, pause: Duration, now: Instant) -> Result<Permit, Refused> {
         let call = self.with(|machine| machine.admit_early(pause, now))?;
-        Ok(Permit { breaker: Arc::clone(self), call: Some(call) })
+        Ok(Permit { breaker: Arc::clone(self), call: Some(call), spare: false })
     }
 
     /// From when on it may be asked for an early probe, if it is open.
@@ -484,6 +529,7 @@ fn word(machine: &Machine) -> u64 {
 pub struct Permit {
     breaker: Arc<Breaker>,
     call: Option<Admitted>,
+    spare: bool,
 }
 
 impl Permit {
@@ -491,6 +537,12 @@ impl Permit {
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.call.is_some_and(|call| call.call != Call::Ordinary)
+    }
+
+    /// Whether nobody waits for the call, so that its failure says nothing.
+    #[must_use]
+    pub const fn is_spare(&self) -> bool {
+        self.spare
     }
 
     /// Lets the next probe go though this one has not ended: it may take as long as its caller likes. How it ends still counts. The
@@ -503,6 +555,8 @@ impl Permit {
 
     /// Says how the call ended.
     pub fn record(mut self, outcome: Outcome, now: Instant) {
+        let failed = matches!(outcome, Outcome::Failure | Outcome::Silence);
+        let outcome = if self.spare && failed { Outcome::Neutral } else { outcome };
         if let Some(call) = self.call.take() {
             self.breaker.settle(call, outcome, now);
         }

@@ -91,7 +91,7 @@ metrics! {
     L1_KEY_SAVES = "weir_l1_key_saves_total", Counter, "Saves of the row cache's hottest keys, by outcome: saved, empty (it holds none; what was saved stays), error.";
     L1_SAVED_KEYS = "weir_l1_saved_keys", Gauge, "Keys that the last save saved.";
     PREDICTION_LOOKUPS = "weir_prediction_lookups_total", Counter, "Looks for a kept prediction by model, layer (l1, l2) and outcome (hit, miss, error: the layer could not say).";
-    PREDICTIONS_KEPT = "weir_predictions_kept_total", Counter, "Answers of models with a prediction cache, by outcome: kept, degraded (no full prediction: an error, one too long to hold, or made without what the feature store has), forbidden (its cache-control, vary or set-cookie says so), id (it has an id of its own).";
+    PREDICTIONS_KEPT = "weir_predictions_kept_total", Counter, "Answers of models with a prediction cache, by outcome: kept, degraded (no full prediction: an error, one too long to hold, or made without what the feature store has), forbidden (its cache-control, vary or set-cookie says so), id (it has an id of its own), malformed (its body is no answer of its protocol, or not all of one).";
     PREDICTIONS_COALESCED = "weir_predictions_coalesced_total", Counter, "Requests answered with what another request for the same was asking the model meanwhile, by model.";
     PREDICTION_STAND_INS = "weir_prediction_stand_ins_total", Counter, "Kept predictions that answered at level 3, by model and whose they were (request: the same one's, entity: another's about the same entity).";
     PREDICTIONS_DROPPED = "weir_predictions_dropped_total", Counter, "Times that all kept predictions of the model were dropped here.";

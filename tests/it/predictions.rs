@@ -370,6 +370,43 @@ fn a_kept_prediction_stands_in_where_the_model_fails() {
     assert!(stand_ins("request") >= 2.0 && stand_ins("entity") == 1.0);
 }
 
+/// What is no answer is none where something else may answer, and what is less than one is told once.
+#[test]
+fn garbage_that_says_200_is_not_kept() {
+    let servers = Moody::all();
+    let (mut pools, mut entries) = (String::new(), String::new());
+    for (name, server) in PROTOCOLS.map(tag).into_iter().zip(&servers) {
+        pools += &server.pool(&name, "");
+        entries += &format!(
+            "  {name}: {{pool: {name}, upstream_model: model, timeout: 20s, cache: {{ttl: 1h}}}}\n  {name}-bare: {{pool: {name}, timeout: 20s}}\n"
+        );
+    }
+    let weir = Weir::start(&format!("pools:\n{pools}models:\n{entries}"));
+    each(|protocol| {
+        let name = tag(protocol);
+        let at = PROTOCOLS.iter().position(|each| *each == protocol).expect("it is one");
+        servers[at].turn("nonsense");
+        let garbage = ask(&weir, protocol, &name, &[(7, 1.0)]);
+        // gRPC says 14, which is 503 over HTTP.
+        let failed = if protocol == "grpc" { 503 } else { 502 };
+        assert_eq!((garbage.status, &*garbage.level), (failed, "4"), "{garbage:?}");
+        if protocol != "grpc" {
+            let bare = ask(&weir, protocol, &format!("{name}-bare"), &[(7, 1.0)]);
+            assert_eq!((bare.status, &*bare.level, &*bare.text), (200, "0", "xyz"), "passed on as it came: {bare:?}");
+            servers[at].turn("200 without outputs");
+            let error = ask(&weir, protocol, &name, &[(7, 1.0)]);
+            assert_eq!((error.status, &*error.text), (200, "{\"error\": \"out of memory\"}"), "{error:?}");
+            let malformed = [("model", &*name), ("outcome", "malformed")];
+            assert_eq!(weir.metrics().count("weir_predictions_kept_total", &malformed), 1.0);
+        }
+        servers[at].turn("none");
+        for cache in ["fwd=miss", "hit"] {
+            let well = ask(&weir, protocol, &name, &[(7, 1.0)]);
+            assert_eq!((well.status, &*well.caches), (200, &*format!("weir-prediction; {cache}")), "{well:?}");
+        }
+    });
+}
+
 /// All replicas failing, in every protocol: the request's own prediction, else the entity's, else nothing.
 #[test]
 fn kept_predictions_stand_in_in_every_protocol() {

@@ -258,6 +258,9 @@ pub(crate) struct Spool {
     pub(crate) max_bytes: Size,
     /// How a kept request is tried again.
     pub(crate) retry: SpoolRetry,
+    /// Whether requests that something else answered in the model's place, at level 3, are kept too, and asked again for nobody. `false`: only
+    /// what is queued is.
+    pub(crate) log: bool,
 }
 
 impl Default for Spool {
@@ -268,6 +271,7 @@ impl Default for Spool {
             max_entries: 100_000,
             max_bytes: Size(1 << 30),
             retry: SpoolRetry::default(),
+            log: true,
         }
     }
 }

@@ -26,6 +26,7 @@ impl Check<'_> {
             max_entries: raw.max_entries,
             max_bytes: raw.max_bytes.0,
             retry: self.retry(&path.key("retry"), raw.retry.profile()),
+            log: raw.log,
         }
     }
 }

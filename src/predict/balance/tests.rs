@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     config, fixture,
-    infer::Protocol,
+    infer::{Asker, Protocol},
     predict::{classify::Class, endpoint::Health, endpoint::InFlight, pool::Pool},
     resilience::{breaker, outlier},
 };
@@ -58,7 +58,7 @@ fn settings(count: usize) -> config::Pool {
     config
 }
 
-const WANT: Want = Want { protocol: Protocol::V2Json, last: None, probing: true };
+const WANT: Want = Want { protocol: Protocol::V2Json, last: None, probing: true, asker: Asker::Caller };
 
 impl Play {
     fn new(config: &config::Pool, servers: &[Server]) -> Self {

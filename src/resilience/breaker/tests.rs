@@ -183,6 +183,45 @@ fn open_refuses_until_its_time_and_says_when() {
 }
 
 #[test]
+fn a_spare_call_is_no_probe_while_somebody_else_may_be() {
+    let mut bench = open();
+    bench.pass(POLICY.open_for);
+    for _ in 0..3 {
+        bench.pass(UNWANTED - Duration::from_nanos(1));
+        assert!(bench.machine.would_admit(bench.now) && !bench.machine.would_admit_spare(bench.now));
+        bench.pass(Duration::from_nanos(1));
+        assert!(bench.machine.would_admit_spare(bench.now));
+        let probe = bench.admit().unwrap();
+        bench.pass(UNWANTED);
+        assert!(!bench.machine.would_admit_spare(bench.now), "one at a time");
+        bench.machine.record(probe, Outcome::Success, bench.now);
+        if bench.state() == State::HalfOpen {
+            assert!(bench.machine.would_admit(bench.now) && !bench.machine.would_admit_spare(bench.now));
+        }
+    }
+    assert_eq!(bench.state(), State::Closed);
+    assert!(bench.machine.would_admit_spare(bench.now));
+}
+
+#[test]
+fn a_spare_call_that_fails_opens_nothing() {
+    let (breaker, now) = (Breaker::new(POLICY, |_| {}), Instant::now());
+    (0..100).for_each(|_| breaker.admit_spare(now).unwrap().record(Outcome::Failure, now));
+    assert_eq!(breaker.state(), State::Closed);
+    (0..5).for_each(|_| breaker.admit(now).unwrap().record(Outcome::Failure, now));
+    assert!(!breaker.would_admit_spare(now + POLICY.open_for) && breaker.admit_spare(now + POLICY.open_for).is_err());
+    let then = now + POLICY.open_for + UNWANTED;
+    let spare = breaker.admit_spare(then).unwrap();
+    assert!(spare.is_probe() && spare.is_spare());
+    spare.record(Outcome::Failure, then);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    for _ in 0..3 {
+        breaker.admit(then).unwrap().record(Outcome::Success, then);
+    }
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
 fn half_open_admits_one_probe_at_a_time() {
     let mut bench = half_open();
     let probe = bench.admit().unwrap();

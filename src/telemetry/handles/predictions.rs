@@ -32,11 +32,12 @@ pub(crate) enum Keeping {
     Degraded,
     Forbidden,
     Id,
+    Malformed,
 }
 
 const LAYERS: [&str; 2] = ["l1", "l2"];
 const OUTCOMES: [&str; 3] = ["hit", "miss", "error"];
-const KEEPINGS: [&str; 4] = ["kept", "degraded", "forbidden", "id"];
+const KEEPINGS: [&str; 5] = ["kept", "degraded", "forbidden", "id", "malformed"];
 const OF: [&str; 2] = ["request", "entity"];
 
 /// Everything the stage counts.

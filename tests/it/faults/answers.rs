@@ -88,11 +88,11 @@ fn body(protocol: &str) -> (&'static str, &'static [u8]) {
         "v1" => ("content-type: application/json\r\n", b"{\"predictions\": [0.25, 0.5, 0.75, 1.0]}"),
         "v2 json" => (
             "content-type: application/json\r\n",
-            b"{\"outputs\": [{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1],\"data\":[1]}]}",
+            b"{\"model_name\":\"model\",\"outputs\": [{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1],\"data\":[1]}]}",
         ),
         _ => (
-            "content-type: application/octet-stream\r\ninference-header-content-length: 92\r\n",
-            b"{\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1],\"parameters\":{\"binary_data_size\":4}}]}\
+            "content-type: application/octet-stream\r\ninference-header-content-length: 113\r\n",
+            b"{\"model_name\":\"model\",\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1],\"parameters\":{\"binary_data_size\":4}}]}\
               \0\0\x80\x3f",
         ),
     }
@@ -108,6 +108,9 @@ fn http1(fault: &str, protocol: &str) -> Option<Script> {
     let chunked = format!("HTTP/1.1 200 OK\r\n{fields}transfer-encoding: chunked\r\n\r\n");
     let chunk = [format!("{chunked}{:x}\r\n", body.len()).as_bytes(), body, b"\r\n"].concat();
     let long = [head("200 OK", "", LONG), vec![b' '; LONG / 2]].concat();
+    let other = |body: &str| {
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
     always(match fault {
         "none" => vec![Send(whole("200 OK", ""))],
         "reset before the head" => vec![Reset],
@@ -128,6 +131,8 @@ fn http1(fault: &str, protocol: &str) -> Option<Script> {
         "garbage" => vec![Send(GARBAGE.into())],
         "garbage in the body" => vec![Send(chunked.into()), Send(b"zz\r\n".to_vec()), Send(body.into())],
         "longer than declared" => vec![Send(head("200 OK", "", body.len() - 1)), Send(body.into())],
+        "nonsense" => vec![Send(other("xyz").into())],
+        "200 without outputs" => vec![Send(other("{\"error\": \"out of memory\"}").into())],
         "500" => vec![Send(whole("500 Internal Server Error", ""))],
         "503" => vec![Send(whole("503 Service Unavailable", ""))],
         "503, not before 30 s" => vec![Send(whole("503 Service Unavailable", "retry-after: 30\r\n"))],
@@ -170,7 +175,11 @@ fn ends_well(stream: u32) -> Step {
 }
 
 fn well(stream: u32) -> Vec<Step> {
-    vec![grpc_head(stream), Send(data(stream, &message())), ends_well(stream)]
+    says(stream, &message())
+}
+
+fn says(stream: u32, message: &[u8]) -> Vec<Step> {
+    vec![grpc_head(stream), Send(data(stream, message)), ends_well(stream)]
 }
 
 /// Faults that take the connection along.
@@ -224,6 +233,9 @@ fn grpc_stream(fault: &str) -> Option<Script> {
             let fields = [(":status", "200"), GRPC, ("content-length", declared.as_str())];
             vec![Send(head(at.stream, &fields)), Send(data(at.stream, &message())), ends_well(at.stream)]
         }),
+        "nonsense" => steps(|at| says(at.stream, &framed(b"<html>"))),
+        // An output that ends too soon.
+        "200 without outputs" => steps(|at| says(at.stream, &framed(b"\x2a\x02\x0a\x09"))),
         "stream reset" => reset(INTERNAL_ERROR),
         "stream refused" => reset(REFUSED_STREAM),
         "stream reset in the body" => steps(|at| {

@@ -120,6 +120,7 @@ fn what_the_backend_says_of_the_request_passes_and_what_it_says_of_itself_does_n
             "closed before the head",
             "truncated",
             "without its end",
+            "nonsense",
         ];
         for (asked, fault) in faults.into_iter().enumerate() {
             model.turn(fault);
@@ -127,6 +128,49 @@ fn what_the_backend_says_of_the_request_passes_and_what_it_says_of_itself_does_n
             assert!(told.degraded.starts_with(&format!("model;used={name}-lite;reason=")), "{fault}: {told:?}");
             assert_eq!((told.status, &*told.level, lite.arrivals()), (200, "2", asked + 1), "{fault}: {told:?}");
         }
+    });
+}
+
+/// How an answer of that protocol names its model; V1 names none.
+fn naming(protocol: &str, model: &str) -> String {
+    match protocol {
+        "v1" => String::new(),
+        "grpc" => format!("model_name: {model:?}"),
+        _ => format!("\"model_name\":{model:?}"),
+    }
+}
+
+#[test]
+fn a_fallback_answers_under_the_name_that_its_caller_used() {
+    let (models, lites) = (Moody::all(), Moody::all());
+    // The servers know each of them as `model`.
+    let weir = Weir::start(&config(
+        &[("", &models), ("-lite", &lites)],
+        "  {p}: {pool: {p}, timeout: 20s, fallback: {model: {p}-lite}}\n  {p}-kept: {pool: {p}, timeout: 20s, fallback: {model: {p}-cached}}\n  \
+         {p}-lite: {pool: {p}-lite, upstream_model: model, timeout: 20s}\n  {p}-cached: {pool: {p}-lite, upstream_model: model, timeout: 20s, cache: \
+         {ttl: 1h}}\n",
+    ));
+    each(|protocol| {
+        let name = tag(protocol);
+        let answered = |asked: &str, level: &str| {
+            let told = ask(&weir, protocol, asked, &[(1, 1.0)]);
+            assert_eq!((told.status, &*told.level), (200, level), "{asked}: {told:?}");
+            assert!(told.text.contains(&naming(protocol, asked)), "{asked}: {told:?}");
+            told
+        };
+        let (kept, cached) = (format!("{name}-kept"), format!("{name}-cached"));
+        of(&models, protocol).turn("503");
+        answered(&name, "2");
+        // So does one that is kept, whoever asked first.
+        answered(&kept, "2");
+        answered(&cached, "0");
+        for (asked, level) in [(&kept, "2"), (&cached, "0")] {
+            let told = answered(asked, level);
+            assert!(told.caches.ends_with("weir-prediction; hit"), "{asked}: {told:?}");
+        }
+        let drill = r#"{"level": 2, "for": "5m"}"#;
+        http1::post(weir.admin(), &format!("/admin/v1/levels/{name}"), drill).expect(200);
+        assert_eq!(answered(&name, "2").degraded, format!("model;used={name}-lite;reason=drill"));
     });
 }
 

@@ -80,3 +80,66 @@ fn a_failure_that_the_server_tells_is_queued_in_every_protocol() {
         }
     });
 }
+
+#[test]
+fn what_a_drill_answered_is_not_logged_nor_anything_where_logging_is_off() {
+    let stands_in = "m: {pool: p, timeout: 5s, fallback: {default: {outputs: [{name: y, datatype: FP32, shape: [1], data: [0.5]}]}}}";
+    for (spool, is_drilled) in [("{}", true), ("{log: false}", false)] {
+        let (redis, ledger) = (Redis::start(), Ledger::listen());
+        let config = config(&ledger, &in_redis(&redis), spool).replace("m: {pool: p, timeout: 5s}", stands_in);
+        let mut weir = Weir::start(&config);
+        if is_drilled {
+            drill(&weir, "m", 3);
+        } else {
+            ledger.is_down(true);
+        }
+        let answer = weir.connect().post(PATH, question(1)).expect(200);
+        assert_eq!(answer.header("weir-level").as_deref(), Some("3"), "{}", answer.text());
+        // What is to be logged is, before the process ends.
+        weir.process().signal("TERM");
+        assert_eq!(weir.process().wait(PATIENCE).code(), Some(0));
+        let keys: Vec<String> =
+            ::redis::cmd("KEYS").arg("weir:spool:{shop}:stream:*").query(&mut redis.connection()).expect("Redis runs");
+        assert!(keys.is_empty(), "{spool}: {keys:?}");
+    }
+}
+
+/// Requests that fail whenever they are tried are no reason to keep anybody else from the model, neither from one that is well nor from one
+/// that recovers.
+#[test]
+fn replays_that_fail_keep_no_breaker_open() {
+    const POISONED: usize = 12;
+    let (redis, ledger) = (Redis::start(), Ledger::listen());
+    let config =
+        config(&ledger, &in_redis(&redis), "{retry: {initial_delay: 100ms, max_delay: 100ms, max_retries: 100}}")
+            .replace("success_threshold: 1", "success_threshold: 3");
+    let weir = Weir::start(&config);
+    let mut connection = weir.connect();
+    drill(&weir, "m", 4);
+    for number in 0..POISONED {
+        let body = json!({"id": "poison", "number": number, "inputs": []}).to_string();
+        ask_later(&mut connection, &format!("k{number}"), &body).expect(202);
+    }
+    ledger.poison("poison");
+    drill(&weir, "m", 0);
+    let retried = || weir.metrics().count("weir_spool_replays_total", &[("outcome", "retried")]);
+    let all_answered_while_replays_fail = |connection: &mut Http1| {
+        let enough = retried() + 2.0 * POISONED as f64;
+        let mut live = 0;
+        wait_until("replays to fail", PATIENCE, || {
+            connection.post(PATH, question(live)).expect(200);
+            live += 1;
+            retried() >= enough
+        });
+    };
+    all_answered_while_replays_fail(&mut connection);
+    ledger.is_down(true);
+    connection.post(PATH, question(0)).expect(500);
+    ledger.is_down(false);
+    await_some("the breaker to take a probe", PATIENCE, || {
+        let answer = connection.post(PATH, question(0));
+        assert!([200, 500, 503].contains(&answer.status), "{}", answer.text());
+        (answer.status == 200).then_some(())
+    });
+    all_answered_while_replays_fail(&mut connection);
+}
