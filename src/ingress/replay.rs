@@ -204,6 +204,7 @@ mod tests {
             path: PathAndQuery::from_static("/v2/models/fraud/infer"),
             tier: "high".into(),
             headers: HeaderMap::new(),
+            asker: crate::spool::Asker::default(),
             json_length: None,
             body: Bytes::from_static(body),
         }
