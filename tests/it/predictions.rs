@@ -362,6 +362,40 @@ fn a_kept_prediction_stands_in_where_the_model_fails() {
     assert!(stand_ins("request") >= 2.0 && stand_ins("entity") == 1.0);
 }
 
+/// Over gRPC the version is in the message, and so are parameters that a model may answer by.
+#[test]
+fn what_another_version_said_of_an_entity_stands_in_for_nothing() {
+    let model = Moody::new("grpc");
+    let weir = before(&model.endpoint(), ", cache: {ttl: 1ms, keep_for: 1h, entity: user_id}", "");
+    let ask = |version: &str, amount: f64, threshold: Option<i64>| {
+        let parameter = |value| {
+            let choice = pb::infer_parameter::ParameterChoice::Int64Param(value);
+            ("threshold".to_owned(), pb::InferParameter { parameter_choice: Some(choice) })
+        };
+        let request = pb::ModelInferRequest {
+            model_name: "echo".into(),
+            model_version: version.into(),
+            parameters: threshold.map(parameter).into_iter().collect(),
+            inputs: vec![raw_input("user_id", "INT64", &[1]), raw_input("amount", "FP64", &[1])],
+            raw_input_contents: vec![
+                Bytes::copy_from_slice(&900_i64.to_le_bytes()),
+                Bytes::copy_from_slice(&amount.to_le_bytes()),
+            ],
+            ..Default::default()
+        };
+        let told = weir.connect_grpc().infer(&request);
+        (told.status(), told.metadata("weir-degraded").unwrap_or_default())
+    };
+    assert_eq!(ask("1", 50.0, None), (0, String::new()));
+    model.turn("reset before the head");
+    let (status, degraded) = ask("1", 51.0, None);
+    assert!(status == 0 && degraded.contains(";of=entity;"), "{status} {degraded}");
+    for (version, threshold) in [("2", None), ("", None), ("1", Some(9))] {
+        let told = ask(version, 51.0, threshold);
+        assert_eq!(told, (14, String::new()), "{version:?} {threshold:?}");
+    }
+}
+
 /// All replicas failing, in every protocol: the request's own prediction, else the entity's, else nothing.
 #[test]
 fn kept_predictions_stand_in_in_every_protocol() {
