@@ -389,6 +389,8 @@ async fn what_is_no_full_prediction_or_may_not_be_kept_is_not() {
         (Answer { degraded: vec![of_rows(Reason::NotFound)], ..answer("{}") }, true),
         (with("cache-control", "max-age=60"), true),
         (with("cache-control", "max-age=0"), false),
+        (with("cache-control", "max-age=60, s-maxage=0"), false),
+        (with("cache-control", "S-MaxAge=60, max-age=0"), true),
         (with("vary", "Accept-Encoding, x-tenant"), true),
         (with("vary", "x-shadow"), false),
         (with("vary", "*"), false),
