@@ -48,7 +48,7 @@ pub(crate) struct Told {
 pub(crate) enum Unfit {
     /// It is no full prediction: an error, one too long to hold, or made of what stood in for features.
     Degraded,
-    /// The model says so: `cache-control`, `vary`, `set-cookie`.
+    /// The model says so: `cache-control`, `vary`, `set-cookie`; or the request does.
     Forbidden,
     /// It has an id of its own.
     Id,

@@ -369,10 +369,26 @@ async fn no_cache_asks_the_model_and_renews_what_is_kept() {
     let Look::Miss(lead) = bench.predictions.look(&again) else { panic!("looked up") };
     bench.predictions.keep(lead, &again, &Ok(answer("new")), &OtherKeys::default());
     assert_eq!(bench.look(&question).as_deref(), Some(&b"new"[..]));
-    let mut request = json(LITE, "{}");
-    request.caching = Caching::Bypassed;
-    let enriched = bench.enriched(json(LITE, "{}"), None);
-    assert!(bench.predictions.kept(&request, (Some(&enriched), None), &[], &bench.plan(LITE)).await.is_none());
+    for caching in [Caching::Bypassed, Caching::Forbidden] {
+        let request = InferRequest { caching, ..json(LITE, "{}") };
+        let enriched = bench.enriched(json(LITE, "{}"), None);
+        assert!(bench.predictions.kept(&request, (Some(&enriched), None), &[], &bench.plan(LITE)).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_is_answered_to_no_store_is_given_to_nobody_else() {
+    let bench = Bench::new();
+    let private = || bench.question(InferRequest { caching: Caching::Forbidden, ..json(LITE, "{}") }, None);
+    let Look::Miss(lead) = bench.predictions.look(&private()) else { panic!("nothing is kept") };
+    let Look::Miss(other) = bench.predictions.look(&bench.ask("{}")) else { panic!("nobody waits for it") };
+    drop(other);
+    bench.predictions.keep(lead, &private(), &Ok(answer("mine")), &OtherKeys::default());
+    assert!(bench.look(&bench.ask("{}")).is_none());
+    bench.keep(&bench.ask("{}"), answer("everybody's"));
+    assert!(bench.look(&private()).is_none());
+    bench.keep(&private(), answer("mine"));
+    assert_eq!(bench.look(&bench.ask("{}")).unwrap(), "everybody's");
 }
 
 #[tokio::test]
