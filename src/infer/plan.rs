@@ -7,7 +7,7 @@ use super::{Cause, Deadline, Level, ModelId, PoolId, TierId};
 /// How one walk of the path is to be done.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The level this walk aims at.
+    /// The level this walk aims at. Its answer has it where something is lowered: see [`Plan::answered_at`].
     pub level: Level,
     /// The model that the caller named.
     pub named: ModelId,
@@ -69,6 +69,14 @@ impl Plan {
             attempts: 1,
             attempt_timeout: None,
         }
+    }
+
+    /// The level of an answer by who gives it, whatever its features were: the plan's, where that is something else than the model
+    /// named, or not all of it.
+    #[must_use]
+    pub fn answered_at(&self) -> Level {
+        let in_person = self.source == Source::Model && self.model == self.named && self.members == Members::All;
+        if in_person { Level::Full } else { self.level }
     }
 }
 

@@ -162,7 +162,7 @@ pub struct InferRequest {
     pub tier: TierId,
     /// When the answer must be there.
     pub deadline: Deadline,
-    /// Whether caches may answer.
+    /// Whether caches may answer, and have the answer.
     pub caching: Caching,
     /// The caller's end-to-end headers; shared by all walks.
     pub headers: Arc<HeaderMap>,
@@ -217,12 +217,22 @@ impl InferRequest {
     }
 }
 
-/// Whether caches may answer a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether caches may answer a request, and have its answer; the later the less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Caching {
     /// As configured.
     #[default]
     Allowed,
-    /// `cache-control: no-cache`: read from the store, ask the model.
+    /// `cache-control: no-cache` or `max-age=0`: read from the store, ask the model.
     Bypassed,
+    /// `cache-control: no-store`: the same, and its prediction is given to nobody else.
+    Forbidden,
+}
+
+impl Caching {
+    /// Whether caches are passed by.
+    #[must_use]
+    pub const fn bypasses(self) -> bool {
+        !matches!(self, Self::Allowed)
+    }
 }

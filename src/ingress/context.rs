@@ -20,7 +20,7 @@ use crate::{
 /// Longest id that is taken from a caller; a longer one is replaced.
 const LONGEST_ID: usize = 128;
 
-/// What a request's headers tell Weir; of one told twice, the first.
+/// What a request's headers tell Weir; of one told twice, the first, but of `cache-control` and `prefer` all.
 #[derive(Default)]
 pub(super) struct Told {
     /// The `x-request-id`, whatever it is.
@@ -29,7 +29,7 @@ pub(super) struct Told {
     rare: Option<Box<Rare>>,
     /// Whether the body is gRPC's.
     pub(super) grpc: bool,
-    /// Whether caches may answer.
+    /// Whether caches may answer, and have the answer: the least of what all `cache-control` headers allow.
     pub(super) caching: Caching,
 }
 
@@ -49,7 +49,7 @@ impl Told {
     /// Reads the headers.
     pub(super) fn by(headers: &HeaderMap) -> Self {
         let mut told = Self::default();
-        let (mut content_type, mut cache_control) = (None, None);
+        let mut content_type = None;
         for (name, value) in headers {
             let place = match name.as_str() {
                 "content-type" => {
@@ -57,7 +57,7 @@ impl Told {
                     continue;
                 }
                 "cache-control" => {
-                    cache_control.get_or_insert(value);
+                    told.caching = told.caching.max(caching(value));
                     continue;
                 }
                 "x-request-id" => &mut told.id,
@@ -76,7 +76,6 @@ impl Told {
             place.get_or_insert_with(|| value.clone());
         }
         told.grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        told.caching = cache_control.map_or(Caching::Allowed, caching);
         told
     }
 
@@ -193,11 +192,27 @@ fn grpc_timeout(value: &HeaderValue) -> Result<Duration, Error> {
     }
 }
 
-/// **Source:** RFC 9111 §5.2.1.4.
+/// What one header allows.
+///
+/// **Source:** RFC 9111 §5.2, §5.2.1.1, §5.2.1.4, §5.2.1.5.
 fn caching(cache_control: &HeaderValue) -> Caching {
-    let mut directives = cache_control.to_str().unwrap_or_default().split(',');
-    let asked = directives.any(|directive| matches!(directive.trim(), "no-cache" | "no-store"));
-    if asked { Caching::Bypassed } else { Caching::Allowed }
+    let directives = cache_control.as_bytes().split(|byte| *byte == b',');
+    directives.map(allowed).max().unwrap_or_default()
+}
+
+/// What a directive allows. One that has an argument too many is taken at its name.
+fn allowed(directive: &[u8]) -> Caching {
+    let mut parts = directive.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+    let (name, argument) = (parts.next().unwrap_or_default(), parts.next());
+    let is = |of: &str| name.eq_ignore_ascii_case(of.as_bytes());
+    // A count of seconds, which some write as a string.
+    let is_zero = |count: &[u8]| count.contains(&b'0') && count.iter().all(|byte| matches!(byte, b'0' | b'"'));
+    match argument {
+        _ if is("no-store") => Caching::Forbidden,
+        _ if is("no-cache") => Caching::Bypassed,
+        Some(argument) if is("max-age") && is_zero(argument) => Caching::Bypassed,
+        _ => Caching::Allowed,
+    }
 }
 
 /// **Source:** RFC 7240 §2 and §4.1.
@@ -228,6 +243,32 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_least_that_a_caller_allows_caches_counts() {
+        use Caching::{Allowed, Bypassed, Forbidden};
+        for (values, expected) in [
+            (&[][..], Allowed),
+            (&["no-cache"], Bypassed),
+            (&["No-Cache"], Bypassed),
+            (&["NO-CACHE"], Bypassed),
+            (&["no-cache=\"x\""], Bypassed),
+            (&["max-age=0"], Bypassed),
+            (&["Max-Age = \"00\""], Bypassed),
+            (&["max-age=10", "max-stale"], Allowed),
+            (&["max-age", "max-age=\"\"", ""], Allowed),
+            (&["only-if-cached, no-cached"], Allowed),
+            (&["max-stale=5", "no-transform, no-cache"], Bypassed),
+            (&["no-store"], Forbidden),
+            (&["No-Store", "no-cache"], Forbidden),
+            (&["no-cache ,\tno-store"], Forbidden),
+        ] {
+            let all: Vec<_> = values.iter().map(|value| ("cache-control", *value)).collect();
+            assert_eq!(Told::by(&headers(&all)).caching, expected, "{values:?}");
+        }
+        let beside = HeaderValue::from_bytes(b"x=\xff, no-store").unwrap();
+        assert_eq!(caching(&beside), Forbidden, "beside what is no text");
     }
 
     #[tokio::test(start_paused = true)]

@@ -151,7 +151,7 @@ fn told_before(
 ) -> ControlFlow<Answer, Option<AsCame>> {
     let Payload::Retained(body) = &arrived.payload else { return ControlFlow::Continue(None) };
     // Under a key of its caller's a request is told what that one was told.
-    if ask.method != Method::Predict || arrived.caching == Caching::Bypassed || !wish.is_none() {
+    if ask.method != Method::Predict || arrived.caching.bypasses() || !wish.is_none() {
         return ControlFlow::Continue(None);
     }
     let came = Came {

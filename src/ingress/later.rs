@@ -288,8 +288,10 @@ fn kept(config: &Config, request: &InferRequest) -> Option<spool::Request> {
         Payload::Decoded(decoded) if request.protocol == Protocol::Grpc => grpc::frame(&decoded.body),
         Payload::Decoded(decoded) => decoded.body.clone(),
     };
+    let model = config.model(request.model);
+    let also = model.cache.as_ref().map_or(&[][..], |cache| &cache.headers);
     Some(spool::Request {
-        model: config.model(request.model).name.as_ref().into(),
+        model: model.name.as_ref().into(),
         version: request.version.as_deref().map(Into::into),
         protocol: request.protocol,
         method: request.method,
@@ -297,6 +299,7 @@ fn kept(config: &Config, request: &InferRequest) -> Option<spool::Request> {
         path: request.path.clone(),
         tier: config.tiers[request.tier.index()].name.as_ref().into(),
         headers: spool::without_secrets(&request.headers),
+        asker: spool::Asker::of(&request.headers, also),
         json_length: request.json_length,
         body,
     })

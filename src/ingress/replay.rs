@@ -14,8 +14,8 @@ use super::{context, decode, encode, infer as infer_http, rpc, service::Gateway,
 use crate::{
     config::{Config, Model},
     infer::{
-        Answer, AnswerBody, Caching, Deadline, Error, InferRequest, Kind, Level, Method, Payload, Protocol, TierId,
-        WorkerId, headers::REQUEST_ID,
+        Answer, AnswerBody, Deadline, Error, InferRequest, Kind, Level, Method, Payload, Protocol, TierId, WorkerId,
+        headers::REQUEST_ID,
     },
     spool::{Reply, Request},
 };
@@ -164,7 +164,7 @@ fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<Infe
         version: kept.version.as_deref().map(Into::into),
         tier: model.tier.max(lowest),
         deadline: Deadline::after(Instant::now(), model.timeout),
-        caching: Caching::Allowed,
+        caching: context::Told::by(&headers).caching,
         payload: payload(config, model, kept, &mut headers)?,
         headers: headers.into(),
         json_length: kept.json_length,
@@ -204,6 +204,7 @@ mod tests {
             path: PathAndQuery::from_static("/v2/models/fraud/infer"),
             tier: "high".into(),
             headers: HeaderMap::new(),
+            asker: crate::spool::Asker::default(),
             json_length: None,
             body: Bytes::from_static(body),
         }

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! [`Ladder::plan`] decides before anything is done, [`Ladder::settle`] judges afterwards; neither calls a stage. An answer
-//! carries the lowest level that any part of it needed. What a model is asked and what stands in for it is compiled from the
-//! config; where a model stands is written in the background and only loaded here.
+//! carries the lowest level that any part of it needed, and 0 where none was lowered, wherever its model stands. What a model is
+//! asked and what stands in for it is compiled from the config; where a model stands is written in the background and only loaded
+//! here.
 
 mod controller;
 mod ensemble;
@@ -357,8 +358,9 @@ impl Ladder {
         if route.after(plan.named, plan.model).is_some() { share } else { share.min(INSTANT) }
     }
 
+    /// What the model named says itself has the level of its features: a plan may aim lower than it has means to go.
     fn levelled(&self, plan: &Plan, mut answer: Answer) -> Answer {
-        answer.level = answer.level.max(plan.level);
+        answer.level = answer.level.max(plan.answered_at());
         if let Some(cause) = plan.cause.filter(|_| plan.source == Source::Model && plan.model != plan.named) {
             answer.degraded.push(Degradation::Model { used: self.route(plan.model).name.clone(), cause });
         }

@@ -90,14 +90,23 @@ fn only_models_on_their_tiers_pool_burst_and_under_the_burst_pools_policy() {
 
 #[test]
 fn an_answer_has_the_lowest_level_it_needed() {
-    for (planned, needed, settled) in [
-        (Level::Full, Level::Full, Level::Full),
-        (Level::Full, Level::ReducedFeatures, Level::ReducedFeatures),
-        (Level::SimplifiedModel, Level::Full, Level::SimplifiedModel),
-        (Level::ReducedFeatures, Level::SimplifiedModel, Level::SimplifiedModel),
+    let named = |plan| plan;
+    let of_lite = |plan| Plan { model: ModelId(LITE), cause: Some(Cause::Drill), ..plan };
+    let of_one = |plan| Plan { members: Members::One(0), ..plan };
+    let of_rule = |plan| Plan { source: Source::Rule, ..plan };
+    let answerers: [fn(Plan) -> Plan; 4] = [named, of_lite, of_one, of_rule];
+    for (planned, needed, by_named, by_less) in [
+        (Level::Full, Level::Full, Level::Full, Level::Full),
+        (Level::Full, Level::ReducedFeatures, Level::ReducedFeatures, Level::ReducedFeatures),
+        (Level::SimplifiedModel, Level::Full, Level::Full, Level::SimplifiedModel),
+        (Level::SimplifiedModel, Level::ReducedFeatures, Level::ReducedFeatures, Level::SimplifiedModel),
+        (Level::ReducedFeatures, Level::SimplifiedModel, Level::SimplifiedModel, Level::SimplifiedModel),
     ] {
-        let answer = ladder().conclude(&plan(planned), Ok(answer(needed))).unwrap();
-        assert_eq!(answer.level, settled, "{planned} {needed}");
+        for (number, answerer) in answerers.iter().enumerate() {
+            let settled = ladder().conclude(&answerer(plan(planned)), Ok(answer(needed))).unwrap();
+            let expected = if number == 0 { by_named } else { by_less };
+            assert_eq!(settled.level, expected, "{planned} {needed} {number}");
+        }
     }
 }
 

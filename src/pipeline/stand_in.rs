@@ -107,7 +107,7 @@ impl Pipeline {
         let model = &*self.config.model(plan.named).name;
         let head = Head { model, version: request.version.as_deref(), asked: &asked };
         let written = outputs::write(request.protocol, &asked.select(outputs)?, &head)?;
-        Ok(answer(written, request.protocol, plan.level))
+        Ok(answer(written, request.protocol, plan.answered_at()))
     }
 }
 

@@ -202,7 +202,8 @@ impl Run<'_> {
             Name::Retry if start.paid.is_none() && !self.pool.budget.withdraw(now) => return Err(HedgeDenied::Budget),
             Name::Retry => {}
         }
-        let want = Want { protocol: race.outgoing.protocol, last: Some(slow.index), probing: false, asker: self.plan.asker };
+        let want =
+            Want { protocol: race.outgoing.protocol, last: Some(slow.index), probing: false, asker: self.plan.asker };
         let made = if start.name == Name::Hedge { race.made } else { race.made + race.attempts };
         let second = self.choose(want, self.turn(race.outgoing, made, now), now).ok();
         // Where there is no other endpoint, the same one is chosen.

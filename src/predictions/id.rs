@@ -13,6 +13,7 @@ use crate::infer::{
     decoded::{
         Span,
         json::{self, Scanner},
+        member_span,
         wire::{Fields, Wire, put_bytes},
     },
 };
@@ -22,8 +23,8 @@ pub(super) const FRAME: usize = 5;
 
 /// `id` of `ModelInferRequest` and of `ModelInferResponse`.
 const FIELD: u32 = 3;
-/// `outputs` of `ModelInferRequest`.
-const OUTPUTS: u32 = 6;
+/// What else a `ModelInferRequest` says that is read elsewhere: `model_name`, `parameters`, `inputs` and `raw_input_contents`.
+const ELSEWHERE: [u32; 4] = [1, 4, 5, 7];
 
 /// A request's body around its id.
 #[derive(Debug)]
@@ -34,8 +35,9 @@ pub(super) struct Split {
     pub(super) after: Range<usize>,
     /// The request's own; `None`: what id there may be lies in `before`.
     pub(super) id: Option<Bytes>,
-    /// Where the outputs that it asks for are listed.
-    pub(super) outputs: Vec<Range<usize>>,
+    /// What it says beside its own id, its inputs and its parameters: the outputs that it asks for, in gRPC the model's version, and
+    /// whatever nobody but the model knows.
+    pub(super) rest: Vec<Range<usize>>,
 }
 
 /// Where an answer's id lies: inside the quotes, or the whole field of a gRPC message.
@@ -50,7 +52,7 @@ impl Split {
     pub(super) fn of(protocol: Protocol, body: &Bytes, json_length: Option<usize>) -> Self {
         let whole = || Self::without_id(body);
         match protocol {
-            Protocol::V1 => whole(),
+            Protocol::V1 => Self { rest: members(body, "instances").map(Members::all).unwrap_or_default(), ..whole() },
             Protocol::V2Json => json_split(body, body.len()).unwrap_or_else(whole),
             Protocol::V2Binary => {
                 json_length.and_then(|length| json_split(body, length.min(body.len()))).unwrap_or_else(whole)
@@ -64,7 +66,8 @@ impl Split {
         let text = match protocol {
             Protocol::V2Json => Some(&body[..]),
             Protocol::V2Binary => json_length.and_then(|length| body.get(..length)),
-            Protocol::V1 | Protocol::Grpc => None,
+            Protocol::V1 => return Self::without_id(body),
+            Protocol::Grpc => None,
         };
         if text.is_some_and(has_no_id) {
             return Self::without_id(body);
@@ -73,7 +76,7 @@ impl Split {
     }
 
     fn without_id(body: &Bytes) -> Self {
-        Self { before: 0..body.len(), after: body.len()..body.len(), id: None, outputs: Vec::new() }
+        Self { before: 0..body.len(), after: body.len()..body.len(), id: None, rest: Vec::new() }
     }
 
     /// Of a gRPC message without its frame.
@@ -88,36 +91,49 @@ fn has_no_id(text: &[u8]) -> bool {
 }
 
 fn json_split(body: &Bytes, length: usize) -> Option<Split> {
-    let Members { ids, outputs } = members(&body[..length])?;
-    let outputs = outputs.map(Span::range).into_iter().collect();
-    let (before, after, id) = match ids.as_slice() {
-        [Some(span)] => (0..span.start(), span.end()..body.len(), Some(body.slice(span.range()))),
-        _ => (0..body.len(), body.len()..body.len(), None),
+    let found = members(&body[..length], "inputs")?;
+    let [(_, Some(span))] = *found.ids else {
+        return Some(Split { rest: found.all(), ..Split::without_id(body) });
     };
-    Some(Split { before, after, id, outputs })
+    let (before, after, id) = (0..span.start(), span.end()..body.len(), Some(body.slice(span.range())));
+    Some(Split { before, after, id, rest: found.others })
 }
 
 /// What is of interest of a JSON object's members.
 struct Members {
-    /// Of each `id`, the inside of a string that is written as it is.
-    ids: Vec<Option<Span>>,
-    outputs: Option<Span>,
+    /// Each `id`, name and value, and the inside of a string that is written as it is.
+    ids: Vec<(Span, Option<Span>)>,
+    /// The others, name and value, but for inputs and parameters.
+    others: Vec<Range<usize>>,
 }
 
-fn members(text: &[u8]) -> Option<Members> {
+impl Members {
+    /// With what is no request's own id.
+    fn all(mut self) -> Vec<Range<usize>> {
+        self.others.extend(self.ids.iter().map(|(id, _)| id.range()));
+        self.others
+    }
+}
+
+/// `rows`: the member that holds the inputs.
+fn members(text: &[u8], rows: &str) -> Option<Members> {
     json::utf8(text).ok()?;
     let mut scanner = Scanner::new(text);
     scanner.space();
     if scanner.peek() != Some(b'{') {
         return None;
     }
-    let mut found = Members { ids: Vec::new(), outputs: None };
+    let mut found = Members { ids: Vec::new(), others: Vec::new() };
     let walked = scanner.object(|scanner, key| {
         let value = scanner.span()?;
         if key.is(text, "id") {
-            found.ids.push(inside(text, value));
-        } else if key.is(text, "outputs") {
-            found.outputs = Some(value);
+            found.ids.push((member_span(key, value), inside(text, value)));
+            return Ok(());
+        }
+        // Of parameters that are some, decoders know the parts.
+        let are_parameters = key.is(text, "parameters") && value.of(text).starts_with(b"{");
+        if !key.is(text, rows) && !are_parameters {
+            found.others.push(member_span(key, value).range());
         }
         Ok(())
     });
@@ -148,34 +164,38 @@ fn framed(body: &[u8]) -> Option<usize> {
 }
 
 fn message_split(body: &Bytes, at: usize) -> Option<Split> {
-    let Fieldset { ids, outputs } = fields(&body[at..])?;
+    let Fieldset { ids, others } = fields(&body[at..])?;
     let moved = |span: Span| at + span.start()..at + span.end();
-    let outputs = outputs.into_iter().map(moved).collect();
+    let mut rest: Vec<_> = others.into_iter().map(moved).collect();
     let (before, after, id) = match ids.as_slice() {
         [(record, value)] if is_plain(&body[moved(*value)]) => {
             (at..at + record.start(), at + record.end()..body.len(), Some(body.slice(moved(*value))))
         }
-        _ => (at..body.len(), body.len()..body.len(), None),
+        ids => {
+            rest.extend(ids.iter().map(|(record, _)| moved(*record)));
+            (at..body.len(), body.len()..body.len(), None)
+        }
     };
-    Some(Split { before, after, id, outputs })
+    Some(Split { before, after, id, rest })
 }
 
 /// What is of interest of a message's fields.
 struct Fieldset {
     /// Of each `id`, the field and its value.
     ids: Vec<(Span, Span)>,
-    outputs: Vec<Span>,
+    /// The others, but for those that are read elsewhere.
+    others: Vec<Span>,
 }
 
 fn fields(message: &[u8]) -> Option<Fieldset> {
     u32::try_from(message.len()).ok()?;
-    let mut found = Fieldset { ids: Vec::new(), outputs: Vec::new() };
+    let mut found = Fieldset { ids: Vec::new(), others: Vec::new() };
     let mut fields = Fields::all(message);
     while let Some(field) = fields.next().ok()? {
         match field.value {
             Wire::Bytes(value) if field.number == FIELD => found.ids.push((field.span, value)),
-            _ if field.number == OUTPUTS => found.outputs.push(field.span),
-            _ => {}
+            _ if ELSEWHERE.contains(&field.number) => {}
+            _ => found.others.push(field.span),
         }
     }
     Some(found)
@@ -192,9 +212,9 @@ pub(super) fn place(
         Protocol::V1 => return Ok(None),
         Protocol::V2Json | Protocol::V2Binary => {
             let text = body.get(..json_length.unwrap_or(body.len())).ok_or(Unlike)?;
-            match members(text).ok_or(Unlike)?.ids.as_slice() {
+            match members(text, "outputs").ok_or(Unlike)?.ids.as_slice() {
                 [] => return Ok(None),
-                [Some(span)] => (span.range(), span.of(text)),
+                [(_, Some(span))] => (span.range(), span.of(text)),
                 _ => return Err(Unlike),
             }
         }

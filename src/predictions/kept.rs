@@ -49,7 +49,7 @@ pub(crate) struct Told {
 pub(crate) enum Unfit {
     /// It is no full prediction: an error, one too long to hold, or made of what stood in for features.
     Degraded,
-    /// The model says so: `cache-control`, `vary`, `set-cookie`.
+    /// The model says so: `cache-control`, `vary`, `set-cookie`; or the request does.
     Forbidden,
     /// It has an id of its own.
     Id,
@@ -187,12 +187,17 @@ fn members<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item 
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|member| !member.is_empty())
 }
 
+/// How long the model says that it answers: what it says to caches that many share, as this one is, before what it says to all.
+///
+/// **Source:** RFC 9111 §4.2.1, §5.2.2.10.
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
-    let said = |directive: &str| {
-        let (name, seconds) = directive.split_once('=')?;
-        name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().unwrap_or(0))
+    let said = |of: &str| {
+        members(headers, &header::CACHE_CONTROL).find_map(|directive| {
+            let (name, seconds) = directive.split_once('=')?;
+            name.eq_ignore_ascii_case(of).then(|| seconds.trim_matches('"').parse().unwrap_or(0))
+        })
     };
-    members(headers, &header::CACHE_CONTROL).find_map(said).map(Duration::from_secs)
+    said("s-maxage").or_else(|| said("max-age")).map(Duration::from_secs)
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Unlike> {

@@ -18,12 +18,12 @@ use crate::{
     config::Config,
     infer::{
         Decoded, InferRequest, ModelId, Protocol,
-        decoded::{Layout, Scalar},
+        decoded::{Layout, Parameter, Scalar},
     },
 };
 
 /// Told first, so that no two versions of this file make the same key of different things.
-const FORMAT: &[u8] = b"weir prediction 1";
+const FORMAT: &[u8] = b"weir prediction 2";
 
 /// Request headers that are part of every key: they say how the body is to be read and the answer to be written, and who asks (a model
 /// server, or what stands before it, may refuse one and not the other).
@@ -39,9 +39,6 @@ const KEYED: [HeaderName; 10] = [
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-accept-encoding"),
 ];
-
-/// The request parameter that chooses between tensors in JSON and behind it.
-const BINARY: &str = "binary_data_output";
 
 /// Under which a prediction is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,7 +151,8 @@ impl Scheme {
         parts.key(era)
     }
 
-    /// Of the entities that a request is about, and of how its answer is to look. `None`: it does not say which.
+    /// Of the entities that a request is about, and of all that it says beside its inputs: of which version, with which parameters, how
+    /// its answer is to look. `None`: it does not say which entities.
     pub(super) fn entity(
         &self,
         era: Era,
@@ -165,11 +163,11 @@ impl Scheme {
         let mut parts = Parts::default();
         self.begin(&mut parts, b"entity", era, head);
         parts.add(&[u8::from(split.id.is_some())]);
-        for outputs in &split.outputs {
-            parts.put(&decoded.body[outputs.clone()]);
+        parts.number(split.rest.len() as u64);
+        for said in &split.rest {
+            parts.put(&decoded.body[said.clone()]);
         }
-        let binary = decoded.parameter(BINARY).map(|binary| binary.value.of(&decoded.body));
-        parts.put(binary.unwrap_or_default());
+        parts.parameters(decoded);
         parts.number(decoded.rows(&[source]).ok()? as u64);
         let mut said = 0;
         entities(decoded, source, |value| {
@@ -279,6 +277,18 @@ impl Parts {
 
     fn number(&mut self, number: u64) {
         self.add(&number.to_le_bytes());
+    }
+
+    /// A request's parameters, in the order of their names: those of a gRPC message come in any.
+    fn parameters(&mut self, decoded: &Decoded) {
+        let named = |parameter: &Parameter| (parameter.key.get(&decoded.body), parameter.value);
+        let mut parameters: Vec<_> = decoded.parameters.iter().map(named).collect();
+        parameters.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.number(parameters.len() as u64);
+        for (name, value) in parameters {
+            self.put(name.as_bytes());
+            self.put(value.of(&decoded.body));
+        }
     }
 
     /// A part whose length is always the same.

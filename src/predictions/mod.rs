@@ -245,7 +245,7 @@ impl Predictions {
 
     /// What L1 has.
     pub(crate) fn at_hand(&self, question: &Question) -> Option<Told> {
-        if question.caching == Caching::Bypassed {
+        if question.caching.bypasses() {
             return None;
         }
         let told = self.in_memory(question)?;
@@ -255,7 +255,7 @@ impl Predictions {
 
     /// Looks in L1, and whether somebody asks the same already.
     pub(crate) fn look(&self, question: &Question) -> Look {
-        if question.caching == Caching::Bypassed {
+        if question.caching.bypasses() {
             return Look::Miss(Lead(None));
         }
         if let Some(told) = self.at_hand(question) {
@@ -384,7 +384,10 @@ impl Predictions {
     fn kept_of(&self, question: &Question, answer: &Answer) -> Option<(&Model, Arc<Kept>)> {
         let model = self.models[question.model.index()].as_ref()?;
         let asker = (question.protocol, question.id.as_ref());
-        let kept = Kept::of(answer, asker, &model.scheme, question.asked);
+        let kept = match question.caching {
+            Caching::Forbidden => Err(Unfit::Forbidden),
+            Caching::Allowed | Caching::Bypassed => Kept::of(answer, asker, &model.scheme, question.asked),
+        };
         self.handles.kept(question.model, kept.as_ref().map_or_else(|unfit| unfit.counted(), |_| Keeping::Kept));
         Some((model, Arc::new(kept.ok()?)))
     }
@@ -437,7 +440,7 @@ impl Question {
     pub(crate) const fn missed(&self) -> CacheEvent {
         let outcome = match self.caching {
             Caching::Allowed => CacheOutcome::Miss,
-            Caching::Bypassed => CacheOutcome::Bypass,
+            Caching::Bypassed | Caching::Forbidden => CacheOutcome::Bypass,
         };
         CacheEvent { cache: NAME, outcome }
     }

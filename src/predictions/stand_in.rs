@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     enrich::Enriched,
-    infer::{CachedOf, Caching, Decoded, Degradation, InferRequest, ModelId, Plan, Protocol, Reason},
+    infer::{CachedOf, Decoded, Degradation, InferRequest, ModelId, Plan, Protocol, Reason},
 };
 
 /// A prediction that stands in for one that cannot be had.
@@ -89,7 +89,7 @@ impl Predictions {
         degraded: &[Degradation],
         plan: &Plan,
     ) -> Option<StandIn> {
-        if request.caching == Caching::Bypassed {
+        if request.caching.bypasses() {
             return None;
         }
         if let Some(exact) = enriched.and_then(|enriched| self.question(enriched, plan))

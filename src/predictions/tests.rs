@@ -373,10 +373,26 @@ async fn no_cache_asks_the_model_and_renews_what_is_kept() {
     let Look::Miss(lead) = bench.predictions.look(&again) else { panic!("looked up") };
     bench.predictions.keep(lead, &again, &Ok(answer(SAID)), &OtherKeys::default());
     assert_eq!(bench.look(&question).as_deref(), Some(SAID.as_bytes()));
-    let mut request = json(LITE, "{}");
-    request.caching = Caching::Bypassed;
-    let enriched = bench.enriched(json(LITE, "{}"), None);
-    assert!(bench.predictions.kept(&request, (Some(&enriched), None), &[], &bench.plan(LITE)).await.is_none());
+    for caching in [Caching::Bypassed, Caching::Forbidden] {
+        let request = InferRequest { caching, ..json(LITE, "{}") };
+        let enriched = bench.enriched(json(LITE, "{}"), None);
+        assert!(bench.predictions.kept(&request, (Some(&enriched), None), &[], &bench.plan(LITE)).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_is_answered_to_no_store_is_given_to_nobody_else() {
+    let bench = Bench::new();
+    let private = || bench.question(InferRequest { caching: Caching::Forbidden, ..json(LITE, "{}") }, None);
+    let Look::Miss(lead) = bench.predictions.look(&private()) else { panic!("nothing is kept") };
+    let Look::Miss(other) = bench.predictions.look(&bench.ask("{}")) else { panic!("nobody waits for it") };
+    drop(other);
+    bench.predictions.keep(lead, &private(), &Ok(answer(format!("{SAID} "))), &OtherKeys::default());
+    assert!(bench.look(&bench.ask("{}")).is_none());
+    bench.keep(&bench.ask("{}"), answer(SAID));
+    assert!(bench.look(&private()).is_none());
+    bench.keep(&private(), answer(format!("{SAID} ")));
+    assert_eq!(bench.look(&bench.ask("{}")).unwrap(), SAID);
 }
 
 #[tokio::test]
@@ -393,6 +409,8 @@ async fn what_is_no_full_prediction_or_may_not_be_kept_is_not() {
         (Answer { degraded: vec![of_rows(Reason::NotFound)], ..answer(SAID) }, true),
         (with("cache-control", "max-age=60"), true),
         (with("cache-control", "max-age=0"), false),
+        (with("cache-control", "max-age=60, s-maxage=0"), false),
+        (with("cache-control", "S-MaxAge=60, max-age=0"), true),
         (with("vary", "Accept-Encoding, x-tenant"), true),
         (with("vary", "x-shadow"), false),
         (with("vary", "*"), false),
@@ -590,6 +608,82 @@ async fn entities_are_read_wherever_a_request_carries_them() {
     let parameter = bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":7}}"#));
     assert!(parameter.is_some());
     assert_ne!(parameter, bench.entity(&json(LITE, r#"{"inputs":[],"parameters":{"user_id":8}}"#)));
+}
+
+/// A stand-in may be about other inputs, and is of the same version, for the same parameters and outputs.
+#[tokio::test]
+async fn what_is_asked_about_entities_is_part_of_their_key() {
+    let bench = Bench::new();
+    let of = |protocol, body: Vec<u8>, json_length| {
+        let payload = Payload::Retained(body.into());
+        bench.entity(&InferRequest { protocol, json_length, payload, ..json(LITE, "") }).unwrap()
+    };
+    let v1 = |more: &str| of(Protocol::V1, format!(r#"{{"instances":[{{"user_id":1}}]{more}}}"#).into(), None);
+    let v2 = |binary: bool, more: &str| {
+        let body = format!(r#"{{"inputs":[{{"name":"user_id","shape":[1],"datatype":"INT64","data":[1]}}]{more}}}"#)
+            .into_bytes();
+        let (protocol, length) = if binary { (Protocol::V2Binary, Some(body.len())) } else { (Protocol::V2Json, None) };
+        of(protocol, body, length)
+    };
+    let asks = [
+        "",
+        r#","parameters":{"threshold":9}"#,
+        r#","parameters":{"threshold":8}"#,
+        r#","parameters":{"other":9}"#,
+        r#","parameters":{"threshold":9,"other":9}"#,
+        r#","outputs":[{"name":"y"}]"#,
+        r#","signature_name":"other""#,
+        r#","id":7"#,
+        r#","id":8"#,
+    ];
+    let grpc = [
+        grpc_of_user("", &[], ""),
+        grpc_of_user("1", &[], ""),
+        grpc_of_user("2", &[], ""),
+        grpc_of_user("", &[("threshold", 9)], ""),
+        grpc_of_user("", &[("threshold", 8)], ""),
+        grpc_of_user("", &[("other", 9)], ""),
+        grpc_of_user("", &[], "a"),
+        grpc_of_user("", &[], "a/b"),
+        grpc_of_user("", &[], "c/d"),
+    ];
+    let keys = [
+        asks.map(v1).to_vec(),
+        asks.map(|more| v2(false, more)).to_vec(),
+        asks.map(|more| v2(true, more)).to_vec(),
+        grpc.map(|message| of(Protocol::Grpc, message, None)).to_vec(),
+    ]
+    .concat();
+    for (index, key) in keys.iter().enumerate() {
+        assert_eq!(keys.iter().position(|other| other == key), Some(index));
+    }
+    let (one, other) = (r#""threshold":9"#, r#""other":9"#);
+    let both = |first, second| v2(false, &format!(r#","parameters":{{{first},{second}}}"#));
+    assert_eq!(both(one, other), both(other, one), "in whatever order");
+    let ids = ["a", "another"].map(|id| of(Protocol::Grpc, grpc_of_user("1", &[("threshold", 9)], id), None));
+    assert_eq!(ids[0], ids[1], "an id is everybody's own");
+}
+
+fn grpc_of_user(version: &str, parameters: &[(&str, i64)], id: &str) -> Vec<u8> {
+    let parameter = |(name, value): &(&str, i64)| {
+        let choice = pb::infer_parameter::ParameterChoice::Int64Param(*value);
+        ((*name).to_owned(), pb::InferParameter { parameter_choice: Some(choice) })
+    };
+    let request = pb::ModelInferRequest {
+        model_name: "lite".into(),
+        model_version: version.into(),
+        id: id.into(),
+        parameters: parameters.iter().map(parameter).collect(),
+        inputs: vec![pb::model_infer_request::InferInputTensor {
+            name: "user_id".into(),
+            datatype: "INT64".into(),
+            shape: vec![1],
+            ..Default::default()
+        }],
+        raw_input_contents: vec![Bytes::copy_from_slice(&7i64.to_le_bytes())],
+        ..Default::default()
+    };
+    request.encode_to_vec()
 }
 
 #[tokio::test]

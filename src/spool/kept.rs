@@ -2,27 +2,20 @@
 //! version can read them.
 //!
 //! What lets a caller in is not kept (`authorization`, cookies, API keys): it would lie in a store for a day, and would mostly
-//! have run out by the time of a replay. A model server that wants it refuses the replay, whose answer then is that refusal.
+//! have run out by the time of a replay. A model server that wants it refuses the replay, whose answer then is that refusal. Only a
+//! hash of it goes into what a request is known again by: what one caller was told is no other's.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode, uri::PathAndQuery};
 use prost::Message as _;
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::infer::{Method, Protocol};
 
-/// Headers that are left out: what lets a caller in, and what is only true of the request as it came.
-const LEFT_OUT: [&str; 9] = [
-    "authorization",
-    "cookie",
-    "x-api-key",
-    "api-key",
-    "x-amz-security-token",
-    "prefer",
-    "content-length",
-    "traceparent",
-    "tracestate",
-];
+/// Headers that let a caller in. They are left out.
+const SECRETS: [&str; 5] = ["authorization", "cookie", "x-api-key", "api-key", "x-amz-security-token"];
+
+/// Headers that are left out because they are only true of the request as it came.
+const PASSING: [&str; 4] = ["prefer", "content-length", "traceparent", "tracestate"];
 
 /// A request, as it can be asked again.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,12 +28,38 @@ pub(crate) struct Request {
     pub(crate) path: PathAndQuery,
     /// The tier it came under, for `show`: a replay runs under the lowest.
     pub(crate) tier: String,
-    /// The caller's end-to-end headers, without those of [`LEFT_OUT`].
+    /// The caller's end-to-end headers, without those that are left out.
     pub(crate) headers: HeaderMap,
+    /// Not written down, but for what of it is in the digest.
+    pub(crate) asker: Asker,
     /// In the binary extension, how long the JSON at its front is.
     pub(crate) json_length: Option<usize>,
     /// As it came; gRPC's in its frame.
     pub(crate) body: Bytes,
+}
+
+/// Who asks, as far as that shows: a hash of what lets the caller in, and of what else the model's answers depend on. A secret that
+/// cannot be guessed cannot be had from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asker([u8; 32]);
+
+impl Asker {
+    /// `also`: further headers that answers depend on.
+    pub(crate) fn of(headers: &HeaderMap, also: &[HeaderName]) -> Self {
+        let mut hash = blake3::Hasher::new();
+        for name in SECRETS.map(HeaderName::from_static).iter().chain(also) {
+            for value in headers.get_all(name) {
+                put(&mut hash, name.as_str().as_bytes());
+                put(&mut hash, value.as_bytes());
+            }
+        }
+        Self(*hash.finalize().as_bytes())
+    }
+}
+
+/// Behind its length, so that no two lists of parts are the same bytes.
+fn put(hash: &mut blake3::Hasher, part: &[u8]) {
+    hash.update(&(part.len() as u64).to_le_bytes()).update(part);
 }
 
 /// An answer of the model's, or a refusal that asking again does not change.
@@ -66,22 +85,24 @@ impl Unreadable {
 
 /// What may be kept of a request's headers.
 pub(crate) fn without_secrets(headers: &HeaderMap) -> HeaderMap {
-    let kept = headers.iter().filter(|(name, _)| !LEFT_OUT.contains(&name.as_str()));
+    let is_left_out = |name: &HeaderName| SECRETS.contains(&name.as_str()) || PASSING.contains(&name.as_str());
+    let kept = headers.iter().filter(|(name, _)| !is_left_out(name));
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 impl Request {
-    /// Of what is asked: the same for the same question, whatever its headers. Not for secrets: whoever knows a key may ask with it.
+    /// Of what is asked and of who asks: the same for the same question of the same caller, whatever its other headers. A part of a
+    /// cryptographic hash: who knows another one's key finds no question that has its result.
     pub(crate) fn digest(&self) -> u128 {
-        let mut hash = Xxh3::new();
+        let (mut hash, mut digest) = (blake3::Hasher::new(), [0; 16]);
         let length = self.json_length.map_or(u64::MAX, |length| length as u64);
-        for part in [self.model.as_bytes(), self.verb.as_str().as_bytes(), self.path.as_str().as_bytes()] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part);
+        let (verb, path) = (self.verb.as_str(), self.path.as_str());
+        for part in [&self.asker.0[..], self.model.as_bytes(), verb.as_bytes(), path.as_bytes()] {
+            put(&mut hash, part);
         }
-        hash.update(&length.to_le_bytes());
-        hash.update(&self.body);
-        hash.digest128()
+        hash.update(&length.to_le_bytes()).update(&self.body);
+        hash.finalize_xof().fill(&mut digest);
+        u128::from_le_bytes(digest)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -116,6 +137,7 @@ impl Request {
             path: wire.path.parse().map_err(Unreadable::because)?,
             tier: wire.tier,
             headers: read(wire.headers)?,
+            asker: Asker::default(),
             json_length: wire.json_length.map(usize::try_from).transpose().map_err(Unreadable::because)?,
             body: wire.body,
         })
@@ -238,6 +260,7 @@ mod tests {
             path: PathAndQuery::from_static("/v2/models/fraud/infer?x=1"),
             tier: "high".into(),
             headers: headers(&[("x-a", "1"), ("x-a", "2")]),
+            asker: Asker::default(),
             json_length: Some(2),
             body: Bytes::from_static(b"{}\x00\xff"),
         }
@@ -268,6 +291,27 @@ mod tests {
     fn secrets_are_not_kept() {
         let all = headers(&[("authorization", "Bearer x"), ("cookie", "c"), ("x-api-key", "k"), ("x-request-id", "r")]);
         assert_eq!(without_secrets(&all), headers(&[("x-request-id", "r")]));
+    }
+
+    #[test]
+    fn a_question_is_known_by_who_asks() {
+        let also = [HeaderName::from_static("x-tenant")];
+        let of = |pairs: &[(&'static str, &'static str)]| {
+            Request { asker: Asker::of(&headers(pairs), &also), ..request() }.digest()
+        };
+        let one = of(&[("authorization", "a"), ("x-tenant", "t")]);
+        assert_eq!(one, of(&[("x-request-id", "7"), ("x-tenant", "t"), ("authorization", "a")]));
+        for other in [
+            &[][..],
+            &[("authorization", "a")],
+            &[("authorization", "b"), ("x-tenant", "t")],
+            &[("authorization", "a"), ("x-tenant", "u")],
+            &[("authorization", "a"), ("x-tenant", "t"), ("x-tenant", "t")],
+            &[("cookie", "a"), ("x-tenant", "t")],
+            &[("authorization", "a"), ("x-tenant", "t"), ("x-api-key", "k")],
+        ] {
+            assert_ne!(one, of(other), "{other:?}");
+        }
     }
 
     #[test]

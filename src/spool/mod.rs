@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     entry::{Entry, Failed, Finished, Held, Millis, Replayed, Standing, State, Why, millis},
-    kept::{Reply, Request, Unreadable, without_secrets},
+    kept::{Asker, Reply, Request, Unreadable, without_secrets},
 };
 use crate::{
     config::{self, SpoolStore},
@@ -53,9 +53,10 @@ pub(crate) enum Error {
         /// What may be.
         most: u64,
     },
-    /// The key belongs to another request: use a new one.
+    /// The key belongs to another request, or to another caller's: use a new one.
     #[error(
-        "idempotency-key {0:?} was used for another request to this model; allowed: the same request, or a new key"
+        "idempotency-key {0:?} was used for another request to this model, or by another caller; allowed: the same request with \
+         the same credentials, or a new key"
     )]
     OtherRequest(Arc<str>),
     /// The store could not be asked: try again.

@@ -97,6 +97,7 @@ fn request(model: &str, body: &str) -> Request {
         path: "/v2/models/m/infer".parse().unwrap(),
         tier: "standard".into(),
         headers: HeaderMap::new(),
+        asker: Asker::default(),
         json_length: None,
         body: Bytes::copy_from_slice(body.as_bytes()),
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
-    ladder::scene::{Moody, PROTOCOLS, Told, ask, each, pool, tag},
+    ladder::scene::{Moody, PROTOCOLS, Told, ask, ask_with, each, pool, tag},
     support::{
         KServe, Redis, RedisCluster, Weir,
         faulty_model::{FaultyModel, Speaks, Step},
@@ -150,6 +150,35 @@ fn no_cache_asks_the_model_and_another_caller_gets_no_hit() {
     assert_eq!(model.count(), 5);
     let hits = weir.metrics().count("weir_prediction_lookups_total", &[("layer", "l1"), ("outcome", "hit")]);
     assert!(hits == 6.0, "{hits}");
+}
+
+/// A caller's word on caches, however it is written, in every protocol.
+#[test]
+fn callers_say_what_caches_may_do() {
+    let models = Moody::all();
+    let (mut pools, mut entries) = (String::new(), String::new());
+    for (name, model) in PROTOCOLS.map(tag).into_iter().zip(&models) {
+        pools += &model.pool(&name, "");
+        entries += &format!("  {name}: {{pool: {name}, timeout: 20s, cache: {{ttl: 1h}}}}\n");
+    }
+    let weir = Weir::start(&format!("pools:\n{pools}models:\n{entries}"));
+    each(|protocol| {
+        let name = tag(protocol);
+        let ask = |said: &[&str], amount: f64| {
+            let headers: Vec<_> = said.iter().map(|value| ("cache-control", *value)).collect();
+            let told = ask_with(&weir, protocol, (&name, &headers), &[(1, amount)]);
+            assert_eq!((told.status, &*told.level), (200, "0"), "{told:?}");
+            told.caches.strip_prefix("weir-prediction; ").expect("it says what it did").to_owned()
+        };
+        assert_eq!([ask(&[], 1.0), ask(&[], 1.0), ask(&[], 1.0)], ["fwd=miss", "hit", "hit"]);
+        for said in [&["No-Cache"][..], &["NO-CACHE"], &["max-age=0"], &["max-stale=5", "no-cache"], &["No-Store"]] {
+            assert_eq!([ask(said, 1.0), ask(&[], 1.0)], ["fwd=bypass", "hit"], "{said:?}");
+        }
+        assert_eq!(ask(&["max-stale=5"], 1.0), "hit");
+        // What is answered to it is nobody else's.
+        assert_eq!([ask(&["no-store"], 2.0), ask(&[], 2.0)], ["fwd=bypass", "fwd=miss"]);
+        assert_eq!([ask(&["max-age=9", "no-store"], 3.0), ask(&[], 3.0)], ["fwd=bypass", "fwd=miss"]);
+    });
 }
 
 /// One view of a user, joined to Triton's `fraud`.
@@ -405,6 +434,40 @@ fn garbage_that_says_200_is_not_kept() {
             assert_eq!((well.status, &*well.caches), (200, &*format!("weir-prediction; {cache}")), "{well:?}");
         }
     });
+}
+
+/// Over gRPC the version is in the message, and so are parameters that a model may answer by.
+#[test]
+fn what_another_version_said_of_an_entity_stands_in_for_nothing() {
+    let model = Moody::new("grpc");
+    let weir = before(&model.endpoint(), ", cache: {ttl: 1ms, keep_for: 1h, entity: user_id}", "");
+    let ask = |version: &str, amount: f64, threshold: Option<i64>| {
+        let parameter = |value| {
+            let choice = pb::infer_parameter::ParameterChoice::Int64Param(value);
+            ("threshold".to_owned(), pb::InferParameter { parameter_choice: Some(choice) })
+        };
+        let request = pb::ModelInferRequest {
+            model_name: "echo".into(),
+            model_version: version.into(),
+            parameters: threshold.map(parameter).into_iter().collect(),
+            inputs: vec![raw_input("user_id", "INT64", &[1]), raw_input("amount", "FP64", &[1])],
+            raw_input_contents: vec![
+                Bytes::copy_from_slice(&900_i64.to_le_bytes()),
+                Bytes::copy_from_slice(&amount.to_le_bytes()),
+            ],
+            ..Default::default()
+        };
+        let told = weir.connect_grpc().infer(&request);
+        (told.status(), told.metadata("weir-degraded").unwrap_or_default())
+    };
+    assert_eq!(ask("1", 50.0, None), (0, String::new()));
+    model.turn("reset before the head");
+    let (status, degraded) = ask("1", 51.0, None);
+    assert!(status == 0 && degraded.contains(";of=entity;"), "{status} {degraded}");
+    for (version, threshold) in [("2", None), ("", None), ("1", Some(9))] {
+        let told = ask(version, 51.0, threshold);
+        assert_eq!(told, (14, String::new()), "{version:?} {threshold:?}");
+    }
 }
 
 /// All replicas failing, in every protocol: the request's own prediction, else the entity's, else nothing.

@@ -520,3 +520,38 @@ fn a_drain_gives_claims_back() {
     let weir = Weir::start(&config);
     wait_until("the result", Duration::from_secs(120), || result(&weir, &id).status == 200);
 }
+
+/// A key is its caller's: who asks under another one's, with other credentials or for another tenant, is told nothing of its result.
+#[test]
+fn another_callers_key_is_refused() {
+    let (redis, ledger) = (Redis::start(), Ledger::listen());
+    for features in [String::new(), in_redis(&redis)] {
+        let cached = "m: {pool: p, timeout: 5s, cache: {ttl: 1h, headers: [x-tenant]}}";
+        let weir = Weir::start(&config(&ledger, &features, "{}").replace("m: {pool: p, timeout: 5s}", cached));
+        let ask = |who: &[(&str, &str)]| {
+            let asks =
+                [("content-type", "application/json"), ("prefer", "respond-async"), ("idempotency-key", "order-1")];
+            weir.connect().request("POST", PATH, &[&asks, who].concat(), question(1).as_bytes())
+        };
+        let owner = [("authorization", "Bearer a"), ("x-tenant", "a")];
+        let refused = || {
+            for other in [&[("authorization", "Bearer b"), ("x-tenant", "a")][..], &[owner[0], ("x-tenant", "b")], &[]]
+            {
+                let told = ask(other).expect(422);
+                assert!(told.error().contains("or by another caller"), "{}", told.text());
+                assert_eq!((told.header("location"), told.header("weir-async")), (None, None), "{other:?}");
+            }
+        };
+        drill(&weir, "m", 4);
+        let queued = ask(&owner).expect(202).json();
+        refused();
+        assert_eq!(ask(&owner).expect(202).json()["id"], queued["id"]);
+        drill(&weir, "m", 0);
+        wait_until("the result", PATIENCE, || ask(&owner).status == 200);
+        refused();
+        let asked = ledger.asked().len();
+        assert_eq!(ask(&owner).expect(200).header("weir-async").as_deref(), Some("done"));
+        assert_eq!(ledger.asked().len(), asked);
+    }
+    assert_eq!(ledger.asked(), ["q1", "q1"], "once for each store");
+}

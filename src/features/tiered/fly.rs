@@ -193,7 +193,7 @@ impl Flight {
     fn join(&mut self, shared: &Arc<Shared>, ask: Ask, (how, early, now): (&How, bool, Instant)) -> Watch<Progress> {
         // Who bypasses the caches wants what the store says from now on: a fetch under way may have read before.
         let joined = match how.caching {
-            Caching::Bypassed => Joined::Leader(Lead::alone(&self.batch, Progress::AtL2)),
+            Caching::Bypassed | Caching::Forbidden => Joined::Leader(Lead::alone(&self.batch, Progress::AtL2)),
             Caching::Allowed => shared.join(&self.batch, &ask),
         };
         match joined {
@@ -204,7 +204,7 @@ impl Flight {
             Joined::Leader(lead) => {
                 let progress = lead.watch();
                 // The last fetch may have landed between this request's look at L1 and its taking the lead.
-                let serves = how.caching == Caching::Allowed && !early && shared.l1_mode == L1Mode::Serve;
+                let serves = !how.caching.bypasses() && !early && shared.l1_mode == L1Mode::Serve;
                 match serves.then(|| shared.l1.get(ask.view.id, &ask.key, now)) {
                     Some(Cached::Fresh(row)) => {
                         let done = row.map_or(Done::Absent(At::L1), |row| Done::Row(row, At::L1));

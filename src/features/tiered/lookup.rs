@@ -43,10 +43,7 @@ impl How {
 
 /// Who bypasses the caches does not read copies.
 pub(super) const fn via(caching: Caching) -> Via {
-    match caching {
-        Caching::Allowed => Via::Copies,
-        Caching::Bypassed => Via::Key,
-    }
+    if caching.bypasses() { Via::Key } else { Via::Copies }
 }
 
 #[derive(Debug)]
@@ -151,7 +148,7 @@ impl Lookup {
 
     /// What L1 has. Optional views may be left out.
     pub(super) fn ask_l1(&mut self, l1: &Memory, how: &How, now: Instant) {
-        let bypass = how.caching == Caching::Bypassed;
+        let bypass = how.caching.bypasses();
         for join in &mut self.joins {
             let left_out = join.optional && how.optional == Optional::Skipped;
             for want in &mut join.wants {

@@ -12,7 +12,7 @@ use crate::{
         Row,
         memory::{Cached, Memory},
     },
-    infer::{Optional, request::Caching},
+    infer::Optional,
     telemetry::handles::features::{Features as Handles, Observed},
 };
 
@@ -44,7 +44,7 @@ impl Lookup {
                 }
                 match l1.get(join.view.id, &want.key, now) {
                     // Who bypasses the caches would not have asked L1.
-                    _ if how.caching == Caching::Bypassed => {}
+                    _ if how.caching.bypasses() => {}
                     Cached::Fresh(row) => observations.push(Observation { join: j, want: w, row }),
                     Cached::Early(row) => observations.push(Observation { join: j, want: w, row: Some(row) }),
                     Cached::Stale { .. } | Cached::Miss => misses += 1,

@@ -87,7 +87,7 @@ proptest! {
             prop_assert!(drill >= Level::DefaultResponse as usize);
             return Ok(());
         };
-        let (mut steps, mut first, highest) = (0, None, plan.level);
+        let (mut steps, mut first, highest) = (0, None, plan.answered_at());
         for (how, took) in walks {
             prop_assert!(plan.features_by.instant() <= plan.model_by.instant(), "{:?}", plan);
             prop_assert!(plan.model_by.instant() <= plan.deadline.instant(), "{:?}", plan);

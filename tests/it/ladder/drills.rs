@@ -51,16 +51,17 @@ fn a_drill_holds_a_level_until_its_time_or_level_0() {
     each(|protocol| {
         let name = tag(protocol);
         let rows = [(1, 1.0), (2, 2.0)];
-        for (level, status, degraded) in [
-            ("1", 200, String::new()),
-            ("2", 200, format!("model;used={name}-lite;reason=drill")),
-            ("3", 200, "default;reason=drill".to_owned()),
-            ("4", 503, String::new()),
+        for (level, answered, status, degraded) in [
+            // Nothing is joined, so that level 1 lowers nothing.
+            ("1", "0", 200, String::new()),
+            ("2", "2", 200, format!("model;used={name}-lite;reason=drill")),
+            ("3", "3", 200, "default;reason=drill".to_owned()),
+            ("4", "4", 503, String::new()),
         ] {
             let said = drilled(&weir, &name, level, "5m");
             assert!(said.starts_with(&format!("{name}: ")) && said.contains("\"reasons\":[\"drill\"]"), "{said}");
             let told = ask(&weir, protocol, &name, &rows);
-            assert_eq!((told.status, &*told.level, &*told.degraded), (status, level, &*degraded), "{told:?}");
+            assert_eq!((told.status, &*told.level, &*told.degraded), (status, answered, &*degraded), "{told:?}");
             match level {
                 "3" => assert_eq!(told.scores, [0.5, 0.5]),
                 "4" => {
@@ -92,6 +93,32 @@ fn a_drill_holds_a_level_until_its_time_or_level_0() {
         assert_eq!(moves(&log, "model stands higher", &name, "quiet"), 0, "{log}");
     }
     assert_eq!(promtool(weir.metrics().text()), "");
+}
+
+/// What answers in full says so, wherever its model stands: a caller who sees another level is told what was lowered.
+#[test]
+fn a_drill_that_has_nothing_to_lower_is_answered_in_full() {
+    let models = Moody::all();
+    let (mut pools, mut entries) = (String::new(), String::new());
+    for (name, model) in PROTOCOLS.map(tag).into_iter().zip(&models) {
+        pools += &model.pool(&name, "");
+        entries += &format!("  {name}: {{pool: {name}, timeout: 20s, cache: {{ttl: 1h}}}}\n");
+    }
+    let weir = Weir::start(&format!("pools:\n{pools}models:\n{entries}"));
+    each(|protocol| {
+        let name = tag(protocol);
+        for (level, amount) in [("1", 1.0), ("2", 2.0)] {
+            drilled(&weir, &name, level, "5m");
+            for cache in ["weir-prediction; fwd=miss", "weir-prediction; hit"] {
+                let told = ask(&weir, protocol, &name, &[(1, amount)]);
+                assert_eq!((told.status, &*told.level, &*told.degraded), (200, "0", ""), "{told:?}");
+                assert_eq!(told.caches, cache, "{told:?}");
+            }
+            assert_eq!(standing(&weir, &name)["level"].to_string(), level);
+        }
+    });
+    let answers = weir.metrics().count("weir_answers_total", &[("level", "full")]);
+    assert!(answers == 16.0, "{answers}");
 }
 
 fn lites_of<'a>(lites: &'a [Moody; 4], protocol: &str) -> &'a Moody {
