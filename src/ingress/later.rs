@@ -532,6 +532,7 @@ mod tests {
     fn who_may_have_been_queued_is_told_where_that_would_be() {
         let path = http::uri::PathAndQuery::from_static("/v2/models/fraud/infer");
         let request = spool::Request {
+            asker: spool::Asker::default(),
             model: "fraud".into(),
             version: None,
             protocol: Protocol::V2Json,

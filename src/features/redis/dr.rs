@@ -461,9 +461,10 @@ mod tests {
         let pusher = Pusher { dr: Arc::clone(&dr), counts: Arc::clone(&counts) };
         let _told = tracing::subscriber::set_default(tracing_subscriber::registry().with(pusher));
         let mut machine = Standby::new(Duration::ZERO, Duration::ZERO, Order::Kept);
-        let primary = Look { seen: Seen::Gone, word: None };
+        let primary = Look { seen: Seen::Gone, word: None, link: Link::Untold };
         let acknowledged = Counts { acknowledged: 7, vouched: 0 };
-        let standby = Look { seen: Seen::Here { writable: true, counts: acknowledged }, word: None };
+        let standby =
+            Look { seen: Seen::Here { writable: true, counts: acknowledged }, word: None, link: Link::Untold };
         dr.heed(&mut machine, (primary, standby), Instant::now()).await;
         assert!(dr.is_over());
         let counts = counts.lock().unwrap();
