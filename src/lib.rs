@@ -1,21 +1,9 @@
 //! Weir: an inference gateway and sidecar for KServe that joins online features on the way to the model.
 //!
-//! ```text
-//!  socket ─► ingress   infer.rs | rpc.rs ─► decode ─► InferRequest
-//!                                                       │                        handed on
-//!  pipeline::infer     ladder.plan(&request)            ─► Plan           decisions go down
-//!  pipeline::compute   1 admission.enter(&request, &plan)      ─► Ticket         refused at the door
-//!                      2 features.fetch(&request, &plan)       ─► FeatureSet     rows + freshness: facts come up
-//!                      3 enricher.enrich(request, &features, &plan) ─► Enriched  pure
-//!                      4 predictions.question(&enriched, &plan) ─► hit? Answer    keyed on what the model would see
-//!                      5 ticket.slot()                         ─► Permit         a slot of the tier's pool, only now
-//!                      6 predict.run(enriched, permit, &plan)  ─► Prediction     the attempt loop
-//!  pipeline::infer     ladder.settle(&plan, outcome)           ─► Answer | Error
-//!                                                       │
-//!  socket ◄─ ingress   encode ◄─────────────────────────┘   one table from error to HTTP status and gRPC code
-//! ```
+//! A request comes in at [`ingress`], walks the one path of [`pipeline`] (admission, features, enrichment, kept predictions, a slot, the model), and
+//! goes out where it came in; [`ladder`] says before how it is answered, and after what answers in place of a model that did not.
 //!
-//! Start reading at [`pipeline`]; [`infer`] is the vocabulary. `ARCHITECTURE.md` shows the layers, who may name whom, and where
+//! Start reading at [`pipeline`]; [`infer`] is the vocabulary. `ARCHITECTURE.md` draws the path and the layers, says who may name whom, and where
 //! a new pool policy, level, metric or protocol goes.
 
 pub mod admin;

@@ -42,7 +42,6 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("kafka", BELOW, &["features::Store", "features::invalidate", "ingress::feast"]),
     ("admin", BELOW, &["pipeline", "promotions", "spool"]),
     ("spool", BELOW, &["redis_link"]),
-    ("deploy", BELOW, &[]),
 ];
 
 /// These compose everything.

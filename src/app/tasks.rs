@@ -1,6 +1,6 @@
 //! The process's tasks, so that a drain knows what it waits for. Weir spawns tasks nowhere else; libraries spawn their own:
-//! hyper's HTTP/2 a task a stream. Threads of their own have the object store, the embedded L2's writer and the access log's
-//! writer.
+//! hyper's HTTP/2 a task a stream, its client one a connection, the Redis driver one a connection that it makes. Threads of their own have
+//! the object store, Kafka's consumer, the embedded L2's writer and the access log's writer.
 
 use std::{
     future::{Future, poll_fn},
