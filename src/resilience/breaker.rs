@@ -291,7 +291,7 @@ impl Machine {
         }
     }
 
-    /// Whether a spare call would be admitted: it is closed, or has waited for a probe for [`UNWANTED`], so that nobody else is there
+    /// Whether a spare call would be admitted: it is closed, or has waited two seconds for a probe, so that nobody else is there
     /// to be one.
     #[must_use]
     pub fn would_admit_spare(&self, now: Instant) -> bool {
