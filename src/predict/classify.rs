@@ -135,6 +135,8 @@ pub(crate) enum Class {
     TimedOut,
     /// No answer when it was given up for others, before its caller would have, in a time in which nearly every answer comes.
     Outlasted,
+    /// No answer in all the time that there was, in which most come, but not nearly all.
+    Impatient,
     /// No answer in a time in which there could hardly be one: others used it, or its caller gave no more, and the endpoint is not
     /// to blame.
     Hurried,
@@ -154,6 +156,7 @@ impl Class {
             | Self::Broken
             | Self::TimedOut
             | Self::Outlasted
+            | Self::Impatient
             | Self::Hurried => Verdict::Failed,
         }
     }
@@ -166,7 +169,7 @@ impl Class {
             Self::Overloaded => AttemptOutcome::Overloaded,
             Self::ServerError | Self::ModelError | Self::Broken => AttemptOutcome::Failed,
             Self::Connect => AttemptOutcome::ConnectFailed,
-            Self::TimedOut | Self::Outlasted | Self::Hurried => AttemptOutcome::Timeout,
+            Self::TimedOut | Self::Outlasted | Self::Impatient | Self::Hurried => AttemptOutcome::Timeout,
             Self::Caller => AttemptOutcome::Cancelled,
         }
     }
@@ -212,9 +215,14 @@ impl Class {
             Self::ServerError => 4,
             Self::Overloaded | Self::Unjudged => 3,
             Self::Broken => 2,
-            Self::TimedOut | Self::Outlasted | Self::Hurried => 1,
+            Self::TimedOut | Self::Outlasted | Self::Impatient | Self::Hurried => 1,
             Self::Connect | Self::Caller => 0,
         }
+    }
+
+    /// Whether it was not answered in a time in which most are.
+    pub(super) const fn is_late(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Outlasted | Self::Impatient)
     }
 
     /// Whether another attempt may bring a better answer.
@@ -226,6 +234,7 @@ impl Class {
             | Self::Broken
             | Self::TimedOut
             | Self::Outlasted
+            | Self::Impatient
             | Self::Hurried => true,
             Self::Answered | Self::Refused | Self::Unjudged | Self::ModelError | Self::Caller => false,
         }
@@ -235,7 +244,7 @@ impl Class {
     pub(super) const fn timeliness(self) -> Option<Event> {
         match self {
             Self::TimedOut => Some(Event::Bad),
-            Self::Outlasted | Self::Hurried | Self::Unjudged | Self::Caller => None,
+            Self::Outlasted | Self::Impatient | Self::Hurried | Self::Unjudged | Self::Caller => None,
             Self::Answered
             | Self::Refused
             | Self::Overloaded
@@ -252,6 +261,7 @@ impl Class {
             Self::Answered | Self::Refused | Self::Unjudged => Outcome::Success,
             Self::Overloaded | Self::Caller | Self::Hurried => Outcome::Neutral,
             Self::Outlasted => Outcome::Silence,
+            Self::Impatient => Outcome::Impatience,
             Self::ServerError | Self::ModelError | Self::Connect | Self::Broken | Self::TimedOut => Outcome::Failure,
         }
     }

@@ -392,17 +392,11 @@ impl Endpoint {
         self.load.outlasted(waited, now);
     }
 
-    /// Tells balance and breaker what an attempt came to, when the endpoint asked to be asked again, and what it took. A failure
-    /// counts as slow, so that fast failures do not draw traffic; a probe that succeeds ends that. One that is busy is spared for
-    /// as long as it asked.
-    pub(super) fn observe(
-        &self,
-        (class, asked): (Class, Option<Duration>),
-        permit: breaker::Permit,
-        took: Duration,
-        now: Instant,
-    ) {
-        match class {
+    /// Tells balance and breaker what an attempt came to and what it took. A failure counts as slow, so that fast failures do not
+    /// draw traffic; a probe that succeeds ends that. One that is busy is spared for as long as it asked.
+    pub(super) fn observe(&self, ended: Ended, permit: breaker::Permit, took: Duration, now: Instant) {
+        let asked = ended.asked;
+        match ended.class {
             Class::Caller | Class::Hurried => {}
             // What is refused at once is no sign of speed: a server that lacks the model must not draw its requests.
             Class::Refused | Class::Unjudged => {
@@ -418,12 +412,13 @@ impl Endpoint {
                 self.load.observe(took, now);
                 self.latencies.note(took);
             }
+            Class::Impatient => self.load.outlasted(took, now),
             Class::Overloaded => self.load.hold(asked, now),
             // What was kept for later may have been kept because it fails.
             _ if permit.is_spare() => {}
             _ => self.load.penalize(asked, now),
         }
-        let verdict = class.verdict();
+        let verdict = ended.verdict();
         let failed = matches!(verdict, breaker::Outcome::Failure | breaker::Outcome::Silence);
         if failed && !permit.is_spare() {
             self.failures.fetch_add(1, Ordering::Relaxed);
@@ -446,6 +441,31 @@ impl Endpoint {
         let usual = f64::from_bits(self.usual.load(Ordering::Relaxed));
         if usual > 0.0 {
             self.load.credit_with(usual, COLD, now);
+        }
+    }
+}
+
+/// What an attempt at an endpoint came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) class: Class,
+    /// How long it asked to be left alone.
+    pub(super) asked: Option<Duration>,
+    /// Whether it is the last of several endpoints that can be asked.
+    pub(super) is_last: bool,
+}
+
+impl Ended {
+    pub(super) const fn of(class: Class) -> Self {
+        Self { class, asked: None, is_last: false }
+    }
+
+    /// What it tells the breaker. All that were under way at once time out together where an endpoint stands still for a moment: taking
+    /// it out for that spares nobody where there is no other.
+    const fn verdict(self) -> breaker::Outcome {
+        match self.class {
+            Class::TimedOut if self.is_last => breaker::Outcome::Impatience,
+            class => class.verdict(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) use state::{DiscoveryState, EndpointState, PoolState};
 use attempt::{Attempt, Call, Holding, Reply, Settled};
 use body::BodyFault;
 use classify::{Advice, Class, Failure};
-use endpoint::{Endpoint, InFlight};
+use endpoint::{Ended, Endpoint, InFlight};
 use outgoing::{Outgoing, Single};
 use pool::{Choice, Nobody, Pool, Want};
 use race::Runner;
@@ -77,6 +77,10 @@ const NEARLY_ALL: f64 = 0.95;
 const UNSEEN: u32 = 2;
 /// Who waited for this part of a model's own timeout was not impatient, whatever its answers take.
 const PATIENT: u32 = 3;
+/// Who stands in for another model has what that one left of its timeout: so many times less is not impatient.
+const STANDING_IN: u32 = 2;
+/// Where it is not known what a model's answers take, most would have come in this.
+const LONG: Duration = Duration::from_millis(100);
 /// A timeout that is told so much too late, and by half of itself, tells of this process, which did not run meanwhile.
 const STALL: Duration = Duration::from_millis(10);
 /// A model that does not answer in time: as many of its attempts time out.
@@ -479,7 +483,8 @@ impl Run<'_> {
     /// What an attempt came to. Whose time ran out may not be to blame: its caller was impatient, or others used the time, or this
     /// process slept through it, or it was cut off for others before its caller would have given up. What the config gives is enough:
     /// `attempt_timeout`, and a fair part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
-    /// A caller that gives less is no measure of a model of which more is known.
+    /// A caller that gives less is no measure of a model of which more is known; but an endpoint that answers none such for long
+    /// answers nobody.
     fn class(&self, outcome: &Result<Reply, Failure>, method: Method, (began, ended): (Instant, Instant)) -> Class {
         let class = match outcome {
             Ok(reply) => reply.class,
@@ -495,11 +500,24 @@ impl Run<'_> {
         if *had < self.plan.model_by.remaining(began) {
             return self.outlasted(ended);
         }
-        // While nothing is known, no caller's deadline could ever be blamed for being short.
         let needs = self.needs(method, ended);
-        let is_patient = PATIENT * *had >= self.model.timeout && (needs.is_none() || !self.plan.deadline.is_callers());
+        // While nothing is known, no caller's deadline could ever be blamed for being short.
+        let is_patient = *had >= self.patient() && (needs.is_none() || !self.plan.deadline.is_callers());
         let is_enough = needs.is_some_and(|needs| *had >= needs.max(self.patience(method, ended)));
-        if is_patient || is_enough { class } else { Class::Hurried }
+        if is_patient || is_enough {
+            class
+        } else if *had >= needs.unwrap_or(LONG) {
+            Class::Impatient
+        } else {
+            Class::Hurried
+        }
+    }
+
+    /// What the config gives an attempt at the model at the least, whoever it answers for.
+    fn patient(&self) -> Duration {
+        let named = &self.predict.models[self.plan.named.index()];
+        let parts = if self.plan.model == self.plan.named { PATIENT } else { PATIENT * STANDING_IN };
+        self.model.timeout.min(named.timeout) / parts
     }
 
     /// What an attempt came to that was given up for others: its part was what nearly every answer takes, where that is known.
@@ -514,8 +532,10 @@ impl Run<'_> {
         let class = self.class(&outcome, method, (began, ended));
         let Choice { index, endpoint, permit } = choice;
         // A replay that ran out of time says nothing: it may have been kept because it does.
-        let class = if permit.is_spare() && class == Class::TimedOut { Class::Hurried } else { class };
-        endpoint.observe((class, advice.asked()), permit, ended - began, ended);
+        let class = if permit.is_spare() && class.is_late() { Class::Hurried } else { class };
+        // Looked up where it is asked for only.
+        let is_last = class == Class::TimedOut && self.pool.is_last(&endpoint);
+        endpoint.observe(Ended { class, asked: advice.asked(), is_last }, permit, ended - began, ended);
         if method == Method::Predict {
             self.model.ended(class, ended - began, ended);
         }
@@ -577,7 +597,7 @@ impl Run<'_> {
             }
             Err(failure) => {
                 let error = failure.into_error(&self.model.name, settled.endpoint.name(), made).with_acted(sent);
-                Err(if matches!(class, Class::TimedOut | Class::Outlasted) { error.with_waited(asked) } else { error })
+                Err(if class.is_late() { error.with_waited(asked) } else { error })
             }
         }
     }

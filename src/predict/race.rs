@@ -26,7 +26,7 @@ use super::{
     Run,
     attempt::{Attempt, Reply, Settled},
     classify::{Class, Failure},
-    endpoint::{Endpoint, InFlight},
+    endpoint::{Ended, Endpoint, InFlight},
     has_stalled,
     outgoing::Outgoing,
     pool::{Choice, Want},
@@ -303,7 +303,7 @@ impl Run<'_> {
         self.give_up(&slow, now);
         if waited >= slow.part && !slept && self.outlasted(now) == Class::Outlasted {
             let Runner { choice: Choice { endpoint, permit, .. }, .. } = slow;
-            endpoint.observe((Class::Outlasted, None), permit, waited, now);
+            endpoint.observe(Ended::of(Class::Outlasted), permit, waited, now);
         }
         self.model.outlasted(waited, now);
         if let Some(moment) = &self.model.hedge

@@ -23,7 +23,8 @@
 //! and the one in the place there are never more than `half_open_requests`; an answer to a call admitted before the last transition
 //! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
 //! A call that was not waited for to its end is a silence: a target that never answers has nothing else, and one that is only slow now and
-//! then has answers between them. So it counts in a row, and not in the rate.
+//! then has answers between them. So it counts in a row, and not in the rate. Where it was given up so soon that many an answer comes
+//! later, the row has to last a second too: callers who wait for so little would take out what is well by chance.
 
 mod transition;
 mod window;
@@ -131,6 +132,8 @@ pub enum Outcome {
     Failure,
     /// It had not answered when it was given up, in a time in which it seldom had not.
     Silence,
+    /// The same, in a time in which it often had not.
+    Impatience,
     /// It says nothing about the target (cancelled, the caller's mistake).
     Neutral,
 }
@@ -364,6 +367,7 @@ impl Machine {
                 }
             }
             (Phase::HalfOpen { .. }, Outcome::Failure | Outcome::Silence) => self.open(Cause::Probe, now),
+            // A probe's caller that waited for too little leaves it to the next.
             (Phase::HalfOpen { successes, probing, yielded, since }, outcome) => {
                 *since = now;
                 *successes += u32::from(outcome == Outcome::Success);
@@ -555,8 +559,7 @@ impl Permit {
 
     /// Says how the call ended.
     pub fn record(mut self, outcome: Outcome, now: Instant) {
-        let failed = matches!(outcome, Outcome::Failure | Outcome::Silence);
-        let outcome = if self.spare && failed { Outcome::Neutral } else { outcome };
+        let outcome = if self.spare && outcome != Outcome::Success { Outcome::Neutral } else { outcome };
         if let Some(call) = self.call.take() {
             self.breaker.settle(call, outcome, now);
         }

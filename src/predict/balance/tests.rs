@@ -6,7 +6,11 @@ use super::*;
 use crate::{
     config, fixture,
     infer::{Asker, Protocol},
-    predict::{classify::Class, endpoint::Health, endpoint::InFlight, pool::Pool},
+    predict::{
+        classify::Class,
+        endpoint::{Ended, Health, InFlight},
+        pool::Pool,
+    },
     resilience::{breaker, outlier},
 };
 
@@ -114,7 +118,7 @@ impl Play {
             }
             Server::Down => {
                 let endpoint = choice.endpoint.clone();
-                endpoint.observe((Class::Connect, None), choice.permit, MS, self.now);
+                endpoint.observe(Ended::of(Class::Connect), choice.permit, MS, self.now);
                 return false;
             }
         };
@@ -127,7 +131,7 @@ impl Play {
         let now = self.now;
         let ended: Vec<_> = self.under_way.extract_if(.., |each| each.ends <= now).collect();
         for UnderWay { choice, class, began, .. } in ended {
-            choice.endpoint.observe((class, None), choice.permit, now - began, now);
+            choice.endpoint.observe(Ended::of(class), choice.permit, now - began, now);
         }
     }
 
@@ -160,7 +164,7 @@ fn an_endpoint_that_comes_back_has_its_share_within_five_seconds_of_its_breaker_
     let gone = play.pool.members()[0].clone();
     for _ in 0..5 {
         let permit = gone.breaker.admit(play.now).ok().unwrap();
-        gone.observe((Class::Broken, None), permit, MS, play.now);
+        gone.observe(Ended::of(Class::Broken), permit, MS, play.now);
     }
     assert_eq!(play.run(70 * SECOND)[0], 0, "no arrivals while it is open, nor while checks fail");
     play.servers[0] = Server::Takes(10);
@@ -254,7 +258,7 @@ fn what_fails_its_checks_is_not_probed_early() {
     for endpoint in members.iter() {
         for _ in 0..5 {
             let permit = endpoint.breaker.admit(now).ok().unwrap();
-            endpoint.observe((Class::ServerError, None), permit, MS, now);
+            endpoint.observe(Ended::of(Class::ServerError), permit, MS, now);
         }
     }
     let later = now + 5 * SECOND;
@@ -289,7 +293,7 @@ fn what_is_busy_is_spared_as_long_as_it_says_though_it_passes_its_checks() {
     play.run(SECOND);
     let busy = play.pool.members()[0].clone();
     let permit = busy.breaker.admit(play.now).ok().unwrap();
-    busy.observe((Class::Overloaded, Some(20 * SECOND)), permit, MS, play.now);
+    busy.observe(Ended { asked: Some(20 * SECOND), ..Ended::of(Class::Overloaded) }, permit, MS, play.now);
     assert_eq!(play.run(15 * SECOND)[0], 0);
     play.run(6 * SECOND);
     let asked = play.run(5 * SECOND);
@@ -322,7 +326,7 @@ fn probes_go_one_at_a_time_and_only_where_they_may() {
     let members = pool.members();
     for _ in 0..5 {
         let permit = members[2].breaker.admit(now).ok().unwrap();
-        members[2].observe((Class::ServerError, None), permit, MS, now);
+        members[2].observe(Ended::of(Class::ServerError), permit, MS, now);
     }
     let later = now + 31 * SECOND;
     let probe = pool.pick(&WANT, later).ok().unwrap();
@@ -482,7 +486,7 @@ fn one_that_leaves_takes_no_new_request_and_ends_those_it_has() {
     // What ends late says nothing of one that is gone.
     for _ in 0..5 {
         let permit = leaving.breaker.admit(now).ok().unwrap();
-        leaving.observe((Class::ServerError, None), permit, MS, now);
+        leaving.observe(Ended::of(Class::ServerError), permit, MS, now);
     }
     let text = scrape.render();
     assert!(text.contains("weir_endpoints{pool=\"gpu\"} 2\n"), "{text}");

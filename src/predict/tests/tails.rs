@@ -154,3 +154,71 @@ async fn what_is_given_up_makes_the_next_one_wait_longer() {
     assert!(attempt.part > 102 * MS && attempt.part < 110 * MS, "{:?}", attempt.part);
     assert_eq!(attempt.limit, plan.model_by.remaining(now), "it is not cut off");
 }
+
+/// Callers that wait for less than a model may take, at a pool of which one server hangs and nothing is known. Whether they wait
+/// long enough to say anything is told over many of them.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_is_found_though_every_caller_is_impatient() {
+    for (patience, calls, is_found) in [(120, 10, true), (120, 9, false), (20, 500, false)] {
+        let silent = Server::start(&[""]).await;
+        let predict = asking(pool(&[&silent.authority]), |model| model.timeout = Duration::from_secs(5));
+        for _ in 0..calls {
+            ask_for(&predict, ModelId(0), Deadline::asked(Instant::now(), patience * MS)).await;
+        }
+        assert_eq!(all_closed(&predict), !is_found, "{calls} of {patience} ms");
+    }
+}
+
+/// Half of its answers take 10 ms, and one in ten takes 200: who waits for 50 cannot tell the second kind from a server that hangs but by
+/// how long it goes on.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_is_found_though_every_caller_waits_for_less_than_nearly_all_answers_take() {
+    for (calls, is_found) in [(20, false), (21, true)] {
+        let silent = Server::start(&[""]).await;
+        let predict = asking(pool(&[&silent.authority]), |model| model.timeout = Duration::from_secs(5));
+        (0..40).for_each(|of| predict.models[0].answered(MS * if of % 10 == 9 { 200 } else { 10 }, Instant::now()));
+        for _ in 0..calls {
+            ask_for(&predict, ModelId(0), Deadline::asked(Instant::now(), 50 * MS)).await;
+        }
+        assert_eq!(all_closed(&predict), !is_found, "{calls}");
+    }
+}
+
+/// All that were under way at the last endpoint time out at once where it stands still for a moment; where it goes on, it hangs.
+#[tokio::test(start_paused = true)]
+async fn the_last_endpoint_is_not_taken_out_for_one_moment() {
+    let silent = [Server::start(&[""]).await, Server::start(&[""]).await];
+    let predict = asking(pool(&[&silent[0].authority, &silent[1].authority]), |model| model.timeout = DEADLINE);
+    let many = async || {
+        let deadline = Deadline::after(Instant::now(), DEADLINE);
+        let all = (0..40).map(|_| ask_for(&predict, ModelId(0), deadline));
+        futures_util::future::join_all(all).await;
+        predict.pools[0].members().iter().filter(|endpoint| endpoint.breaker.is_closed()).count()
+    };
+    assert_eq!(many().await, 1, "one of them is well enough to be asked");
+    tokio::time::advance(700 * MS).await;
+    assert_eq!(many().await, 1);
+    assert_eq!(many().await, 0, "no answer in more than a second");
+}
+
+/// A model with five seconds of its own that stands in for one that has 200 ms.
+#[tokio::test(start_paused = true)]
+async fn who_stands_in_has_what_the_model_named_leaves() {
+    for (left, is_found) in [(60, true), (30, false)] {
+        let silent = Server::start(&[""]).await;
+        let mut predict = asking(pool(&[&silent.authority]), |model| model.timeout = Duration::from_secs(5));
+        let named = asking(pool(&[&silent.authority]), |model| model.timeout = DEADLINE);
+        predict.models.extend(named.models);
+        for _ in 0..5 {
+            ask_for(&predict, ModelId(1), Deadline::after(Instant::now(), left * MS)).await;
+        }
+        assert_eq!(all_closed(&predict), !is_found, "{left} ms");
+    }
+}
+
+/// Asks model 0 once in the name of another.
+async fn ask_for(predict: &Predict, named: ModelId, deadline: Deadline) {
+    let now = Instant::now();
+    let plan = Plan { attempts: 1, named, model: ModelId(0), deadline, model_by: deadline, ..plan(DEADLINE) };
+    drop(predict.run(request(), None, &plan, PoolId(0), now).await);
+}

@@ -155,6 +155,27 @@ fn silences_count_in_a_row_and_not_in_the_rate() {
     assert_eq!(bench.state(), State::Open, "nor is it a probe's success");
 }
 
+/// Callers that wait for too little say little each.
+#[test]
+fn impatience_counts_in_a_row_that_lasts() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.calls(500, Outcome::Impatience).state(), State::Closed);
+    bench.pass(SECOND).call(Outcome::Success).calls(500, Outcome::Impatience);
+    bench.pass(SECOND - Duration::from_millis(1));
+    assert_eq!(bench.call(Outcome::Impatience).state(), State::Closed, "it answered less than a second ago");
+    assert_eq!(bench.pass(Duration::from_millis(1)).call(Outcome::Impatience).state(), State::Open);
+    bench.pass(POLICY.open_for).call(Outcome::Impatience);
+    assert_eq!(bench.state(), State::HalfOpen, "the next is the probe");
+}
+
+#[test]
+fn few_that_are_impatient_open_nothing() {
+    let mut bench = Bench::new();
+    for _ in 0..100 {
+        assert_eq!(bench.pass(SECOND * 3).call(Outcome::Impatience).state(), State::Closed, "four in ten seconds");
+    }
+}
+
 #[test]
 fn what_left_the_window_no_longer_counts_for_the_rate() {
     let mut bench = Bench::new();
@@ -410,7 +431,7 @@ proptest! {
                 let (call, epoch) = out.swap_remove(pick % out.len());
                 let outcome = [Outcome::Success, Outcome::Failure, Outcome::Neutral][usize::from(action - 1)];
                 machine.record(call, outcome, now);
-                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure | Outcome::Silence => Some(false), Outcome::Neutral => None };
+                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure | Outcome::Silence => Some(false), Outcome::Impatience | Outcome::Neutral => None };
                 model.record(epoch, success, now);
             }
             prop_assert_eq!(machine.state(), model.state);

@@ -10,6 +10,9 @@ use super::{Cause, Outcome, Policy};
 /// Answers in the window below which the rate says nothing.
 const LEAST_ANSWERS: u32 = 20;
 
+/// How long a row of calls must last that were given up too soon to say much each.
+const ROW: Duration = Duration::from_secs(1);
+
 /// Parts of the window that expire one by one.
 const BUCKETS: usize = 10;
 
@@ -18,6 +21,8 @@ const BUCKETS: usize = 10;
 pub(super) struct Window {
     /// Failures since the last success, oldest first; no more than the threshold.
     failures: VecDeque<Instant>,
+    /// Calls given up too soon since the last success, the first of them when; those of a whole window only.
+    given_up: Option<(u32, Instant)>,
     /// Exact counts a tenth of the window, oldest first.
     answers: VecDeque<Bucket>,
 }
@@ -33,9 +38,26 @@ impl Window {
     /// Takes in how a call ended that says something of the target; what it trips the breaker by, if it is one too many.
     pub(super) fn trips(&mut self, policy: &Policy, outcome: Outcome, now: Instant) -> Option<Cause> {
         let success = outcome == Outcome::Success;
-        let by_run = self.run(policy, success, now);
-        let by_rate = if outcome == Outcome::Silence { None } else { self.rate(policy, success, now) };
-        by_run.or(by_rate)
+        if success {
+            self.given_up = None;
+        }
+        match outcome {
+            Outcome::Impatience => self.row(policy, now),
+            Outcome::Silence => self.run(policy, success, now),
+            Outcome::Success | Outcome::Failure | Outcome::Neutral => {
+                let by_run = self.run(policy, success, now);
+                let by_rate = self.rate(policy, success, now);
+                by_run.or(by_rate)
+            }
+        }
+    }
+
+    fn row(&mut self, policy: &Policy, now: Instant) -> Option<Cause> {
+        let age = |first: Instant| now.saturating_duration_since(first);
+        let (before, first) = self.given_up.filter(|(_, first)| age(*first) <= policy.window).unwrap_or((0, now));
+        let (failures, within) = (before.saturating_add(1), age(first));
+        self.given_up = Some((failures, first));
+        (failures >= policy.failure_threshold.max(1) && within >= ROW).then_some(Cause::Run { failures, within })
     }
 
     fn run(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
