@@ -1,5 +1,7 @@
 //! One server of a pool: its connections, its load, and whether it may be asked.
 
+mod transitions;
+
 use std::{
     io,
     sync::{
@@ -12,18 +14,19 @@ use std::{
 use http::HeaderValue;
 use tokio::{net::TcpStream, time::Instant};
 
+use self::transitions::{Transitions, guard};
 use super::{classify::Class, http1, http2, pool::Pool};
 use crate::{
     config,
     infer::{Asker, Protocol, WorkerId},
     resilience::{
-        breaker::{self, Breaker, Transition},
+        breaker::{self, Breaker},
         ewma::PeakEwma,
         latency::Latencies,
         outlier,
         ramp::Ramp,
     },
-    telemetry::handles::{breaker::BreakerHandles, predict::EndpointHandles},
+    telemetry::handles::predict::EndpointHandles,
 };
 
 /// What `host` says on requests to the HTTP port, and `:authority` on those to the gRPC port.
@@ -468,39 +471,6 @@ impl Ended {
             class => class.verdict(),
         }
     }
-}
-
-/// A breaker's transitions, told while the endpoint is its pool's.
-struct Transitions {
-    metrics: BreakerHandles,
-    retired: AtomicBool,
-}
-
-impl Transitions {
-    fn new(endpoint: &Arc<str>, pool: &Arc<str>) -> Self {
-        let metrics = BreakerHandles::new(&format!("{pool}/{endpoint}"));
-        Self { metrics, retired: AtomicBool::new(false) }
-    }
-
-    fn retire(&self) {
-        self.retired.store(true, Ordering::Relaxed);
-    }
-
-    fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
-    }
-
-    fn tell(&self, transition: Transition) {
-        if !self.is_retired() {
-            self.metrics.tell(transition);
-        }
-    }
-}
-
-/// The endpoint's breaker; its transitions are logged and counted.
-fn guard(transitions: &Arc<Transitions>, policy: &config::Breaker) -> Arc<Breaker> {
-    let transitions = transitions.clone();
-    Breaker::new(breaker::Policy::from(policy), move |transition| transitions.tell(transition))
 }
 
 /// One request in flight at an endpoint, until dropped.

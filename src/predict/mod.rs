@@ -6,10 +6,7 @@
 
 use std::{
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -29,6 +26,7 @@ pub mod http1;
 mod http2;
 mod members;
 mod message;
+mod model;
 mod outgoing;
 mod pool;
 mod race;
@@ -36,6 +34,7 @@ mod state;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub(crate) use failover::Region;
 pub(crate) use state::{DiscoveryState, EndpointState, PoolState};
@@ -44,6 +43,7 @@ use attempt::{Attempt, Call, Holding, Reply, Settled};
 use body::BodyFault;
 use classify::{Advice, Class, Failure};
 use endpoint::{Ended, Endpoint, InFlight};
+use model::{Model, models};
 use outgoing::{Outgoing, Single};
 use pool::{Choice, Nobody, Pool, Want};
 use race::Runner;
@@ -51,15 +51,10 @@ use race::Runner;
 use crate::{
     admission::Permit,
     app::Tasks,
-    config::{self, Config, LadderMode},
+    config::Config,
     enrich::Enriched,
     infer::{AnswerBody, Asker, Error, Kind, Method, ModelId, Plan, PoolId, Protocol, Verdict, WorkerId},
-    resilience::{
-        floor::Floor,
-        hedge::{After, Moment},
-        median::Median,
-        ratio::{BadRatio, Bound, Excess, Limit},
-    },
+    resilience::ratio::{Bound, Excess, Limit},
     telemetry::handles::predict::RetryDenied,
 };
 
@@ -69,20 +64,6 @@ const HOLD_UP_TO: usize = 64 * 1024;
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often a request that was never sent goes out again for free: idle connections that the server closed.
 const FREE_RESENDS: u32 = 8;
-/// So many times their median is a time in which a model's answers can be expected.
-const EXPECTED: u32 = 2;
-/// The share of a model's answers that come before another attempt is made at their request.
-const NEARLY_ALL: f64 = 0.95;
-/// What was given up takes so many times as long as it was waited for, as far as anybody knows.
-const UNSEEN: u32 = 2;
-/// Who waited for this part of a model's own timeout was not impatient, whatever its answers take.
-const PATIENT: u32 = 3;
-/// Who stands in for another model has what that one left of its timeout: so many times less is not impatient.
-const STANDING_IN: u32 = 2;
-/// Where it is not known what a model's answers take, most would have come in this.
-const LONG: Duration = Duration::from_millis(100);
-/// A timeout that is told so much too late, and by half of itself, tells of this process, which did not run meanwhile.
-const STALL: Duration = Duration::from_millis(10);
 /// A model that does not answer in time: as many of its attempts time out.
 const TIMEOUTS: Limit = Limit { bound: Bound::AtLeast(0.05), least: 20 };
 
@@ -188,95 +169,6 @@ impl Predict {
         health::check_all(pool, worker, &self.tasks).await;
         pool.is_ready(Instant::now())
     }
-}
-
-fn models(config: &Config, now: Instant) -> Vec<Model> {
-    let fallbacks: Vec<ModelId> = config.models.iter().filter_map(|model| model.fallback.as_ref()?.model).collect();
-    let judged = |index: usize, model: &config::Model| {
-        let stands_in = fallbacks.iter().any(|fallback| fallback.index() == index);
-        config.ladder.mode == LadderMode::Act && (stands_in || model.fallback.is_some() || model.cache.is_some())
-    };
-    let made = |(index, model): (usize, &config::Model)| Model {
-        judged: judged(index, model),
-        ..Model::new(model, config.pool(model.pool), now)
-    };
-    config.models.iter().enumerate().map(made).collect()
-}
-
-/// What the loop knows of a model.
-struct Model {
-    name: Arc<str>,
-    /// Its name upstream.
-    upstream: Arc<str>,
-    /// Whether asking twice changes nothing.
-    idempotent: bool,
-    /// The least that its predictions take.
-    floor: Floor,
-    /// What half of them take.
-    median: Median,
-    /// What nearly all of them take at the most.
-    tail: Moment,
-    /// What it has at the most.
-    timeout: Duration,
-    /// When a slow prediction is asked for a second time, at its own pool; `None`: never.
-    hedge: Option<Moment>,
-    /// How many of its predictions time out.
-    timeouts: BadRatio,
-    /// Its own pool's name.
-    pool: Arc<str>,
-    /// Whether another way may answer as well, so that what cannot be an answer is not told as one.
-    judged: bool,
-}
-
-impl Model {
-    fn new(model: &config::Model, pool: &config::Pool, now: Instant) -> Self {
-        let hedge = pool.hedge.as_ref().filter(|_| model.idempotent);
-        Self {
-            name: model.name.clone(),
-            upstream: model.upstream.clone(),
-            idempotent: model.idempotent,
-            floor: Floor::new(now),
-            median: Median::new(now),
-            tail: Moment::new(After::Quantile(NEARLY_ALL), now),
-            timeout: model.timeout,
-            hedge: hedge.map(|hedge| Moment::new(After::from(&hedge.after), now)),
-            timeouts: BadRatio::new(now),
-            pool: pool.name.clone(),
-            judged: false,
-        }
-    }
-
-    /// Learns from a prediction's end.
-    fn ended(&self, class: Class, took: Duration, now: Instant) {
-        if let Some(event) = class.timeliness() {
-            self.timeouts.note(event, now);
-        }
-        if class == Class::Answered {
-            self.answered(took, now);
-        }
-    }
-
-    /// Learns from an answer.
-    fn answered(&self, took: Duration, now: Instant) {
-        self.floor.record(took, now);
-        self.median.observe(took, now);
-        self.tail.record(took, now);
-        if let Some(hedge) = &self.hedge {
-            hedge.record(took, now);
-        }
-    }
-
-    /// Learns from an attempt that was given up after `waited`. Left out, only the fast answers would be known of a model that is slow
-    /// now and then; so what it was waited for grows until they are seen.
-    fn outlasted(&self, waited: Duration, now: Instant) {
-        self.tail.record(UNSEEN * waited, now);
-    }
-}
-
-/// Whether an attempt that had so much time, and whose timeout was told after it `took` so much, may have been answered in time:
-/// where a process gets no processor for a while, all its requests time out at once, however well its endpoints are.
-fn has_stalled(had: Duration, took: Duration) -> bool {
-    took.saturating_sub(had) >= STALL.max(had / 2)
 }
 
 /// One request's way through its pool.
@@ -439,90 +331,6 @@ impl Run<'_> {
             Some(wait) => error.with_retry_after(wait),
             None => error,
         }
-    }
-
-    /// How long an attempt has if it is cut off, and after how long of that the next one is made; an error once nothing is left.
-    ///
-    /// That is an equal part of what the waits between the attempts that fit leave, and no less than what nearly every answer takes:
-    /// recomputed for every attempt. Where it is not known what answers take, it is not cut off: a part could be too short for every
-    /// answer. So is the first one made however little is left; extra ones ask [`Self::least`] before.
-    fn times(&self, turn: Turn, now: Instant) -> Result<(Duration, Duration), Error> {
-        let left = self.plan.model_by.remaining(now);
-        if left.is_zero() {
-            let message = format!("model {:?}: the deadline passed before it could be asked", self.model.name);
-            return Err(Error::new(Kind::DeadlineExceeded, message).with_acted(false));
-        }
-        if let Some(timeout) = self.plan.attempt_timeout {
-            let limit = timeout.min(left);
-            return Ok((limit, limit));
-        }
-        let Some(needs) = turn.needs else { return Ok((left, left / turn.left)) };
-        let share = self.pool.backoff.share(left, (turn.made, turn.left), needs);
-        let part = share.max(turn.patience).min(left);
-        Ok((part, part))
-    }
-
-    /// A time in which an answer can be expected, from the median of late, or from the fastest of few; `None`: there was none.
-    fn needs(&self, method: Method, now: Instant) -> Option<Duration> {
-        let least = || Some(self.least(method, now)).filter(|least| !least.is_zero());
-        let median = if method == Method::Predict { self.model.median.estimate(now) } else { None };
-        Some(EXPECTED * median.or_else(least)?)
-    }
-
-    /// What nearly every answer takes at the most; zero where that is not known.
-    fn patience(&self, method: Method, now: Instant) -> Duration {
-        let tail = if method == Method::Predict { self.model.tail.delay(now) } else { None };
-        tail.unwrap_or_default()
-    }
-
-    /// What an attempt needs at the least: nothing answered faster of late. Zero where that is not known.
-    fn least(&self, method: Method, now: Instant) -> Duration {
-        if method == Method::Predict { self.model.floor.least(now) } else { Duration::ZERO }
-    }
-
-    /// What an attempt came to. Whose time ran out may not be to blame: its caller was impatient, or others used the time, or this
-    /// process slept through it, or it was cut off for others before its caller would have given up. What the config gives is enough:
-    /// `attempt_timeout`, and a fair part of the model's `timeout`, where a model that has grown slow answers too few to tell that it has.
-    /// A caller that gives less is no measure of a model of which more is known; but an endpoint that answers none such for long
-    /// answers nobody.
-    fn class(&self, outcome: &Result<Reply, Failure>, method: Method, (began, ended): (Instant, Instant)) -> Class {
-        let class = match outcome {
-            Ok(reply) => reply.class,
-            Err(failure) => Class::of_failure(failure),
-        };
-        let Err(Failure::TimedOut(had) | Failure::Unconnected(had)) = outcome else { return class };
-        if has_stalled(*had, ended - began) {
-            return Class::Hurried;
-        }
-        if self.plan.attempt_timeout.is_some_and(|timeout| *had >= timeout) {
-            return class;
-        }
-        if *had < self.plan.model_by.remaining(began) {
-            return self.outlasted(ended);
-        }
-        let needs = self.needs(method, ended);
-        // While nothing is known, no caller's deadline could ever be blamed for being short.
-        let is_patient = *had >= self.patient() && (needs.is_none() || !self.plan.deadline.is_callers());
-        let is_enough = needs.is_some_and(|needs| *had >= needs.max(self.patience(method, ended)));
-        if is_patient || is_enough {
-            class
-        } else if *had >= needs.unwrap_or(LONG) {
-            Class::Impatient
-        } else {
-            Class::Hurried
-        }
-    }
-
-    /// What the config gives an attempt at the model at the least, whoever it answers for.
-    fn patient(&self) -> Duration {
-        let named = &self.predict.models[self.plan.named.index()];
-        let parts = if self.plan.model == self.plan.named { PATIENT } else { PATIENT * STANDING_IN };
-        self.model.timeout.min(named.timeout) / parts
-    }
-
-    /// What an attempt came to that was given up for others: its part was what nearly every answer takes, where that is known.
-    fn outlasted(&self, now: Instant) -> Class {
-        if self.model.tail.delay(now).is_some() { Class::Outlasted } else { Class::Hurried }
     }
 
     /// Tells everybody how the attempt ended.

@@ -27,9 +27,9 @@ use super::{
     attempt::{Attempt, Reply, Settled},
     classify::{Class, Failure},
     endpoint::{Ended, Endpoint, InFlight},
-    has_stalled,
     outgoing::Outgoing,
     pool::{Choice, Want},
+    times::has_stalled,
 };
 use crate::{
     infer::Method,

@@ -16,7 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::*;
+use super::{times::has_stalled, *};
 use crate::{
     config,
     enrich::Body,

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{machine::UNWANTED, *};
 
 const POLICY: Policy = Policy {
     failure_threshold: 5,
