@@ -28,7 +28,7 @@ pub(crate) fn config() -> Config {
         tiers: vec![tier("high", 0.4, 0.6), tier("standard", 0.3, 1.0)],
         pools: vec![pool("gpu", 2), pool("explainers", 0)],
         models: vec![fraud(), lite()],
-        model_ids: [("fraud".into(), ModelId(0)), ("lite".into(), ModelId(1))].into(),
+        model_ids: [("fraud".into(), ModelId(0)), ("lite".into(), ModelId(1))].into_iter().collect(),
         features: features(),
         ladder: ladder(),
         predictions: Predictions { capacity: 64 << 20, l2: None },

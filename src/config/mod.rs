@@ -29,7 +29,9 @@ mod tree;
 mod validate;
 mod warnings;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rapidhash::RapidHashMap;
 
 use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
 
@@ -63,7 +65,8 @@ pub struct Config {
     pub(crate) tiers: Vec<Tier>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) models: Vec<Model>,
-    pub(crate) model_ids: HashMap<Arc<str>, ModelId>,
+    /// Looked through with names that callers choose, which are never put in: it takes no hash that withstands them.
+    pub(crate) model_ids: RapidHashMap<Arc<str>, ModelId>,
     pub(crate) features: Features,
     pub(crate) ladder: Ladder,
     pub(crate) predictions: Predictions,

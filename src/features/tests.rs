@@ -159,7 +159,7 @@ pub(super) fn config(features: config::Features, models: Vec<config::Model>) -> 
         models,
         ladder: crate::fixture::ladder(),
         predictions: config::Predictions { capacity: 0, l2: None },
-        model_ids: std::collections::HashMap::new(),
+        model_ids: rapidhash::RapidHashMap::default(),
         drain: config::Drain { delay: Duration::ZERO, deadline: Duration::ZERO },
         spool: config::Spool {
             store: config::SpoolStore::Embedded { path: None },

@@ -150,7 +150,7 @@ pub(super) fn id_or_new(told: Option<&HeaderValue>) -> RequestId {
         return RequestId(id.clone());
     }
     let mut text = [0; 32];
-    for (index, byte) in rand::random::<[u8; 16]>().into_iter().enumerate() {
+    for (index, byte) in rand::random::<u128>().to_be_bytes().into_iter().enumerate() {
         text[2 * index] = HEX[usize::from(byte >> 4)];
         text[2 * index + 1] = HEX[usize::from(byte & 15)];
     }

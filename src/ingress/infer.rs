@@ -3,7 +3,8 @@
 use std::{borrow::Cow, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header, uri::PathAndQuery};
+use http::{HeaderMap, Response, header, request::Parts, uri::PathAndQuery};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
@@ -30,40 +31,52 @@ pub(super) struct Ask<'a> {
 }
 
 /// Answers an inference request.
-pub(super) async fn infer(gateway: &Arc<Gateway>, arrival: Box<Arrival>, ask: Ask<'_>) -> Response<ResponseBody> {
-    let began = Instant::now();
-    let id = arrival.told.request_id();
-    let protocol = ask.protocol;
-    let model = gateway.pipeline.config.model_id(&ask.model);
-    let mut call = gateway.records.begin(model, protocol, began);
-    let wish = Wish::by(&arrival.told);
-    let outcome = match arrive(gateway, arrival, (&ask, &wish), began).await {
-        Ok(arrived) => {
-            call.runs_under(arrived.tier);
-            match told_before(gateway, &arrived, (&ask, &wish), began) {
-                ControlFlow::Break(answer) => Ok(answer),
-                ControlFlow::Continue(as_came) => {
-                    let (request, _held) = arrived.request(&ask, id.clone(), as_came);
-                    // Boxed: the path is most of the room that a request takes, and one that walks none does not carry it.
-                    Box::pin(later::infer(gateway, request, wish)).await
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+pub(super) fn infer<'a>(
+    gateway: &'a Arc<Gateway>,
+    arrival: Box<Arrival>,
+    ask: Ask<'a>,
+) -> impl Future<Output = Response<ResponseBody>> + Send + 'a {
+    async move {
+        let began = Instant::now();
+        let id = arrival.told.request_id();
+        let protocol = ask.protocol;
+        let model = gateway.pipeline.config.model_id(&ask.model);
+        let mut call = gateway.records.begin(model, protocol, began);
+        let wish = Wish::by(&arrival.told);
+        let mut arrival = arrival;
+        let body = arrival.body;
+        let head = Head { parts: &mut arrival.head, told: &arrival.told };
+        let outcome = match arrive(gateway, head, body, (&ask, &wish), began).await {
+            Ok(arrived) => {
+                call.runs_under(arrived.tier);
+                match told_before(gateway, (&arrival.head, &arrived), (&ask, &wish), began) {
+                    ControlFlow::Break(answer) => Ok(answer),
+                    ControlFlow::Continue(as_came) => {
+                        let (request, _held) =
+                            arrived.request((arrival.worker, arrival.head), &ask, id.clone(), as_came);
+                        // Boxed: the path is most of the room that a request takes, and one that walks none does not carry it.
+                        Box::pin(later::infer(gateway, request, wish)).await
+                    }
                 }
             }
-        }
-        Err(error) => Err(error),
-    };
-    call.end(&id, outcome.as_ref());
-    finish(outcome, protocol, id)
+            Err(error) => Err(error),
+        };
+        call.end(&id, outcome.as_ref());
+        finish(outcome, protocol, id)
+    }
 }
 
 /// Forwards what is no inference to the model's pool.
 pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Box<Arrival>, ask: Ask<'_>) -> Response<ResponseBody> {
-    let id = arrival.told.request_id();
+    let Arrival { worker, mut head, body, told } = *arrival;
+    let id = told.request_id();
     let protocol = ask.protocol;
     // Nothing that is no inference is kept for later.
     let asked = (&ask, &Wish::default());
-    let outcome = match arrive(gateway, arrival, asked, Instant::now()).await {
+    let outcome = match arrive(gateway, Head { parts: &mut head, told: &told }, body, asked, Instant::now()).await {
         Ok(arrived) => {
-            let (request, _held) = arrived.request(&ask, id.clone(), None);
+            let (request, _held) = arrived.request((worker, head), &ask, id.clone(), None);
             gateway.pipeline.forward(request).await
         }
         Err(error) => Err(error),
@@ -85,10 +98,14 @@ pub(super) fn finish(outcome: Result<Answer, Error>, protocol: Protocol, id: Req
 /// A request the path can take, and the room that its body takes until it is answered.
 pub(super) type Prepared<'a> = (Box<InferRequest>, Hold<'a>);
 
-/// A request whose body is there as far as it is needed.
+/// A request's head, and what it tells.
+struct Head<'a> {
+    parts: &'a mut Parts,
+    told: &'a Told,
+}
+
+/// What there is of a request beside its head, once its body is there as far as it is needed.
 struct Arrived<'a> {
-    worker: WorkerId,
-    parts: http::request::Parts,
     model: ModelId,
     tier: TierId,
     deadline: Deadline,
@@ -101,12 +118,11 @@ struct Arrived<'a> {
 /// Judges the head, and reads the body.
 async fn arrive<'a>(
     gateway: &'a Gateway,
-    arrival: Box<Arrival>,
+    Head { parts, told }: Head<'_>,
+    body: Incoming,
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
 ) -> Result<Arrived<'a>, Error> {
-    let Arrival { worker, request, told } = *arrival;
-    let (mut parts, body) = request.into_parts();
     let config = &gateway.pipeline.config;
     let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
     let model = config.model(model_id);
@@ -115,7 +131,7 @@ async fn arrive<'a>(
     }
     let deadline = told.deadline(model.timeout, began)?;
     let tier = told.tier(config, model)?;
-    let json_length = json_length(&told, ask.protocol)?;
+    let json_length = json_length(told, ask.protocol)?;
     let joins = match ask.method {
         Method::Predict => config.is_decoded(model),
         Method::Explain => model.is_decoded(),
@@ -139,13 +155,13 @@ async fn arrive<'a>(
         Received::Whole(bytes) => Payload::Retained(bytes),
         Received::Longer(head, rest) => Payload::Stream { head, rest },
     };
-    Ok(Arrived { worker, parts, model: model_id, tier, deadline, caching: told.caching, json_length, payload, hold })
+    Ok(Arrived { model: model_id, tier, deadline, caching: told.caching, json_length, payload, hold })
 }
 
 /// What the same bytes were told before; else what the answer to these can be known by later.
 fn told_before(
     gateway: &Gateway,
-    arrived: &Arrived<'_>,
+    (head, arrived): (&Parts, &Arrived<'_>),
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
 ) -> ControlFlow<Answer, Option<AsCame>> {
@@ -157,8 +173,8 @@ fn told_before(
     let came = Came {
         model: arrived.model,
         protocol: ask.protocol,
-        path: arrived.parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
-        headers: &arrived.parts.headers,
+        path: head.uri.path_and_query().map_or("/", PathAndQuery::as_str),
+        headers: &head.headers,
         json_length: arrived.json_length,
         body,
     };
@@ -167,8 +183,14 @@ fn told_before(
 
 impl<'a> Arrived<'a> {
     /// A request that the path can take.
-    fn request(self, ask: &Ask<'_>, id: RequestId, as_came: Option<AsCame>) -> Prepared<'a> {
-        let Self { worker, parts, model, tier, deadline, caching, json_length, payload, hold } = self;
+    fn request(
+        self,
+        (worker, parts): (WorkerId, Parts),
+        ask: &Ask<'_>,
+        id: RequestId,
+        as_came: Option<AsCame>,
+    ) -> Prepared<'a> {
+        let Self { model, tier, deadline, caching, json_length, payload, hold } = self;
         let mut headers = parts.headers;
         hops::strip(&mut headers, Hop::Request);
         let request = Box::new(InferRequest {

@@ -307,7 +307,7 @@ fn kept(config: &Config, request: &InferRequest) -> Option<spool::Request> {
 
 /// Answers `GET /v1/async/{id}`.
 pub(super) async fn result(gateway: &Gateway, arrival: &Arrival, id: &str) -> Response<ResponseBody> {
-    let verb = arrival.request.method();
+    let verb = &arrival.head.method;
     if verb != Verb::GET && verb != Verb::HEAD {
         return method_not_allowed(verb, "GET, HEAD");
     }

@@ -2,8 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method as Verb, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use super::{
@@ -22,11 +21,11 @@ pub(super) const REPOSITORY: &str = "the model repository is not changed through
 pub(super) const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 /// Answers everything that needs no model server.
-pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Route<'_>) -> Response<ResponseBody> {
+pub(super) fn answer(gateway: &Gateway, head: &Parts, route: &Route<'_>) -> Response<ResponseBody> {
     let known =
         !matches!(route, Route::Unknown | Route::Refused(_) | Route::V2Repository | Route::V2RepositoryModel(_));
-    if known && request.method() != Verb::GET && request.method() != Verb::HEAD {
-        return method_not_allowed(request.method(), "GET, HEAD");
+    if known && head.method != Verb::GET && head.method != Verb::HEAD {
+        return method_not_allowed(&head.method, "GET, HEAD");
     }
     match route {
         Route::V2Server => encode::json(
@@ -41,7 +40,7 @@ pub(super) fn answer(gateway: &Gateway, request: &Request<Incoming>, route: &Rou
         }
         Route::V2Repository | Route::V2RepositoryModel(_) => refuse(Kind::NotAllowed, REPOSITORY),
         Route::Refused(why) => refuse(Kind::InvalidRequest, why),
-        _ => refuse(Kind::NotFound, &unknown_path(request.uri().path())),
+        _ => refuse(Kind::NotFound, &unknown_path(head.uri.path())),
     }
 }
 
@@ -66,7 +65,7 @@ fn ready(body: &serde_json::Value, is_ready: bool) -> Response<ResponseBody> {
 /// Whether the model's pool is healthy at this moment: that of the last check may be gone. V1 model servers differ too much in
 /// what they say of a model to be asked themselves.
 pub(super) async fn v1_model(gateway: &Gateway, arrival: &Arrival, name: &str) -> Response<ResponseBody> {
-    let verb = arrival.request.method();
+    let verb = &arrival.head.method;
     if verb != Verb::GET && verb != Verb::HEAD {
         return method_not_allowed(verb, "GET, HEAD");
     }
@@ -86,7 +85,7 @@ pub(super) async fn model_ready(
     arrival: Box<Arrival>,
     model: Cow<'_, str>,
 ) -> Response<ResponseBody> {
-    let verb = arrival.request.method();
+    let verb = &arrival.head.method;
     if verb != Verb::GET && verb != Verb::HEAD {
         return method_not_allowed(verb, "GET, HEAD");
     }

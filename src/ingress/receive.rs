@@ -71,22 +71,29 @@ pub(super) struct Terms<'a, 'h> {
 ///
 /// `TooLarge` over the limit, `RequestTimeout` past the deadline, `Cancelled` when the caller breaks off, `Shed` where there is
 /// no room for one that is wanted whole.
-pub(super) async fn receive(body: Incoming, extent: Extent, terms: Terms<'_, '_>) -> Result<Received, Error> {
-    let limit = terms.limit;
-    let declared = body.size_hint().exact();
-    let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
-    if declared.is_some_and(|length| length > whole_limit) {
-        return Err(too_large(limit));
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+pub(super) fn receive(
+    body: Incoming,
+    extent: Extent,
+    terms: Terms<'_, '_>,
+) -> impl Future<Output = Result<Received, Error>> + Send {
+    async move {
+        let limit = terms.limit;
+        let declared = body.size_hint().exact();
+        let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
+        if declared.is_some_and(|length| length > whole_limit) {
+            return Err(too_large(limit));
+        }
+        let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
+        if let Extent::Beginning(held) = extent
+            && declared.is_some_and(|length| length > held as u64)
+        {
+            return Ok(Received::Longer(Bytes::new(), rest));
+        }
+        let until = extent.until(declared);
+        let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
+        read_until((Bytes::new(), rest), until, wanted, terms).await
     }
-    let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
-    if let Extent::Beginning(held) = extent
-        && declared.is_some_and(|length| length > held as u64)
-    {
-        return Ok(Received::Longer(Bytes::new(), rest));
-    }
-    let until = extent.until(declared);
-    let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
-    read_until((Bytes::new(), rest), until, wanted, terms).await
 }
 
 /// Reads on from where [`receive`] stopped, to the end, or as far as there is room.

@@ -42,19 +42,19 @@ pub(super) async fn serve(
     service: &str,
     method: &str,
 ) -> Response<ResponseBody> {
-    if arrival.request.method() != Verb::POST {
-        return super::service::method_not_allowed(arrival.request.method(), "POST");
+    if arrival.head.method != Verb::POST {
+        return super::service::method_not_allowed(&arrival.head.method, "POST");
     }
     if service != SERVICE {
-        return other_service(gateway, arrival.request).await;
+        return other_service(gateway, arrival.into_request()).await;
     }
     let id = arrival.told.request_id();
     let outcome = match method {
-        "ServerLive" => message(gateway, arrival.request, &inference::ServerLiveResponse { live: true }).await,
+        "ServerLive" => message(gateway, arrival.body, &inference::ServerLiveResponse { live: true }).await,
         "ServerReady" => {
-            message(gateway, arrival.request, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await
+            message(gateway, arrival.body, &inference::ServerReadyResponse { ready: (gateway.readiness)() }).await
         }
-        "ServerMetadata" => message(gateway, arrival.request, &server_metadata()).await,
+        "ServerMetadata" => message(gateway, arrival.body, &server_metadata()).await,
         "ModelInfer" => return infer(gateway, arrival, id).await,
         "RepositoryModelLoad" | "RepositoryModelUnload" if !gateway.pipeline.config.allow_repository => {
             Err(Error::new(Kind::NotAllowed, local::REPOSITORY))
@@ -89,13 +89,13 @@ fn server_metadata() -> inference::ServerMetadataResponse {
 /// Answers with a message of Weir's own, once the request's is read.
 async fn message(
     gateway: &Gateway,
-    request: Request<Incoming>,
+    body: Incoming,
     answer: &impl prost::Message,
 ) -> Result<Response<ResponseBody>, Error> {
     const LONGEST: u64 = 64 * 1024;
     let deadline = Deadline::after(Instant::now(), UNTIL_MODEL_IS_KNOWN);
     let terms = Terms { limit: LONGEST, deadline, hold: &mut gateway.holds.hold() };
-    receive(request.into_body(), Extent::Whole, terms).await?;
+    receive(body, Extent::Whole, terms).await?;
     Ok(encode::grpc_message(&answer.encode_to_vec()))
 }
 
@@ -197,8 +197,7 @@ async fn address<'a>(
     asks: Asks,
     now: Instant,
 ) -> Result<Addressed<'a>, Error> {
-    let Arrival { worker, request, told } = *arrival;
-    let (head, body) = request.into_parts();
+    let Arrival { worker, head, body, told } = *arrival;
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = told.deadline(UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;

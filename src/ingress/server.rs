@@ -10,12 +10,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     server::conn::{http1, http2},
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     body::ResponseBody,
     linger::{Lingering, Wanted},
-    service::{Gateway, serve},
+    service::{Answering, Gateway, serve},
     stall::Answers,
 };
 use crate::{
@@ -194,16 +195,9 @@ impl Connection {
         let linger = Wanted::default();
         let wanted = linger.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let (guard, gateway, wanted) = (busy.begin(), gateway.load_full(), wanted.clone());
+            let (busy, wanted) = (Some(busy.begin()), wanted.clone());
             let has_body = !request.body().is_end_stream();
-            // Boxed: hyper and the guard against panics each move the future once, and it is several kilobytes long.
-            Box::pin(async move {
-                let Ok(response) = serve(gateway, worker, request).await;
-                // The body may not have been read to its end.
-                wanted.set(has_body && (response.status().is_client_error() || response.status().is_server_error()));
-                guard.0.answers.watch(response.body());
-                Ok::<_, Infallible>(response.map(|body| Guarded { body, _guard: guard }))
-            })
+            Exchange { answering: serve(gateway.load_full(), worker, request), has_body, busy, wanted }
         });
         let patience = self.limits.max_connection_age;
         let wire = tokio::select! {
@@ -368,6 +362,30 @@ struct Busy(Arc<Activity>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A request, until its answer's head is sent.
+struct Exchange {
+    answering: Answering,
+    has_body: bool,
+    busy: Option<Busy>,
+    /// Whether the connection lingers once it is closed.
+    wanted: Wanted,
+}
+
+impl Future for Exchange {
+    type Output = Result<Response<Guarded>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { answering, has_body, busy, wanted } = self.get_mut();
+        let response = ready!(Pin::new(answering).poll(context));
+        let status = response.status();
+        // The body may not have been read to its end.
+        wanted.set(*has_body && (status.is_client_error() || status.is_server_error()));
+        let guard = busy.take().expect("a future that has ended is not polled");
+        guard.0.answers.watch(response.body());
+        Poll::Ready(Ok(response.map(|body| Guarded { body, _guard: guard })))
     }
 }
 

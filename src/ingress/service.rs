@@ -1,9 +1,13 @@
 //! One request, from its head to its answer: routes it, and makes sure that whatever happens is answered.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use futures_util::FutureExt as _;
-use http::{Method as Verb, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
@@ -41,74 +45,100 @@ pub(crate) struct Gateway {
 pub(super) struct Arrival {
     /// The worker that serves its connection.
     pub(super) worker: WorkerId,
-    pub(super) request: Request<Incoming>,
+    pub(super) head: Parts,
+    pub(super) body: Incoming,
     /// What its headers tell.
     pub(super) told: Told,
 }
 
-/// Answers one request, always with a level and an id. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
-pub(super) async fn serve(
-    gateway: Arc<Gateway>,
-    worker: WorkerId,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let told = Told::by(request.headers());
-    let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
-    let id = told.id.clone();
-    let arrival = Box::new(Arrival { worker, request, told });
-    let answered = AssertUnwindSafe(dispatch(&gateway, arrival)).catch_unwind().await;
-    let mut response = answered.unwrap_or_else(|_| {
-        // The panic hook has logged where.
-        encode::error(
-            &Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"),
-            protocol,
-            None,
-        )
-    });
-    encode::complete(response.headers_mut(), id.as_ref());
-    Ok(response)
+impl Arrival {
+    /// As services of others take it.
+    pub(super) fn into_request(self) -> Request<Incoming> {
+        Request::from_parts(self.head, self.body)
+    }
 }
 
-async fn dispatch(gateway: &Arc<Gateway>, arrival: Box<Arrival>) -> Response<ResponseBody> {
-    // The head's path is cheap to clone; routes borrow from it while the request is consumed.
-    let path = arrival.request.uri().clone();
-    // Boxed: what is not inference over HTTP, so that its future is no longer than it must be.
-    let asked = match route(path.path()) {
-        Route::Grpc(service, method) => {
-            return Box::pin(rpc::serve(gateway, arrival, service, method)).await;
-        }
-        Route::V1Predict(model) => {
-            infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
-        }
-        Route::V1Explain(model) => {
-            infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None }
-        }
-        Route::V2Infer(model, version) => {
-            let protocol = if arrival.told.json_length().is_some() { Protocol::V2Binary } else { Protocol::V2Json };
-            infer_http::Ask { protocol, method: Method::Predict, model, version }
-        }
-        Route::V2Model(model) => {
-            let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-            return Box::pin(infer_http::forward(gateway, arrival, ask)).await;
-        }
-        Route::V2RepositoryModel(model) if gateway.pipeline.config.allow_repository => {
-            let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
-            return Box::pin(infer_http::forward(gateway, arrival, ask)).await;
-        }
-        Route::V2ModelReady(model) => {
-            return Box::pin(local::model_ready(gateway, arrival, model)).await;
-        }
-        Route::V1Async(id) => return Box::pin(later::result(gateway, &arrival, id)).await,
-        Route::V1Model(name) => return Box::pin(local::v1_model(gateway, &arrival, &name)).await,
-        Route::Feast(endpoint) => return Box::pin(feast::serve(gateway, arrival, endpoint)).await,
-        Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),
-        Route::Unknown if gateway.feast.speaks_python() => return gateway.feast.not_found(),
-        other => return local::answer(gateway, &arrival.request, &other),
-    };
-    if arrival.request.method() != Verb::POST {
-        return method_not_allowed(arrival.request.method(), "POST");
+/// Answers one request, always with a level and an id. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
+pub(super) fn serve(gateway: Arc<Gateway>, worker: WorkerId, request: Request<Incoming>) -> Answering {
+    let (head, body) = request.into_parts();
+    let told = Told::by(&head.headers);
+    let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
+    let id = told.id.clone();
+    let arrival = Box::new(Arrival { worker, head, body, told });
+    Answering { protocol, id, path: Box::pin(dispatch(gateway, arrival)) }
+}
+
+/// A request that is being answered. It is moved, by hyper too: what is long is behind its box, where it was made.
+pub(super) struct Answering {
+    protocol: Protocol,
+    /// What the caller calls it.
+    id: Option<HeaderValue>,
+    path: Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>,
+}
+
+impl Future for Answering {
+    type Output = Response<ResponseBody>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { protocol, id, path } = self.get_mut();
+        // What has panicked is not polled again.
+        let mut response = match catch_unwind(AssertUnwindSafe(|| path.as_mut().poll(context))) {
+            Ok(polled) => ready!(polled),
+            // The panic hook has logged where.
+            Err(_) => encode::error(
+                &Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"),
+                *protocol,
+                None,
+            ),
+        };
+        encode::complete(response.headers_mut(), id.as_ref());
+        Poll::Ready(response)
     }
-    infer_http::infer(gateway, arrival, asked).await
+}
+
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+fn dispatch(gateway: Arc<Gateway>, arrival: Box<Arrival>) -> impl Future<Output = Response<ResponseBody>> + Send {
+    async move {
+        // The head's path is cheap to clone; routes borrow from it while the request is consumed.
+        let path = arrival.head.uri.clone();
+        // Boxed: what is not inference over HTTP, so that its future is no longer than it must be.
+        let asked = match route(path.path()) {
+            Route::Grpc(service, method) => {
+                return Box::pin(rpc::serve(&gateway, arrival, service, method)).await;
+            }
+            Route::V1Predict(model) => {
+                infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
+            }
+            Route::V1Explain(model) => {
+                infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None }
+            }
+            Route::V2Infer(model, version) => {
+                let protocol = if arrival.told.json_length().is_some() { Protocol::V2Binary } else { Protocol::V2Json };
+                infer_http::Ask { protocol, method: Method::Predict, model, version }
+            }
+            Route::V2Model(model) => {
+                let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
+                return Box::pin(infer_http::forward(&gateway, arrival, ask)).await;
+            }
+            Route::V2RepositoryModel(model) if gateway.pipeline.config.allow_repository => {
+                let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
+                return Box::pin(infer_http::forward(&gateway, arrival, ask)).await;
+            }
+            Route::V2ModelReady(model) => {
+                return Box::pin(local::model_ready(&gateway, arrival, model)).await;
+            }
+            Route::V1Async(id) => return Box::pin(later::result(&gateway, &arrival, id)).await,
+            Route::V1Model(name) => return Box::pin(local::v1_model(&gateway, &arrival, &name)).await,
+            Route::Feast(endpoint) => return Box::pin(feast::serve(&gateway, arrival, endpoint)).await,
+            Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),
+            Route::Unknown if gateway.feast.speaks_python() => return gateway.feast.not_found(),
+            other => return local::answer(&gateway, &arrival.head, &other),
+        };
+        if arrival.head.method != Verb::POST {
+            return method_not_allowed(&arrival.head.method, "POST");
+        }
+        infer_http::infer(&gateway, arrival, asked).await
+    }
 }
 
 /// 405, saying what is allowed.

@@ -21,7 +21,7 @@ mod store;
 mod tiers;
 mod url;
 
-use std::collections::HashMap;
+use rapidhash::RapidHashMap;
 
 use super::{
     Config, Drain, Ladder, LadderMode, Supplied,
@@ -84,7 +84,7 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn ids(models: &[super::Model]) -> HashMap<std::sync::Arc<str>, crate::infer::ModelId> {
+fn ids(models: &[super::Model]) -> RapidHashMap<std::sync::Arc<str>, crate::infer::ModelId> {
     models.iter().enumerate().map(|(i, model)| (model.name.clone(), crate::infer::ModelId(index(i)))).collect()
 }
 

@@ -209,8 +209,7 @@ async fn received(
     arrival: Box<Arrival>,
     (endpoint, began): (Endpoint, Instant),
 ) -> Result<Asked<'_>, Refusal> {
-    let Arrival { worker, request, told } = *arrival;
-    let (mut parts, body) = request.into_parts();
+    let Arrival { worker, head: mut parts, body, told } = *arrival;
     allowed(&parts.method, endpoint)?;
     if endpoint == Endpoint::Health {
         return Ok(Asked::Health);
