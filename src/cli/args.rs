@@ -72,6 +72,10 @@ pub(super) enum Command {
     /// See, replay and drop the requests that are kept for later.
     #[command(subcommand)]
     Spool(super::spool::Command),
+    /// What a gateway starts to read a Kafka topic. Not for people.
+    #[cfg(feature = "kafka")]
+    #[command(hide = true, name = crate::kafka::COMMAND)]
+    ReadKafka,
 }
 
 /// Which configuration file.
@@ -159,9 +163,11 @@ mod tests {
 
     #[test]
     fn the_help_lists_what_there_is() {
-        let commands: Vec<_> = Args::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let args = Args::command();
+        let shown = || args.get_subcommands().filter(|command| !command.is_hide_set());
+        let commands: Vec<_> = shown().map(clap::Command::get_name).collect();
         assert_eq!(commands, ["serve", "check", "schema", "demo", "drill", "offline", "spool"]);
-        for command in Args::command().get_subcommands() {
+        for command in shown() {
             let documented = command.get_after_help().is_some() || command.has_subcommands();
             assert!(command.get_about().is_some() && documented, "{}", command.get_name());
         }

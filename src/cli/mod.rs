@@ -46,6 +46,11 @@ fn run(command: args::Command) -> anyhow::Result<()> {
         args::Command::Demo(args) => demo::run(args),
         args::Command::Drill(args) => drill::run(&args),
         args::Command::Spool(command) => spool::run(&read(&command.file().config)?, &command),
+        #[cfg(feature = "kafka")]
+        args::Command::ReadKafka => {
+            crate::telemetry::log::init();
+            crate::kafka::read()
+        }
         args::Command::Offline(args::Offline::Build { file, build }) => offline::build(&read(&file.config)?, &build),
     }
 }

@@ -16,9 +16,20 @@
 //! are late, not lost, and rows live as long as `ttl` says.
 //!
 //! Every gateway reads every partition, assigned by hand: in a consumer group each message would reach one of them only. No offset is
-//! committed. A thread of its own waits for messages and does all of this: none of it is a worker's.
+//! committed.
 //!
-//! The consumer is built with the cargo feature `kafka`; what messages may say (`notice`) always is.
+//! ```text
+//!   gateway, a thread of its own (consumer)                     a process of its own (reader)
+//!     starts it ──────── Order, over its standard input ────────► librdkafka
+//!     drops rows, shows how it stands ◄──── Events (wire) ─────── places, messages
+//!     it ended: L1 is dropped once another knows its places
+//! ```
+//!
+//! librdkafka is C, and has ended its process on what a broker sent (its issue #5280 is a relative): that must not be the gateway. So the
+//! reader is this program once more, with a command of its own. It ends with the gateway, and where it ends by itself another takes its
+//! place.
+//!
+//! All this is built with the cargo feature `kafka`; what messages may say (`notice`) always is.
 
 #[cfg(feature = "kafka")]
 mod client;
@@ -28,16 +39,29 @@ mod notice;
 #[cfg(any(feature = "kafka", test))]
 mod places;
 #[cfg(feature = "kafka")]
+mod process;
+#[cfg(feature = "kafka")]
+mod reader;
+#[cfg(feature = "kafka")]
 mod standing;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "kafka")]
+mod wire;
 
 use crate::config::Config;
 #[cfg(feature = "kafka")]
 use crate::features::Store;
 
 #[cfg(feature = "kafka")]
-pub(crate) use self::consumer::{Consumer, judge};
+pub(crate) use self::{
+    consumer::{Consumer, judge},
+    reader::run as read,
+};
+
+/// The command of the program that is the reader.
+#[cfg(feature = "kafka")]
+pub(crate) const COMMAND: &str = "read-kafka";
 
 /// The snapshot in force: its views, and the store that has their rows.
 #[cfg(feature = "kafka")]

@@ -1,7 +1,8 @@
-//! How the consumer stands, for operators: written by its thread about once a second, read by whoever asks.
+//! How the consumer stands, for operators: written by its thread as its process tells, about once a second, read by whoever asks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 /// Shared by the thread and those who ask.
@@ -22,7 +23,7 @@ pub(super) struct Seen {
 }
 
 /// A partition of the topic.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Partition {
     pub(super) id: i32,
     /// The offset that is read next; `None`: it waits for its end to be known.

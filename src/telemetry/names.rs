@@ -78,6 +78,7 @@ metrics! {
     KAFKA_UP = "weir_kafka_up", Gauge, "1 while a broker of the topic of feature updates is connected to.";
     KAFKA_LAG = "weir_kafka_lag_messages", Gauge, "Messages of the topic of feature updates that are still to be read, by partition; from the 257th on, of the one furthest behind (other). Absent while that is not known: no broker that leads the partition is connected to.";
     KAFKA_GAPS = "weir_kafka_gaps_total", Counter, "Times that all of L1 was dropped because the place in the topic of feature updates was taken anew: at a start, and where messages were gone before they were read.";
+    KAFKA_READER_ENDS = "weir_kafka_reader_ends_total", Counter, "Times that the process which reads the topic of feature updates ended by itself, and another was started.";
     INVALIDATION_CHANNEL_UP = "weir_invalidation_channel_up", Gauge, "1 while all of a channel on which invalidations come is there (tracking: every Redis master is heard), else 0; absent where none is configured.";
     INVALIDATION_CHANNEL_LOSSES = "weir_invalidation_channel_losses_total", Counter, "Times that a connection of such a channel was lost; what was missed meanwhile is dropped once it is there again.";
     FEATURE_REQUESTS = "weir_feature_requests_total", Counter, "Requests of the feature server's API answered, by endpoint and HTTP status.";

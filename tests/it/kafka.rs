@@ -91,6 +91,16 @@ impl World {
         features["state"]["invalidation"]["kafka"].clone()
     }
 
+    /// Says that a row changed until it is read anew: where a topic that was made anew is as long as it was read, that is not noticed at
+    /// once.
+    fn await_notice(&self, brokers: &str, driver: i64, n: i64) {
+        let producer = producer(brokers);
+        wait_until(&format!("row {driver} to be {n}"), START, || {
+            produce(&producer, 0, &notice(driver));
+            self.read(driver) == n
+        });
+    }
+
     fn up(&self, up: bool) {
         let expected = f64::from(u8::from(up));
         await_some("weir_kafka_up", START, || {
@@ -359,4 +369,128 @@ fn a_real_brokers_messages_are_read() {
         world.await_row(driver, n + 1);
     }
     world.up(true);
+}
+
+/// librdkafka ends its process then, more often than not.
+#[test]
+fn a_broker_that_comes_back_without_its_topics_ends_no_gateway() {
+    let mut tansu = Tansu::start();
+    let brokers = tansu.address().to_string();
+    produce(&producer(&brokers), 0, "not for anybody");
+    let mut world = World::new(&brokers);
+    world.up(true);
+    for round in 0..5 {
+        // Some are killed while messages are read.
+        let driver = i64::from(round);
+        world.write(driver, 1);
+        world.read(driver);
+        world.write(driver, 2);
+        world.await_notice(&brokers, driver, 2);
+        tansu.kill();
+        if round % 2 == 1 {
+            world.up(false);
+            let shown = world.shown();
+            assert!(shown["up"] == false && shown["why"].is_string(), "{shown}");
+        }
+        tansu.start_empty();
+        world.write(driver, 3);
+        // The first message makes the topic anew.
+        world.await_notice(&brokers, driver, 3);
+        world.up(true);
+        assert_eq!(world.weir.process().ended(), None, "it lives");
+    }
+    // Each process that ended was followed by one that dropped what may have been missed.
+    wait_until("a gap for each start", START, || {
+        let metrics = world.weir.metrics();
+        metrics.count("weir_kafka_gaps_total", &[]) > metrics.count("weir_kafka_reader_ends_total", &[])
+    });
+}
+
+/// A process's state, as `ps` shows it, and its parent; `None`: there is no such process.
+fn stat(process: u32) -> Option<(String, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // `id (name) state parent …`
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+fn state(process: u32) -> String {
+    stat(process).unwrap_or_default().0
+}
+
+/// The processes that one started, and that have not ended.
+fn children(of: u32) -> Vec<u32> {
+    let is_child = |id: &u32| stat(*id).is_some_and(|(state, parent)| state != "Z" && parent == of);
+    let entries = std::fs::read_dir("/proc").expect("it is Linux").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
+fn signal(process: u32, signal: &str) {
+    let mut kill = std::process::Command::new("/bin/sh");
+    kill.args(["-c", "kill -s \"$0\" \"$1\"", signal, &process.to_string()]);
+    // One that is gone already is told nothing.
+    kill.stderr(std::process::Stdio::null()).status().expect("/bin/sh is there");
+}
+
+fn is_there(process: u32) -> bool {
+    stat(process).is_some_and(|(state, _)| state != "Z")
+}
+
+#[test]
+fn what_changed_while_the_process_that_reads_was_lost_is_read_anew() {
+    let cluster = cluster_with_topic();
+    let (mut world, producer) = (World::new(&cluster.bootstrap_servers()), producer(&cluster.bootstrap_servers()));
+    let gateway = world.weir.process().id();
+    let reader = |not: Option<u32>| {
+        await_some("a reader", START, || children(gateway).into_iter().find(|child| Some(*child) != not))
+    };
+    let first = reader(None);
+    world.up(true);
+    world.write(1, 1);
+    assert_eq!(world.read(1), 1);
+    // Somebody writes, and says so when nobody listens.
+    signal(first, "STOP");
+    wait_until("it to stop", START, || state(first) == "T");
+    world.write(1, 2);
+    produce(&producer, 0, &notice(1));
+    assert_eq!(world.read(1), 1, "it is cached");
+    signal(first, "KILL");
+    world.await_row(1, 2);
+    reader(Some(first));
+    world.up(true);
+    assert_eq!(world.weir.metrics().count("weir_kafka_reader_ends_total", &[]), 1.0);
+    assert_eq!(world.weir.metrics().count("weir_kafka_gaps_total", &[]), 2.0, "of the start, and of the second");
+    assert!(world.weir.process().log().contains("the process that reads Kafka ended"), "it is told");
+    world.write(1, 3);
+    produce(&producer, 1, &notice(1));
+    world.await_row(1, 3);
+
+    // Where none lasts, operators see why.
+    wait_until("operators to see how it ended", START, || {
+        children(gateway).into_iter().for_each(|reader| signal(reader, "KILL"));
+        let shown = world.shown();
+        shown["up"] == false && shown["why"].as_str().is_some_and(|why| why.contains("ended: signal: 9"))
+    });
+    world.up(true);
+    world.write(1, 4);
+    produce(&producer, 2, &notice(1));
+    world.await_row(1, 4);
+
+    // It leaves nothing behind, however it ends.
+    let last = reader(None);
+    world.weir.process().signal("KILL");
+    world.weir.process().wait(START);
+    wait_until("the reader to end with its gateway", START, || !is_there(last));
+}
+
+#[test]
+fn a_gateway_that_drains_ends_the_process_that_reads() {
+    let cluster = cluster_with_topic();
+    let mut world = World::new(&cluster.bootstrap_servers());
+    let gateway = world.weir.process().id();
+    let reader = await_some("a reader", START, || children(gateway).pop());
+    world.weir.process().signal("TERM");
+    assert!(world.weir.process().wait(START).success());
+    wait_until("the reader to end with its gateway", START, || !is_there(reader));
+    assert!(!world.weir.process().log().contains("the process that reads Kafka ended"), "that is no loss");
 }

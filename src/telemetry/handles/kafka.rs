@@ -29,6 +29,7 @@ pub(crate) struct KafkaHandles {
     messages: [Counter; 4],
     up: Gauge,
     gaps: Counter,
+    reader_ends: Counter,
     lags: BTreeMap<i32, Gauge>,
 }
 
@@ -42,6 +43,7 @@ impl KafkaHandles {
                 .map(|outcome| counter!(names::KAFKA_MESSAGES, "topic" => topic.to_owned(), "outcome" => outcome)),
             up,
             gaps: counter!(names::KAFKA_GAPS, "topic" => topic.to_owned()),
+            reader_ends: counter!(names::KAFKA_READER_ENDS, "topic" => topic.to_owned()),
             lags: BTreeMap::new(),
             topic: topic.to_owned(),
         }
@@ -59,6 +61,11 @@ impl KafkaHandles {
     /// A place in the topic was taken anew, and L1 dropped.
     pub(crate) fn gap(&self) {
         self.gaps.increment(1);
+    }
+
+    /// The process that reads the topic ended by itself.
+    pub(crate) fn reader_ended(&self) {
+        self.reader_ends.increment(1);
     }
 
     /// Messages that are still to be read, by partition; of those left out that is not known, and nothing is shown.
