@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Asked, House};
 use crate::{
     infer::{Deadline, Method},
-    resilience::{median::Median, seldom::Seldom, tally::Tally},
+    resilience::{median::Median, seldom::Seldom, since::length, tally::Tally},
     telemetry::handles::admission::Demand,
 };
 
@@ -77,7 +77,7 @@ impl Model {
     /// What an answer takes, or took when the model last gave some; zero where it never did.
     fn answer(&self, now: Instant) -> Duration {
         if let Some(median) = self.answers.median.estimate(now) {
-            self.took.store(u64::try_from(median.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+            self.took.store(length(median), Relaxed);
         }
         Duration::from_nanos(self.took.load(Relaxed))
     }

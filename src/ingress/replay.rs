@@ -189,10 +189,7 @@ mod tests {
     use http::uri::PathAndQuery;
 
     use super::*;
-    use crate::{
-        fixture,
-        infer::{Timings, Verdict},
-    };
+    use crate::fixture;
 
     fn kept(model: &str, protocol: Protocol, body: &'static [u8]) -> Request {
         Request {
@@ -295,16 +292,6 @@ mod tests {
     }
 
     fn answered(body: AnswerBody) -> Answer {
-        Answer {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body,
-            trailers: None,
-            verdict: Verdict::Good,
-            level: Level::Full,
-            degraded: Vec::new(),
-            caches: Vec::new(),
-            timings: Timings::default(),
-        }
+        Answer { body, ..Answer::whole(StatusCode::OK, HeaderMap::new(), Bytes::new()) }
     }
 }

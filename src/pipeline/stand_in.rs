@@ -11,8 +11,7 @@ use super::{Pipeline, Walked};
 use crate::{
     features::FeatureSet,
     infer::{
-        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Output, Payload, Plan,
-        Protocol, Source, Timings, Verdict,
+        Answer, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Output, Payload, Plan, Protocol, Source,
         headers::JSON_LENGTH,
         outputs::{self, Asked, Head, Written},
     },
@@ -120,14 +119,8 @@ fn answer(written: Written, protocol: Protocol, level: Level) -> Answer {
     let status =
         || HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
     Answer {
-        status: StatusCode::OK,
-        headers,
-        body: AnswerBody::Whole(written.body),
         trailers: (protocol == Protocol::Grpc).then(status),
-        verdict: Verdict::Good,
         level,
-        degraded: Vec::new(),
-        caches: Vec::new(),
-        timings: Timings::default(),
+        ..Answer::whole(StatusCode::OK, headers, written.body)
     }
 }

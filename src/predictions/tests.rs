@@ -19,8 +19,8 @@ use crate::{
     features::FeatureSet,
     fixture,
     infer::{
-        AnswerBody, CachedOf, Decoded, Degradation, InferRequest, Kind, Level, Payload, Reason, Timings, Value,
-        Verdict, headers::JSON_LENGTH,
+        AnswerBody, CachedOf, Decoded, Degradation, InferRequest, Kind, Level, Payload, Reason, Value, Verdict,
+        headers::JSON_LENGTH,
     },
     ingress::decode::decode,
     proto::inference as pb,
@@ -113,17 +113,7 @@ fn decoded(request: &InferRequest) -> Decoded {
 const SAID: &str = r#"{"outputs":[]}"#;
 
 fn answer(body: impl Into<Bytes>) -> Answer {
-    Answer {
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
-        body: AnswerBody::Whole(body.into()),
-        trailers: None,
-        verdict: Verdict::Good,
-        level: Level::Full,
-        degraded: Vec::new(),
-        caches: Vec::new(),
-        timings: Timings::default(),
-    }
+    Answer::whole(StatusCode::OK, HeaderMap::new(), body.into())
 }
 
 fn whole(answer: &Answer) -> &Bytes {
