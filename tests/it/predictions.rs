@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
-    ladder::scene::{Moody, PROTOCOLS, Told, ask, ask_with, each, pool, tag},
+    ladder::scene::{Moody, PROTOCOLS, Told, ask, ask_with, caching, each, pool, tag},
     support::{
         KServe, Redis, RedisCluster, Weir,
         faulty_model::{FaultyModel, Speaks, Step},
@@ -158,12 +158,7 @@ fn no_cache_asks_the_model_and_another_caller_gets_no_hit() {
 #[test]
 fn callers_say_what_caches_may_do() {
     let models = Moody::all();
-    let (mut pools, mut entries) = (String::new(), String::new());
-    for (name, model) in PROTOCOLS.map(tag).into_iter().zip(&models) {
-        pools += &model.pool(&name, "");
-        entries += &format!("  {name}: {{pool: {name}, timeout: 20s, cache: {{ttl: 1h}}}}\n");
-    }
-    let weir = Weir::start(&format!("pools:\n{pools}models:\n{entries}"));
+    let weir = caching(&models);
     each(|protocol| {
         let name = tag(protocol);
         let ask = |said: &[&str], amount: f64| {

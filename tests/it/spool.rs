@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::Write,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,7 +18,7 @@ use weir::proto::inference as pb;
 
 use crate::support::{
     Redis, Weir,
-    hand::{Counting, READY, read_request},
+    hand::{Counting, READY, accept, read_request},
     http1::{self, Http1, Response},
     metrics::await_metric,
     process::{Folder, await_some, wait_until},

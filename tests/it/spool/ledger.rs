@@ -22,18 +22,9 @@ struct Shared {
 
 impl Ledger {
     pub(super) fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared::default());
         let serving = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = serving.clone();
-                // A caller that went away is no failure.
-                thread::spawn(move || drop(shared.serve(stream)));
-            }
-        });
-        Self { address, shared }
+        Self { address: accept(move |stream| serving.serve(stream)), shared }
     }
 
     pub(super) fn asked(&self) -> Vec<String> {
