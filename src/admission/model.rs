@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Asked, House};
+use super::{House, RequestClass};
 use crate::{
     infer::{Deadline, Method},
     resilience::{median::Median, seldom::Seldom, since::length, tally::Tally},
@@ -128,11 +128,11 @@ impl Answers {
 /// A request past the door, until dropped.
 pub(super) struct Inside {
     pub(super) house: Arc<House>,
-    pub(super) asked: Asked,
+    pub(super) asked: RequestClass,
 }
 
 impl Inside {
-    pub(super) fn new(house: Arc<House>, asked: Asked) -> Self {
+    pub(super) fn new(house: Arc<House>, asked: RequestClass) -> Self {
         house.models[asked.model.index()].inside.fetch_add(1, Relaxed);
         Self { house, asked }
     }

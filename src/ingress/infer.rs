@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     body::ResponseBody,
-    context::Told,
+    context::CallerHeaders,
     decode, encode,
     hold::Hold,
     hops::{self, Hop},
@@ -17,8 +17,8 @@ use super::{
     service::{Arrival, Gateway},
 };
 use crate::infer::{
-    Answer, AsCame, Caching, Came, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId,
-    TierId, WorkerId, decoded::shown,
+    Answer, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RawKey, RawRequest,
+    RequestId, TierId, WorkerId, decoded::shown,
 };
 
 /// What a path asked for.
@@ -148,13 +148,13 @@ fn told_before(
     arrived: &Arrived<'_>,
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
-) -> ControlFlow<Answer, Option<AsCame>> {
+) -> ControlFlow<Answer, Option<RawKey>> {
     let Payload::Retained(body) = &arrived.payload else { return ControlFlow::Continue(None) };
     // Under a key of its caller's a request is told what that one was told.
     if ask.method != Method::Predict || arrived.caching.bypasses() || !wish.is_none() {
         return ControlFlow::Continue(None);
     }
-    let came = Came {
+    let came = RawRequest {
         model: arrived.model,
         protocol: ask.protocol,
         path: arrived.parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
@@ -167,7 +167,7 @@ fn told_before(
 
 impl<'a> Arrived<'a> {
     /// A request that the path can take.
-    fn request(self, ask: &Ask<'_>, id: RequestId, as_came: Option<AsCame>) -> Prepared<'a> {
+    fn request(self, ask: &Ask<'_>, id: RequestId, as_came: Option<RawKey>) -> Prepared<'a> {
         let Self { worker, parts, model, tier, deadline, caching, json_length, payload, hold } = self;
         let mut headers = parts.headers;
         hops::strip(&mut headers, Hop::Request);
@@ -212,7 +212,7 @@ fn no_explainer(model: &str) -> Error {
     Error::new(Kind::Unimplemented, message)
 }
 
-fn json_length(told: &Told, protocol: Protocol) -> Result<Option<usize>, Error> {
+fn json_length(told: &CallerHeaders, protocol: Protocol) -> Result<Option<usize>, Error> {
     if protocol != Protocol::V2Binary {
         return Ok(None);
     }

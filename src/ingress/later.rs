@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use self::answers::{accepted, over_http, shown, unsure};
 use super::{
     body::ResponseBody,
-    context::Told,
+    context::CallerHeaders,
     encode, grpc,
     service::{Arrival, Gateway, method_not_allowed},
 };
@@ -51,7 +51,7 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    pub(super) fn by(told: &Told) -> Self {
+    pub(super) fn by(told: &CallerHeaders) -> Self {
         Self { asked: told.prefers_async(), key: told.idempotency_key().cloned() }
     }
 

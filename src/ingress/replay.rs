@@ -106,7 +106,7 @@ fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<Infe
         version: kept.version.as_deref().map(Into::into),
         tier: model.tier.max(config.lowest_tier()),
         deadline: Deadline::after(Instant::now(), model.timeout),
-        caching: context::Told::by(&headers).caching,
+        caching: context::CallerHeaders::by(&headers).caching,
         payload: payload(config, model, kept, &mut headers)?,
         headers: headers.into(),
         json_length: kept.json_length,

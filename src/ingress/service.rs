@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
-    context::Told,
+    context::CallerHeaders,
     encode, feast,
     hold::Holds,
     infer as infer_http, later, local,
@@ -43,7 +43,7 @@ pub(super) struct Arrival {
     pub(super) worker: WorkerId,
     pub(super) request: Request<Incoming>,
     /// What its headers tell.
-    pub(super) told: Told,
+    pub(super) told: CallerHeaders,
 }
 
 /// Answers one request, always with a level and an id. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
@@ -52,7 +52,7 @@ pub(super) async fn serve(
     worker: WorkerId,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let told = Told::by(request.headers());
+    let told = CallerHeaders::by(request.headers());
     let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
     let id = told.id.clone();
     let arrival = Box::new(Arrival { worker, request, told });

@@ -13,7 +13,7 @@ use crate::{
     infer::{
         Answer, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Output, Payload, Plan, Protocol, Source,
         headers::JSON_LENGTH,
-        outputs::{self, Asked, Head, Written},
+        outputs::{self, Head, RequestedOutputs, Written},
     },
 };
 
@@ -102,7 +102,7 @@ impl Pipeline {
         outputs: &[Output],
         plan: &Plan,
     ) -> Result<Answer, Error> {
-        let asked = Asked::of(decoded);
+        let asked = RequestedOutputs::of(decoded);
         let model = &*self.config.model(plan.named).name;
         let head = Head { model, version: request.version.as_deref(), asked: &asked };
         let written = outputs::write(request.protocol, &asked.select(outputs)?, &head)?;

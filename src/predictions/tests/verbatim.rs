@@ -14,7 +14,14 @@ fn came(
     let name = |name: &str| name.parse::<http::HeaderName>().unwrap();
     let headers = headers.iter().map(|(of, value)| (name(of), value.parse().unwrap())).collect();
     let protocol = if json_length.is_some() { Protocol::V2Binary } else { Protocol::V2Json };
-    bench.predictions.verbatim(&Came { model, protocol, path, headers: &headers, json_length, body: body.as_bytes() })
+    bench.predictions.verbatim(&RawRequest {
+        model,
+        protocol,
+        path,
+        headers: &headers,
+        json_length,
+        body: body.as_bytes(),
+    })
 }
 
 /// Puts the answer to that request to its front, as the pipeline does.
