@@ -158,7 +158,8 @@ pub(crate) fn balance() -> Balance {
     }
 }
 
-fn breaker() -> Breaker {
+/// As documented.
+pub(crate) fn breaker() -> Breaker {
     Breaker {
         failure_threshold: 5,
         window: Duration::from_secs(10),

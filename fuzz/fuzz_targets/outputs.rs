@@ -5,12 +5,12 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use weir::infer::{
     Protocol,
-    outputs::{Asked, Head, read, write},
+    outputs::{RequestedOutputs, Head, read, write},
 };
 
 fuzz_target!(|data: &[u8]| {
     let Some((&length, body)) = data.split_first() else { return };
-    let (body, asked) = (Bytes::copy_from_slice(body), Asked::default());
+    let (body, asked) = (Bytes::copy_from_slice(body), RequestedOutputs::default());
     let head = Head { model: "m", version: None, asked: &asked };
     let binary = Some(usize::from(length));
     for (protocol, length) in

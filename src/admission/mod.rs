@@ -75,7 +75,7 @@ impl Door {
     /// [`crate::infer::Kind::Shed`] with `retry_after`.
     pub fn enter(&self, request: &InferRequest, plan: &Plan, now: Instant) -> Result<Ticket, Error> {
         let house = &self.0;
-        let asked = Asked { tier: plan.tier, model: plan.model, method: request.method };
+        let asked = RequestClass { tier: plan.tier, model: plan.model, method: request.method };
         let time = house.in_time(asked, plan.model_by, now)?;
         let gate = &house.gate;
         if !gate.has_room(plan.tier) && gate.waiting(plan.tier) >= house.tiers[plan.tier.index()].queue {
@@ -142,7 +142,7 @@ pub struct Ticket {
 
 /// Who asks for what.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct RequestClass {
     tier: TierId,
     model: ModelId,
     method: Method,
@@ -178,7 +178,7 @@ impl Ticket {
 }
 
 impl House {
-    async fn wait(&self, asked: Asked, model_by: Deadline, now: Instant) -> Result<(), Error> {
+    async fn wait(&self, asked: RequestClass, model_by: Deadline, now: Instant) -> Result<(), Error> {
         let limits = &self.tiers[asked.tier.index()];
         let patience = now + limits.queue_timeout;
         let latest = self.models[asked.model.index()].latest_start(asked.method, model_by, now);
@@ -192,7 +192,7 @@ impl House {
     }
 
     /// Whether there is time for the model.
-    fn in_time(&self, asked: Asked, model_by: Deadline, now: Instant) -> Result<Time, Error> {
+    fn in_time(&self, asked: RequestClass, model_by: Deadline, now: Instant) -> Result<Time, Error> {
         let left = model_by.remaining(now);
         let time = self.models[asked.model.index()].answers(asked.method).judge(left, now);
         let Time::TooLittle(median) = time else { return Ok(time) };
@@ -200,7 +200,7 @@ impl House {
         Err(self.tiers[asked.tier.index()].too_late(left, median))
     }
 
-    fn refuse(&self, asked: Asked, reason: ShedReason, now: Instant) -> Error {
+    fn refuse(&self, asked: RequestClass, reason: ShedReason, now: Instant) -> Error {
         self.count(asked.tier, asked.model, reason, now);
         let tier = &self.tiers[asked.tier.index()];
         tier.refuse(reason, self.gate.moves_on_in(asked.tier, now))

@@ -10,10 +10,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Asked, House};
+use super::{House, RequestClass};
 use crate::{
     infer::{Deadline, Method},
-    resilience::{median::Median, seldom::Seldom, tally::Tally},
+    resilience::{median::Median, seldom::Seldom, since::length, tally::Tally},
     telemetry::handles::admission::Demand,
 };
 
@@ -77,7 +77,7 @@ impl Model {
     /// What an answer takes, or took when the model last gave some; zero where it never did.
     fn answer(&self, now: Instant) -> Duration {
         if let Some(median) = self.answers.median.estimate(now) {
-            self.took.store(u64::try_from(median.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+            self.took.store(length(median), Relaxed);
         }
         Duration::from_nanos(self.took.load(Relaxed))
     }
@@ -128,11 +128,11 @@ impl Answers {
 /// A request past the door, until dropped.
 pub(super) struct Inside {
     pub(super) house: Arc<House>,
-    pub(super) asked: Asked,
+    pub(super) asked: RequestClass,
 }
 
 impl Inside {
-    pub(super) fn new(house: Arc<House>, asked: Asked) -> Self {
+    pub(super) fn new(house: Arc<House>, asked: RequestClass) -> Self {
         house.models[asked.model.index()].inside.fetch_add(1, Relaxed);
         Self { house, asked }
     }

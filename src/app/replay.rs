@@ -20,12 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     infer::{Level, ModelId, Protocol, WorkerId},
-    ingress::{
-        replay::{self, Came},
-        service::Gateway,
-    },
+    ingress::{replay, service::Gateway},
     resilience::seldom::Seldom,
-    spool::{self, Claimed, Error, Failed, Finished, Held, Reply, Spool},
+    spool::{self, Claimed, Error, Failed, Finished, Held, ReplayOutcome, Reply, Spool},
     telemetry::handles::spool::Replay as Outcome,
 };
 
@@ -137,33 +134,33 @@ impl Replayer {
     async fn replay(&self, gateway: Arc<Gateway>, claimed: Claimed, until: Instant) {
         let came = match &claimed.request {
             Ok(request) => {
-                let once = claimed.once || is_asked_once(&gateway, &request.model);
+                let once = claimed.once || is_at_most_once(&gateway, &request.model);
                 let came = self.give_up.run_until_cancelled(replay::infer(&gateway, request, self.worker)).await;
                 match came {
-                    Some(came) if once => came.asked_once(),
+                    Some(came) if once => came.at_most_once(),
                     Some(came) => came,
-                    None if once => Came::broken_off().asked_once(),
-                    None => Came::NoFurther(Duration::ZERO),
+                    None if once => ReplayOutcome::broken_off().at_most_once(),
+                    None => ReplayOutcome::Defer(Duration::ZERO),
                 }
             }
-            Err(unreadable) => Came::ToNoUse(unreadable.to_string()),
+            Err(unreadable) => ReplayOutcome::Park(unreadable.to_string()),
         };
         let outcome = self.store(&claimed, came, until).await;
         self.spool.replayed(outcome);
     }
 
     /// Stores what a replay came to.
-    async fn store(&self, claimed: &Claimed, came: Came, until: Instant) -> Outcome {
+    async fn store(&self, claimed: &Claimed, came: ReplayOutcome, until: Instant) -> Outcome {
         match came {
-            Came::To(reply) => self.finish(claimed, &reply, until).await,
-            Came::ToNothing { why, .. } => {
+            ReplayOutcome::Result(reply) => self.finish(claimed, &reply, until).await,
+            ReplayOutcome::Retry { why, .. } => {
                 tracing::debug!(id = %claimed.id, attempts = claimed.attempts, why, "a kept request has no result yet");
                 let retry = &self.spool.terms().retry;
                 let failed = Failed::after(claimed.attempts, retry, (spool::now(), rand::random()), &why);
                 self.fail(claimed, failed, until).await
             }
-            Came::ToNoUse(why) => self.fail(claimed, Failed::Park(why.into()), until).await,
-            Came::NoFurther(after) => {
+            ReplayOutcome::Park(why) => self.fail(claimed, Failed::Park(why.into()), until).await,
+            ReplayOutcome::Defer(after) => {
                 let due = spool::now().saturating_add(spool::millis(after));
                 let held = self.insist(until, || self.spool.give_back(claimed, due, spool::now())).await;
                 held_or(held, Outcome::GivenBack)
@@ -239,7 +236,7 @@ async fn beside<F: Future<Output = ()>, T>(running: &mut FuturesUnordered<F>, wo
 }
 
 /// Whether a model says so now, whatever it said when the request was kept.
-fn is_asked_once(gateway: &Gateway, model: &str) -> bool {
+fn is_at_most_once(gateway: &Gateway, model: &str) -> bool {
     let config = &gateway.pipeline.config;
     config.model_id(model).is_some_and(|id| !config.model(id).idempotent)
 }

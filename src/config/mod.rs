@@ -33,7 +33,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rapidhash::RapidHashMap;
 
-use crate::infer::{EntityType, FeatureType, ModelId, PoolId, Value, ViewId};
+use crate::infer::{EntityType, FeatureType, ModelId, PoolId, TierId, Value, ViewId};
 
 pub(crate) use endpoints::read as read_endpoints;
 pub(crate) use kafka::{KAFKA_OURS, Kafka};
@@ -446,6 +446,11 @@ impl Config {
     /// The model with that id.
     pub(crate) fn model(&self, id: ModelId) -> &Model {
         &self.models[id.index()]
+    }
+
+    /// The tier of what can wait longest: the last.
+    pub(crate) fn lowest_tier(&self) -> TierId {
+        TierId(u32::try_from(self.tiers.len().saturating_sub(1)).unwrap_or(0))
     }
 
     /// Whether a body for the model is decoded as it comes: for its own sake, or for that of a model that stands in for it.

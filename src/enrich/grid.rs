@@ -146,7 +146,7 @@ impl Cell {
 
     /// The request's own column, as scalars of the feature's datatype.
     fn extra(self, row: usize) -> Value {
-        stored(scalar_of(self.kind), row + 40, self.exact())
+        stored(self.kind.element().unwrap_or(self.kind), row + 40, self.exact())
     }
 
     fn check(self, found: &Read, values: &[Value]) {
@@ -186,20 +186,6 @@ fn user(row: usize) -> i64 {
 
 fn length(value: &Value) -> usize {
     value.length().unwrap_or(1)
-}
-
-const fn scalar_of(kind: FeatureType) -> FeatureType {
-    match kind {
-        FeatureType::BytesList => FeatureType::Bytes,
-        FeatureType::StringList => FeatureType::String,
-        FeatureType::Int32List => FeatureType::Int32,
-        FeatureType::Int64List => FeatureType::Int64,
-        FeatureType::DoubleList => FeatureType::Double,
-        FeatureType::FloatList => FeatureType::Float,
-        FeatureType::BoolList => FeatureType::Bool,
-        FeatureType::UnixTimestampList => FeatureType::UnixTimestamp,
-        scalar => scalar,
-    }
 }
 
 /// A value of a type that differs by row, with each type's corners; `exact`: also what JSON cannot say. Lists have three.

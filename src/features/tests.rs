@@ -5,6 +5,7 @@ pub(crate) mod servers;
 use std::{sync::Arc, time::Duration};
 
 use super::{Row, l2::Ask};
+pub(super) use crate::fixture::breaker;
 use crate::{
     config::{self, Consistency, Feature, View},
     infer::{EntityKey, EntityType, EntityValue, FeatureType, Value, ViewId},
@@ -118,19 +119,6 @@ pub(super) fn features(project: &str, views: &[Arc<View>], l2: config::L2, l3: O
         hot_keys: None,
         kafka: None,
         invalidate: config::Invalidate::default(),
-    }
-}
-
-/// The documented one.
-pub(super) fn breaker() -> config::Breaker {
-    config::Breaker {
-        failure_threshold: 5,
-        window: Duration::from_secs(10),
-        success_rate: 0.8,
-        open_for: Duration::from_secs(30),
-        max_open_for: Duration::from_secs(30),
-        half_open_requests: 3,
-        success_threshold: 3,
     }
 }
 

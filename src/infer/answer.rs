@@ -30,6 +30,24 @@ pub struct Answer {
     pub timings: Timings,
 }
 
+impl Answer {
+    /// One of a status, headers and a whole body: at level 0, what was asked for, and with nothing more to say.
+    #[must_use]
+    pub fn whole(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self {
+            status,
+            headers,
+            body: AnswerBody::Whole(body),
+            trailers: None,
+            verdict: Verdict::Good,
+            level: Level::Full,
+            degraded: Vec::new(),
+            caches: Vec::new(),
+            timings: Timings::default(),
+        }
+    }
+}
+
 /// Whether a model may have acted on a request that ended so: one that answered has been asked, whatever it said.
 #[must_use]
 pub fn may_have_acted(outcome: &Result<Answer, Error>) -> bool {

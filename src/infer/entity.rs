@@ -31,6 +31,18 @@ impl EntityType {
             Self::UnixTimestamp => "UNIX_TIMESTAMP",
         }
     }
+
+    /// What a value of it may be in JSON, in words for whoever sent another.
+    #[must_use]
+    pub const fn in_json(self) -> &'static str {
+        match self {
+            Self::Bytes => "base64 text",
+            Self::String => "text",
+            Self::Int32 => "a whole number of 32 bits",
+            Self::Int64 => "a whole number of 64 bits",
+            Self::UnixTimestamp => "whole seconds since 1970",
+        }
+    }
 }
 
 impl fmt::Display for EntityType {

@@ -30,10 +30,10 @@ pub use error::{Error, Kind};
 pub use level::Level;
 pub use outputs::Output;
 pub use plan::{Asker, Members, Optional, Plan, Queue, Reduced, Source, Stale};
-pub(crate) use request::{AsCame, Came, is_malformed};
 pub use request::{
     Caching, InferRequest, Method, ModelId, Payload, PoolId, Protocol, RequestId, Rest, TierId, ViewId, WorkerId,
 };
+pub(crate) use request::{RawKey, RawRequest, is_malformed};
 pub use rule::Rule;
 pub(crate) use said::Said;
 pub use tensor::{Datatype, Shape};

@@ -1,12 +1,12 @@
 //! A model's output tensors, whatever protocol they travel in: configured, ruled, combined, or read from a model's answer.
 //!
 //! An [`Output`] keeps its elements as raw contents are, little-endian: every value exact, a NaN with its bits. [`write()`] says
-//! outputs as a protocol's answer, [`read()`] takes them out of one, [`combine()`] makes one answer of several, and [`Asked`] is what a
+//! outputs as a protocol's answer, [`read()`] takes them out of one, [`combine()`] makes one answer of several, and [`RequestedOutputs`] is what a
 //! request wants of its answer. Pure: no model is asked here, nothing is decided.
 
-mod asked;
 mod combine;
 mod read;
+mod requested;
 mod sound;
 #[cfg(test)]
 mod tests;
@@ -18,9 +18,9 @@ use bytes::Bytes;
 
 pub(crate) use self::sound::{is_answer, may_be_answer};
 pub use self::{
-    asked::Asked,
     combine::{Ballot, Combine, Combined, combine},
     read::read,
+    requested::RequestedOutputs,
     write::{Head, Written, write},
 };
 use super::{

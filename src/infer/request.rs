@@ -171,12 +171,12 @@ pub struct InferRequest {
     /// The body.
     pub payload: Payload,
     /// All of it as it came, where the same may be known again by that.
-    pub(crate) as_came: Option<AsCame>,
+    pub(crate) as_came: Option<RawKey>,
 }
 
 /// What came of a request that is on no path yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Came<'a> {
+pub(crate) struct RawRequest<'a> {
     pub(crate) model: ModelId,
     pub(crate) protocol: Protocol,
     /// With version and query.
@@ -190,7 +190,7 @@ pub(crate) struct Came<'a> {
 
 /// A request's own bytes, those of its head that matter and its body's, to be known again by.
 #[derive(Clone, Debug)]
-pub(crate) struct AsCame(pub(crate) Arc<[u8]>);
+pub(crate) struct RawKey(pub(crate) Arc<[u8]>);
 
 impl InferRequest {
     /// The same request again, for another walk; `None` where its body passes but once.

@@ -117,17 +117,23 @@ impl FeatureType {
     /// Whether a value is a list.
     #[must_use]
     pub const fn is_list(self) -> bool {
-        matches!(
-            self,
-            Self::BytesList
-                | Self::StringList
-                | Self::Int32List
-                | Self::Int64List
-                | Self::DoubleList
-                | Self::FloatList
-                | Self::BoolList
-                | Self::UnixTimestampList
-        )
+        self.element().is_some()
+    }
+
+    /// The type of a list's elements; `None`: it is no list.
+    #[must_use]
+    pub const fn element(self) -> Option<Self> {
+        Some(match self {
+            Self::BytesList => Self::Bytes,
+            Self::StringList => Self::String,
+            Self::Int32List => Self::Int32,
+            Self::Int64List => Self::Int64,
+            Self::DoubleList => Self::Double,
+            Self::FloatList => Self::Float,
+            Self::BoolList => Self::Bool,
+            Self::UnixTimestampList => Self::UnixTimestamp,
+            _ => return None,
+        })
     }
 }
 

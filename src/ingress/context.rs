@@ -22,7 +22,7 @@ const LONGEST_ID: usize = 128;
 
 /// What a request's headers tell Weir; of one told twice, the first, but of `cache-control` and `prefer` all.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct CallerHeaders {
     /// The `x-request-id`, whatever it is.
     pub(super) id: Option<HeaderValue>,
     /// What few requests tell, aside: the rest is moved with the request several times.
@@ -45,7 +45,7 @@ struct Rare {
     respond_async: bool,
 }
 
-impl Told {
+impl CallerHeaders {
     /// Reads the headers.
     pub(super) fn by(headers: &HeaderMap) -> Self {
         let mut told = Self::default();
@@ -236,9 +236,9 @@ mod tests {
             ("respond-asynchronously", false),
             ("return=minimal", false),
         ] {
-            assert_eq!(Told::by(&headers(&[("prefer", prefer)])).prefers_async(), expected, "{prefer}");
+            assert_eq!(CallerHeaders::by(&headers(&[("prefer", prefer)])).prefers_async(), expected, "{prefer}");
         }
-        assert!(!Told::default().prefers_async());
+        assert!(!CallerHeaders::default().prefers_async());
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -265,7 +265,7 @@ mod tests {
             (&["no-cache ,\tno-store"], Forbidden),
         ] {
             let all: Vec<_> = values.iter().map(|value| ("cache-control", *value)).collect();
-            assert_eq!(Told::by(&headers(&all)).caching, expected, "{values:?}");
+            assert_eq!(CallerHeaders::by(&headers(&all)).caching, expected, "{values:?}");
         }
         let beside = HeaderValue::from_bytes(b"x=\xff, no-store").unwrap();
         assert_eq!(caching(&beside), Forbidden, "beside what is no text");
@@ -281,7 +281,7 @@ mod tests {
             (&[("weir-timeout-ms", "50"), ("grpc-timeout", "20m"), ("x-envoy-expected-rq-timeout-ms", "30")], 20),
             (&[("grpc-timeout", "1S")], 200),
         ] {
-            let deadline = Told::by(&headers(pairs)).deadline(Duration::from_millis(200), now).expect("valid");
+            let deadline = CallerHeaders::by(&headers(pairs)).deadline(Duration::from_millis(200), now).expect("valid");
             assert_eq!(deadline.remaining(now), Duration::from_millis(expected), "{pairs:?}");
         }
     }
@@ -298,7 +298,9 @@ mod tests {
             ("grpc-timeout", "5x"),
             ("grpc-timeout", "+5m"),
         ] {
-            let error = Told::by(&headers(&[pair])).deadline(Duration::from_secs(1), Instant::now()).expect_err(pair.1);
+            let error = CallerHeaders::by(&headers(&[pair]))
+                .deadline(Duration::from_secs(1), Instant::now())
+                .expect_err(pair.1);
             assert!(error.to_string().contains(pair.0), "{error}");
         }
     }
@@ -307,7 +309,8 @@ mod tests {
     fn a_tier_can_be_lowered_and_not_raised() {
         let config = crate::fixture::config();
         let (high, standard) = (&config.models[0], &config.models[1]);
-        let tier = |asked: &'static str, model| Told::by(&headers(&[("weir-tier", asked)])).tier(&config, model);
+        let tier =
+            |asked: &'static str, model| CallerHeaders::by(&headers(&[("weir-tier", asked)])).tier(&config, model);
         for (asked, model, granted) in [("high", high, 0), ("standard", high, 1), ("high", standard, 1)] {
             assert_eq!(tier(asked, model).expect("it exists"), TierId(granted), "{asked}");
         }
@@ -317,8 +320,8 @@ mod tests {
 
     #[test]
     fn an_id_is_kept_or_made() {
-        assert_eq!(Told::by(&headers(&[("x-request-id", "abc")])).request_id().0, "abc");
-        assert_eq!(Told::default().request_id().0.len(), 32);
-        assert_ne!(Told::default().request_id().0, Told::default().request_id().0);
+        assert_eq!(CallerHeaders::by(&headers(&[("x-request-id", "abc")])).request_id().0, "abc");
+        assert_eq!(CallerHeaders::default().request_id().0.len(), 32);
+        assert_ne!(CallerHeaders::default().request_id().0, CallerHeaders::default().request_id().0);
     }
 }

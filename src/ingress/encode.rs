@@ -333,17 +333,8 @@ mod tests {
     }
 
     fn upstream(status: u16, trailers: Option<HeaderMap>) -> Answer {
-        Answer {
-            status: StatusCode::from_u16(status).unwrap(),
-            headers: HeaderMap::new(),
-            body: AnswerBody::Whole(Bytes::from_static(b"<html>")),
-            trailers,
-            verdict: crate::infer::Verdict::Good,
-            level: Level::Full,
-            degraded: Vec::new(),
-            caches: Vec::new(),
-            timings: Timings::default(),
-        }
+        let status = StatusCode::from_u16(status).unwrap();
+        Answer { trailers, ..Answer::whole(status, HeaderMap::new(), Bytes::from_static(b"<html>")) }
     }
 
     #[test]

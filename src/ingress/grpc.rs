@@ -18,7 +18,7 @@ use crate::infer::{
 
 /// Which model a message asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked<'a> {
+pub struct ModelRef<'a> {
     /// Field 1, `model_name`.
     pub name: &'a str,
     /// Field 2, `model_version`; `None` where absent or empty.
@@ -33,7 +33,7 @@ pub struct Asked<'a> {
 ///
 /// # Errors
 /// The front is no protobuf message, a name is not UTF-8, or the whole message has no model name.
-pub fn model_of(head: &[u8], length: usize) -> Result<Option<Asked<'_>>, Error> {
+pub fn model_of(head: &[u8], length: usize) -> Result<Option<ModelRef<'_>>, Error> {
     let head = &head[..head.len().min(length)];
     let mut fields = Fields::all(head);
     let (mut name, mut version, mut later) = (None, None, false);
@@ -59,7 +59,7 @@ pub fn model_of(head: &[u8], length: usize) -> Result<Option<Asked<'_>>, Error> 
         }
     }
     match name.filter(|name| !name.is_empty()) {
-        Some(name) => Ok(Some(Asked { name, version: version.filter(|version| !version.is_empty()) })),
+        Some(name) => Ok(Some(ModelRef { name, version: version.filter(|version| !version.is_empty()) })),
         None => Err(Error::invalid("model_name is missing")),
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     body::ResponseBody,
-    context::Told,
+    context::CallerHeaders,
     decode, encode,
     hold::Hold,
     hops::{self, Hop},
@@ -18,8 +18,8 @@ use super::{
     service::{Arrival, Gateway},
 };
 use crate::infer::{
-    Answer, AsCame, Caching, Came, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId,
-    TierId, WorkerId, decoded::shown,
+    Answer, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RawKey, RawRequest,
+    RequestId, TierId, WorkerId, decoded::shown,
 };
 
 /// What a path asked for.
@@ -101,7 +101,7 @@ pub(super) type Prepared<'a> = (Box<InferRequest>, Hold<'a>);
 /// A request's head, and what it tells.
 struct Head<'a> {
     parts: &'a mut Parts,
-    told: &'a Told,
+    told: &'a CallerHeaders,
 }
 
 /// What there is of a request beside its head, once its body is there as far as it is needed.
@@ -164,13 +164,13 @@ fn told_before(
     (head, arrived): (&Parts, &Arrived<'_>),
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
-) -> ControlFlow<Answer, Option<AsCame>> {
+) -> ControlFlow<Answer, Option<RawKey>> {
     let Payload::Retained(body) = &arrived.payload else { return ControlFlow::Continue(None) };
     // Under a key of its caller's a request is told what that one was told.
     if ask.method != Method::Predict || arrived.caching.bypasses() || !wish.is_none() {
         return ControlFlow::Continue(None);
     }
-    let came = Came {
+    let came = RawRequest {
         model: arrived.model,
         protocol: ask.protocol,
         path: head.uri.path_and_query().map_or("/", PathAndQuery::as_str),
@@ -188,7 +188,7 @@ impl<'a> Arrived<'a> {
         (worker, parts): (WorkerId, Parts),
         ask: &Ask<'_>,
         id: RequestId,
-        as_came: Option<AsCame>,
+        as_came: Option<RawKey>,
     ) -> Prepared<'a> {
         let Self { model, tier, deadline, caching, json_length, payload, hold } = self;
         let mut headers = parts.headers;
@@ -234,7 +234,7 @@ fn no_explainer(model: &str) -> Error {
     Error::new(Kind::Unimplemented, message)
 }
 
-fn json_length(told: &Told, protocol: Protocol) -> Result<Option<usize>, Error> {
+fn json_length(told: &CallerHeaders, protocol: Protocol) -> Result<Option<usize>, Error> {
     if protocol != Protocol::V2Binary {
         return Ok(None);
     }

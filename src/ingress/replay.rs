@@ -3,7 +3,7 @@
 //! It runs under the lowest tier, due after its model's timeout, and only the full model's answer is its result: nothing stands in for
 //! it, and one from stale or default features is none. A refusal that asking again does not change is its result, too, as its caller would have had it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,59 +14,18 @@ use super::{context, decode, encode, infer as infer_http, rpc, service::Gateway,
 use crate::{
     config::{Config, Model},
     infer::{
-        Answer, AnswerBody, Deadline, Error, InferRequest, Kind, Level, Method, Payload, Protocol, TierId, WorkerId,
+        Answer, AnswerBody, Deadline, Error, InferRequest, Kind, Level, Method, Payload, Protocol, WorkerId,
         headers::REQUEST_ID,
     },
-    spool::{Reply, Request},
+    spool::{ReplayOutcome, Reply, Request},
 };
-
-/// What a replay came to.
-#[derive(Debug)]
-pub(crate) enum Came {
-    /// Its result.
-    To(Box<Reply>),
-    /// None, but another try may bring one.
-    ToNothing {
-        why: String,
-        /// Whether the model may have acted on it.
-        acted: bool,
-    },
-    /// None, nor will another try.
-    ToNoUse(String),
-    /// It did not reach the model; the same may hold for that long.
-    NoFurther(Duration),
-}
-
-impl Came {
-    fn to_nothing(why: impl Into<String>) -> Self {
-        Self::ToNothing { why: why.into(), acted: true }
-    }
-
-    /// The replay was broken off: it may have reached its model.
-    pub(crate) fn broken_off() -> Self {
-        Self::to_nothing("the gateway stopped while the model was asked")
-    }
-
-    /// What it is where the model must not be asked twice: no other try, once it may have acted.
-    pub(crate) fn asked_once(self) -> Self {
-        match self {
-            Self::ToNothing { why, acted: true } => Self::ToNoUse(format!(
-                "{why}; the model may have acted on it, and must not be asked twice (idempotent: false)"
-            )),
-            came => came,
-        }
-    }
-}
-
-/// How long a request is left alone that did not reach its model, where nothing says when it may.
-const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// Asks a kept request again.
 ///
 /// # Cancel safety
 ///
 /// Dropped, it may have reached its model.
-pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -> Came {
+pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -> ReplayOutcome {
     let limit = gateway.pipeline.config.listen.max_body;
     let outcome = match request(&gateway.pipeline.config, kept, worker) {
         Ok(request) => gateway.pipeline.infer_in_full(request).await,
@@ -74,7 +33,7 @@ pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -
     };
     match outcome {
         Ok(answer) if answer.level != Level::Full => {
-            Came::to_nothing(format!("answered at level {} only", answer.level.digit()))
+            ReplayOutcome::retry(format!("answered at level {} only", answer.level.digit()))
         }
         Ok(answer) => match whole(answer, limit).await {
             Ok(answer) => told(answer, kept.protocol),
@@ -85,36 +44,20 @@ pub(crate) async fn infer(gateway: &Gateway, kept: &Request, worker: WorkerId) -
 }
 
 /// An answer is the result, unless the same request may fare better another time.
-fn told(answer: Answer, protocol: Protocol) -> Came {
+fn told(answer: Answer, protocol: Protocol) -> ReplayOutcome {
     if answer.said(protocol).is_passing() {
-        return Came::to_nothing(format!("the model's server answered {}", encode::status_of(&answer, protocol)));
+        return ReplayOutcome::retry(format!("the model's server answered {}", encode::status_of(&answer, protocol)));
     }
     let Answer { status, headers, body, trailers, .. } = answer;
     let body = match body {
         AnswerBody::Whole(body) => body,
         AnswerBody::Stream(_) => Bytes::new(),
     };
-    Came::To(Box::new(Reply { status, headers, body, trailers }))
+    ReplayOutcome::Result(Box::new(Reply { status, headers, body, trailers }))
 }
 
-fn failed(error: &Error, protocol: Protocol) -> Came {
-    match error.kind() {
-        // Members of an ensemble that could be asked were.
-        Kind::Shed | Kind::Unavailable if error.may_have_acted() => Came::to_nothing(error.to_string()),
-        Kind::Shed | Kind::Unavailable | Kind::Cancelled => Came::NoFurther(error.retry_after().unwrap_or(LEFT_ALONE)),
-        Kind::DeadlineExceeded | Kind::BackendFailed | Kind::Internal | Kind::RequestTimeout | Kind::SpoolFull => {
-            Came::ToNothing { why: error.to_string(), acted: error.may_have_acted() }
-        }
-        Kind::InvalidRequest
-        | Kind::TooLarge
-        | Kind::NotFound
-        | Kind::MethodNotAllowed
-        | Kind::UnsupportedMediaType
-        | Kind::Unauthenticated
-        | Kind::NotAllowed
-        | Kind::KeyReused
-        | Kind::Unimplemented => Came::To(Box::new(refusal(error, protocol))),
-    }
+fn failed(error: &Error, protocol: Protocol) -> ReplayOutcome {
+    ReplayOutcome::of_error(error).unwrap_or_else(|| ReplayOutcome::Result(Box::new(refusal(error, protocol))))
 }
 
 /// A refusal as its caller would have had it.
@@ -130,16 +73,16 @@ fn refusal(error: &Error, protocol: Protocol) -> Reply {
 }
 
 /// An answer, whole: one that came in pieces may say at its end only how it went.
-async fn whole(answer: Answer, limit: u64) -> Result<Answer, Came> {
+async fn whole(answer: Answer, limit: u64) -> Result<Answer, ReplayOutcome> {
     let Answer { body: AnswerBody::Stream(mut stream), mut trailers, .. } = answer else { return Ok(answer) };
     let mut body = BytesMut::new();
     while let Some(frame) = stream.frame().await {
-        match frame.map_err(|error| Came::to_nothing(error.to_string()))?.into_data() {
+        match frame.map_err(|error| ReplayOutcome::retry(error.to_string()))?.into_data() {
             Ok(data) => body.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().ok().or(trailers),
         }
         if body.len() as u64 > limit {
-            return Err(Came::ToNoUse(format!("its answer is longer than the {limit} bytes of listen.max_body")));
+            return Err(ReplayOutcome::Park(format!("its answer is longer than the {limit} bytes of listen.max_body")));
         }
     }
     Ok(Answer { body: AnswerBody::Whole(body.freeze()), trailers, ..answer })
@@ -152,7 +95,6 @@ fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<Infe
         id.ok_or_else(|| Error::new(Kind::NotFound, format!("model {:?} is not configured any more", kept.model)))?;
     let model = config.model(id);
     let mut headers = kept.headers.clone();
-    let lowest = TierId(u32::try_from(config.tiers.len().saturating_sub(1)).unwrap_or(0));
     Ok(Box::new(InferRequest {
         id: context::id_or_new(headers.get(REQUEST_ID)),
         worker,
@@ -162,9 +104,9 @@ fn request(config: &Config, kept: &Request, worker: WorkerId) -> Result<Box<Infe
         path: kept.path.clone(),
         model: id,
         version: kept.version.as_deref().map(Into::into),
-        tier: model.tier.max(lowest),
+        tier: model.tier.max(config.lowest_tier()),
         deadline: Deadline::after(Instant::now(), model.timeout),
-        caching: context::Told::by(&headers).caching,
+        caching: context::CallerHeaders::by(&headers).caching,
         payload: payload(config, model, kept, &mut headers)?,
         headers: headers.into(),
         json_length: kept.json_length,
@@ -189,10 +131,7 @@ mod tests {
     use http::uri::PathAndQuery;
 
     use super::*;
-    use crate::{
-        fixture,
-        infer::{Timings, Verdict},
-    };
+    use crate::{fixture, infer::TierId};
 
     fn kept(model: &str, protocol: Protocol, body: &'static [u8]) -> Request {
         Request {
@@ -230,24 +169,28 @@ mod tests {
     fn what_asking_again_may_mend_is_no_result() {
         let came = |kind| failed(&Error::new(kind, "so"), Protocol::V2Json);
         for kind in [Kind::Shed, Kind::Unavailable] {
-            assert!(matches!(came(kind), Came::NoFurther(_)), "{kind:?}");
+            assert!(matches!(came(kind), ReplayOutcome::Defer(_)), "{kind:?}");
         }
         for kind in [Kind::BackendFailed, Kind::DeadlineExceeded, Kind::Internal] {
-            assert!(matches!(came(kind), Came::ToNothing { acted: true, .. }), "{kind:?}");
+            assert!(matches!(came(kind), ReplayOutcome::Retry { acted: true, .. }), "{kind:?}");
             assert!(
-                matches!(came(kind).asked_once(), Came::ToNoUse(why) if why.starts_with("so; the model may have acted"))
+                matches!(came(kind).at_most_once(), ReplayOutcome::Park(why) if why.starts_with("so; the model may have acted"))
             );
         }
         for (acted, kind) in [(false, Kind::BackendFailed), (true, Kind::Unavailable)] {
             let came = failed(&Error::new(kind, "so").with_acted(acted), Protocol::V2Json);
-            assert!(matches!(&came, Came::ToNothing { acted: told, .. } if *told == acted), "{kind:?}");
-            assert_eq!(matches!(came.asked_once(), Came::ToNoUse(_)), acted, "{kind:?}: where nothing was sent, again");
+            assert!(matches!(&came, ReplayOutcome::Retry { acted: told, .. } if *told == acted), "{kind:?}");
+            assert_eq!(
+                matches!(came.at_most_once(), ReplayOutcome::Park(_)),
+                acted,
+                "{kind:?}: where nothing was sent, again"
+            );
         }
         for (kind, status) in [(Kind::InvalidRequest, 400), (Kind::NotFound, 404), (Kind::Unimplemented, 501)] {
-            let Came::To(reply) = came(kind) else { panic!("{kind:?} is a result") };
+            let ReplayOutcome::Result(reply) = came(kind) else { panic!("{kind:?} is a result") };
             assert_eq!((reply.status.as_u16(), &*reply.body), (status, &br#"{"error":"so"}"#[..]));
         }
-        let Came::To(reply) = failed(&Error::invalid("so"), Protocol::Grpc) else { panic!("a result") };
+        let ReplayOutcome::Result(reply) = failed(&Error::invalid("so"), Protocol::Grpc) else { panic!("a result") };
         assert_eq!(reply.headers["grpc-status"], "3");
     }
 
@@ -261,16 +204,18 @@ mod tests {
             let frames = futures_util::stream::iter(frames.into_iter().chain([Ok(trailers)]));
             answered(AnswerBody::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()))
         };
-        let Came::To(reply) = told(whole(answer("0"), 7).await.unwrap(), Protocol::Grpc) else { panic!("a result") };
+        let ReplayOutcome::Result(reply) = told(whole(answer("0"), 7).await.unwrap(), Protocol::Grpc) else {
+            panic!("a result")
+        };
         assert_eq!((&*reply.body, reply.trailers.unwrap().len()), (&b"one two"[..], 1));
         let longer = whole(answer("0"), 6).await;
-        assert!(matches!(longer, Err(Came::ToNoUse(why)) if why.contains("longer than the 6 bytes")));
+        assert!(matches!(longer, Err(ReplayOutcome::Park(why)) if why.contains("longer than the 6 bytes")));
         // A stream says at its end that it failed.
         for (code, status) in [("1", "499"), ("10", "409"), ("14", "503")] {
             let came = told(whole(answer(code), 7).await.unwrap(), Protocol::Grpc);
-            assert!(matches!(&came, Came::ToNothing { why, .. } if why.contains(status)), "{code}: {came:?}");
+            assert!(matches!(&came, ReplayOutcome::Retry { why, .. } if why.contains(status)), "{code}: {came:?}");
         }
-        assert!(matches!(told(whole(answer("3"), 7).await.unwrap(), Protocol::Grpc), Came::To(_)));
+        assert!(matches!(told(whole(answer("3"), 7).await.unwrap(), Protocol::Grpc), ReplayOutcome::Result(_)));
     }
 
     #[test]
@@ -289,22 +234,12 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let came = told(Answer { status, ..answered(AnswerBody::Whole(Bytes::new())) }, Protocol::V1);
-            assert_eq!(matches!(came, Came::ToNothing { acted: true, .. }), passes, "{status}");
-            assert_eq!(matches!(came, Came::To(_)), !passes, "{status}");
+            assert_eq!(matches!(came, ReplayOutcome::Retry { acted: true, .. }), passes, "{status}");
+            assert_eq!(matches!(came, ReplayOutcome::Result(_)), !passes, "{status}");
         }
     }
 
     fn answered(body: AnswerBody) -> Answer {
-        Answer {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body,
-            trailers: None,
-            verdict: Verdict::Good,
-            level: Level::Full,
-            degraded: Vec::new(),
-            caches: Vec::new(),
-            timings: Timings::default(),
-        }
+        Answer { body, ..Answer::whole(StatusCode::OK, HeaderMap::new(), Bytes::new()) }
     }
 }

@@ -11,7 +11,7 @@ use tower::Service as _;
 
 use super::{
     body::ResponseBody,
-    context::Told,
+    context::CallerHeaders,
     decode, encode, grpc,
     hold::Hold,
     hops::{self, Hop},
@@ -182,7 +182,7 @@ fn repository_model(message: &[u8]) -> Result<String, Error> {
 struct Addressed<'a> {
     worker: WorkerId,
     head: http::request::Parts,
-    told: Told,
+    told: CallerHeaders,
     received: Received,
     hold: Hold<'a>,
     model: ModelId,
@@ -249,12 +249,12 @@ impl Received {
     }
 }
 
-fn named(gateway: &Gateway, asked: grpc::Asked<'_>) -> Result<(ModelId, Option<Box<str>>), Error> {
+fn named(gateway: &Gateway, asked: grpc::ModelRef<'_>) -> Result<(ModelId, Option<Box<str>>), Error> {
     Ok((infer_http::model(gateway, asked.name)?, asked.version.map(Into::into)))
 }
 
 /// Who is asked, from the front of a framed body; `None` where the front does not tell.
-fn front(framed: &[u8]) -> Result<Option<grpc::Asked<'_>>, Error> {
+fn front(framed: &[u8]) -> Result<Option<grpc::ModelRef<'_>>, Error> {
     match framed.split_first_chunk::<{ grpc::FRAME }>() {
         Some((&[0, a, b, c, d], message)) => grpc::model_of(message, u32::from_be_bytes([a, b, c, d]) as usize),
         _ => Ok(None),

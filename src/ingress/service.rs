@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::{
     body::ResponseBody,
-    context::Told,
+    context::CallerHeaders,
     encode, feast,
     hold::Holds,
     infer as infer_http, later, local,
@@ -48,7 +48,7 @@ pub(super) struct Arrival {
     pub(super) head: Parts,
     pub(super) body: Incoming,
     /// What its headers tell.
-    pub(super) told: Told,
+    pub(super) told: CallerHeaders,
 }
 
 impl Arrival {
@@ -61,7 +61,7 @@ impl Arrival {
 /// Answers one request, always with a level and an id. A panic is a defect: it is logged, answered with 500, and costs no other request anything.
 pub(super) fn serve(gateway: Arc<Gateway>, worker: WorkerId, request: Request<Incoming>) -> Answering {
     let (head, body) = request.into_parts();
-    let told = Told::by(&head.headers);
+    let told = CallerHeaders::by(&head.headers);
     let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
     let id = told.id.clone();
     let arrival = Box::new(Arrival { worker, head, body, told });

@@ -8,10 +8,7 @@ use tokio::time::Instant;
 use super::{Ladder, Settled};
 use crate::{
     config::Config,
-    infer::{
-        Answer, AnswerBody, Error, InferRequest, Kind, Level, ModelId, Payload, Plan, Protocol, TierId, Timings,
-        Verdict,
-    },
+    infer::{Answer, Error, InferRequest, Kind, Level, ModelId, Payload, Plan, Protocol, TierId},
 };
 
 const CONFIG: &str = "
@@ -58,17 +55,7 @@ impl Sample {
     /// An answer of the model.
     #[must_use]
     pub fn answer() -> Answer {
-        Answer {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body: AnswerBody::Whole(bytes::Bytes::new()),
-            trailers: None,
-            verdict: Verdict::Good,
-            level: Level::Full,
-            degraded: Vec::new(),
-            caches: Vec::new(),
-            timings: Timings::default(),
-        }
+        Answer::whole(StatusCode::OK, HeaderMap::new(), bytes::Bytes::new())
     }
 
     /// The plan of a request, and what becomes of its answer.

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::*;
 use crate::{
     fixture,
-    infer::{AnswerBody, Stale, Timings},
+    infer::{AnswerBody, Stale},
     resilience::ratio::Excess,
 };
 
@@ -29,17 +29,7 @@ fn plan(level: Level) -> Plan {
 }
 
 fn answer(level: Level) -> Answer {
-    Answer {
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
-        body: AnswerBody::Whole(Bytes::new()),
-        trailers: None,
-        verdict: Verdict::Good,
-        level,
-        degraded: Vec::new(),
-        caches: Vec::new(),
-        timings: Timings::default(),
-    }
+    Answer { level, ..Answer::whole(StatusCode::OK, HeaderMap::new(), Bytes::new()) }
 }
 
 #[test]

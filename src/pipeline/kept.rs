@@ -10,8 +10,8 @@ use crate::{
     enrich::Enriched,
     features::FeatureSet,
     infer::{
-        Answer, AnswerBody, AsCame, CacheEvent, Came, Cause, Degradation, Error, InferRequest, Kind, Level, Payload,
-        Plan, Timings, Verdict,
+        Answer, AnswerBody, CacheEvent, Cause, Degradation, Error, InferRequest, Kind, Level, Payload, Plan, RawKey,
+        RawRequest, Timings, Verdict,
     },
     predictions::{COLLAPSED, HIT, Lead, Look, OtherKeys, Question, StandIn, Told, Waited},
 };
@@ -29,7 +29,7 @@ enum Recalled {
 
 impl Pipeline {
     /// The answer to a request that came before byte for byte, where its model answers in full; else what this one can be known by later.
-    pub(crate) fn told_before(&self, came: &Came<'_>, began: Instant) -> ControlFlow<Answer, Option<AsCame>> {
+    pub(crate) fn told_before(&self, came: &RawRequest<'_>, began: Instant) -> ControlFlow<Answer, Option<RawKey>> {
         let Some(verbatim) = self.predictions.verbatim(came) else { return ControlFlow::Continue(None) };
         let is_full = self.ladder.stands_in_full(came.model);
         let told = if is_full { self.predictions.told_before(came.model, &verbatim, began) } else { None };

@@ -25,9 +25,11 @@ use crate::{
 
 pub(crate) mod ensemble;
 mod kept;
+mod postpone;
 mod stand_in;
 
 use ensemble::Ensembles;
+pub(crate) use postpone::may_wait;
 
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;

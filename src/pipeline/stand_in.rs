@@ -11,10 +11,9 @@ use super::{Pipeline, Walked};
 use crate::{
     features::FeatureSet,
     infer::{
-        Answer, AnswerBody, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Output, Payload, Plan,
-        Protocol, Source, Timings, Verdict,
+        Answer, Cause, Decoded, Degradation, Error, InferRequest, Kind, Level, Output, Payload, Plan, Protocol, Source,
         headers::JSON_LENGTH,
-        outputs::{self, Asked, Head, Written},
+        outputs::{self, Head, RequestedOutputs, Written},
     },
 };
 
@@ -103,7 +102,7 @@ impl Pipeline {
         outputs: &[Output],
         plan: &Plan,
     ) -> Result<Answer, Error> {
-        let asked = Asked::of(decoded);
+        let asked = RequestedOutputs::of(decoded);
         let model = &*self.config.model(plan.named).name;
         let head = Head { model, version: request.version.as_deref(), asked: &asked };
         let written = outputs::write(request.protocol, &asked.select(outputs)?, &head)?;
@@ -120,14 +119,8 @@ fn answer(written: Written, protocol: Protocol, level: Level) -> Answer {
     let status =
         || HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
     Answer {
-        status: StatusCode::OK,
-        headers,
-        body: AnswerBody::Whole(written.body),
         trailers: (protocol == Protocol::Grpc).then(status),
-        verdict: Verdict::Good,
         level,
-        degraded: Vec::new(),
-        caches: Vec::new(),
-        timings: Timings::default(),
+        ..Answer::whole(StatusCode::OK, headers, written.body)
     }
 }

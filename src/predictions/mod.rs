@@ -59,7 +59,7 @@ use crate::{
     config::{self, Config},
     enrich::{Body, Enriched},
     infer::{
-        Answer, AsCame, CacheEvent, CacheOutcome, Caching, Came, Error, Members, Method, ModelId, Plan, Protocol,
+        Answer, CacheEvent, CacheOutcome, Caching, Error, Members, Method, ModelId, Plan, Protocol, RawKey, RawRequest,
         TierId,
     },
     resilience::flight::{self, Batch, Flights, Joined},
@@ -123,7 +123,7 @@ pub(crate) struct Question {
     key: Key,
     /// The request's own, which a hit gets.
     id: Option<Bytes>,
-    as_came: Option<AsCame>,
+    as_came: Option<RawKey>,
     caching: Caching,
     asked: Instant,
 }
@@ -208,7 +208,7 @@ impl Predictions {
     }
 
     /// A request as it came, where the same may be known by that; before it is on its path.
-    pub(crate) fn verbatim(&self, came: &Came<'_>) -> Option<Verbatim> {
+    pub(crate) fn verbatim(&self, came: &RawRequest<'_>) -> Option<Verbatim> {
         let model = self.models[came.model.index()].as_ref().filter(|model| model.sent_as_came)?;
         Verbatim::of(came, &model.scheme)
     }

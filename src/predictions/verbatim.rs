@@ -19,7 +19,7 @@ use super::{
     memory::{Memory, Weigh},
 };
 use crate::infer::{
-    AsCame, Came,
+    RawKey, RawRequest,
     headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
 };
 
@@ -38,8 +38,8 @@ pub(crate) struct Verbatim(Vec<u8>);
 
 impl Verbatim {
     /// `None`: too long to be remembered.
-    pub(super) fn of(came: &Came<'_>, scheme: &Scheme) -> Option<Self> {
-        let &Came { model, protocol, path, headers, json_length, body } = came;
+    pub(super) fn of(came: &RawRequest<'_>, scheme: &Scheme) -> Option<Self> {
+        let &RawRequest { model, protocol, path, headers, json_length, body } = came;
         if body.len() > LONGEST {
             return None;
         }
@@ -63,8 +63,8 @@ impl Verbatim {
     }
 
     /// To be remembered with the answer.
-    pub(crate) fn kept(&self) -> AsCame {
-        AsCame(self.0.as_slice().into())
+    pub(crate) fn kept(&self) -> RawKey {
+        RawKey(self.0.as_slice().into())
     }
 }
 
@@ -113,7 +113,7 @@ impl Front {
     }
 
     /// Remembers what a request was told, until that is no answer any more.
-    pub(super) fn put(&self, came: &AsCame, told: &Told, (age, until): (Age, Instant)) {
+    pub(super) fn put(&self, came: &RawKey, told: &Told, (age, until): (Age, Instant)) {
         // Trailers are of gRPC, which takes another way.
         if told.trailers.is_none() {
             let answered = Answered { headers: with_places(&told.headers), body: told.body.clone(), age };

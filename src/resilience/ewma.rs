@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::since::nanos;
+use super::since::{length, nanos};
 
 /// How fast old round trips are forgotten.
 const DECAY: Duration = Duration::from_secs(10);
@@ -203,10 +203,6 @@ impl PeakEwma {
     fn decayed(&self, nanos: u64) -> f64 {
         (-(nanos as f64) / self.decay.as_nanos() as f64).exp()
     }
-}
-
-fn length(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

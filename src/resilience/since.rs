@@ -1,4 +1,4 @@
-//! Times as numbers: moments as an atomic holds them, nanoseconds since an origin, which fit for five centuries; lengths in milliseconds.
+//! Times as numbers: moments as an atomic holds them, nanoseconds since an origin, which fit for five centuries; lengths in nanoseconds or milliseconds.
 
 use std::time::Duration;
 
@@ -12,6 +12,11 @@ pub(crate) fn nanos(origin: Instant, at: Instant) -> u64 {
 /// The same from 1, so that 0 is before everything.
 pub(crate) fn nanos_from_one(origin: Instant, at: Instant) -> u64 {
     nanos(origin, at) + 1
+}
+
+/// A length; one that does not fit is the greatest number.
+pub(crate) fn length(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// In whole milliseconds.

@@ -42,7 +42,7 @@ pub enum Side {
 
 /// What a look at a store found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum ProbeResult {
     /// It does not answer.
     Gone,
     /// It does.
@@ -168,17 +168,17 @@ impl Standby {
     }
 
     /// Takes in what looks at both found that began at `now`; times must not run backwards.
-    pub fn look(&mut self, (primary, standby): (Seen, Seen), now: Instant) -> Verdict {
-        let is_well = matches!(primary, Seen::Here { writable: true, .. });
+    pub fn look(&mut self, (primary, standby): (ProbeResult, ProbeResult), now: Instant) -> Verdict {
+        let is_well = matches!(primary, ProbeResult::Here { writable: true, .. });
         since(&mut self.primary_well, is_well, now);
         since(&mut self.primary_gone, !is_well, now);
-        since(&mut self.standby_gone, standby == Seen::Gone, now);
-        let leads = matches!(standby, Seen::Here { writable: true, .. });
+        since(&mut self.standby_gone, standby == ProbeResult::Gone, now);
+        let leads = matches!(standby, ProbeResult::Here { writable: true, .. });
         self.led = leads || (self.led && self.side == Side::Standby);
-        if let Seen::Here { counts, .. } = standby {
+        if let ProbeResult::Here { counts, .. } = standby {
             self.has_acknowledged(counts.acknowledged);
         }
-        if let Seen::Here { counts, .. } = primary {
+        if let ProbeResult::Here { counts, .. } = primary {
             self.highest = self.highest.max(counts.acknowledged).max(counts.vouched);
         }
         match self.side {
@@ -192,26 +192,28 @@ impl Standby {
         self.side = Side::Primary;
     }
 
-    fn with_primary(&mut self, primary: Seen, standby: Seen, now: Instant) -> Verdict {
+    fn with_primary(&mut self, primary: ProbeResult, standby: ProbeResult, now: Instant) -> Verdict {
         // What takes no writes is no primary, and yet answers.
-        let away = if primary == Seen::Gone { Why::PrimaryGone } else { Why::ReadOnly };
+        let away = if primary == ProbeResult::Gone { Why::PrimaryGone } else { Why::ReadOnly };
         let why = match (primary, standby) {
-            (Seen::Here { counts, .. }, Seen::Here { .. }) if self.lacks(counts).is_some() => {
+            (ProbeResult::Here { counts, .. }, ProbeResult::Here { .. }) if self.lacks(counts).is_some() => {
                 self.lacks(counts).unwrap_or(Why::Well)
             }
-            (Seen::Here { writable: true, .. }, _) => return Verdict::Stay(Why::Well),
+            (ProbeResult::Here { writable: true, .. }, _) => return Verdict::Stay(Why::Well),
             _ if !lasts(self.primary_gone, self.over_after, now) => return Verdict::Stay(away),
-            (_, Seen::Gone) => return Verdict::Stay(Why::StandbyGone),
+            (_, ProbeResult::Gone) => return Verdict::Stay(Why::StandbyGone),
             // Neither takes writes: the one is as good as the other.
-            (Seen::Here { .. }, Seen::Here { writable: false, .. }) => return Verdict::Stay(Why::ReadOnly),
+            (ProbeResult::Here { .. }, ProbeResult::Here { writable: false, .. }) => {
+                return Verdict::Stay(Why::ReadOnly);
+            }
             _ => away,
         };
         self.side = Side::Standby;
         Verdict::Over(why)
     }
 
-    fn with_standby(&self, primary: Seen, standby: Seen, now: Instant) -> Verdict {
-        let Seen::Here { writable, counts } = primary else { return Verdict::Stay(Why::PrimaryGone) };
+    fn with_standby(&self, primary: ProbeResult, standby: ProbeResult, now: Instant) -> Verdict {
+        let ProbeResult::Here { writable, counts } = primary else { return Verdict::Stay(Why::PrimaryGone) };
         if !writable {
             return Verdict::Stay(Why::ReadOnly);
         }
@@ -222,18 +224,20 @@ impl Standby {
             return Verdict::Stay(Why::Settling);
         }
         let close_at = match standby {
-            Seen::Here { writable: true, .. } => Some(self.acknowledged),
-            Seen::Here { writable: false, .. } => None,
+            ProbeResult::Here { writable: true, .. } => Some(self.acknowledged),
+            ProbeResult::Here { writable: false, .. } => None,
             // Others may be at work there; if it is gone for long, nobody is.
-            Seen::Gone if !lasts(self.standby_gone, self.over_after, now) => return Verdict::Stay(Why::NotClosed),
-            Seen::Gone => None,
+            ProbeResult::Gone if !lasts(self.standby_gone, self.over_after, now) => {
+                return Verdict::Stay(Why::NotClosed);
+            }
+            ProbeResult::Gone => None,
         };
         Verdict::Back { close_at, count: self.acknowledged }
     }
 
     /// Whether the standby was at work and follows now. Of several streams one may be lost to it for a moment.
-    fn has_handed_over(&self, standby: Seen) -> bool {
-        self.led && self.order == Order::Kept && matches!(standby, Seen::Here { writable: false, .. })
+    fn has_handed_over(&self, standby: ProbeResult) -> bool {
+        self.led && self.order == Order::Kept && matches!(standby, ProbeResult::Here { writable: false, .. })
     }
 
     /// What the primary is not known to have of what the standby acknowledged.

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::since::nanos;
+use super::since::{length, nanos};
 
 /// Lets by so many at once, and then one each pause.
 ///
@@ -47,10 +47,6 @@ impl Trickle {
         let due = self.full_at.load(Relaxed).saturating_sub(length(self.slack));
         Duration::from_nanos(due.saturating_sub(nanos(self.origin, now)))
     }
-}
-
-fn length(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod embedded;
 mod entry;
 mod kept;
 mod redis;
+mod replay;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::{
     entry::{Entry, Failed, Finished, Held, Millis, Replayed, Standing, State, Why, millis},
     kept::{Asker, Reply, Request, Unreadable, without_secrets},
+    replay::ReplayOutcome,
 };
 use crate::{
     config::{self, SpoolStore},

@@ -11,11 +11,14 @@ use serde_json::json;
 use crate::{
     support::{
         Weir,
-        grpc::{Grpc, SERVICE, raw_input},
+        grpc::{Grpc, SERVICE},
         http1::Http1,
         vectors,
     },
-    world::{BEFORE_TRITON, FRAUD_DETECTOR, FRAUD_PATH, STORE, first_number, fraud_config, fraud_request, near, score},
+    world::{
+        BEFORE_TRITON, FRAUD_DETECTOR, FRAUD_PATH, STORE, first_number, fraud_config, fraud_over_grpc, fraud_request,
+        near, score,
+    },
 };
 
 const V1_PATH: &str = "/v1/models/fraud-kserve:predict";
@@ -252,7 +255,7 @@ fn binary_sizes_must_add_up() {
 fn invalid_grpc_messages() {
     let path = format!("{SERVICE}/ModelInfer");
     let mut grpc = FRAUD_DETECTOR.connect_grpc();
-    let good = fraud_over_grpc().encode_to_vec();
+    let good = fraud_over_grpc(1001, "m-2", 250.0).encode_to_vec();
     let headers = [("content-type", "application/grpc"), ("te", "trailers")];
     for (message, fragments) in [
         (vec![0x0a, 0xff, 0xff], vec!["invalid gRPC message"]),
@@ -265,42 +268,25 @@ fn invalid_grpc_messages() {
         let answer = grpc.call_raw(&path, &message, &[]);
         assert_eq!(answer.status(), 3, "{}", answer.text());
         fragments.iter().for_each(|said| assert!(answer.text().contains(said), "{}: {said}", answer.text()));
-        assert_eq!(grpc.infer(&fraud_over_grpc()).status(), 0, "the connection goes on");
+        assert_eq!(grpc.infer(&fraud_over_grpc(1001, "m-2", 250.0)).status(), 0, "the connection goes on");
     }
     // Frames that promise more than comes, that are not frames, or that are two.
     let frame = |flag: u8, length: u32, data: &[u8]| [&[flag], length.to_be_bytes().as_slice(), data].concat();
     for body in [frame(0, 1000, &good), frame(7, 4, b"abcd"), vec![0, 0], Vec::new()] {
         let answer = grpc.send("POST", &path, &headers, body);
         assert_eq!(answer.status(), 3, "{}", answer.text());
-        assert_eq!(grpc.infer(&fraud_over_grpc()).status(), 0, "the connection goes on");
+        assert_eq!(grpc.infer(&fraud_over_grpc(1001, "m-2", 250.0)).status(), 0, "the connection goes on");
     }
-    let mut unequal = fraud_over_grpc();
+    let mut unequal = fraud_over_grpc(1001, "m-2", 250.0);
     unequal.raw_input_contents.pop();
     let answer = grpc.infer(&unequal);
     assert_eq!(answer.status(), 3);
     assert!(answer.text().contains("raw_input_contents"), "{}", answer.text());
-    let mut short = fraud_over_grpc();
+    let mut short = fraud_over_grpc(1001, "m-2", 250.0);
     short.raw_input_contents[0] = Bytes::from_static(b"\x01");
     let answer = grpc.infer(&short);
     assert_eq!(answer.status(), 3);
     assert!(answer.text().contains("user_id"), "{}", answer.text());
-}
-
-fn fraud_over_grpc() -> pb::ModelInferRequest {
-    pb::ModelInferRequest {
-        model_name: "fraud-detector".into(),
-        inputs: vec![
-            raw_input("user_id", "INT64", &[1]),
-            raw_input("merchant_id", "BYTES", &[1]),
-            raw_input("amount", "FP64", &[1]),
-        ],
-        raw_input_contents: vec![
-            Bytes::copy_from_slice(&1001_i64.to_le_bytes()),
-            Bytes::from(vectors::bytes_element(b"m-2")),
-            Bytes::copy_from_slice(&250.0_f64.to_le_bytes()),
-        ],
-        ..Default::default()
-    }
 }
 
 #[test]
@@ -314,7 +300,7 @@ fn text_must_be_utf8() {
             Bytes::from(vectors::bytes_element(b"\xff\xfe")),
             Bytes::copy_from_slice(&1.0_f64.to_le_bytes()),
         ],
-        ..fraud_over_grpc()
+        ..fraud_over_grpc(1001, "m-2", 250.0)
     };
     let answer = FRAUD_DETECTOR.connect_grpc().infer(&request);
     assert_eq!(answer.status(), 3);
@@ -330,7 +316,7 @@ fn nan_and_infinity_are_no_json() {
         refused(&mut connection, FRAUD_PATH, body, 400, &["line 1"]);
     }
     // In raw tensors they are numbers like others: the model decides.
-    let mut request = fraud_over_grpc();
+    let mut request = fraud_over_grpc(1001, "m-2", 250.0);
     request.raw_input_contents[2] = Bytes::copy_from_slice(&f64::NAN.to_le_bytes());
     let message: pb::ModelInferResponse = FRAUD_DETECTOR.connect_grpc().infer(&request).decode();
     let raw: [u8; 4] = message.raw_output_contents[0][..].try_into().expect("one FP32");
@@ -425,5 +411,5 @@ fn a_slow_head_is_not_waited_for_forever() {
     idle.send_raw(b"PRI * HT");
     assert!(idle.closed());
     drop(Grpc::connect(weir.grpc()));
-    assert_eq!(weir.connect_grpc().infer(&fraud_over_grpc()).status(), 0);
+    assert_eq!(weir.connect_grpc().infer(&fraud_over_grpc(1001, "m-2", 250.0)).status(), 0);
 }

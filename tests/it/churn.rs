@@ -2,7 +2,7 @@
 //! endpoint is asked more often for it than retries are allowed.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -14,7 +14,7 @@ use std::{
 use crate::support::{
     Weir,
     faulty::reset,
-    hand::{READY, read_request},
+    hand::{READY, accept, read_request},
     metrics::await_metric,
     process::wait_until,
 };
@@ -48,19 +48,10 @@ struct Shared {
 
 impl Server {
     fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
         let shared =
             Arc::new(Shared { state: Mutex::new(State::Well), changed: Condvar::new(), arrivals: AtomicUsize::new(0) });
         let serving = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = serving.clone();
-                // A caller that went away is no failure.
-                thread::spawn(move || drop(shared.serve(stream)));
-            }
-        });
-        Self { address, shared }
+        Self { address: accept(move |stream| serving.serve(stream)), shared }
     }
 
     fn set(&self, state: State) {

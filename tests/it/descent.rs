@@ -41,15 +41,16 @@ fn one_slot(pools: &str, models: &str) -> Weir {
     ))
 }
 
+/// Pools of one endpoint each.
+fn pools(a: &str, b: &str) -> String {
+    format!("  a: {{endpoints: [\"{a}\"]}}\n  b: {{endpoints: [\"{b}\"]}}\n")
+}
+
 #[test]
 fn a_slot_is_free_again_before_the_fallback_asks_for_one() {
     let (failing, fallback) = (Counting::listen(FAILURE), Counting::listen(OUTPUTS));
     let weir = one_slot(
-        &format!(
-            "  a: {{endpoints: [\"{}\"]}}\n  b: {{endpoints: [\"{}\"]}}\n",
-            failing.endpoint(),
-            fallback.endpoint()
-        ),
+        &pools(&failing.endpoint(), &fallback.endpoint()),
         &format!("  m: {{timeout: 20s, fallback: {{model: lite, {DEFAULT}}}}}\n  lite: {{pool: b}}\n"),
     );
     let answer = ask(&mut weir.connect(), "m").expect(200);
@@ -61,11 +62,7 @@ fn a_slot_is_free_again_before_the_fallback_asks_for_one() {
 fn a_caller_who_goes_away_takes_his_fallbacks_slot_along() {
     let (failing, fallback) = (Counting::listen(FAILURE), Hand::listen());
     let weir = one_slot(
-        &format!(
-            "  a: {{endpoints: [\"{}\"]}}\n  b: {{endpoints: [\"{}\"]}}\n",
-            failing.endpoint(),
-            fallback.endpoint()
-        ),
+        &pools(&failing.endpoint(), &fallback.endpoint()),
         &format!("  m: {{timeout: 600s, fallback: {{model: lite, {DEFAULT}}}}}\n  lite: {{pool: b}}\n"),
     );
     let mut caller = weir.connect();
@@ -100,11 +97,7 @@ fn a_rule_has_its_features_where_its_tier_takes_no_more() {
 fn a_fallback_joins_what_the_model_named_does_not() {
     let (failing, fallback) = (Counting::listen(FAILURE), Hand::listen());
     let weir = one_slot(
-        &format!(
-            "  a: {{endpoints: [\"{}\"]}}\n  b: {{endpoints: [\"{}\"]}}\n",
-            failing.endpoint(),
-            fallback.endpoint()
-        ),
+        &pools(&failing.endpoint(), &fallback.endpoint()),
         &format!("  m: {{timeout: 600s, fallback: {{model: lite, {DEFAULT}}}}}\n  lite: {{pool: b, {JOIN}}}\n"),
     );
     let mut caller = weir.connect();

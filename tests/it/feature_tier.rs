@@ -239,22 +239,14 @@ pub(crate) fn server_on(l2: &str, port: u16) -> Weir {
 pub(crate) fn drivers(ports: &[u16], echo: &Echo, l3: &str) -> Weir {
     let urls: Vec<String> = ports.iter().map(|port| format!("\"http://127.0.0.1:{port}\"")).collect();
     Weir::start(&format!(
-        r#"
-pools: {{echo: {{endpoints: ["{}"]}}}}
-models:
-  drivers:
-    pool: echo
-    timeout: 60s
-    features: [{{view: driver_stats, join: {{driver_id: driver_id}}}}]
-    inputs: {{as: columns, columns: ["driver_stats:avg_daily_trips"]}}
-features:
+        r#"{}features:
   project: {PROJECT}
   l1: {{capacity: 0B}}
   l2: {{feature_server: [{}], timeout: 5s}}
 {l3}  breaker: {{open_for: 1s}}
   views:
 {}"#,
-        echo.endpoint(),
+        lookup::model(echo, "avg_daily_trips"),
         urls.join(", "),
         lookup::view("")
     ))

@@ -17,7 +17,10 @@ use crate::{
         vectors::{self, DUMP, StoredHash, VIEWS, View},
         weir,
     },
-    world::{FRAUD_DETECTOR, FRAUD_PATH, STORE, TRITON, first_number, fraud_config, fraud_request, near, score},
+    world::{
+        FRAUD_DETECTOR, FRAUD_PATH, STORE, TRITON, first_number, fraud_config, fraud_over_grpc, fraud_request, near,
+        score,
+    },
 };
 
 /// A config that joins all of a view's features, one tensor each, to a model that echoes them.
@@ -197,21 +200,7 @@ fn a_fraud_request_is_joined_in_every_protocol() {
     let answer = weir.connect().post("/v1/models/fraud-kserve:predict", v1).expect(200).json();
     near(answer["predictions"][0].as_f64().expect("a number"), expected);
 
-    let request = pb::ModelInferRequest {
-        model_name: "fraud-detector".into(),
-        inputs: vec![
-            raw_input("user_id", "INT64", &[1]),
-            raw_input("merchant_id", "BYTES", &[1]),
-            raw_input("amount", "FP64", &[1]),
-        ],
-        raw_input_contents: vec![
-            Bytes::copy_from_slice(&1001_i64.to_le_bytes()),
-            Bytes::from(vectors::bytes_element(b"m-2")),
-            Bytes::copy_from_slice(&250.0_f64.to_le_bytes()),
-        ],
-        ..Default::default()
-    };
-    let message: pb::ModelInferResponse = weir.connect_grpc().infer(&request).decode();
+    let message: pb::ModelInferResponse = weir.connect_grpc().infer(&fraud_over_grpc(1001, "m-2", 250.0)).decode();
     let raw: [u8; 4] = message.raw_output_contents[0][..].try_into().expect("one FP32");
     near(f32::from_le_bytes(raw).into(), expected);
 }

@@ -116,15 +116,7 @@ impl World {
 
 fn config(echo: &Echo, redis: &Redis, l3: &str) -> String {
     format!(
-        r#"
-pools: {{echo: {{endpoints: ["{}"]}}}}
-models:
-  drivers:
-    pool: echo
-    timeout: 60s
-    features: [{{view: driver_stats, join: {{driver_id: driver_id}}}}]
-    inputs: {{as: columns, columns: ["driver_stats:avg_daily_trips"]}}
-features:
+        r#"{}features:
   project: {PROJECT}
   breaker: {{open_for: 100ms}}
   l1: {{ttl: 1s}}
@@ -132,7 +124,7 @@ features:
   l3: {l3}
   views:
 {}"#,
-        echo.endpoint(),
+        lookup::model(echo, "avg_daily_trips"),
         redis.url(),
         lookup::view("")
     )

@@ -22,7 +22,7 @@ use crate::support::{
     Redis, RedisCluster, Weir,
     hand::Echo,
     http1::Http1,
-    measured,
+    lookup, measured,
     metrics::await_metric,
     process::{START, wait_until},
     vectors::{self, StoredHash},
@@ -52,15 +52,7 @@ fn stored(driver: i64) -> StoredHash {
 /// Nothing is cached, so that every answer is L2's; nothing is given up that a busy machine only delays.
 fn weir(cluster: &RedisCluster, echo: &Echo) -> Weir {
     Weir::start(&format!(
-        r#"
-pools: {{echo: {{endpoints: ["{}"]}}}}
-models:
-  drivers:
-    pool: echo
-    timeout: 60s
-    features: [{{view: driver_stats, join: {{driver_id: driver_id}}}}]
-    inputs: {{as: columns, columns: ["driver_stats:acc_rate"]}}
-features:
+        r#"{}features:
   project: {PROJECT}
   l1: {{capacity: 0B}}
   l2: {{mode: cluster, redis: {}, timeout: 2s}}
@@ -68,7 +60,7 @@ features:
   views:
     driver_stats: {{entities: {{driver_id: INT64}}, features: {{acc_rate: {{type: DOUBLE, default: {NONE}}}}}}}
 "#,
-        echo.endpoint(),
+        lookup::model(echo, "acc_rate"),
         cluster.urls()
     ))
 }

@@ -31,21 +31,13 @@ const fn tag(driver: i64) -> i64 {
 
 fn weir(echo: &Echo, layers: &str, view: &str) -> Weir {
     Weir::start(&format!(
-        r#"
-pools: {{echo: {{endpoints: ["{}"]}}}}
-models:
-  drivers:
-    pool: echo
-    timeout: 60s
-    features: [{{view: driver_stats, join: {{driver_id: driver_id}}}}]
-    inputs: {{as: columns, columns: ["driver_stats:avg_daily_trips"]}}
-features:
+        r#"{}features:
   project: {PROJECT}
   l1: {{capacity: 0B}}
 {layers}
   views:
 {}"#,
-        echo.endpoint(),
+        lookup::model(echo, "avg_daily_trips"),
         lookup::view(view)
     ))
 }

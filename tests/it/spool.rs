@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::Write,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,7 +18,7 @@ use weir::proto::inference as pb;
 
 use crate::support::{
     Redis, Weir,
-    hand::{Counting, READY, read_request},
+    hand::{Counting, READY, accept, read_request},
     http1::{self, Http1, Response},
     metrics::await_metric,
     process::{Folder, await_some, wait_until},
@@ -27,107 +27,16 @@ use crate::support::{
 
 mod failures;
 mod features;
+mod ledger;
 mod once;
+
+use self::ledger::Ledger;
 
 /// How long the machine may take, busy as it is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What one gateway replays at once.
 const MOST: usize = 16;
-
-/// A V2 model over HTTP/1.1 that answers each request with what it was asked and the number of the answer, so that two answers to one
-/// question can be told apart. It remembers what it was asked, in order, and how much at once.
-struct Ledger {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    is_down: AtomicBool,
-    hangs: AtomicBool,
-    /// The question that is answered 500.
-    poison: Mutex<String>,
-    asked: Mutex<Vec<String>>,
-    inside: AtomicUsize,
-    most_inside: AtomicUsize,
-}
-
-impl Ledger {
-    fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared::default());
-        let serving = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = serving.clone();
-                // A caller that went away is no failure.
-                thread::spawn(move || drop(shared.serve(stream)));
-            }
-        });
-        Self { address, shared }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.shared.asked.lock().expect("no holder panics").clone()
-    }
-
-    /// The question that it fails on from now on.
-    fn poison(&self, id: &str) {
-        *self.shared.poison.lock().expect("no holder panics") = id.to_owned();
-    }
-
-    /// Whether it never answers.
-    fn hang(&self, hangs: bool) {
-        self.shared.hangs.store(hangs, Ordering::SeqCst);
-    }
-
-    /// Whether it answers 500 to everything, and says that it is not ready.
-    fn is_down(&self, is_down: bool) {
-        self.shared.is_down.store(is_down, Ordering::SeqCst);
-    }
-}
-
-impl Shared {
-    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        while let Some((head, body)) = read_request(&mut stream) {
-            if self.is_down.load(Ordering::SeqCst) {
-                stream.write_all(b"HTTP/1.1 500 Down\r\ncontent-length: 0\r\n\r\n")?;
-                continue;
-            }
-            if head.starts_with("GET ") {
-                stream.write_all(READY)?;
-                continue;
-            }
-            let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_inside.fetch_max(inside, Ordering::SeqCst);
-            let answer = self.answer(&String::from_utf8_lossy(&body));
-            self.inside.fetch_sub(1, Ordering::SeqCst);
-            if self.hangs.load(Ordering::SeqCst) {
-                // Until the caller gives up.
-                drop(read_request(&mut stream));
-                return Ok(());
-            }
-            let Some(answer) = answer else {
-                stream.write_all(b"HTTP/1.1 500 Poison\r\ncontent-length: 0\r\n\r\n")?;
-                continue;
-            };
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
-            stream.write_all(format!("{head}content-length: {}\r\n\r\n{answer}", answer.len()).as_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn answer(&self, body: &str) -> Option<String> {
-        let body: Value = serde_json::from_str(body).unwrap_or_default();
-        let id = body["id"].as_str().unwrap_or_default().to_owned();
-        let mut asked = self.asked.lock().expect("no holder panics");
-        asked.push(id.clone());
-        let is_poison = *self.poison.lock().expect("no holder panics") == id;
-        (!is_poison).then(|| json!({"id": id, "answer": asked.len()}).to_string())
-    }
-}
 
 const PATH: &str = "/v2/models/m/infer";
 
@@ -250,7 +159,7 @@ fn ten_thousand_outlive_gateways_and_connections_with_one_result_each() {
     assert_eq!(asked.iter().collect::<HashSet<_>>().len(), COUNT);
     // Once each, but for what the killed gateway had begun and what a broken connection left unsaid.
     assert!(asked.len() <= COUNT + 6 * MOST, "{} arrivals", asked.len());
-    let most = ledger.shared.most_inside.load(Ordering::SeqCst);
+    let most = ledger.most_inside();
     assert!(most <= 2 * MOST, "{most} at once");
     in_order(&asked, &places);
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io::Write,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::support::{
     Weir,
-    hand::{Arrival, Hand, read_request},
+    hand::{Arrival, Hand, accept, read_request},
     http1::{self, Http1, Response},
     metrics::await_metric,
     process::free_port,
@@ -39,17 +39,9 @@ struct Seen {
 
 impl Slow {
     fn listen(takes: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
         let seen = Arc::<Seen>::default();
         let counting = seen.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let seen = counting.clone();
-                thread::spawn(move || answer_slowly(stream, &seen, takes));
-            }
-        });
-        Self { address, seen }
+        Self { address: accept(move |stream| answer_slowly(stream, &counting, takes)), seen }
     }
 
     fn endpoint(&self) -> String {

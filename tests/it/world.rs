@@ -2,10 +2,13 @@
 
 use std::sync::LazyLock;
 
+use ::weir::proto::inference as pb;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::support::{
     Feast, KServe, Redis, Triton, Weir,
+    grpc::raw_input,
     triton::{FAILS, FRAUD, SLOW},
     vectors::{self, View},
 };
@@ -128,6 +131,24 @@ pub(crate) fn fraud_request(user: i64, merchant: &str, amount: f64) -> String {
         {"name": "amount", "datatype": "FP64", "shape": [1], "data": [amount]},
     ]})
     .to_string()
+}
+
+/// The same over gRPC.
+pub(crate) fn fraud_over_grpc(user: i64, merchant: &str, amount: f64) -> pb::ModelInferRequest {
+    pb::ModelInferRequest {
+        model_name: "fraud-detector".into(),
+        inputs: vec![
+            raw_input("user_id", "INT64", &[1]),
+            raw_input("merchant_id", "BYTES", &[1]),
+            raw_input("amount", "FP64", &[1]),
+        ],
+        raw_input_contents: vec![
+            Bytes::copy_from_slice(&user.to_le_bytes()),
+            Bytes::from(vectors::bytes_element(merchant.as_bytes())),
+            Bytes::copy_from_slice(&amount.to_le_bytes()),
+        ],
+        ..Default::default()
+    }
 }
 
 /// Its path.

@@ -5,15 +5,17 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
 };
 
-use super::{SeaweedFs, hand::read_request};
+use super::{
+    SeaweedFs,
+    hand::{accept, read_request},
+};
 
 /// What becomes of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +55,10 @@ struct Shared {
 impl Faulty {
     /// Listens before the store; nothing is spoilt yet.
     pub(crate) fn before(store: &SeaweedFs) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
         let (fault, changed) = (Mutex::new(Fault::None), Condvar::new());
         let shared = Arc::new(Shared { store: store.address(), fault, changed, spoilt: AtomicUsize::new(0) });
         let serving = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = serving.clone();
-                // A caller that went away is no failure.
-                thread::spawn(move || drop(shared.serve(stream)));
-            }
-        });
-        Self { address, shared }
+        Self { address: accept(move |stream| serving.serve(stream)), shared }
     }
 
     /// From now on, answers that are held among them.

@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     faulty::reset,
-    hand::{READY, read_request},
+    hand::{READY, accept_on, read_request},
     http2::{self, Came},
 };
 
@@ -102,18 +102,10 @@ impl FaultyModel {
 
     /// The same, on a listener.
     pub(crate) fn on(listener: TcpListener, speaks: Speaks, greeting: Vec<Step>, script: Script) -> Self {
-        let address = listener.local_addr().expect("it is bound");
         let (connections, requests) = Default::default();
         let shared = Arc::new(Shared { speaks, greeting, script, connections, requests });
         let serving = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = serving.clone();
-                // A caller that went away is no failure.
-                thread::spawn(move || drop(shared.serve(stream)));
-            }
-        });
-        Self { address, shared }
+        Self { address: accept_on(listener, move |stream| serving.serve(stream)), shared }
     }
 
     /// Where it listens.

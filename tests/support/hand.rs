@@ -45,16 +45,8 @@ pub(crate) struct Arrival {
 impl Hand {
     /// Listens.
     pub(crate) fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
         let (sender, arrivals) = channel();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let sender = sender.clone();
-                thread::spawn(move || serve(stream, &sender));
-            }
-        });
-        Self { address, arrivals }
+        Self { address: accept(move |stream| serve(stream, &sender)), arrivals }
     }
 
     /// An endpoint for Weir's config.
@@ -92,16 +84,9 @@ impl Counting {
 
     /// The same, where the pause is only before answers to POSTs of these numbers, from 0.
     pub(crate) fn slow_if(answer: &'static [u8], pause: Duration, is_slow: fn(usize) -> bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
         let count = Arc::new(AtomicUsize::new(0));
         let counter = count.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let counter = counter.clone();
-                thread::spawn(move || count_and_answer(stream, &counter, (answer, pause, is_slow)));
-            }
-        });
+        let address = accept(move |stream| count_and_answer(stream, &counter, (answer, pause, is_slow)));
         Self { address, count }
     }
 
@@ -119,14 +104,7 @@ impl Counting {
 impl Echo {
     /// Listens.
     pub(crate) fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                thread::spawn(move || echo(stream));
-            }
-        });
-        Self { address }
+        Self { address: accept(echo) }
     }
 
     /// An endpoint for Weir's config.
@@ -237,6 +215,27 @@ fn serve(mut stream: TcpStream, arrivals: &Sender<Arrival>) {
         drop(arrivals.send(Arrival { head, body, stream }));
         return;
     }
+}
+
+/// Listens on loopback; each connection is served in a thread of its own.
+pub(crate) fn accept<R>(serve: impl Fn(TcpStream) -> R + Send + Sync + 'static) -> SocketAddr {
+    accept_on(TcpListener::bind("127.0.0.1:0").expect("loopback has ports"), serve)
+}
+
+/// The same on a listener. What a connection comes to is nobody's business: a caller that went away is no failure.
+pub(crate) fn accept_on<R>(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) -> R + Send + Sync + 'static,
+) -> SocketAddr {
+    let address = listener.local_addr().expect("it is bound");
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || drop(serve(stream)));
+        }
+    });
+    address
 }
 
 /// One request off a connection: its head as it came, and its body.

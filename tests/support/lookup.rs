@@ -5,7 +5,7 @@ use std::{fs::File, path::Path, sync::Arc};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use parquet::arrow::ArrowWriter;
 
-use super::{process::Folder, weir};
+use super::{hand::Echo, process::Folder, weir};
 
 /// A row: driver, the value of `avg_daily_trips`, its event in microseconds since the epoch.
 pub(crate) type Row = (i64, i64, i64);
@@ -26,6 +26,22 @@ pub(crate) fn build(url: &str, project: &str, environment: &[(String, String)], 
     let output = command.envs(environment.iter().cloned()).output().expect("weir starts");
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(output.status.success(), "{said}");
+}
+
+/// A model that is sent one feature of a driver's row, and its pool: the first keys of a file.
+pub(crate) fn model(echo: &Echo, feature: &str) -> String {
+    format!(
+        r#"
+pools: {{echo: {{endpoints: ["{}"]}}}}
+models:
+  drivers:
+    pool: echo
+    timeout: 60s
+    features: [{{view: driver_stats, join: {{driver_id: driver_id}}}}]
+    inputs: {{as: columns, columns: ["driver_stats:{feature}"]}}
+"#,
+        echo.endpoint()
+    )
 }
 
 /// The view, for a config's `views`, with further keys.

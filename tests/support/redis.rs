@@ -114,12 +114,7 @@ impl Redis {
     pub(crate) fn load(&self, hashes: &[StoredHash]) {
         let mut connection = self.connection();
         for hash in hashes {
-            let mut command = redis::cmd("HSET");
-            command.arg(&hash.key);
-            for (field, value) in &hash.fields {
-                command.arg(field).arg(value);
-            }
-            command.exec(&mut connection).expect("Redis takes hashes");
+            hset(hash).exec(&mut connection).expect("Redis takes hashes");
         }
     }
 }
@@ -203,12 +198,7 @@ impl RedisCluster {
     pub(crate) fn load(&self, hashes: &[StoredHash]) {
         let mut connection = self.connection();
         for hash in hashes {
-            let mut command = redis::cmd("HSET");
-            command.arg(&hash.key);
-            for (field, value) in &hash.fields {
-                command.arg(field).arg(value);
-            }
-            command.exec(&mut connection).expect("the cluster takes hashes");
+            hset(hash).exec(&mut connection).expect("the cluster takes hashes");
         }
     }
 
@@ -221,4 +211,13 @@ impl RedisCluster {
 
 fn cluster_info(node: &Redis, command: &str, section: &str) -> String {
     redis::cmd(command).arg(section).query(&mut node.connection()).expect("the node runs")
+}
+
+fn hset(hash: &StoredHash) -> redis::Cmd {
+    let mut command = redis::cmd("HSET");
+    command.arg(&hash.key);
+    for (field, value) in &hash.fields {
+        command.arg(field).arg(value);
+    }
+    command
 }

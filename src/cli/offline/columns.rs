@@ -61,7 +61,7 @@ impl Column {
     /// # Errors
     /// The array's type does not go with `kind`, or one of its values does not.
     pub(super) fn new(array: &ArrayRef, kind: FeatureType) -> Result<Self, Problem> {
-        match element(kind) {
+        match kind.element() {
             Some(kind) => list(array, kind),
             None => scalar(array, kind),
         }
@@ -128,20 +128,6 @@ fn elements<T: ArrowPrimitiveType>(
     null: T::Native,
 ) -> Arc<[T::Native]> {
     range.map(|i| if array.is_valid(i) { array.value(i) } else { null }).collect()
-}
-
-const fn element(kind: FeatureType) -> Option<FeatureType> {
-    Some(match kind {
-        FeatureType::BytesList => FeatureType::Bytes,
-        FeatureType::StringList => FeatureType::String,
-        FeatureType::Int32List => FeatureType::Int32,
-        FeatureType::Int64List => FeatureType::Int64,
-        FeatureType::DoubleList => FeatureType::Double,
-        FeatureType::FloatList => FeatureType::Float,
-        FeatureType::BoolList => FeatureType::Bool,
-        FeatureType::UnixTimestampList => FeatureType::UnixTimestamp,
-        _ => return None,
-    })
 }
 
 const fn allowed(kind: FeatureType) -> &'static str {

@@ -69,7 +69,7 @@ fn key(view: &View, given: &Map<String, Json>) -> Result<EntityKey, Wrong> {
             view: view.name.to_string(),
             given: shown(given),
             kind: *kind,
-            allowed: allowed(*kind),
+            allowed: kind.in_json(),
         };
         pairs.push((&**key, value(*kind, given).ok_or_else(wrong)?));
     }
@@ -90,16 +90,6 @@ fn value(kind: EntityType, given: &Json) -> Option<EntityValue> {
         }),
         EntityType::Bytes => EntityValue::Bytes(STANDARD.decode(given.as_str()?).ok()?),
     })
-}
-
-const fn allowed(kind: EntityType) -> &'static str {
-    match kind {
-        EntityType::Bytes => "base64 text",
-        EntityType::String => "text",
-        EntityType::Int32 => "a whole number of 32 bits",
-        EntityType::Int64 => "a whole number of 64 bits",
-        EntityType::UnixTimestamp => "whole seconds since 1970",
-    }
 }
 
 /// What was given, as far as one needs to see it.

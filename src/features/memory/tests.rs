@@ -12,22 +12,21 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
+const L1_CONFIG: L1 = L1 {
+    mode: L1Mode::Serve,
+    capacity: 1 << 20,
+    ttl: Duration::from_secs(60),
+    stale_for: Duration::from_secs(600),
+    negative_ttl: Duration::from_secs(5),
+    warm_start: None,
+};
+
 fn view(id: u32, ttl: Duration, consistency: Consistency) -> Arc<View> {
     named(&format!("v{id}")).id(id).ttl(ttl).consistency(consistency).build()
 }
 
 fn memory(views: &[Arc<View>]) -> Memory {
-    Memory::new(
-        &L1 {
-            mode: L1Mode::Serve,
-            capacity: 1 << 20,
-            ttl: 60 * SECOND,
-            stale_for: 600 * SECOND,
-            negative_ttl: 5 * SECOND,
-            warm_start: None,
-        },
-        views,
-    )
+    Memory::new(&L1_CONFIG, views)
 }
 
 fn row(value: i64) -> Arc<Row> {
@@ -41,26 +40,18 @@ async fn the_next_snapshot_finds_rows_of_the_same_definition_only() {
     let now = Instant::now();
     before.put(ViewId(0), &key(1), Some(row(5)), now);
     before.put(ViewId(1), &key(1), Some(row(6)), now);
-    let config = L1 {
-        mode: L1Mode::Serve,
-        capacity: 1 << 20,
-        ttl: 60 * SECOND,
-        stale_for: 600 * SECOND,
-        negative_ttl: 5 * SECOND,
-        warm_start: None,
-    };
     let views = [named("w").features(&["g"]).build(), named("v").id(1).build()];
-    let after = before.next(&config, &views);
+    let after = before.next(&L1_CONFIG, &views);
     assert_eq!(after.get(ViewId(0), &key(1), now), Cached::Miss, "w's features changed");
     assert_eq!(after.get(ViewId(1), &key(1), now), Cached::Fresh(Some(row(5))));
     after.put(ViewId(0), &key(1), Some(row(7)), now);
     assert_eq!(before.get(ViewId(1), &key(1), now), Cached::Fresh(Some(row(6))));
     // Back to what it was.
-    let again = after.next(&config, from_ref(&v));
+    let again = after.next(&L1_CONFIG, from_ref(&v));
     assert_eq!(again.get(ViewId(0), &key(1), now), Cached::Fresh(Some(row(5))));
     // A definition that was not in force meanwhile: nobody told it of changes.
-    let other = again.next(&config, &[named("v").features(&["g"]).build()]);
-    let back = other.next(&config, &[v]);
+    let other = again.next(&L1_CONFIG, &[named("v").features(&["g"]).build()]);
+    let back = other.next(&L1_CONFIG, &[v]);
     assert_eq!(back.get(ViewId(0), &key(1), now), Cached::Miss);
     back.put(ViewId(0), &key(1), Some(row(8)), Instant::now() + SECOND);
     assert_eq!(back.get(ViewId(0), &key(1), Instant::now() + SECOND), Cached::Fresh(Some(row(8))));

@@ -42,7 +42,7 @@ use crate::{
     config,
     features::l2::Error,
     infer::WorkerId,
-    resilience::standby::{Counts, Order, Seen, Side, Standby, Verdict, Why},
+    resilience::standby::{Counts, Order, ProbeResult, Side, Standby, Verdict, Why},
     telemetry::handles::dr::{Dr as Handles, REASONS},
 };
 
@@ -221,7 +221,7 @@ pub(super) async fn watch(dr: Weak<Dr>, config: config::Dr, fence: Option<Arc<Fe
 
 /// What a look at a Redis found, how it gets its rows, and the word of a closed one.
 struct Look {
-    seen: Seen,
+    seen: ProbeResult,
     link: Link,
     word: Option<Vec<u8>>,
 }
@@ -264,7 +264,7 @@ impl Dr {
     }
 
     async fn look_at(&self, servers: &Servers) -> Look {
-        let gone = Look { seen: Seen::Gone, link: Link::Untold, word: None };
+        let gone = Look { seen: ProbeResult::Gone, link: Link::Untold, word: None };
         if servers.ready(self.control).await.is_err() {
             return gone;
         }
@@ -303,7 +303,7 @@ impl Dr {
         };
         let number = |at| text(at).and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()).unwrap_or(0);
         let counts = Counts { acknowledged: number(0), vouched: number(1) };
-        Look { seen: Seen::Here { writable, counts }, link, word: text(2) }
+        Look { seen: ProbeResult::Here { writable, counts }, link, word: text(2) }
     }
 
     /// Tells the first Redis what it has, and has the DR acknowledge nothing any more; `None`: it takes no writes anyway.
@@ -461,10 +461,10 @@ mod tests {
         let pusher = Pusher { dr: Arc::clone(&dr), counts: Arc::clone(&counts) };
         let _told = tracing::subscriber::set_default(tracing_subscriber::registry().with(pusher));
         let mut machine = Standby::new(Duration::ZERO, Duration::ZERO, Order::Kept);
-        let primary = Look { seen: Seen::Gone, word: None, link: Link::Untold };
+        let primary = Look { seen: ProbeResult::Gone, word: None, link: Link::Untold };
         let acknowledged = Counts { acknowledged: 7, vouched: 0 };
         let standby =
-            Look { seen: Seen::Here { writable: true, counts: acknowledged }, word: None, link: Link::Untold };
+            Look { seen: ProbeResult::Here { writable: true, counts: acknowledged }, word: None, link: Link::Untold };
         dr.heed(&mut machine, (primary, standby), Instant::now()).await;
         assert!(dr.is_over());
         let counts = counts.lock().unwrap();

@@ -49,7 +49,7 @@ type Rows = Vec<Result<Option<Row>, Malformed>>;
 
 /// A feature: what answers call it, and what its values are.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestedFeature {
     pub(super) name: String,
     pub(super) kind: FeatureType,
 }
@@ -59,7 +59,7 @@ pub(super) struct Asked {
 /// # Errors
 ///
 /// What is wrong with the body as a whole.
-pub(super) fn rows(features: &[Asked], body: &[u8], count: usize) -> Result<Rows, &'static str> {
+pub(super) fn rows(features: &[RequestedFeature], body: &[u8], count: usize) -> Result<Rows, &'static str> {
     let body: Body<'_> = serde_json::from_slice(body).map_err(|_| "the answer is not Feast's JSON")?;
     let mut columns = Vec::with_capacity(features.len());
     for feature in features {
@@ -134,7 +134,7 @@ fn nanos(text: &str) -> Result<i64, Malformed> {
 /// word.
 #[must_use]
 pub fn read_any(bytes: &[u8]) -> String {
-    let feature = |kind: &FeatureType| Asked { name: kind.name().to_owned(), kind: *kind };
+    let feature = |kind: &FeatureType| RequestedFeature { name: kind.name().to_owned(), kind: *kind };
     let features: Vec<_> = FeatureType::ALL.iter().chain([&FeatureType::Opaque]).map(feature).collect();
     let one_by_one = features.iter().map(|feature| rows(std::slice::from_ref(feature), bytes, 2));
     format!("{:?} {:?}", rows(&features, bytes, 2), one_by_one.collect::<Vec<_>>())

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::resilience::ewma::PeakEwma;
+use crate::resilience::{ewma::PeakEwma, since::length};
 
 /// How fast round trips are forgotten.
 const DECAY: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ impl Load {
 
     /// Feeds an answer's round trip.
     pub(super) fn observe(&self, took: Duration, now: Instant) {
-        let before = self.last.swap(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let before = self.last.swap(length(took), Relaxed);
         self.round_trip.observe(took.min(Duration::from_nanos(before)), now);
     }
 

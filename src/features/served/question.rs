@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, answer::Asked, entity};
+use super::{Answer, answer::RequestedFeature, entity};
 use crate::{
     config::{Feature, View},
     features::{
@@ -71,7 +71,7 @@ pub(super) struct Form {
     /// Up to the entities.
     head: Vec<u8>,
     /// The view's features, in their order.
-    features: Box<[Asked]>,
+    features: Box<[RequestedFeature]>,
 }
 
 impl Form {
@@ -85,12 +85,15 @@ impl Form {
         }
         head.extend_from_slice(b"],\"full_feature_names\":true,\"entities\":{");
         // One view is asked about at a time, so that no two columns have one name.
-        let asked = |feature: &Feature| Asked { name: format!("{}__{}", view.name, feature.name), kind: feature.kind };
+        let asked = |feature: &Feature| RequestedFeature {
+            name: format!("{}__{}", view.name, feature.name),
+            kind: feature.kind,
+        };
         Self { head, features: view.features.iter().map(asked).collect() }
     }
 
     /// What is asked for, in the order of the view's features.
-    pub(super) fn features(&self) -> &[Asked] {
+    pub(super) fn features(&self) -> &[RequestedFeature] {
         &self.features
     }
 

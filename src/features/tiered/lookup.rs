@@ -49,7 +49,7 @@ pub(super) const fn via(caching: Caching) -> Via {
 #[derive(Debug)]
 pub(super) struct Lookup {
     pub(super) joins: Vec<JoinLookup>,
-    pub(super) asked: Asked,
+    pub(super) asked: LayerOutcomes,
     counts: [u64; OUTCOMES],
 }
 
@@ -99,9 +99,9 @@ pub(super) enum State {
 
 /// What each layer did for the request.
 #[derive(Debug, Default)]
-pub(super) struct Asked([Option<CacheOutcome>; 3]);
+pub(super) struct LayerOutcomes([Option<CacheOutcome>; 3]);
 
-impl Asked {
+impl LayerOutcomes {
     /// One key's outcome at a layer: all must hit for the layer to have hit, and one that could not be asked for is told.
     pub(super) fn note(&mut self, layer: Layer, outcome: CacheOutcome) {
         let noted = &mut self.0[layer as usize];
@@ -143,7 +143,7 @@ impl Lookup {
 
     /// A lookup of keys that are known already.
     pub(super) fn over(joins: Vec<JoinLookup>) -> Self {
-        Self { joins, asked: Asked::default(), counts: [0; OUTCOMES] }
+        Self { joins, asked: LayerOutcomes::default(), counts: [0; OUTCOMES] }
     }
 
     /// What L1 has. Optional views may be left out.

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::resilience::since::{length, nanos};
+
 /// A hint, not a count: of updates at once one may be lost.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -27,9 +29,9 @@ impl Pace {
 
     /// What a read took that ended at `now`.
     pub(super) fn took(&self, duration: Duration, now: Instant) {
-        let typical = nanos(self.at(now));
-        self.last.store(nanos(now.saturating_duration_since(self.origin)), Relaxed);
-        self.typical.store(typical - typical / 8 + nanos(duration) / 8, Relaxed);
+        let typical = length(self.at(now));
+        self.last.store(nanos(self.origin, now), Relaxed);
+        self.typical.store(typical - typical / 8 + length(duration) / 8, Relaxed);
     }
 
     /// What one that begins at `now` may be expected to take.
@@ -38,10 +40,6 @@ impl Pace {
         let halvings = u32::try_from(idle.as_secs()).unwrap_or(u32::MAX);
         Duration::from_nanos(self.typical.load(Relaxed).checked_shr(halvings).unwrap_or(0))
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -30,18 +30,18 @@ fn numbers(name: &str, shape: &[i64], numbers: impl IntoIterator<Item = i64>) ->
     Output::new(name.into(), Datatype::Int64, shape.into(), numbers.into_iter().map(Scalar::Int)).unwrap()
 }
 
-fn said(protocol: Protocol, outputs: &[Output], asked: &Asked) -> Result<Written, String> {
+fn said(protocol: Protocol, outputs: &[Output], asked: &RequestedOutputs) -> Result<Written, String> {
     write(protocol, outputs, &Head { model: "fraud", version: None, asked }).map_err(|error| error.to_string())
 }
 
 fn text(protocol: Protocol, outputs: &[Output]) -> String {
-    let written = said(protocol, outputs, &Asked::default()).unwrap();
+    let written = said(protocol, outputs, &RequestedOutputs::default()).unwrap();
     assert_eq!((written.json_length, written.content_type), (None, "application/json"));
     String::from_utf8(written.body.to_vec()).unwrap()
 }
 
-fn asked(protocol: Protocol, body: &[u8]) -> Asked {
-    Asked::of(&decode(protocol, Bytes::copy_from_slice(body), None).unwrap())
+fn asked(protocol: Protocol, body: &[u8]) -> RequestedOutputs {
+    RequestedOutputs::of(&decode(protocol, Bytes::copy_from_slice(body), None).unwrap())
 }
 
 fn refused(protocol: Protocol, body: &[u8], json_length: Option<usize>) -> String {
@@ -130,7 +130,7 @@ fn v1_says_a_prediction_a_row() {
     }
     let unequal = [numbers("a", &[2], 1..3), numbers("b", &[3], 1..4)];
     assert_eq!(
-        said(Protocol::V1, &unequal, &Asked::default()).unwrap_err(),
+        said(Protocol::V1, &unequal, &RequestedOutputs::default()).unwrap_err(),
         "output \"a\" has 2 rows, output \"b\" has 3; a V1 answer has one prediction a row, with a value of every output"
     );
 }
@@ -169,12 +169,12 @@ fn v2_sends_binary_data_where_the_request_asks_for_it() {
     assert_eq!(written.body, [json.as_bytes(), &0.5f32.to_le_bytes()].concat());
     // Whether the inputs were binary says nothing about the outputs.
     assert_eq!(
-        said(Protocol::V2Binary, &[score()], &Asked::default()),
+        said(Protocol::V2Binary, &[score()], &RequestedOutputs::default()),
         said(Protocol::V2Json, &[score()], &binary_outputs(false))
     );
 }
 
-fn binary_outputs(binary: bool) -> Asked {
+fn binary_outputs(binary: bool) -> RequestedOutputs {
     asked(Protocol::V2Json, format!("{{\"parameters\":{{\"binary_data_output\":{binary}}}}}").as_bytes())
 }
 
@@ -208,18 +208,18 @@ fn what_json_cannot_say_is_told() {
     let not_a_number = output("score", Datatype::Fp32, &[1], &[Scalar::Float(f32::NAN)]);
     let no_text = output("label", Datatype::Bytes, &[1], &[Scalar::Bytes(b"\xff")]);
     for protocol in [Protocol::V1, Protocol::V2Json] {
-        let told = said(protocol, std::slice::from_ref(&not_a_number), &Asked::default()).unwrap_err();
+        let told = said(protocol, std::slice::from_ref(&not_a_number), &RequestedOutputs::default()).unwrap_err();
         assert_eq!(told, "output \"score\": NaN cannot be sent as FP32 in this protocol; allowed: finite numbers");
-        let told = said(protocol, std::slice::from_ref(&no_text), &Asked::default()).unwrap_err();
+        let told = said(protocol, std::slice::from_ref(&no_text), &RequestedOutputs::default()).unwrap_err();
         assert_eq!(told, "output \"label\": bytes that are not UTF-8 cannot be sent in JSON; V2 binary and gRPC can");
     }
-    assert!(said(Protocol::Grpc, &[not_a_number, no_text], &Asked::default()).is_ok());
+    assert!(said(Protocol::Grpc, &[not_a_number, no_text], &RequestedOutputs::default()).is_ok());
 }
 
 #[test]
 fn the_outputs_asked_for_are_answered_where_all_are_known() {
     let outputs = [score(), label()];
-    let names = |asked: &Asked| -> Vec<String> {
+    let names = |asked: &RequestedOutputs| -> Vec<String> {
         asked.select(&outputs).unwrap().iter().map(|output| output.name().to_owned()).collect()
     };
     let json = |outputs: &str| asked(Protocol::V2Json, format!("{{\"outputs\":{outputs}}}").as_bytes());
@@ -235,7 +235,7 @@ fn the_outputs_asked_for_are_answered_where_all_are_known() {
     }
     let all =
         ["null", "[]", r#"[{"name":"label"},{"name":"other"}]"#, r#"["label"]"#, r#"[{"name":7}]"#, "{}"].map(json);
-    for asked in all.into_iter().chain([grpc(&[]), grpc(&["label", "other"]), Asked::default()]) {
+    for asked in all.into_iter().chain([grpc(&[]), grpc(&["label", "other"]), RequestedOutputs::default()]) {
         assert_eq!(names(&asked), ["score", "label"], "{asked:?}");
     }
 }
@@ -459,14 +459,14 @@ proptest! {
     #[test]
     fn what_v1_says_is_read(rows in 0i64..4, outputs in any_outputs()) {
         let outputs: Vec<Output> = outputs.into_iter().filter(|output| output.shape.first() == Some(&rows)).collect();
-        let written = said(Protocol::V1, &outputs, &Asked::default()).unwrap();
+        let written = said(Protocol::V1, &outputs, &RequestedOutputs::default()).unwrap();
         let told: serde_json::Value = serde_json::from_slice(&written.body).unwrap();
         let read = read(Protocol::V1, &written.body, None).unwrap();
         if rows > 0 && !outputs.is_empty() {
             let shapes = |outputs: &[Output]| outputs.iter().map(|output| output.shape.clone()).collect::<Vec<_>>();
             prop_assert_eq!(shapes(&read).len(), shapes(&outputs).len());
         }
-        let again = said(Protocol::V1, &read, &Asked::default()).unwrap();
+        let again = said(Protocol::V1, &read, &RequestedOutputs::default()).unwrap();
         prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&again.body).unwrap(), told);
     }
 

@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use super::{Asked, Output};
+use super::{Output, RequestedOutputs};
 use crate::infer::{
     Error, Kind, Protocol,
     decoded::{
@@ -32,7 +32,7 @@ pub struct Head<'a> {
     /// Its version, where the caller named one.
     pub version: Option<&'a str>,
     /// What the request wants: its id, and in V2 over HTTP which outputs travel as binary data.
-    pub asked: &'a Asked,
+    pub asked: &'a RequestedOutputs,
 }
 
 /// An answer's body, and what its headers have to say of it.
@@ -46,7 +46,7 @@ pub struct Written {
     pub content_type: &'static str,
 }
 
-/// Writes an answer. Outputs are taken as they are: see [`Output::batched`] and [`Asked::select`].
+/// Writes an answer. Outputs are taken as they are: see [`Output::batched`] and [`RequestedOutputs::select`].
 ///
 /// # Errors
 /// The protocol cannot say it: a NaN or an infinity in JSON, bytes that are no text in JSON, in V1 outputs of unequal rows.

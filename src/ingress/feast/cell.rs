@@ -77,17 +77,6 @@ pub(super) fn entity(kind: EntityType, cell: &Scalar<'_>, compat: Compat) -> Res
     })
 }
 
-/// What a join key's cell may be.
-pub(super) const fn entity_cells(kind: EntityType) -> &'static str {
-    match kind {
-        EntityType::Bytes => "base64 text",
-        EntityType::String => "text",
-        EntityType::Int32 => "a whole number of 32 bits",
-        EntityType::Int64 => "a whole number of 64 bits",
-        EntityType::UnixTimestamp => "whole seconds since 1970",
-    }
-}
-
 /// A cell as a feature's value.
 pub(super) fn feature(kind: FeatureType, raw: &[u8]) -> Result<Value, Wrong> {
     let cell = Scalar::json(raw);

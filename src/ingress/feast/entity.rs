@@ -123,7 +123,7 @@ fn typed<'a>(column: &Column<'_>, kind: EntityType, compat: Compat) -> Result<Gi
                 EntityValue::Int64(0)
             }
             Err(wrong) => {
-                let told = wrong.told(kind.name(), cell::entity_cells(kind));
+                let told = wrong.told(kind.name(), kind.in_json());
                 let name = shown(&column.name, 64);
                 return Err(Refusal::python(wrong.python(), format!("entities.{name}[{row}]: {told}")));
             }

@@ -66,7 +66,7 @@ use crate::{
 ///
 /// What is wrong with it, in words.
 pub(crate) fn entity_value(kind: EntityType, json: &[u8], compat: Compat) -> Result<EntityValue, String> {
-    cell::entity(kind, &Scalar::json(json), compat).map_err(|wrong| wrong.told(kind.name(), cell::entity_cells(kind)))
+    cell::entity(kind, &Scalar::json(json), compat).map_err(|wrong| wrong.told(kind.name(), kind.in_json()))
 }
 
 /// How long reading or writing rows may take, where the caller does not say.

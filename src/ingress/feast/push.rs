@@ -171,7 +171,7 @@ fn offer(
     for (column, (name, kind)) in keys.iter().zip(&view.entities) {
         values.push(match column {
             Some(column) => cell::entity(*kind, &column.cell(row), compat)
-                .map_err(|error| wrong(name, &error, kind.name(), cell::entity_cells(*kind)))?,
+                .map_err(|error| wrong(name, &error, kind.name(), kind.in_json()))?,
             None => EntityValue::String(String::new()),
         });
     }

@@ -95,7 +95,7 @@ fn frames() {
 
 #[test]
 fn the_model_is_read_from_any_front() {
-    let asked = |name, version| Some(Asked { name, version });
+    let asked = |name, version| Some(ModelRef { name, version });
     let message = ModelInferRequest {
         model_name: "fraud".into(),
         model_version: "2".into(),

@@ -10,19 +10,19 @@ fn standby(order: Order) -> Standby {
     Standby::new(15 * SECOND, 10 * SECOND, order)
 }
 
-const fn here(writable: bool, acknowledged: u64) -> Seen {
-    Seen::Here { writable, counts: Counts { acknowledged, vouched: 0 } }
+const fn here(writable: bool, acknowledged: u64) -> ProbeResult {
+    ProbeResult::Here { writable, counts: Counts { acknowledged, vouched: 0 } }
 }
 
-const fn vouched(vouched: u64) -> Seen {
-    Seen::Here { writable: true, counts: Counts { acknowledged: 0, vouched } }
+const fn vouched(vouched: u64) -> ProbeResult {
+    ProbeResult::Here { writable: true, counts: Counts { acknowledged: 0, vouched } }
 }
 
-const WELL: Seen = here(true, 0);
-const REPLICA: Seen = here(false, 0);
+const WELL: ProbeResult = here(true, 0);
+const REPLICA: ProbeResult = here(false, 0);
 
 #[track_caller]
-fn walk(machine: &mut Standby, steps: &[(u32, Seen, Seen, Verdict)]) {
+fn walk(machine: &mut Standby, steps: &[(u32, ProbeResult, ProbeResult, Verdict)]) {
     let origin = Instant::now();
     for (second, primary, standby, expected) in steps {
         let verdict = machine.look((*primary, *standby), origin + *second * SECOND);
@@ -40,16 +40,16 @@ fn over_once_the_primary_is_gone_for_long_and_back_once_it_is_well_for_long() {
         &mut standby(Order::Kept),
         &[
             (0, WELL, REPLICA, Stay(Why::Well)),
-            (1, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
-            (15, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (1, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (15, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
             // A success begins the wait anew.
             (16, WELL, REPLICA, Stay(Why::Well)),
-            (17, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
-            (31, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
-            (32, Seen::Gone, REPLICA, Over(Why::PrimaryGone)),
-            (33, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (17, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (31, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (32, ProbeResult::Gone, REPLICA, Over(Why::PrimaryGone)),
+            (33, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
             (40, WELL, REPLICA, Stay(Why::Settling)),
-            (49, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (49, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
             (50, WELL, REPLICA, Stay(Why::Settling)),
             (59, WELL, REPLICA, Stay(Why::Settling)),
             (60, WELL, REPLICA, Back { close_at: None, count: 0 }),
@@ -64,8 +64,8 @@ fn nobody_goes_to_a_standby_that_is_gone_or_no_better() {
     walk(
         &mut standby(Order::Kept),
         &[
-            (0, Seen::Gone, Seen::Gone, Stay(Why::PrimaryGone)),
-            (15, Seen::Gone, Seen::Gone, Stay(Why::StandbyGone)),
+            (0, ProbeResult::Gone, ProbeResult::Gone, Stay(Why::PrimaryGone)),
+            (15, ProbeResult::Gone, ProbeResult::Gone, Stay(Why::StandbyGone)),
             (16, REPLICA, REPLICA, Stay(Why::ReadOnly)),
             (17, REPLICA, WELL, Over(Why::ReadOnly)),
         ],
@@ -79,9 +79,9 @@ fn the_primary_must_have_what_was_acknowledged_and_the_standby_is_closed() {
     walk(
         &mut machine,
         &[
-            (0, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
-            (15, Seen::Gone, WELL, Over(Why::PrimaryGone)),
-            (16, Seen::Gone, here(true, 3), Stay(Why::PrimaryGone)),
+            (0, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (15, ProbeResult::Gone, WELL, Over(Why::PrimaryGone)),
+            (16, ProbeResult::Gone, here(true, 3), Stay(Why::PrimaryGone)),
             (20, here(true, 0), here(true, 3), Stay(Why::Lacks { has: 0, of: 3 })),
             (21, here(false, 2), here(true, 3), Stay(Why::ReadOnly)),
             (22, here(true, 3), here(true, 3), Stay(Why::Settling)),
@@ -104,9 +104,9 @@ fn a_primary_that_was_handed_the_work_is_not_waited_for() {
         walk(
             &mut standby(order),
             &[
-                (0, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
-                (15, Seen::Gone, REPLICA, Over(Why::PrimaryGone)),
-                (16, Seen::Gone, here(true, 0), Stay(Why::PrimaryGone)),
+                (0, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
+                (15, ProbeResult::Gone, REPLICA, Over(Why::PrimaryGone)),
+                (16, ProbeResult::Gone, here(true, 0), Stay(Why::PrimaryGone)),
                 (18, REPLICA, here(true, 3), Stay(Why::ReadOnly)),
                 last,
             ],
@@ -122,11 +122,11 @@ fn a_primary_that_was_handed_the_work_is_not_waited_for() {
     walk(
         &mut machine,
         &[
-            (0, Seen::Gone, WELL, Stay(Why::PrimaryGone)),
-            (15, Seen::Gone, WELL, Over(Why::PrimaryGone)),
+            (0, ProbeResult::Gone, WELL, Stay(Why::PrimaryGone)),
+            (15, ProbeResult::Gone, WELL, Over(Why::PrimaryGone)),
             (16, WELL, REPLICA, Back { close_at: None, count: 0 }),
-            (17, Seen::Gone, REPLICA, Stay(Why::PrimaryGone)),
-            (32, Seen::Gone, REPLICA, Over(Why::PrimaryGone)),
+            (17, ProbeResult::Gone, REPLICA, Stay(Why::PrimaryGone)),
+            (32, ProbeResult::Gone, REPLICA, Over(Why::PrimaryGone)),
             (33, WELL, REPLICA, Stay(Why::Settling)),
         ],
     );
@@ -151,11 +151,11 @@ fn a_standby_that_is_gone_as_well_is_not_waited_for_longer_than_a_primary() {
     walk(
         &mut standby(Order::Kept),
         &[
-            (0, Seen::Gone, WELL, Stay(Why::PrimaryGone)),
-            (15, Seen::Gone, WELL, Over(Why::PrimaryGone)),
-            (20, WELL, Seen::Gone, Stay(Why::Settling)),
-            (30, WELL, Seen::Gone, Stay(Why::NotClosed)),
-            (35, WELL, Seen::Gone, Back { close_at: None, count: 0 }),
+            (0, ProbeResult::Gone, WELL, Stay(Why::PrimaryGone)),
+            (15, ProbeResult::Gone, WELL, Over(Why::PrimaryGone)),
+            (20, WELL, ProbeResult::Gone, Stay(Why::Settling)),
+            (30, WELL, ProbeResult::Gone, Stay(Why::NotClosed)),
+            (35, WELL, ProbeResult::Gone, Back { close_at: None, count: 0 }),
         ],
     );
 }
@@ -245,18 +245,18 @@ impl World {
         }
     }
 
-    fn seen(&self, user: usize, at: usize) -> Seen {
+    fn seen(&self, user: usize, at: usize) -> ProbeResult {
         let store = &self.stores[at];
         if !store.up || (at == P && !self.users[user].reaches_primary) {
-            return Seen::Gone;
+            return ProbeResult::Gone;
         }
         let counts = Counts { acknowledged: store.count, vouched: store.vouched };
-        Seen::Here { writable: !store.follows, counts }
+        ProbeResult::Here { writable: !store.follows, counts }
     }
 
     fn push(&mut self, user: usize) {
         let at = if self.users[user].machine.side() == Side::Primary { P } else { S };
-        let Seen::Here { writable: true, .. } = self.seen(user, at) else { return };
+        let ProbeResult::Here { writable: true, .. } = self.seen(user, at) else { return };
         self.next += 1;
         self.stores[at].log.push((self.next, 0));
         if at == P {

@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::json;
 
-use super::scene::{Exporter, Moody, PROTOCOLS, ask, await_standing, each, moves, standing, tag};
+use super::scene::{Exporter, Moody, PROTOCOLS, ask, await_standing, caching, each, moves, standing, tag};
 use crate::support::{
     Weir, client, http1,
     metrics::{await_metric, promtool},
@@ -99,12 +99,7 @@ fn a_drill_holds_a_level_until_its_time_or_level_0() {
 #[test]
 fn a_drill_that_has_nothing_to_lower_is_answered_in_full() {
     let models = Moody::all();
-    let (mut pools, mut entries) = (String::new(), String::new());
-    for (name, model) in PROTOCOLS.map(tag).into_iter().zip(&models) {
-        pools += &model.pool(&name, "");
-        entries += &format!("  {name}: {{pool: {name}, timeout: 20s, cache: {{ttl: 1h}}}}\n");
-    }
-    let weir = Weir::start(&format!("pools:\n{pools}models:\n{entries}"));
+    let weir = caching(&models);
     each(|protocol| {
         let name = tag(protocol);
         for (level, amount) in [("1", 1.0), ("2", 2.0)] {

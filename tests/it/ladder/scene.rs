@@ -45,6 +45,16 @@ pub(crate) struct Moody {
     mood: Arc<Mutex<&'static str>>,
 }
 
+/// A gateway before a model of each protocol, whose predictions are kept.
+pub(crate) fn caching(models: &[Moody; 4]) -> Weir {
+    let (mut pools, mut entries) = (String::new(), String::new());
+    for (name, model) in PROTOCOLS.map(tag).into_iter().zip(models) {
+        pools += &model.pool(&name, "");
+        entries += &format!("  {name}: {{pool: {name}, timeout: 20s, cache: {{ttl: 1h}}}}\n");
+    }
+    Weir::start(&format!("pools:\n{pools}models:\n{entries}"))
+}
+
 impl Moody {
     /// One that is well.
     pub(crate) fn new(protocol: &'static str) -> Self {

@@ -5,7 +5,7 @@
 
 use ::redis::Value;
 
-use crate::resilience::standby::{Order, Seen, Side};
+use crate::resilience::standby::{Order, ProbeResult, Side};
 
 /// How a Redis gets its rows, as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ pub(crate) enum Readiness {
 }
 
 impl Readiness {
-    pub(super) fn of((side, order): (Side, Order), primary: Seen, (dr, link): (Seen, Link)) -> Self {
+    pub(super) fn of((side, order): (Side, Order), primary: ProbeResult, (dr, link): (ProbeResult, Link)) -> Self {
         match (side, link) {
-            _ if dr == Seen::Gone => Self::Gone,
+            _ if dr == ProbeResult::Gone => Self::Gone,
             (Side::Standby, _) => Self::Ready,
             (Side::Primary, _) if order == Order::Unknown => Self::Ready,
             (Side::Primary, Link::Leads) => Self::FollowsNobody,
             // With the first gone there is nobody that it could be connected to.
-            (Side::Primary, Link::Down) if primary != Seen::Gone => Self::CutOff,
+            (Side::Primary, Link::Down) if primary != ProbeResult::Gone => Self::CutOff,
             (Side::Primary, Link::Up | Link::Down | Link::Untold) => Self::Ready,
         }
     }
@@ -83,8 +83,8 @@ mod tests {
     use super::*;
     use crate::resilience::standby::Counts;
 
-    const fn here(writable: bool) -> Seen {
-        Seen::Here { writable, counts: Counts { acknowledged: 0, vouched: 0 } }
+    const fn here(writable: bool) -> ProbeResult {
+        ProbeResult::Here { writable, counts: Counts { acknowledged: 0, vouched: 0 } }
     }
 
     #[test]
@@ -94,9 +94,9 @@ mod tests {
         assert_eq!(with_primary(here(true), (here(false), Link::Down)), Readiness::CutOff);
         assert_eq!(with_primary(here(true), (here(true), Link::Leads)), Readiness::FollowsNobody);
         assert_eq!(with_primary(here(true), (here(true), Link::Untold)), Readiness::Ready);
-        assert_eq!(with_primary(here(true), (Seen::Gone, Link::Untold)), Readiness::Gone);
-        assert_eq!(with_primary(Seen::Gone, (here(false), Link::Down)), Readiness::Ready, "it is about to");
-        assert_eq!(with_primary(Seen::Gone, (Seen::Gone, Link::Untold)), Readiness::Gone);
+        assert_eq!(with_primary(here(true), (ProbeResult::Gone, Link::Untold)), Readiness::Gone);
+        assert_eq!(with_primary(ProbeResult::Gone, (here(false), Link::Down)), Readiness::Ready, "it is about to");
+        assert_eq!(with_primary(ProbeResult::Gone, (ProbeResult::Gone, Link::Untold)), Readiness::Gone);
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
             let of = |dr| Readiness::of((side, order), here(true), dr);
             assert_eq!(of((here(true), Link::Leads)), Readiness::Ready);
             assert_eq!(of((here(false), Link::Down)), Readiness::Ready);
-            assert_eq!(of((Seen::Gone, Link::Untold)), Readiness::Gone);
+            assert_eq!(of((ProbeResult::Gone, Link::Untold)), Readiness::Gone);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::infer::{
 
 /// A request's wishes. The default has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestedOutputs {
     /// The request's own id.
     id: Option<String>,
     outputs: Vec<Wanted>,
@@ -34,7 +34,7 @@ struct Wanted {
     shared: bool,
 }
 
-impl Asked {
+impl RequestedOutputs {
     /// Reads them out of a request. A list of outputs that cannot be understood is as good as none: no model would have answered
     /// it.
     #[must_use]
