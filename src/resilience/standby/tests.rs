@@ -333,7 +333,8 @@ impl World {
             Event::Cut(user) => self.users[user].reaches_primary = false,
             Event::Mend(user) => self.users[user].reaches_primary = true,
             Event::Vouch if self.stores[P].up => {
-                self.stores[P].vouched = self.stores[S].count;
+                // For no less than before: a standby that follows again may have forgotten what it counted.
+                self.stores[P].vouched = self.stores[P].vouched.max(self.stores[S].count);
                 self.acknowledged.clear();
             }
             Event::Sync | Event::Vouch => {}
