@@ -40,13 +40,11 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: RequestId) -> R
             AnswerBody::Whole(_) | AnswerBody::Stream(_) => None,
         },
     );
-    headers.insert(LEVEL, HeaderValue::from_static(level.digit()));
-    headers.insert(REQUEST_ID, id.0);
+    let caches = if caches.is_empty() { None } else { Some(cache_status(&caches)) };
+    let level = HeaderValue::from_static(level.digit());
+    set(&mut headers, [(LEVEL, Some(level)), (REQUEST_ID, Some(id.0)), (CACHE_STATUS, caches)]);
     if !degraded.is_empty() {
         headers.insert(DEGRADED, header_value(degraded_text(&degraded)));
-    }
-    if !caches.is_empty() {
-        headers.insert(CACHE_STATUS, cache_status(&caches));
     }
     if timings != Timings::default() {
         headers.insert(SERVER_TIMING, server_timing(&timings));
@@ -64,6 +62,24 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: RequestId) -> R
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// Gives headers the values that there are. Those of a kept answer have places for them, which are found without hashing a name.
+fn set(headers: &mut HeaderMap, mut values: [(HeaderName, Option<HeaderValue>); 3]) {
+    // What is there twice is replaced as a whole.
+    let places = if headers.keys_len() == headers.len() { Some(headers.iter_mut()) } else { None };
+    for (name, place) in places.into_iter().flatten() {
+        if let Some((_, value)) = values.iter_mut().find(|(of, value)| of == name && value.is_some())
+            && let Some(value) = value.take()
+        {
+            *place = value;
+        }
+    }
+    for (name, value) in values {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// Takes `content-length` out unless it says `length`; hyper says it where nobody does. Left where it is right, because taking

@@ -116,46 +116,49 @@ struct Arrived<'a> {
 }
 
 /// Judges the head, and reads the body.
-async fn arrive<'a>(
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+fn arrive<'a>(
     gateway: &'a Gateway,
     Head { parts, told }: Head<'_>,
     body: Incoming,
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
-) -> Result<Arrived<'a>, Error> {
-    let config = &gateway.pipeline.config;
-    let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
-    let model = config.model(model_id);
-    if ask.method == Method::Explain && model.explainer.is_none() {
-        return Err(no_explainer(&model.name));
-    }
-    let deadline = told.deadline(model.timeout, began)?;
-    let tier = told.tier(config, model)?;
-    let json_length = json_length(told, ask.protocol)?;
-    let joins = match ask.method {
-        Method::Predict => config.is_decoded(model),
-        Method::Explain => model.is_decoded(),
-        Method::Other | Method::Stream => false,
-    };
-    let extent = match ask.method {
-        _ if joins => Extent::Whole,
-        Method::Predict | Method::Explain if wish.may_queue(model) => Extent::Whole,
-        Method::Predict if model.ensemble.is_some() => Extent::Whole,
-        Method::Predict if model.is_held_whole() => Extent::WholeIfRoom,
-        _ => Extent::Beginning(config.listen.hold_body),
-    };
-    let limit = config.listen.max_body;
-    let mut hold = gateway.holds.hold();
-    let payload = match receive(body, extent, Terms { limit, deadline, hold: &mut hold }).await? {
-        Received::Whole(bytes) if joins => {
-            let bytes = inflated(&mut parts.headers, bytes, limit)?;
-            hold.whole(bytes.len() as u64)?;
-            Payload::Decoded(Arc::new(decode::decode(ask.protocol, bytes, json_length)?))
+) -> impl Future<Output = Result<Arrived<'a>, Error>> + Send {
+    async move {
+        let config = &gateway.pipeline.config;
+        let model_id = config.model_id(&ask.model).ok_or_else(|| unknown_model(gateway, &ask.model))?;
+        let model = config.model(model_id);
+        if ask.method == Method::Explain && model.explainer.is_none() {
+            return Err(no_explainer(&model.name));
         }
-        Received::Whole(bytes) => Payload::Retained(bytes),
-        Received::Longer(head, rest) => Payload::Stream { head, rest },
-    };
-    Ok(Arrived { model: model_id, tier, deadline, caching: told.caching, json_length, payload, hold })
+        let deadline = told.deadline(model.timeout, began)?;
+        let tier = told.tier(config, model)?;
+        let json_length = json_length(told, ask.protocol)?;
+        let joins = match ask.method {
+            Method::Predict => config.is_decoded(model),
+            Method::Explain => model.is_decoded(),
+            Method::Other | Method::Stream => false,
+        };
+        let extent = match ask.method {
+            _ if joins => Extent::Whole,
+            Method::Predict | Method::Explain if wish.may_queue(model) => Extent::Whole,
+            Method::Predict if model.ensemble.is_some() => Extent::Whole,
+            Method::Predict if model.is_held_whole() => Extent::WholeIfRoom,
+            _ => Extent::Beginning(config.listen.hold_body),
+        };
+        let limit = config.listen.max_body;
+        let mut hold = gateway.holds.hold();
+        let payload = match receive(body, extent, Terms { limit, deadline, hold: &mut hold }).await? {
+            Received::Whole(bytes) if joins => {
+                let bytes = inflated(&mut parts.headers, bytes, limit)?;
+                hold.whole(bytes.len() as u64)?;
+                Payload::Decoded(Arc::new(decode::decode(ask.protocol, bytes, json_length)?))
+            }
+            Received::Whole(bytes) => Payload::Retained(bytes),
+            Received::Longer(head, rest) => Payload::Stream { head, rest },
+        };
+        Ok(Arrived { model: model_id, tier, deadline, caching: told.caching, json_length, payload, hold })
+    }
 }
 
 /// What the same bytes were told before; else what the answer to these can be known by later.

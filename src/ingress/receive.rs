@@ -150,62 +150,68 @@ enum Wanted {
 }
 
 /// Reads until there are more than `until` bytes, `head` included, or no room for more.
-async fn read_until(
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
+fn read_until(
     begun: (Bytes, Rest),
     until: usize,
     wanted: Wanted,
     Terms { limit, deadline, hold }: Terms<'_, '_>,
-) -> Result<Received, Error> {
-    let mut reading = std::pin::pin!(read(begun, until, wanted, (limit, hold)));
-    // Most bodies are there with their heads. A timer is looked after only where one is not; boxed, since its alignment (tokio keeps
-    // timers apart, 128 bytes each) would be that of every request's future, which costs each allocation more than the timer does.
-    if let Some(received) = futures_util::future::poll_immediate(reading.as_mut()).await {
-        return received;
-    }
-    match Box::pin(tokio::time::timeout_at(deadline.instant(), reading)).await {
-        Ok(received) => received,
-        Err(_) => Err(Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")),
+) -> impl Future<Output = Result<Received, Error>> + Send {
+    let reading = read(begun, until, wanted, (limit, hold));
+    async move {
+        let mut reading = std::pin::pin!(reading);
+        // Most bodies are there with their heads. A timer is looked after only where one is not; boxed, since its alignment (tokio keeps
+        // timers apart, 128 bytes each) would be that of every request's future, which costs each allocation more than the timer does.
+        if let Some(received) = futures_util::future::poll_immediate(reading.as_mut()).await {
+            return received;
+        }
+        match Box::pin(tokio::time::timeout_at(deadline.instant(), reading)).await {
+            Ok(received) => received,
+            Err(_) => Err(Error::new(Kind::RequestTimeout, "the request's body did not arrive before the deadline")),
+        }
     }
 }
 
-async fn read(
-    (head, mut rest): (Bytes, Rest),
+fn read(
+    (mut first, mut rest): (Bytes, Rest),
     until: usize,
     wanted: Wanted,
     (limit, hold): (u64, &mut Hold<'_>),
-) -> Result<Received, Error> {
+) -> impl Future<Output = Result<Received, Error>> + Send {
     // Room is taken as bytes come, not for what a body only says it will be: saying so costs a caller nothing.
-    let most = (head.len() as u64).saturating_add(rest.size_hint().upper().unwrap_or(u64::MAX));
-    let (mut first, mut more) = (head, BytesMut::new());
-    while let Some(frame) = rest.frame().await {
-        let frame = frame.map_err(|error| broken(error, limit))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if first.is_empty() && more.is_empty() {
-            first = data;
-        } else {
-            if more.is_empty() {
-                more.extend_from_slice(&first);
-                first = Bytes::new();
+    let most = (first.len() as u64).saturating_add(rest.size_hint().upper().unwrap_or(u64::MAX));
+    let mut more = BytesMut::new();
+    async move {
+        while let Some(frame) = rest.frame().await {
+            let frame = frame.map_err(|error| broken(error, limit))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if first.is_empty() && more.is_empty() {
+                first = data;
+            } else {
+                if more.is_empty() {
+                    more.extend_from_slice(&first);
+                    first = Bytes::new();
+                }
+                more.extend_from_slice(&data);
             }
-            more.extend_from_slice(&data);
-        }
-        let length = first.len().max(more.len());
-        if length > until {
-            return Ok(Received::Longer(joined(first, more), rest));
-        }
-        if !hold.growing(length as u64, most) {
-            if wanted == Wanted::Whole {
-                return Err(hold.refused());
+            let length = first.len().max(more.len());
+            if length > until {
+                return Ok(Received::Longer(joined(first, more), rest));
             }
-            hold.streamed();
-            return Ok(Received::Longer(joined(first, more), rest));
+            if !hold.growing(length as u64, most) {
+                if wanted == Wanted::Whole {
+                    return Err(hold.refused());
+                }
+                hold.streamed();
+                return Ok(Received::Longer(joined(first, more), rest));
+            }
+            // One whose length was told is over with its last byte: to be told so once more takes as long as the bytes did.
+            if rest.is_end_stream() {
+                break;
+            }
         }
-        // One whose length was told is over with its last byte: to be told so once more takes as long as the bytes did.
-        if rest.is_end_stream() {
-            break;
-        }
+        Ok(Received::Whole(joined(first, more)))
     }
-    Ok(Received::Whole(joined(first, more)))
 }
 
 fn joined(first: Bytes, more: BytesMut) -> Bytes {
