@@ -1,7 +1,10 @@
 //! Reading a request's body: whole where something must read it, or where it is short and there is room to hold it; else only its
 //! beginning.
 
+use std::future::ready;
+
 use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -71,29 +74,27 @@ pub(super) struct Terms<'a, 'h> {
 ///
 /// `TooLarge` over the limit, `RequestTimeout` past the deadline, `Cancelled` when the caller breaks off, `Shed` where there is
 /// no room for one that is wanted whole.
-#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
 pub(super) fn receive(
     body: Incoming,
     extent: Extent,
     terms: Terms<'_, '_>,
 ) -> impl Future<Output = Result<Received, Error>> + Send {
-    async move {
-        let limit = terms.limit;
-        let declared = body.size_hint().exact();
-        let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
-        if declared.is_some_and(|length| length > whole_limit) {
-            return Err(too_large(limit));
-        }
-        let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
-        if let Extent::Beginning(held) = extent
-            && declared.is_some_and(|length| length > held as u64)
-        {
-            return Ok(Received::Longer(Bytes::new(), rest));
-        }
-        let until = extent.until(declared);
-        let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
-        read_until((Bytes::new(), rest), until, wanted, terms).await
+    let at_once = |outcome| Either::Left(ready(outcome));
+    let limit = terms.limit;
+    let declared = body.size_hint().exact();
+    let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
+    if declared.is_some_and(|length| length > whole_limit) {
+        return at_once(Err(too_large(limit)));
     }
+    let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
+    if let Extent::Beginning(held) = extent
+        && declared.is_some_and(|length| length > held as u64)
+    {
+        return at_once(Ok(Received::Longer(Bytes::new(), rest)));
+    }
+    let until = extent.until(declared);
+    let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
+    Either::Right(read_until((Bytes::new(), rest), until, wanted, terms))
 }
 
 /// Reads on from where [`receive`] stopped, to the end, or as far as there is room.
@@ -157,9 +158,8 @@ fn read_until(
     wanted: Wanted,
     Terms { limit, deadline, hold }: Terms<'_, '_>,
 ) -> impl Future<Output = Result<Received, Error>> + Send {
-    let reading = read(begun, until, wanted, (limit, hold));
     async move {
-        let mut reading = std::pin::pin!(reading);
+        let mut reading = std::pin::pin!(read(begun, until, wanted, (limit, hold)));
         // Most bodies are there with their heads. A timer is looked after only where one is not; boxed, since its alignment (tokio keeps
         // timers apart, 128 bytes each) would be that of every request's future, which costs each allocation more than the timer does.
         if let Some(received) = futures_util::future::poll_immediate(reading.as_mut()).await {

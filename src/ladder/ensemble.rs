@@ -3,15 +3,20 @@
 //! A member is asked under its own pool's policy and as it stands itself, within the time of the ensemble, of which enough is left to
 //! make one answer of theirs. Its own fallback has no say: who does not answer is left out.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
-use super::{FEATURES_SHARE, INSTANT, Ladder, standing::Trigger};
+use super::{FEATURES_SHARE, Ladder, standing::Trigger};
 use crate::{
     config::LadderMode,
     infer::{Cause, Deadline, Error, Kind, Level, Method, ModelId, Optional, Plan, Stale, TierId},
 };
 
-/// Of the time left, the share that combining may take, up to [`INSTANT`].
+/// What combining may take at most.
+const COMBINING: Duration = Duration::from_millis(10);
+
+/// Of the time left, the share that combining may take, up to [`COMBINING`].
 const COMBINING_SHARE: u32 = 10;
 
 impl Ladder {
@@ -36,7 +41,7 @@ impl Ladder {
     /// When the answers of a plan's members must be there.
     pub fn members_by(&self, plan: &Plan, now: Instant) -> Deadline {
         let left = plan.model_by.remaining(now);
-        plan.deadline.part(now, left - (left / COMBINING_SHARE).min(INSTANT))
+        plan.deadline.part(now, left - (left / COMBINING_SHARE).min(COMBINING))
     }
 
     /// The plan for a member of the plan's ensemble, whose answer must be there `by` then.

@@ -43,8 +43,9 @@ use crate::{
 /// Of the time left, the share that the feature lookup may use at most: half stays for the model.
 const FEATURES_SHARE: u32 = 2;
 
-/// What is kept of the deadline at most for ways down that ask no model.
-const INSTANT: Duration = Duration::from_millis(10);
+/// What is kept of the deadline at most for ways down that ask no model. They take microseconds; a process that shares its processors may
+/// get none for as long as this when its time has come.
+const INSTANT: Duration = Duration::from_millis(20);
 
 /// Plans for every model of a snapshot.
 pub struct Ladder {

@@ -128,7 +128,7 @@ async fn the_reserve_is_kept_where_a_model_needs_it() {
     let none = Below { simpler: 0, rule: false, cache: false, default: false };
     for (below, kept) in [
         (none, 0),
-        (Below { default: true, ..none }, 10),
+        (Below { default: true, ..none }, 20),
         (Below { simpler: 1, ..none }, 60),
         (Below { simpler: 2, rule: true, ..none }, 60),
     ] {
