@@ -20,7 +20,10 @@ use rdkafka::{
     statistics,
     types::RDKafkaRespErr,
 };
-use tokio::time::Instant;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 use super::{
     client::{self, Context},
@@ -51,6 +54,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let order = Order::read(&mut io::stdin().lock())
         .context("a gateway starts this, and says on standard input what is to be read")?;
     thread::Builder::new().name("gateway".to_owned()).spawn(end_with_gateway)?;
+    outlive_signals()?;
     let is_again = order.is_again;
     let kafka = order.kafka();
     let client = client::consumer(&kafka)?;
@@ -60,6 +64,18 @@ pub(crate) fn run() -> anyhow::Result<()> {
         // Nobody is there to be told.
         _ => Ok(()),
     }
+}
+
+/// A service manager signals all processes of a service at once. The gateway drains then, and is told what changes until it is gone: it
+/// ends this itself.
+fn outlive_signals() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    // Once one is listened to it ends nothing any more, also when nobody listens.
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        drop(signal(kind)?);
+    }
+    Ok(())
 }
 
 /// Nothing is written to standard input after the order: its end is the gateway's.

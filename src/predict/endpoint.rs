@@ -422,7 +422,8 @@ impl Endpoint {
             _ => self.load.penalize(asked, now),
         }
         let verdict = ended.verdict();
-        let failed = matches!(verdict, breaker::Outcome::Failure | breaker::Outcome::Silence);
+        let failed =
+            matches!(verdict, breaker::Outcome::Failure | breaker::Outcome::Silence | breaker::Outcome::TimeoutOfLast);
         if failed && !permit.is_spare() {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
@@ -467,7 +468,7 @@ impl Ended {
     /// it out for that spares nobody where there is no other.
     const fn verdict(self) -> breaker::Outcome {
         match self.class {
-            Class::TimedOut if self.is_last => breaker::Outcome::Impatience,
+            Class::TimedOut if self.is_last => breaker::Outcome::TimeoutOfLast,
             class => class.verdict(),
         }
     }

@@ -247,11 +247,11 @@ impl Pool {
         })
     }
 
-    /// Whether no breaker but this endpoint's lets requests by, of several.
+    /// Whether no other endpoint is healthy and lets requests by, of several.
     pub(super) fn is_last(&self, endpoint: &Arc<Endpoint>) -> bool {
         let members = self.members();
         let others = || members.iter().filter(|other| !Arc::ptr_eq(other, endpoint));
-        others().next().is_some() && !others().any(|other| other.breaker.is_closed())
+        others().next().is_some() && !others().any(|other| other.is_healthy() && other.breaker.is_closed())
     }
 
     /// In what time after `at` the next attempt could be made at another endpoint than the last one's, as far as those asked to be

@@ -51,6 +51,12 @@ impl Run<'_> {
         Some(EXPECTED * median.or_else(least)?)
     }
 
+    /// The same of when answers were last known, however long ago.
+    fn needed(&self, method: Method) -> Option<Duration> {
+        let median = if method == Method::Predict { self.model.median.last() } else { None };
+        Some(EXPECTED * median?)
+    }
+
     /// What nearly every answer takes at the most; zero where that is not known.
     pub(super) fn patience(&self, method: Method, now: Instant) -> Duration {
         let tail = if method == Method::Predict { self.model.tail.delay(now) } else { None };
@@ -93,7 +99,7 @@ impl Run<'_> {
         let is_enough = needs.is_some_and(|needs| *had >= needs.max(self.patience(method, ended)));
         if is_patient || is_enough {
             class
-        } else if *had >= needs.unwrap_or(LONG) {
+        } else if *had >= needs.or_else(|| self.needed(method)).unwrap_or(LONG) {
             Class::Impatient
         } else {
             Class::Hurried

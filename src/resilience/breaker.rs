@@ -24,7 +24,8 @@
 //! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
 //! A call that was not waited for to its end is a silence: a target that never answers has nothing else, and one that is only slow now and
 //! then has answers between them. So it counts in a row, and not in the rate. Where it was given up so soon that many an answer comes
-//! later, the row has to last a second too: callers who wait for so little would take out what is well by chance.
+//! later, the row has to last a second too, and be twice as long: callers who wait for so little would take out what is well by chance. So
+//! has a row of failures to answer in time where no other target is left.
 
 mod machine;
 mod transition;
@@ -135,6 +136,9 @@ pub enum Outcome {
     Silence,
     /// The same, in a time in which it often had not.
     Impatience,
+    /// A failure to answer in time, of the last target that can be asked: it may have stood still for a moment, with all that it was
+    /// asked at once.
+    TimeoutOfLast,
     /// It says nothing about the target (cancelled, the caller's mistake).
     Neutral,
 }

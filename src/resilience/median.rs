@@ -66,6 +66,13 @@ impl Median {
         fresh.then(|| Duration::from_micros(u64::from(micros)))
     }
 
+    /// The same, however old; `None`: there never was one.
+    #[must_use]
+    pub fn last(&self) -> Option<Duration> {
+        let (at, micros) = unpack(self.median.load(Relaxed));
+        (at != 0).then(|| Duration::from_micros(u64::from(micros)))
+    }
+
     /// How long ago the last was fed that the median has taken in, to within a tick.
     #[must_use]
     pub fn quiet_for(&self, now: Instant) -> Duration {

@@ -184,21 +184,26 @@ async fn what_hangs_is_found_though_every_caller_waits_for_less_than_nearly_all_
     }
 }
 
-/// All that were under way at the last endpoint time out at once where it stands still for a moment; where it goes on, it hangs.
+/// All that were under way at the last endpoint time out at once where it stands still for a moment; where it goes on, it hangs, and so
+/// do the probes of both.
 #[tokio::test(start_paused = true)]
 async fn the_last_endpoint_is_not_taken_out_for_one_moment() {
     let silent = [Server::start(&[""]).await, Server::start(&[""]).await];
     let predict = asking(pool(&[&silent[0].authority, &silent[1].authority]), |model| model.timeout = DEADLINE);
-    let many = async || {
+    let many = async |count| {
         let deadline = Deadline::after(Instant::now(), DEADLINE);
-        let all = (0..40).map(|_| ask_for(&predict, ModelId(0), deadline));
+        let all = (0..count).map(|_| ask_for(&predict, ModelId(0), deadline));
         futures_util::future::join_all(all).await;
         predict.pools[0].members().iter().filter(|endpoint| endpoint.breaker.is_closed()).count()
     };
-    assert_eq!(many().await, 1, "one of them is well enough to be asked");
+    assert_eq!(many(16).await, 1, "one of them is well enough to be asked");
     tokio::time::advance(700 * MS).await;
-    assert_eq!(many().await, 1);
-    assert_eq!(many().await, 0, "no answer in more than a second");
+    assert_eq!(many(4).await, 1);
+    assert_eq!(many(2).await, 0, "no answer in more than a second");
+    tokio::time::advance(Duration::from_secs(40)).await;
+    many(4).await;
+    let open = |endpoint: &Arc<Endpoint>| endpoint.breaker.state() == crate::resilience::breaker::State::Open;
+    assert!(predict.pools[0].members().iter().all(open), "their probes hang, too");
 }
 
 /// A model with five seconds of its own that stands in for one that has 200 ms.

@@ -50,6 +50,8 @@ enum Phase {
         successes: u32,
         probing: bool,
         yielded: u32,
+        /// Probes given up too soon since the last success.
+        impatient: u32,
         since: Instant,
     },
 }
@@ -109,7 +111,7 @@ impl Machine {
             Phase::Open { until, .. } if now < until => Err(Refused { until: Some(until) }),
             Phase::HalfOpen { probing: true, .. } => Err(Refused { until: None }),
             Phase::Open { .. } => {
-                self.enter(Phase::HalfOpen { successes: 0, probing: true, yielded: 0, since: now });
+                self.enter(Phase::HalfOpen { successes: 0, probing: true, yielded: 0, impatient: 0, since: now });
                 Ok(Admitted { epoch: self.epoch, call: Call::Probe })
             }
             Phase::HalfOpen { ref mut probing, ref mut since, .. } => {
@@ -219,7 +221,7 @@ impl Machine {
             (Phase::Closed(_), Outcome::Neutral) => {}
             // No other call is of the epoch of an open breaker than an early probe.
             (Phase::Open { .. }, Outcome::Success) => {
-                self.enter(Phase::HalfOpen { successes: 1, probing: false, yielded: 0, since: now });
+                self.enter(Phase::HalfOpen { successes: 1, probing: false, yielded: 0, impatient: 0, since: now });
                 if self.policy.closes_at() <= 1 {
                     self.close();
                 }
@@ -230,10 +232,21 @@ impl Machine {
                     self.open(cause, now);
                 }
             }
-            (Phase::HalfOpen { .. }, Outcome::Failure | Outcome::Silence) => self.open(Cause::Probe, now),
-            // A probe's caller that waited for too little leaves it to the next.
-            (Phase::HalfOpen { successes, probing, yielded, since }, outcome) => {
+            (Phase::HalfOpen { .. }, Outcome::Failure | Outcome::Silence | Outcome::TimeoutOfLast) => {
+                self.open(Cause::Probe, now)
+            }
+            (Phase::HalfOpen { successes, probing, yielded, impatient, since }, outcome) => {
                 *since = now;
+                // A probe's caller that waited for too little leaves it to the next, but not for ever.
+                match outcome {
+                    Outcome::Impatience => *impatient += 1,
+                    Outcome::Success => *impatient = 0,
+                    _ => {}
+                }
+                if *impatient >= self.policy.failure_threshold.max(1) {
+                    self.open(Cause::Probe, now);
+                    return;
+                }
                 *successes += u32::from(outcome == Outcome::Success);
                 match call.call {
                     Call::Yielded => *yielded -= 1,

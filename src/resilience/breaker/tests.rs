@@ -166,6 +166,22 @@ fn impatience_counts_in_a_row_that_lasts() {
     assert_eq!(bench.pass(Duration::from_millis(1)).call(Outcome::Impatience).state(), State::Open);
     bench.pass(POLICY.open_for).call(Outcome::Impatience);
     assert_eq!(bench.state(), State::HalfOpen, "the next is the probe");
+    bench.calls(3, Outcome::Impatience).call(Outcome::Success);
+    assert_eq!(bench.calls(4, Outcome::Impatience).state(), State::HalfOpen);
+    assert_eq!(bench.call(Outcome::Impatience).state(), State::Open, "it answers none of them");
+}
+
+/// The last target that there is may stand still for a moment.
+#[test]
+fn timeouts_of_the_last_count_in_a_row_that_lasts_and_in_the_rate() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.calls(19, Outcome::TimeoutOfLast).state(), State::Closed);
+    assert_eq!(bench.call(Outcome::TimeoutOfLast).state(), State::Open, "none of 20 was answered");
+    bench.pass(POLICY.open_for).call(Outcome::TimeoutOfLast);
+    assert_eq!(bench.state(), State::Open, "nor its probe");
+    let mut bench = Bench::new();
+    assert_eq!(bench.calls(4, Outcome::TimeoutOfLast).pass(SECOND).state(), State::Closed);
+    assert_eq!(bench.call(Outcome::TimeoutOfLast).state(), State::Open);
 }
 
 #[test]
@@ -431,7 +447,7 @@ proptest! {
                 let (call, epoch) = out.swap_remove(pick % out.len());
                 let outcome = [Outcome::Success, Outcome::Failure, Outcome::Neutral][usize::from(action - 1)];
                 machine.record(call, outcome, now);
-                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure | Outcome::Silence => Some(false), Outcome::Impatience | Outcome::Neutral => None };
+                let success = match outcome { Outcome::Success => Some(true), Outcome::Failure | Outcome::Silence | Outcome::TimeoutOfLast => Some(false), Outcome::Impatience | Outcome::Neutral => None };
                 model.record(epoch, success, now);
             }
             prop_assert_eq!(machine.state(), model.state);

@@ -42,7 +42,12 @@ impl Window {
             self.given_up = None;
         }
         match outcome {
-            Outcome::Impatience => self.row(policy, now),
+            Outcome::Impatience => self.row(policy, 2, now),
+            Outcome::TimeoutOfLast => {
+                let by_row = self.row(policy, 1, now);
+                let by_rate = self.rate(policy, success, now);
+                by_row.or(by_rate)
+            }
             Outcome::Silence => self.run(policy, success, now),
             Outcome::Success | Outcome::Failure | Outcome::Neutral => {
                 let by_run = self.run(policy, success, now);
@@ -52,12 +57,14 @@ impl Window {
         }
     }
 
-    fn row(&mut self, policy: &Policy, now: Instant) -> Option<Cause> {
+    /// A row that has to last, and to be so many times as long as one of failures.
+    fn row(&mut self, policy: &Policy, times: u32, now: Instant) -> Option<Cause> {
         let age = |first: Instant| now.saturating_duration_since(first);
         let (before, first) = self.given_up.filter(|(_, first)| age(*first) <= policy.window).unwrap_or((0, now));
         let (failures, within) = (before.saturating_add(1), age(first));
         self.given_up = Some((failures, first));
-        (failures >= policy.failure_threshold.max(1) && within >= ROW).then_some(Cause::Run { failures, within })
+        (failures >= policy.failure_threshold.max(1).saturating_mul(times) && within >= ROW)
+            .then_some(Cause::Run { failures, within })
     }
 
     fn run(&mut self, policy: &Policy, success: bool, now: Instant) -> Option<Cause> {
