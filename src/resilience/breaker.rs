@@ -24,8 +24,8 @@
 //! changes nothing (every permit carries the epoch it was admitted in); a permit that is dropped without an answer is neutral. What counts as a failure is the caller's to say: no 4xx does.
 //! A call that was not waited for to its end is a silence: a target that never answers has nothing else, and one that is only slow now and
 //! then has answers between them. So it counts in a row, and not in the rate. Where it was given up so soon that many an answer comes
-//! later, the row has to last a second too, and be twice as long: callers who wait for so little would take out what is well by chance. So
-//! has a row of failures to answer in time where no other target is left.
+//! later, the row has to be twice as long and to last a second: callers who wait for so little would take out what is well by chance.
+//! Where no other target is left, a row of failures to answer in time has to last a second, too; in the rate they count as any other.
 
 mod machine;
 mod transition;
