@@ -34,7 +34,7 @@ pub(super) struct Ask<'a> {
 #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
 pub(super) fn infer<'a>(
     gateway: &'a Arc<Gateway>,
-    arrival: Box<Arrival>,
+    mut arrival: Box<Arrival>,
     ask: Ask<'a>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + 'a {
     async move {
@@ -44,7 +44,6 @@ pub(super) fn infer<'a>(
         let model = gateway.pipeline.config.model_id(&ask.model);
         let mut call = gateway.records.begin(model, protocol, began);
         let wish = Wish::by(&arrival.told);
-        let mut arrival = arrival;
         let body = arrival.body;
         let head = Head { parts: &mut arrival.head, told: &arrival.told };
         let outcome = match arrive(gateway, head, body, (&ask, &wish), began).await {
