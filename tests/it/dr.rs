@@ -193,6 +193,9 @@ fn a_first_redis_that_is_handed_the_rows_has_them_at_once_and_pushes_go_on() {
     });
     let (mut taken, mut longest, mut refused) = (Instant::now(), Duration::ZERO, 0);
     wait_until("pushes to be taken by the first", START, || {
+        // A look at the first that came to nothing, on a busy machine, is told as what it is.
+        let reason = || active(&weir)["reason"].clone();
+        let before = reason();
         let answer = push(&mut connection, 1, last + 1);
         if answer.status == 200 {
             longest = longest.max(taken.elapsed());
@@ -200,7 +203,9 @@ fn a_first_redis_that_is_handed_the_rows_has_them_at_once_and_pushes_go_on() {
             return active(&weir)["active"] == json!("primary");
         }
         refused += 1;
-        assert!(!answer.text().contains("before it is promoted"), "nobody is to do that now: {}", answer.text());
+        let seen = [before, reason()];
+        let is_misled = answer.text().contains("before it is promoted") && !seen.contains(&json!("primary_gone"));
+        assert!(!is_misled, "nobody is to do that now: {}; {seen:?}", answer.text());
         false
     });
     measured(format_args!("a planned handover: pushes were refused {refused} times, for {longest:?} at the longest"));
