@@ -9,6 +9,7 @@ pub mod decoded;
 pub mod entity;
 pub mod error;
 pub(crate) mod headers;
+pub(crate) mod hops;
 pub mod level;
 pub mod outputs;
 pub mod plan;

@@ -6,15 +6,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{
-    body::ResponseBody,
-    context,
-    hops::{self, Hop},
-    status,
-};
-use crate::infer::{
-    Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId, Timings,
-    headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
+use super::{body::ResponseBody, context, status};
+use crate::{
+    infer::{
+        Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId,
+        Timings,
+        headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
+        hops::{self, Hop},
+    },
+    pipeline::Told,
 };
 
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("weir-degraded");
@@ -42,7 +42,11 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: RequestId) -> R
     );
     let caches = if caches.is_empty() { None } else { Some(cache_status(&caches)) };
     let level = HeaderValue::from_static(level.digit());
-    set(&mut headers, [(LEVEL, Some(level)), (REQUEST_ID, Some(id.0)), (CACHE_STATUS, caches)]);
+    headers.insert(LEVEL, level);
+    headers.insert(REQUEST_ID, id.0);
+    if let Some(caches) = caches {
+        headers.insert(CACHE_STATUS, caches);
+    }
     if !degraded.is_empty() {
         headers.insert(DEGRADED, header_value(degraded_text(&degraded)));
     }
@@ -64,22 +68,16 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: RequestId) -> R
     response
 }
 
-/// Gives headers the values that there are. Those of a kept answer have places for them, which are found without hashing a name.
-fn set(headers: &mut HeaderMap, mut values: [(HeaderName, Option<HeaderValue>); 3]) {
-    // What is there twice is replaced as a whole.
-    let places = if headers.keys_len() == headers.len() { Some(headers.iter_mut()) } else { None };
-    for (name, place) in places.into_iter().flatten() {
-        if let Some((_, value)) = values.iter_mut().find(|(of, value)| of == name && value.is_some())
-            && let Some(value) = value.take()
-        {
-            *place = value;
-        }
+/// The answer that the same bytes got before, with the id of this request.
+pub(super) fn told_before(Told { mut headers, body, .. }: Told, id: RequestId) -> Response<ResponseBody> {
+    // Its place is there, and found without hashing its name.
+    match headers.iter_mut().find(|(name, _)| **name == REQUEST_ID) {
+        Some((_, place)) => *place = id.0,
+        None => drop(headers.insert(REQUEST_ID, id.0)),
     }
-    for (name, value) in values {
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
-    }
+    let mut response = Response::new(ResponseBody::whole(body));
+    *response.headers_mut() = headers;
+    response
 }
 
 /// Takes `content-length` out unless it says `length`; hyper says it where nobody does. Left where it is right, because taking

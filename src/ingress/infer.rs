@@ -11,15 +11,21 @@ use super::{
     body::ResponseBody,
     context::CallerHeaders,
     decode, encode,
+    front::{self, Came},
     hold::Hold,
-    hops::{self, Hop},
     later::{self, Wish},
-    receive::{Extent, Received, Terms, receive},
+    receive::{Extent, Received, Terms, broken, receive_begun},
+    route::Route,
     service::{Arrival, Gateway},
 };
-use crate::infer::{
-    Answer, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RawKey, RawRequest,
-    RequestId, TierId, WorkerId, decoded::shown,
+use crate::{
+    infer::{
+        Answer, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RawKey, RequestId,
+        TierId, WorkerId,
+        decoded::shown,
+        hops::{self, Hop},
+    },
+    pipeline::Told,
 };
 
 /// What a path asked for.
@@ -30,6 +36,23 @@ pub(super) struct Ask<'a> {
     pub(super) version: Option<&'a str>,
 }
 
+impl<'a> Ask<'a> {
+    /// What most paths ask for.
+    ///
+    /// # Errors
+    ///
+    /// The path asks for something else.
+    pub(super) fn of_prediction(route: Route<'a>, told: &CallerHeaders) -> Result<Self, Route<'a>> {
+        let (protocol, model, version) = match route {
+            Route::V1Predict(model) => (Protocol::V1, model, None),
+            Route::V2Infer(model, version) if told.json_length().is_some() => (Protocol::V2Binary, model, version),
+            Route::V2Infer(model, version) => (Protocol::V2Json, model, version),
+            other => return Err(other),
+        };
+        Ok(Self { protocol, method: Method::Predict, model, version })
+    }
+}
+
 /// Answers an inference request.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice: room in every request")]
 pub(super) fn infer<'a>(
@@ -38,19 +61,22 @@ pub(super) fn infer<'a>(
     ask: Ask<'a>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + 'a {
     async move {
-        let began = Instant::now();
+        let began = arrival.began;
         let id = arrival.told.request_id();
         let protocol = ask.protocol;
         let model = gateway.pipeline.config.model_id(&ask.model);
         let mut call = gateway.records.begin(model, protocol, began);
         let wish = Wish::by(&arrival.told);
-        let body = arrival.body;
+        let body = (arrival.begun, arrival.body);
         let head = Head { parts: &mut arrival.head, told: &arrival.told };
         let outcome = match arrive(gateway, head, body, (&ask, &wish), began).await {
             Ok(arrived) => {
                 call.runs_under(arrived.tier);
-                match told_before(gateway, (&arrival.head, &arrived), (&ask, &wish), began) {
-                    ControlFlow::Break(answer) => Ok(answer),
+                match as_came(gateway, (arrival.as_came, &arrival.head, &arrival.told), &ask, &arrived, began) {
+                    ControlFlow::Break(again) => {
+                        call.end_as_before(&id);
+                        return encode::told_before(again, id);
+                    }
                     ControlFlow::Continue(as_came) => {
                         let (request, _held) =
                             arrived.request((arrival.worker, arrival.head), &ask, id.clone(), as_came);
@@ -68,12 +94,12 @@ pub(super) fn infer<'a>(
 
 /// Forwards what is no inference to the model's pool.
 pub(super) async fn forward(gateway: &Arc<Gateway>, arrival: Box<Arrival>, ask: Ask<'_>) -> Response<ResponseBody> {
-    let Arrival { worker, mut head, body, told } = *arrival;
+    let Arrival { worker, mut head, body, told, began, begun, .. } = *arrival;
     let id = told.request_id();
     let protocol = ask.protocol;
     // Nothing that is no inference is kept for later.
     let asked = (&ask, &Wish::default());
-    let outcome = match arrive(gateway, Head { parts: &mut head, told: &told }, body, asked, Instant::now()).await {
+    let outcome = match arrive(gateway, Head { parts: &mut head, told: &told }, (begun, body), asked, began).await {
         Ok(arrived) => {
             let (request, _held) = arrived.request((worker, head), &ask, id.clone(), None);
             gateway.pipeline.forward(request).await
@@ -119,7 +145,7 @@ struct Arrived<'a> {
 fn arrive<'a>(
     gateway: &'a Gateway,
     Head { parts, told }: Head<'_>,
-    body: Incoming,
+    (begun, body): (hyper::Result<Bytes>, Incoming),
     (ask, wish): (&Ask<'_>, &Wish),
     began: Instant,
 ) -> impl Future<Output = Result<Arrived<'a>, Error>> + Send {
@@ -147,7 +173,8 @@ fn arrive<'a>(
         };
         let limit = config.listen.max_body;
         let mut hold = gateway.holds.hold();
-        let payload = match receive(body, extent, Terms { limit, deadline, hold: &mut hold }).await? {
+        let begun = begun.map_err(|error| broken(error.into(), limit))?;
+        let payload = match receive_begun((begun, body), extent, Terms { limit, deadline, hold: &mut hold }).await? {
             Received::Whole(bytes) if joins => {
                 let bytes = inflated(&mut parts.headers, bytes, limit)?;
                 hold.whole(bytes.len() as u64)?;
@@ -160,27 +187,21 @@ fn arrive<'a>(
     }
 }
 
-/// What the same bytes were told before; else what the answer to these can be known by later.
-fn told_before(
+/// What the same bytes were told before; else what the answer to these can be known by later. One that was looked up already has that.
+fn as_came(
     gateway: &Gateway,
-    (head, arrived): (&Parts, &Arrived<'_>),
-    (ask, wish): (&Ask<'_>, &Wish),
+    (as_came, head, told): (Option<RawKey>, &Parts, &CallerHeaders),
+    ask: &Ask<'_>,
+    arrived: &Arrived<'_>,
     began: Instant,
-) -> ControlFlow<Answer, Option<RawKey>> {
-    let Payload::Retained(body) = &arrived.payload else { return ControlFlow::Continue(None) };
-    // Under a key of its caller's a request is told what that one was told.
-    if ask.method != Method::Predict || arrived.caching.bypasses() || !wish.is_none() {
-        return ControlFlow::Continue(None);
+) -> ControlFlow<Told, Option<RawKey>> {
+    match (&as_came, &arrived.payload) {
+        (None, Payload::Retained(body)) => {
+            let &Arrived { model, json_length, .. } = arrived;
+            front::told_before(gateway, &Came { model, ask, head, told, json_length, body }, began)
+        }
+        _ => ControlFlow::Continue(as_came),
     }
-    let came = RawRequest {
-        model: arrived.model,
-        protocol: ask.protocol,
-        path: head.uri.path_and_query().map_or("/", PathAndQuery::as_str),
-        headers: &head.headers,
-        json_length: arrived.json_length,
-        body,
-    };
-    gateway.pipeline.told_before(&came, began)
 }
 
 impl<'a> Arrived<'a> {
@@ -236,7 +257,7 @@ fn no_explainer(model: &str) -> Error {
     Error::new(Kind::Unimplemented, message)
 }
 
-fn json_length(told: &CallerHeaders, protocol: Protocol) -> Result<Option<usize>, Error> {
+pub(super) fn json_length(told: &CallerHeaders, protocol: Protocol) -> Result<Option<usize>, Error> {
     if protocol != Protocol::V2Binary {
         return Ok(None);
     }

@@ -55,11 +55,6 @@ impl Wish {
         Self { asked: told.prefers_async(), key: told.idempotency_key().cloned() }
     }
 
-    /// Whether nothing was said.
-    pub(super) const fn is_none(&self) -> bool {
-        !self.asked && self.key.is_none()
-    }
-
     /// Whether the request may be queued, so that it must be read whole.
     pub(super) const fn may_queue(&self, model: &Model) -> bool {
         self.asked || model.queue_on_reject

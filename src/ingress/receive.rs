@@ -79,22 +79,36 @@ pub(super) fn receive(
     extent: Extent,
     terms: Terms<'_, '_>,
 ) -> impl Future<Output = Result<Received, Error>> + Send {
+    receive_begun((Bytes::new(), body), extent, terms)
+}
+
+/// The same of a body of which something was read already.
+///
+/// # Errors
+///
+/// As [`receive`].
+pub(super) fn receive_begun(
+    (begun, body): (Bytes, Incoming),
+    extent: Extent,
+    terms: Terms<'_, '_>,
+) -> impl Future<Output = Result<Received, Error>> + Send {
     let at_once = |outcome| Either::Left(ready(outcome));
     let limit = terms.limit;
-    let declared = body.size_hint().exact();
+    let declared = body.size_hint().exact().map(|left| begun.len() as u64 + left);
     let whole_limit = if extent == Extent::Frame { u64::MAX } else { limit };
     if declared.is_some_and(|length| length > whole_limit) {
         return at_once(Err(too_large(limit)));
     }
-    let rest = Limited::new(body, usize::try_from(whole_limit).unwrap_or(usize::MAX));
+    let left = whole_limit.saturating_sub(begun.len() as u64);
+    let rest = Limited::new(body, usize::try_from(left).unwrap_or(usize::MAX));
     if let Extent::Beginning(held) = extent
         && declared.is_some_and(|length| length > held as u64)
     {
-        return at_once(Ok(Received::Longer(Bytes::new(), rest)));
+        return at_once(Ok(Received::Longer(begun, rest)));
     }
     let until = extent.until(declared);
     let wanted = if extent == Extent::Whole { Wanted::Whole } else { Wanted::Beginning };
-    Either::Right(read_until((Bytes::new(), rest), until, wanted, terms))
+    Either::Right(read_until((begun, rest), until, wanted, terms))
 }
 
 /// Reads on from where [`receive`] stopped, to the end, or as far as there is room.
@@ -182,18 +196,7 @@ fn read(
     let most = (first.len() as u64).saturating_add(rest.size_hint().upper().unwrap_or(u64::MAX));
     let mut more = BytesMut::new();
     async move {
-        while let Some(frame) = rest.frame().await {
-            let frame = frame.map_err(|error| broken(error, limit))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if first.is_empty() && more.is_empty() {
-                first = data;
-            } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&first);
-                    first = Bytes::new();
-                }
-                more.extend_from_slice(&data);
-            }
+        loop {
             let length = first.len().max(more.len());
             if length > until {
                 return Ok(Received::Longer(joined(first, more), rest));
@@ -209,6 +212,17 @@ fn read(
             if rest.is_end_stream() {
                 break;
             }
+            let Some(frame) = rest.frame().await else { break };
+            let Ok(data) = frame.map_err(|error| broken(error, limit))?.into_data() else { continue };
+            if first.is_empty() && more.is_empty() {
+                first = data;
+            } else {
+                if more.is_empty() {
+                    more.extend_from_slice(&first);
+                    first = Bytes::new();
+                }
+                more.extend_from_slice(&data);
+            }
         }
         Ok(Received::Whole(joined(first, more)))
     }
@@ -218,7 +232,7 @@ fn joined(first: Bytes, more: BytesMut) -> Bytes {
     if more.is_empty() { first } else { more.freeze() }
 }
 
-fn broken(error: Box<dyn std::error::Error + Send + Sync>, limit: u64) -> Error {
+pub(super) fn broken(error: Box<dyn std::error::Error + Send + Sync>, limit: u64) -> Error {
     if error.is::<LengthLimitError>() {
         return too_large(limit);
     }

@@ -99,7 +99,21 @@ impl Call<'_> {
             }
         }
         if self.records.log.enabled() {
-            self.write(id, (status, level, took), outcome);
+            self.write(id, (status, level, took), outcome.map(Some));
+        }
+    }
+
+    /// Counts one that is told what the same bytes were told before.
+    pub(super) fn end_as_before(mut self, id: &RequestId) {
+        self.ended = true;
+        let (took, status, level) = (self.began.elapsed(), StatusCode::OK, Level::Full);
+        let handles = self.records.handles.model(self.model);
+        handles.request(self.protocol, status);
+        handles.took(took);
+        handles.answered(level);
+        handles.added(took, Duration::ZERO);
+        if self.records.log.enabled() {
+            self.write(id, (status, level, took), Ok(None));
         }
     }
 
@@ -120,13 +134,14 @@ impl Call<'_> {
         &self,
         id: &RequestId,
         (status, level, took): (StatusCode, Level, Duration),
-        outcome: Result<&Answer, &Error>,
+        outcome: Result<Option<&Answer>, &Error>,
     ) {
         let config = &self.records.config;
         let model = self.model.map(|model| config.model(model));
         let tier = self.tier.or(model.map(|model| model.tier));
-        let timings = outcome.map(|answer| answer.timings).unwrap_or_default();
-        let degraded = outcome.ok().filter(|answer| !answer.degraded.is_empty());
+        let answer = outcome.ok().flatten();
+        let timings = answer.map(|answer| answer.timings).unwrap_or_default();
+        let degraded = answer.filter(|answer| !answer.degraded.is_empty());
         let degraded = degraded.map(|answer| encode::degraded_text(&answer.degraded));
         let error = outcome.err().map(ToString::to_string);
         self.records.log.write(&access::Record {

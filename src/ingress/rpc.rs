@@ -14,7 +14,6 @@ use super::{
     context::CallerHeaders,
     decode, encode, grpc,
     hold::Hold,
-    hops::{self, Hop},
     infer as infer_http,
     later::{self, Wish},
     local,
@@ -22,7 +21,10 @@ use super::{
     service::{Arrival, Gateway},
 };
 use crate::{
-    infer::{Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId},
+    infer::{
+        Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RequestId, WorkerId,
+        hops::{self, Hop},
+    },
     proto::inference,
 };
 
@@ -106,7 +108,7 @@ async fn other_service(gateway: &Gateway, request: Request<Incoming>) -> Respons
 }
 
 async fn infer(gateway: &Arc<Gateway>, arrival: Box<Arrival>, id: RequestId) -> Response<ResponseBody> {
-    let began = Instant::now();
+    let began = arrival.began;
     let addressed = address(gateway, arrival, Asks::PREDICT, began).await;
     let model = addressed.as_ref().ok().map(|addressed| addressed.model);
     let mut call = gateway.records.begin(model, Protocol::Grpc, began);
@@ -197,7 +199,7 @@ async fn address<'a>(
     asks: Asks,
     now: Instant,
 ) -> Result<Addressed<'a>, Error> {
-    let Arrival { worker, head, body, told } = *arrival;
+    let Arrival { worker, head, body, told, .. } = *arrival;
     let limit = gateway.pipeline.config.listen.max_body;
     let patience = told.deadline(UNTIL_MODEL_IS_KNOWN, now)?;
     let encoding = grpc_encoding(&head.headers)?;

@@ -7,20 +7,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::{
     body::ResponseBody,
     context::CallerHeaders,
-    encode, feast,
+    encode, feast, front,
     hold::Holds,
     infer as infer_http, later, local,
     route::{Route, route},
     rpc,
 };
 use crate::{
-    infer::{Error, Kind, Method, Protocol, WorkerId},
+    infer::{Error, Kind, Method, Protocol, RawKey, WorkerId},
     pipeline::Pipeline,
     spool::Spool,
 };
@@ -49,6 +51,12 @@ pub(super) struct Arrival {
     pub(super) body: Incoming,
     /// What its headers tell.
     pub(super) told: CallerHeaders,
+    /// When its head was there.
+    pub(super) began: Instant,
+    /// What was read of its body already (`front`).
+    pub(super) begun: hyper::Result<Bytes>,
+    /// All of it, where it was looked up by that.
+    pub(super) as_came: Option<RawKey>,
 }
 
 impl Arrival {
@@ -63,36 +71,49 @@ pub(super) fn serve(gateway: Arc<Gateway>, worker: WorkerId, request: Request<In
     let (head, body) = request.into_parts();
     let told = CallerHeaders::by(&head.headers);
     let protocol = if told.grpc { Protocol::Grpc } else { Protocol::V2Json };
-    let id = told.id.clone();
-    let arrival = Box::new(Arrival { worker, head, body, told });
-    Answering { protocol, id, path: Box::pin(dispatch(gateway, arrival)) }
+    let (id, began) = (told.id.clone(), Instant::now());
+    let arrival = Box::new(Arrival { worker, head, body, told, began, begun: Ok(Bytes::new()), as_came: None });
+    Answering { protocol, id, arrived: Some((gateway, arrival)), path: None }
 }
 
-/// A request that is being answered. It is moved, by hyper too: what is long is behind its box, where it was made.
+/// A request that is being answered. It is moved, by hyper too: what is long is behind a box, where it was made.
 pub(super) struct Answering {
     protocol: Protocol,
     /// What the caller calls it.
     id: Option<HeaderValue>,
-    path: Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>,
+    /// Until it is polled first.
+    arrived: Option<(Arc<Gateway>, Box<Arrival>)>,
+    path: Option<Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>>,
+}
+
+impl Answering {
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Response<ResponseBody>> {
+        if let Some((gateway, mut arrival)) = self.arrived.take() {
+            if let Some(response) = front::at_once(&gateway, &mut arrival, context) {
+                return Poll::Ready(response);
+            }
+            self.path = Some(Box::pin(dispatch(gateway, arrival)));
+        }
+        let path = self.path.as_mut().expect("what has ended is not polled");
+        let mut response = ready!(path.as_mut().poll(context));
+        encode::complete(response.headers_mut(), self.id.as_ref());
+        Poll::Ready(response)
+    }
 }
 
 impl Future for Answering {
     type Output = Response<ResponseBody>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { protocol, id, path } = self.get_mut();
+        let this = self.get_mut();
         // What has panicked is not polled again.
-        let mut response = match catch_unwind(AssertUnwindSafe(|| path.as_mut().poll(context))) {
-            Ok(polled) => ready!(polled),
+        catch_unwind(AssertUnwindSafe(|| this.poll_answer(context))).unwrap_or_else(|_| {
             // The panic hook has logged where.
-            Err(_) => encode::error(
-                &Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged"),
-                *protocol,
-                None,
-            ),
-        };
-        encode::complete(response.headers_mut(), id.as_ref());
-        Poll::Ready(response)
+            let error = Error::new(Kind::Internal, "internal error: this is a defect in weir, and logged");
+            let mut response = encode::error(&error, this.protocol, None);
+            encode::complete(response.headers_mut(), this.id.as_ref());
+            Poll::Ready(response)
+        })
     }
 }
 
@@ -102,37 +123,31 @@ fn dispatch(gateway: Arc<Gateway>, arrival: Box<Arrival>) -> impl Future<Output 
         // The head's path is cheap to clone; routes borrow from it while the request is consumed.
         let path = arrival.head.uri.clone();
         // Boxed: what is not inference over HTTP, so that its future is no longer than it must be.
-        let asked = match route(path.path()) {
-            Route::Grpc(service, method) => {
-                return Box::pin(rpc::serve(&gateway, arrival, service, method)).await;
-            }
-            Route::V1Predict(model) => {
-                infer_http::Ask { protocol: Protocol::V1, method: Method::Predict, model, version: None }
-            }
-            Route::V1Explain(model) => {
+        let asked = match infer_http::Ask::of_prediction(route(path.path()), &arrival.told) {
+            Ok(asked) => asked,
+            Err(Route::V1Explain(model)) => {
                 infer_http::Ask { protocol: Protocol::V1, method: Method::Explain, model, version: None }
             }
-            Route::V2Infer(model, version) => {
-                let protocol = if arrival.told.json_length().is_some() { Protocol::V2Binary } else { Protocol::V2Json };
-                infer_http::Ask { protocol, method: Method::Predict, model, version }
+            Err(Route::Grpc(service, method)) => {
+                return Box::pin(rpc::serve(&gateway, arrival, service, method)).await;
             }
-            Route::V2Model(model) => {
+            Err(Route::V2Model(model)) => {
                 let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
                 return Box::pin(infer_http::forward(&gateway, arrival, ask)).await;
             }
-            Route::V2RepositoryModel(model) if gateway.pipeline.config.allow_repository => {
+            Err(Route::V2RepositoryModel(model)) if gateway.pipeline.config.allow_repository => {
                 let ask = infer_http::Ask { protocol: Protocol::V2Json, method: Method::Other, model, version: None };
                 return Box::pin(infer_http::forward(&gateway, arrival, ask)).await;
             }
-            Route::V2ModelReady(model) => {
+            Err(Route::V2ModelReady(model)) => {
                 return Box::pin(local::model_ready(&gateway, arrival, model)).await;
             }
-            Route::V1Async(id) => return Box::pin(later::result(&gateway, &arrival, id)).await,
-            Route::V1Model(name) => return Box::pin(local::v1_model(&gateway, &arrival, &name)).await,
-            Route::Feast(endpoint) => return Box::pin(feast::serve(&gateway, arrival, endpoint)).await,
-            Route::Unknown if arrival.told.grpc => return rpc::unknown(path.path()),
-            Route::Unknown if gateway.feast.speaks_python() => return gateway.feast.not_found(),
-            other => return local::answer(&gateway, &arrival.head, &other),
+            Err(Route::V1Async(id)) => return Box::pin(later::result(&gateway, &arrival, id)).await,
+            Err(Route::V1Model(name)) => return Box::pin(local::v1_model(&gateway, &arrival, &name)).await,
+            Err(Route::Feast(endpoint)) => return Box::pin(feast::serve(&gateway, arrival, endpoint)).await,
+            Err(Route::Unknown) if arrival.told.grpc => return rpc::unknown(path.path()),
+            Err(Route::Unknown) if gateway.feast.speaks_python() => return gateway.feast.not_found(),
+            Err(other) => return local::answer(&gateway, &arrival.head, &other),
         };
         if arrival.head.method != Verb::POST {
             return method_not_allowed(&arrival.head.method, "POST");

@@ -28,13 +28,13 @@ enum Recalled {
 }
 
 impl Pipeline {
-    /// The answer to a request that came before byte for byte, where its model answers in full; else what this one can be known by later.
-    pub(crate) fn told_before(&self, came: &RawRequest<'_>, began: Instant) -> ControlFlow<Answer, Option<RawKey>> {
+    /// What a request that came before byte for byte was told, where its model answers in full; else what this one can be known by later.
+    pub(crate) fn told_before(&self, came: &RawRequest<'_>, began: Instant) -> ControlFlow<Told, Option<RawKey>> {
         let Some(verbatim) = self.predictions.verbatim(came) else { return ControlFlow::Continue(None) };
         let is_full = self.ladder.stands_in_full(came.model);
         let told = if is_full { self.predictions.told_before(came.model, &verbatim, began) } else { None };
         match told {
-            Some(told) => ControlFlow::Break(recalled(told, HIT, &mut FeatureSet::default(), Timings::default())),
+            Some(told) => ControlFlow::Break(told),
             None => ControlFlow::Continue(Some(verbatim.kept())),
         }
     }

@@ -31,6 +31,8 @@ mod stand_in;
 use ensemble::Ensembles;
 pub(crate) use postpone::may_wait;
 
+pub(crate) use crate::predictions::Told;
+
 /// How a held body is decoded: the decoders are the wire's.
 pub(crate) type Decode = fn(&InferRequest, u64) -> Result<Decoded, Error>;
 

@@ -14,6 +14,7 @@ use super::{
 use crate::infer::{
     Answer, AnswerBody, Degradation, Level, Protocol, Reason, Verdict,
     headers::{JSON_LENGTH, REQUEST_ID},
+    hops::{self, Hop},
     outputs::is_answer,
 };
 
@@ -210,9 +211,12 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 /// Headers that are true of the next request as well.
+///
+/// **Source:** RFC 9111 §3.1.
 fn lasting(headers: &HeaderMap) -> HeaderMap {
     let mut lasting = headers.clone();
-    for name in [&REQUEST_ID, &header::CONTENT_LENGTH, &header::CONNECTION, &header::TRANSFER_ENCODING] {
+    hops::strip(&mut lasting, Hop::Answer);
+    for name in [&REQUEST_ID, &header::CONTENT_LENGTH] {
         lasting.remove(name);
     }
     lasting

@@ -47,7 +47,7 @@ use self::{
     key::{Head, Key, Scheme},
     memory::Memory,
     shared::Shared,
-    verbatim::{Age, Front},
+    verbatim::{Age, Front, LONGEST},
 };
 pub(crate) use self::{
     kept::Told,
@@ -83,6 +83,7 @@ pub struct Predictions {
     memory: Memory<Key, Arc<Kept>>,
     /// Before it: requests that came before byte for byte.
     front: Front,
+    has_front: bool,
     /// L2, where gateways share one.
     shared: Option<Arc<Shared>>,
     tasks: Tasks,
@@ -181,6 +182,7 @@ impl Predictions {
             eras: Eras::new(config.models.len()),
             memory: Memory::new(config.predictions.capacity - front, now),
             front: Front::new(front, now),
+            has_front,
             shared: shared.map(Arc::new),
             tasks,
             flights: Arc::default(),
@@ -205,6 +207,16 @@ impl Predictions {
     /// Whether a model's predictions are kept at all.
     pub(crate) fn are_kept(&self, model: ModelId) -> bool {
         self.models[model.index()].is_some()
+    }
+
+    /// Whether any model's requests are known by their bytes.
+    pub(crate) const fn has_front(&self) -> bool {
+        self.has_front
+    }
+
+    /// How long a body of the model may be, in bytes, to be known by them: its predictions are kept, and it is sent what comes.
+    pub(crate) fn known_up_to(&self, model: ModelId) -> Option<u64> {
+        self.models[model.index()].as_ref().filter(|model| model.sent_as_came).map(|_| LONGEST as u64)
     }
 
     /// A request as it came, where the same may be known by that; before it is on its path.

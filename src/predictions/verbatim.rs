@@ -19,15 +19,15 @@ use super::{
     memory::{Memory, Weigh},
 };
 use crate::infer::{
-    RawKey, RawRequest,
+    Level, RawKey, RawRequest,
     headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
 };
 
 /// The longest request that is remembered: of a longer one it is no longer the hash that takes its time.
-const LONGEST: usize = 16 << 10;
+pub(super) const LONGEST: usize = 16 << 10;
 
-/// Headers that an answer is given room for on its way out, at most.
-const ROOM: usize = 4;
+/// What `cache-status` says of an answer from here.
+const HIT: &str = "weir-prediction; hit";
 
 /// Room for what of a head is kept.
 const HEAD: usize = 160;
@@ -69,7 +69,7 @@ impl Verbatim {
 }
 
 /// An answer as it was told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Answered {
     headers: HeaderMap,
     body: Bytes,
@@ -90,15 +90,15 @@ impl Weigh for Arc<[u8]> {
     }
 }
 
-impl Weigh for Answered {
+impl Weigh for Arc<Answered> {
     fn size(&self) -> usize {
-        size_of::<Self>() + self.body.len() + headers_size(&self.headers)
+        size_of::<Answered>() + self.body.len() + headers_size(&self.headers)
     }
 }
 
 /// The cache.
 #[derive(Debug)]
-pub(super) struct Front(Memory<Arc<[u8]>, Answered>);
+pub(super) struct Front(Memory<Arc<[u8]>, Arc<Answered>>);
 
 impl Front {
     /// Room for `capacity` bytes.
@@ -108,16 +108,16 @@ impl Front {
 
     /// The answer to a request that came before in this age of the model's predictions.
     pub(super) fn get(&self, came: &Verbatim, age: Age, now: Instant) -> Option<Told> {
-        let Answered { headers, body, .. } = self.0.get(&came.0[..], now).filter(|answered| answered.age == age)?;
-        Some(Told { headers, body, trailers: None })
+        let Answered { headers, body, .. } = &*self.0.get(&came.0[..], now).filter(|answered| answered.age == age)?;
+        Some(Told { headers: headers.clone(), body: body.clone(), trailers: None })
     }
 
     /// Remembers what a request was told, until that is no answer any more.
     pub(super) fn put(&self, came: &RawKey, told: &Told, (age, until): (Age, Instant)) {
         // Trailers are of gRPC, which takes another way.
         if told.trailers.is_none() {
-            let answered = Answered { headers: with_places(&told.headers), body: told.body.clone(), age };
-            self.0.put(&came.0, answered, until, |_| true);
+            let answered = Answered { headers: complete(&told.headers), body: told.body.clone(), age };
+            self.0.put(&came.0, Arc::new(answered), until, |_| true);
         }
     }
 
@@ -131,14 +131,11 @@ impl Front {
     }
 }
 
-/// The same headers with places for those that every such answer gets on its way out, where it is said what they say: a clone has no room
-/// to spare, and each would have to grow for them, which hashes every name anew.
-fn with_places(told: &HeaderMap) -> HeaderMap {
+/// The headers as they go out, with a place for the id of whoever asks next: nothing is looked for, nor added, where they do.
+fn complete(told: &HeaderMap) -> HeaderMap {
     let mut headers = told.clone();
-    for name in [LEVEL, REQUEST_ID, CACHE_STATUS] {
-        headers.insert(name, HeaderValue::from_static(""));
-    }
-    // The index is cloned as long as it is: long enough for who makes room for as many more.
-    headers.reserve(ROOM);
+    headers.insert(LEVEL, HeaderValue::from_static(Level::Full.digit()));
+    headers.insert(CACHE_STATUS, HeaderValue::from_static(HIT));
+    headers.insert(REQUEST_ID, HeaderValue::from_static(""));
     headers
 }

@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::Duration,
 };
 
 use ::weir::proto::inference as pb;
@@ -152,6 +153,52 @@ fn no_cache_asks_the_model_and_another_caller_gets_no_hit() {
     assert_eq!(model.count(), 5);
     let hits = weir.metrics().count("weir_prediction_lookups_total", &[("layer", "l1"), ("outcome", "hit")]);
     assert!(hits == 6.0, "{hits}");
+}
+
+/// However its bytes come, all of them reach the model, and the same are known again.
+#[test]
+fn a_request_that_comes_in_parts_is_asked_whole_and_known_again() {
+    let model = Hand::listen();
+    let weir = before(&model.endpoint(), ", cache: {}", "");
+    let head = |body: &str| {
+        let length = body.len();
+        format!("POST /v1/models/echo:predict HTTP/1.1\r\nhost: weir\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let send = |parts: &[&str]| {
+        let mut caller = weir.connect();
+        for part in parts {
+            caller.send_raw(part.as_bytes());
+            // Most likely each is read before the next one comes; it is the same where not.
+            thread::sleep(Duration::from_millis(10));
+        }
+        caller
+    };
+    for (length, first) in
+        [100, 3_000, 12_000, 40_000].into_iter().flat_map(|length| [(length, 0), (length, 1), (length, 2)])
+    {
+        let body = format!("{{\"instances\": [\"{}\", {first}]}}", "x".repeat(length));
+        let (head, middle) = (head(&body), body.len() / 2);
+        let ways: [&[&str]; 3] = [
+            &[&format!("{head}{body}")],
+            &[&head, &body],
+            &[&format!("{head}{}", &body[..middle]), &body[middle..middle + 9], &body[middle + 9..]],
+        ];
+        let mut caller = send(ways[first]);
+        let asked = model.arrival();
+        assert_eq!(String::from_utf8_lossy(&asked.body), body, "way {first}");
+        asked.answer("{\"predictions\": [1]}");
+        assert_eq!(cache(&caller.receive().expect(200)), "fwd=miss");
+        for again in [first, 0, 1, 2, 0] {
+            let told = send(ways[again]).receive().expect(200);
+            assert_eq!((&*cache(&told), &*told.body), ("hit", &b"{\"predictions\": [1]}"[..]), "{first} {again}");
+        }
+        // One that breaks off is no other's, and counted.
+        drop(send(&ways[2][..1]));
+    }
+    wait_until("those that broke off are counted", START, || {
+        weir.metrics().count("weir_requests_total", &[("model", "echo"), ("status", "499")]) == 12.0
+    });
+    assert_eq!(model.pending(), 0);
 }
 
 /// A caller's word on caches, however it is written, in every protocol.

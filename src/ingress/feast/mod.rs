@@ -209,7 +209,7 @@ async fn received(
     arrival: Box<Arrival>,
     (endpoint, began): (Endpoint, Instant),
 ) -> Result<Asked<'_>, Refusal> {
-    let Arrival { worker, head: mut parts, body, told } = *arrival;
+    let Arrival { worker, head: mut parts, body, told, .. } = *arrival;
     allowed(&parts.method, endpoint)?;
     if endpoint == Endpoint::Health {
         return Ok(Asked::Health);

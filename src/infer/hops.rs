@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 /// Which way headers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hop {
+pub(crate) enum Hop {
     /// Toward a model.
     Request,
     /// Toward a caller.
@@ -18,7 +18,7 @@ pub(super) enum Hop {
 /// One pass over the names there are: looking up each that there could be costs more than the few that there are.
 ///
 /// **Source:** RFC 9110 §7.6.1.
-pub(super) fn strip(headers: &mut HeaderMap, hop: Hop) {
+pub(crate) fn strip(headers: &mut HeaderMap, hop: Hop) {
     // Most answers have none, and a list is longer than what they have.
     if !headers.keys().any(|name| ends_here(name, hop)) {
         return;
