@@ -16,6 +16,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(crate) const LEVEL: HeaderName = HeaderName::from_static("weir-level");
 /// What each cache did.
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// What that says of a prediction that was kept.
+pub(crate) const PREDICTION_HIT: &str = "weir-prediction; hit";
 /// In the binary tensor extension: how long the JSON at the front of the body is.
 pub(crate) const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 

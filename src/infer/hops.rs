@@ -37,7 +37,13 @@ pub(crate) fn strip(headers: &mut HeaderMap, hop: Hop) {
 
 fn ends_here(name: &HeaderName, hop: Hop) -> bool {
     match name.as_str() {
-        "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "te" | "transfer-encoding"
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authenticate"
+        | "proxy-authentication-info"
+        | "te"
+        | "transfer-encoding"
         | "upgrade" => true,
         // Meant for the hop that is weir.
         "expect" | "prefer" | "proxy-authorization" | "weir-tier" => hop == Hop::Request,

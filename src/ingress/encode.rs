@@ -11,7 +11,7 @@ use crate::{
     infer::{
         Answer, AnswerBody, CacheEvent, CacheOutcome, CachedOf, Degradation, Error, Level, Protocol, RequestId,
         Timings,
-        headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
+        headers::{CACHE_STATUS, LEVEL, PREDICTION_HIT, REQUEST_ID},
         hops::{self, Hop},
     },
     pipeline::Told,
@@ -70,11 +70,10 @@ pub(super) fn answer(mut answer: Answer, protocol: Protocol, id: RequestId) -> R
 
 /// The answer that the same bytes got before, with the id of this request.
 pub(super) fn told_before(Told { mut headers, body, .. }: Told, id: RequestId) -> Response<ResponseBody> {
-    // Its place is there, and found without hashing its name.
-    match headers.iter_mut().find(|(name, _)| **name == REQUEST_ID) {
-        Some((_, place)) => *place = id.0,
-        None => drop(headers.insert(REQUEST_ID, id.0)),
-    }
+    // Found without hashing its name.
+    let mut places = headers.iter_mut().filter(|(name, _)| **name == REQUEST_ID);
+    let (_, place) = places.next().expect("what is told again was kept with a place for an id");
+    *place = id.0;
     let mut response = Response::new(ResponseBody::whole(body));
     *response.headers_mut() = headers;
     response
@@ -234,7 +233,7 @@ fn cache_status(caches: &[CacheEvent]) -> HeaderValue {
     if let [CacheEvent { cache, outcome: CacheOutcome::Hit }] = caches {
         match *cache {
             "weir-l1" => return HeaderValue::from_static("weir-l1; hit"),
-            "weir-prediction" => return HeaderValue::from_static("weir-prediction; hit"),
+            "weir-prediction" => return HeaderValue::from_static(PREDICTION_HIT),
             _ => {}
         }
     }

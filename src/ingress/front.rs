@@ -56,6 +56,10 @@ pub(super) fn at_once(
     told.deadline(config.model(model).timeout, began).ok()?;
     let json_length = json_length(told, ask.protocol).ok()?;
     let most = pipeline.predictions.known_up_to(model).filter(|_| is_known_by_bytes(&ask, told))?;
+    // What must be decoded, be it for a model that stands in, is known by what that finds.
+    if config.is_decoded(config.model(model)) {
+        return None;
+    }
     *begun = read(body, most.min(config.listen.max_body), context);
     let body = begun.as_ref().ok().filter(|begun| !begun.is_empty() && body.is_end_stream())?;
     match told_before(gateway, &Came { model, ask: &ask, head, told, json_length, body }, began) {

@@ -18,14 +18,11 @@ use super::{
     route::Route,
     service::{Arrival, Gateway},
 };
-use crate::{
-    infer::{
-        Answer, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RawKey, RequestId,
-        TierId, WorkerId,
-        decoded::shown,
-        hops::{self, Hop},
-    },
-    pipeline::Told,
+use crate::infer::{
+    Answer, Caching, Deadline, Error, InferRequest, Kind, Method, ModelId, Payload, Protocol, RawKey, RequestId,
+    TierId, WorkerId,
+    decoded::shown,
+    hops::{self, Hop},
 };
 
 /// What a path asked for.
@@ -72,7 +69,12 @@ pub(super) fn infer<'a>(
         let outcome = match arrive(gateway, head, body, (&ask, &wish), began).await {
             Ok(arrived) => {
                 call.runs_under(arrived.tier);
-                match as_came(gateway, (arrival.as_came, &arrival.head, &arrival.told), &ask, &arrived, began) {
+                let looked_up = match (arrival.as_came.take(), arrived.came(&ask, &arrival.head, &arrival.told)) {
+                    (None, Some(came)) => front::told_before(gateway, &came, began),
+                    (key, Some(_)) => ControlFlow::Continue(key),
+                    (_, None) => ControlFlow::Continue(None),
+                };
+                match looked_up {
                     ControlFlow::Break(again) => {
                         call.end_as_before(&id);
                         return encode::told_before(again, id);
@@ -187,24 +189,14 @@ fn arrive<'a>(
     }
 }
 
-/// What the same bytes were told before; else what the answer to these can be known by later. One that was looked up already has that.
-fn as_came(
-    gateway: &Gateway,
-    (as_came, head, told): (Option<RawKey>, &Parts, &CallerHeaders),
-    ask: &Ask<'_>,
-    arrived: &Arrived<'_>,
-    began: Instant,
-) -> ControlFlow<Told, Option<RawKey>> {
-    match (&as_came, &arrived.payload) {
-        (None, Payload::Retained(body)) => {
-            let &Arrived { model, json_length, .. } = arrived;
-            front::told_before(gateway, &Came { model, ask, head, told, json_length, body }, began)
-        }
-        _ => ControlFlow::Continue(as_came),
-    }
-}
-
 impl<'a> Arrived<'a> {
+    /// What it may be known by, where all of it is there as it came.
+    fn came<'b>(&'b self, ask: &'b Ask<'b>, head: &'b Parts, told: &'b CallerHeaders) -> Option<Came<'b>> {
+        let &Self { model, json_length, .. } = self;
+        let Payload::Retained(body) = &self.payload else { return None };
+        Some(Came { model, ask, head, told, json_length, body })
+    }
+
     /// A request that the path can take.
     fn request(
         self,

@@ -117,6 +117,9 @@ pub(super) fn receive_begun(
 ///
 /// As [`receive`].
 pub(super) async fn read_on_if_room(head: Bytes, rest: Rest, terms: Terms<'_, '_>) -> Result<Received, Error> {
+    if rest.is_end_stream() {
+        return Ok(Received::Whole(head));
+    }
     read_until((head, rest), usize::MAX, Wanted::Beginning, terms).await
 }
 
@@ -126,6 +129,10 @@ pub(super) async fn read_on_if_room(head: Bytes, rest: Rest, terms: Terms<'_, '_
 ///
 /// As [`receive`].
 pub(super) async fn read_on(head: Bytes, rest: Rest, terms: Terms<'_, '_>) -> Result<Bytes, Error> {
+    // There whole, for want of room it was only not held.
+    if rest.is_end_stream() {
+        return Ok(head);
+    }
     let limit = terms.limit;
     match read_until((head, rest), usize::MAX, Wanted::Whole, terms).await? {
         Received::Whole(whole) => Ok(whole),

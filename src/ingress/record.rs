@@ -15,7 +15,7 @@ use crate::{
     resilience::seldom::Seldom,
     telemetry::{
         access,
-        handles::path::{OTHER, PathHandles},
+        handles::path::{ModelHandles, OTHER, PathHandles},
     },
 };
 
@@ -81,19 +81,14 @@ impl Call<'_> {
                 (row.http, row.level)
             }
         };
-        let handles = self.records.handles.model(self.model);
-        handles.request(self.protocol, status);
-        handles.took(took);
+        self.count(status, took);
         match outcome {
             // Neither an answer nor an error: there is a status for it, and `weir_spool_requests_total`.
             Ok(answer) if is_receipt(answer) => {}
-            Ok(answer) => {
-                handles.answered(level);
-                handles.added(took, answer.timings.model);
-            }
+            Ok(answer) => self.count_answer(level, took, answer.timings.model),
             Err(error) => {
                 if level == Level::Reject {
-                    handles.answered(level);
+                    self.handles().answered(level);
                 }
                 self.tell(error);
             }
@@ -107,14 +102,25 @@ impl Call<'_> {
     pub(super) fn end_as_before(mut self, id: &RequestId) {
         self.ended = true;
         let (took, status, level) = (self.began.elapsed(), StatusCode::OK, Level::Full);
-        let handles = self.records.handles.model(self.model);
-        handles.request(self.protocol, status);
-        handles.took(took);
-        handles.answered(level);
-        handles.added(took, Duration::ZERO);
+        self.count(status, took);
+        self.count_answer(level, took, Duration::ZERO);
         if self.records.log.enabled() {
             self.write(id, (status, level, took), Ok(None));
         }
+    }
+
+    fn handles(&self) -> &ModelHandles {
+        self.records.handles.model(self.model)
+    }
+
+    fn count(&self, status: StatusCode, took: Duration) {
+        self.handles().request(self.protocol, status);
+        self.handles().took(took);
+    }
+
+    fn count_answer(&self, level: Level, took: Duration, at_the_model: Duration) {
+        self.handles().answered(level);
+        self.handles().added(took, at_the_model);
     }
 
     /// Says that nothing could answer a request: a model whose requests get no answer is an incident. One that its tier refused
@@ -166,10 +172,7 @@ impl Call<'_> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            let status = status::of(Kind::Cancelled).http;
-            let handles = self.records.handles.model(self.model);
-            handles.request(self.protocol, status);
-            handles.took(self.began.elapsed());
+            self.count(status::of(Kind::Cancelled).http, self.began.elapsed());
         }
     }
 }

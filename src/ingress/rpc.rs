@@ -134,7 +134,8 @@ async fn about_model(
     arrival: Box<Arrival>,
     (id, asks): (RequestId, Asks),
 ) -> Response<ResponseBody> {
-    let prepared = match address(gateway, arrival, asks, Instant::now()).await {
+    let began = arrival.began;
+    let prepared = match address(gateway, arrival, asks, began).await {
         Ok(addressed) => addressed.prepare(gateway, id.clone(), (asks.method, &Wish::default())).await,
         Err(error) => Err(error),
     };

@@ -55,7 +55,7 @@ pub(super) struct Arrival {
     pub(super) began: Instant,
     /// What was read of its body already (`front`).
     pub(super) begun: hyper::Result<Bytes>,
-    /// All of it, where it was looked up by that.
+    /// What it can be known by later, where `front` looked for it and found nothing.
     pub(super) as_came: Option<RawKey>,
 }
 

@@ -20,14 +20,12 @@ use super::{
 };
 use crate::infer::{
     Level, RawKey, RawRequest,
-    headers::{CACHE_STATUS, LEVEL, REQUEST_ID},
+    headers::{CACHE_STATUS, LEVEL, PREDICTION_HIT, REQUEST_ID},
+    hops::{self, Hop},
 };
 
 /// The longest request that is remembered: of a longer one it is no longer the hash that takes its time.
 pub(super) const LONGEST: usize = 16 << 10;
-
-/// What `cache-status` says of an answer from here.
-const HIT: &str = "weir-prediction; hit";
 
 /// Room for what of a head is kept.
 const HEAD: usize = 160;
@@ -134,8 +132,10 @@ impl Front {
 /// The headers as they go out, with a place for the id of whoever asks next: nothing is looked for, nor added, where they do.
 fn complete(told: &HeaderMap) -> HeaderMap {
     let mut headers = told.clone();
+    // What a gateway before this one kept in L2 may have some.
+    hops::strip(&mut headers, Hop::Answer);
     headers.insert(LEVEL, HeaderValue::from_static(Level::Full.digit()));
-    headers.insert(CACHE_STATUS, HeaderValue::from_static(HIT));
+    headers.insert(CACHE_STATUS, HeaderValue::from_static(PREDICTION_HIT));
     headers.insert(REQUEST_ID, HeaderValue::from_static(""));
     headers
 }

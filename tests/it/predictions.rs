@@ -22,7 +22,7 @@ use crate::{
         grpc::{Grpc, raw_input},
         hand::{Counting, Hand},
         http1::{self, Http1, Response},
-        process::{START, await_some, wait_until},
+        process::{Folder, START, await_some, wait_until},
         vectors,
     },
     world::{TRITON, first_number, near, score},
@@ -192,13 +192,69 @@ fn a_request_that_comes_in_parts_is_asked_whole_and_known_again() {
             let told = send(ways[again]).receive().expect(200);
             assert_eq!((&*cache(&told), &*told.body), ("hit", &b"{\"predictions\": [1]}"[..]), "{first} {again}");
         }
-        // One that breaks off is no other's, and counted.
+        // One that breaks off is no other's, and counted; also where its end comes with its head.
         drop(send(&ways[2][..1]));
+        let mut gone = weir.connect();
+        gone.send_raw(head.as_bytes());
+        gone.finish_sending();
     }
     wait_until("those that broke off are counted", START, || {
-        weir.metrics().count("weir_requests_total", &[("model", "echo"), ("status", "499")]) == 12.0
+        weir.metrics().count("weir_requests_total", &[("model", "echo"), ("status", "499")]) == 24.0
     });
     assert_eq!(model.pending(), 0);
+}
+
+/// An answer that was kept is its caller's: it has the caller's id, what lasts of the model's headers, and its line in the log.
+#[test]
+fn what_is_told_again_has_its_callers_id_and_none_of_the_connections_headers() {
+    let model = Counting::listen(
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: keep-alive, x-hop\r\nkeep-alive: timeout=5\r\n\
+          x-hop: 1\r\nx-model: 7\r\ncontent-length: 18\r\n\r\n{\"predictions\":[]}",
+    );
+    let folder = Folder::new("told-again");
+    let log = folder.path().join("access.log");
+    let config =
+        format!("pools:\n  p: {{endpoints: [{}]}}\nmodels:\n  echo: {{pool: p, cache: {{}}}}\n", model.endpoint());
+    let weir = Weir::with_environment(&config, &[("WEIR_ACCESS_LOG".into(), log.display().to_string())]);
+    let mut caller = weir.connect();
+    for (id, outcome) in [("one", "fwd=miss"), ("two", "hit"), ("three", "hit"), ("four", "hit")] {
+        let headers = [("content-type", "application/json"), ("x-request-id", id), ("expect", "100-continue")];
+        let told = caller.request("POST", "/v1/models/echo:predict", &headers, v1(1, 1).as_bytes()).expect(200);
+        assert_eq!((&*cache(&told), &*told.body), (outcome, &br#"{"predictions":[]}"#[..]));
+        for (name, value) in [
+            ("x-request-id", Some(id)),
+            ("weir-level", Some("0")),
+            ("content-type", Some("application/json")),
+            ("content-length", Some("18")),
+            ("x-model", Some("7")),
+            ("keep-alive", None),
+            ("x-hop", None),
+        ] {
+            assert_eq!(told.header(name).as_deref(), value, "{id} {name}");
+        }
+    }
+    let lines = await_some("four lines", START, || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let whole = text.ends_with('\n') && text.lines().count() >= 4;
+        whole.then(|| {
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<serde_json::Value>>()
+        })
+    });
+    for (line, id) in lines.iter().zip(["one", "two", "three", "four"]) {
+        let told = json!([line["request_id"], line["model"], line["status"], line["level"], line["protocol"]]);
+        assert_eq!(told, json!([id, "echo", 200, 0, "v1"]));
+    }
+    assert_eq!(lines.len(), 4);
+    let metrics = weir.metrics();
+    for name in [
+        "weir_requests_total",
+        "weir_answers_total",
+        "weir_request_duration_seconds_count",
+        "weir_added_latency_seconds_count",
+    ] {
+        let count = metrics.count(name, &[("model", "echo")]);
+        assert!(count == 4.0, "{name} {count}");
+    }
 }
 
 /// A caller's word on caches, however it is written, in every protocol.

@@ -140,7 +140,7 @@ impl Server {
 /// Answers a request of the API.
 pub(super) async fn serve(gateway: &Arc<Gateway>, arrival: Box<Arrival>, endpoint: Endpoint) -> Response<ResponseBody> {
     let server = &gateway.feast;
-    let began = Instant::now();
+    let began = arrival.began;
     let mut call = Call { handles: &server.handles, endpoint, began, status: status::CLIENT_CLOSED_REQUEST };
     let id = arrival.told.request_id();
     let answered = match received(gateway, arrival, (endpoint, began)).await {
