@@ -65,8 +65,8 @@ installed() {
 
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib; }
 # Its own package, so that measuring needs none of weir's dependencies.
-bench_package() { cargo test --manifest-path benches/e2e/Cargo.toml --target-dir "$target"; }
-fuzz_targets() { CARGO_TARGET_DIR="$target" cargo check --manifest-path fuzz/Cargo.toml; }
+bench_package() { cargo test --locked --manifest-path benches/e2e/Cargo.toml --target-dir "$target"; }
+fuzz_targets() { CARGO_TARGET_DIR="$target" cargo check --locked --manifest-path fuzz/Cargo.toml; }
 
 finish() {
   [ "$mode" = quick ] || [ ! -e "$figures" ] || { printf '\n==> measured (%s)\n' "$figures"; cat "$figures"; }
@@ -85,7 +85,7 @@ if [ "$mode" != quick ]; then
   { scripts/test-parts.sh >"$logs/parts" 2>&1 </dev/null; echo $? >"$logs/parts.status"; } &
 fi
 step "format" cargo fmt --check
-step "lints" cargo clippy --all-targets -- -D warnings
+step "lints" cargo clippy --locked --all-targets -- -D warnings
 step "unit tests" cargo test --no-fail-fast --lib --bins
 step "layers" cargo test --test layering
 [ "$mode" = quick ] && finish
